@@ -1,0 +1,52 @@
+// Package vfs is the seam between Balsa and the file system. The real one is [OS]; [NewMem] is a crashable in-memory
+// one, which forgets what was not synced and tears what was half written; [Inject] wraps either to fail on purpose and
+// [Quota] to run full.
+//
+// Durability follows POSIX at its most forgetful: a file's bytes are durable after its Sync, and its name only after
+// SyncDir of the directory that holds it.
+package vfs
+
+import (
+	"errors"
+	"io/fs"
+)
+
+// ErrNoSpace is what a full disk gives (ENOSPC, EDQUOT); test with errors.Is.
+var ErrNoSpace = errors.New("no space left on device")
+
+// FS is a tree of files. Paths are slash-separated, below the root that the FS was made for, or absolute for [OS].
+type FS interface {
+	// Create makes a new file and opens it for reading and writing; fs.ErrExist if the name is taken.
+	Create(name string) (File, error)
+	// Open opens a file for reading and writing.
+	Open(name string) (File, error)
+	Remove(name string) error
+	RemoveAll(name string) error
+	Rename(oldname, newname string) error
+	MkdirAll(dir string) error
+	// ReadDir lists names in dir, sorted.
+	ReadDir(dir string) ([]string, error)
+	Stat(name string) (fs.FileInfo, error)
+	// SyncDir makes creations, removals and renames in dir durable.
+	SyncDir(dir string) error
+	// Lock takes an exclusive lock on name for this process's life or until the returned function is called.
+	Lock(name string) (unlock func() error, err error)
+	// Free is the number of bytes that can still be written.
+	Free(dir string) (int64, error)
+}
+
+// File is an open file. ReadAt and WriteAt may be called concurrently.
+type File interface {
+	ReadAt(p []byte, off int64) (int, error)
+	WriteAt(p []byte, off int64) (int, error)
+	// WritevAt writes the buffers one after another from off on, as one call where the system can.
+	WritevAt(bufs [][]byte, off int64) (int64, error)
+	// Allocate makes sure that [off, off+length) has blocks on disk and reads as zero where nothing was written. With
+	// ErrNoSpace nothing has changed.
+	Allocate(off, length int64) error
+	Truncate(size int64) error
+	Size() (int64, error)
+	// Sync makes the file's bytes and size durable (fdatasync).
+	Sync() error
+	Close() error
+}
