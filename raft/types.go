@@ -206,6 +206,10 @@ type Message struct {
 	From, To        NodeID
 	FromIncarnation Incarnation
 	ToIncarnation   Incarnation // 0: the sender does not know
+	// FromBoot counts the starts of the sender's process on its data directory. A leader that sees a follower's boot
+	// rise forgets that follower's Match, and drops answers of earlier boots: a replica may have lost (and must then
+	// report anew) what it once acknowledged.
+	FromBoot uint64
 	Term            Term
 	LogTerm         Term
 	Index           Index

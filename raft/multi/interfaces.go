@@ -28,6 +28,10 @@ type Log interface {
 	// be closed and opened anew, and refuses all further work.
 	Sync() (raft.Ticket, error)
 
+	// MarkPending reports that the last sync is not yet noted on disk by a mark; one more Sync writes it. The runtime
+	// does so when the log has been idle for 100 ms, so that recovery can tell damage from a torn tail.
+	MarkPending() bool
+
 	// Unsynced is the number of bytes appended and not yet durable.
 	Unsynced() int64
 
