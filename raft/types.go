@@ -209,16 +209,16 @@ type Message struct {
 	// FromBoot counts the starts of the sender's process on its data directory. A leader that sees a follower's boot
 	// rise forgets that follower's Match, and drops answers of earlier boots: a replica may have lost (and must then
 	// report anew) what it once acknowledged.
-	FromBoot uint64
-	Term            Term
-	LogTerm         Term
-	Index           Index
-	Commit          Index
-	RejectHint      Index
-	Round           uint64
-	SentAt          Time
-	Reject          bool
-	Force           bool
-	Entries         []Entry
-	Snapshot        *Snapshot
+	FromBoot   uint64
+	Term       Term
+	LogTerm    Term
+	Index      Index
+	Commit     Index
+	RejectHint Index
+	Round      uint64
+	SentAt     Time
+	Reject     bool
+	Force      bool
+	Entries    []Entry
+	Snapshot   *Snapshot
 }
