@@ -1,0 +1,32 @@
+// The errors of the metadata commands. The broker's edge turns each into a Kafka error code in one place.
+
+package coordinator
+
+import "errors"
+
+var (
+	// ErrMalformed: bytes that are no command or snapshot of a version that we know.
+	ErrMalformed = errors.New("malformed metadata")
+	// ErrInvalidTopic: the name breaks Kafka's rules.
+	ErrInvalidTopic = errors.New("invalid topic name")
+	// ErrTopicExists: the name is taken, or differs from an existing one only in '.' and '_'.
+	ErrTopicExists = errors.New("topic already exists")
+	// ErrUnknownTopic: no topic of that name or id.
+	ErrUnknownTopic = errors.New("unknown topic")
+	// ErrInvalidPartitions: a partition count out of range.
+	ErrInvalidPartitions = errors.New("invalid number of partitions")
+	// ErrInvalidReplicationFactor: no replica asked for, or more than there are live brokers.
+	ErrInvalidReplicationFactor = errors.New("invalid replication factor")
+	// ErrInvalidAssignment: a manual assignment with unknown or repeated brokers, gaps or uneven sizes.
+	ErrInvalidAssignment = errors.New("invalid replica assignment")
+	// ErrUnknownBroker: no broker of that id is registered, or it is there in another incarnation.
+	ErrUnknownBroker = errors.New("unknown broker")
+	// ErrBrokerIDTaken: the node id belongs to another data directory.
+	ErrBrokerIDTaken = errors.New("node id is taken by another broker")
+	// ErrWrongCluster: the sender belongs to another cluster.
+	ErrWrongCluster = errors.New("broker belongs to another cluster")
+	// ErrNotFounded: the cluster has no identity yet.
+	ErrNotFounded = errors.New("cluster is not founded yet")
+	// ErrStale: the command was made for a state that is gone; make it anew.
+	ErrStale = errors.New("metadata changed meanwhile")
+)

@@ -1,0 +1,285 @@
+// Package coordinator holds the state machines that fold over Raft groups: the cluster's metadata (brokers, topics,
+// assignments, configs), the controller that acts on it, and consumer groups.
+//
+// This file is the Image: what a broker knows of the cluster at one version, as an immutable value. It is replaced, never
+// changed, so a request that took one sees one consistent cluster to its end, without a lock.
+
+package coordinator
+
+import (
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// TopicID is a topic's identity: a topic deleted and made anew under its old name has another one. The zero id is none.
+type TopicID [16]byte
+
+func (id TopicID) String() string { return hex.EncodeToString(id[:]) }
+
+// IsZero reports whether no id was given (Kafka's "use the name").
+func (id TopicID) IsZero() bool { return id == TopicID{} }
+
+// MarshalText makes ids readable in commands and snapshots.
+func (id TopicID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, id[:]), nil }
+
+// UnmarshalText is the inverse of MarshalText.
+func (id *TopicID) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(id) {
+		return ErrMalformed
+	}
+	_, err := hex.Decode(id[:], b)
+	return err
+}
+
+// Endpoint is where Kafka clients reach a broker through one of its listeners: the advertised address.
+type Endpoint struct {
+	Listener string `json:"listener"` // name, such as PLAINTEXT
+	Host     string `json:"host"`
+	Port     int32  `json:"port"`
+}
+
+// Broker is one registered broker. Shared by images: never change one.
+type Broker struct {
+	ID          raft.NodeID      `json:"id"`
+	Incarnation raft.Incarnation `json:"incarnation"` // of its data directory
+	Endpoints   []Endpoint       `json:"endpoints"`   // at least one
+	RPC         string           `json:"rpc"`         // host:port for other brokers
+	Rack        string           `json:"rack,omitempty"`
+	// Epoch is the metadata index of the broker's last registration: a later start has a larger one.
+	Epoch  int64 `json:"epoch"`
+	Fenced bool  `json:"fenced,omitempty"` // not heard from for a session timeout: no client is sent there
+}
+
+// Endpoint returns the advertised address of the named listener, or of the first one if the broker has none by that name.
+func (b *Broker) Endpoint(listener string) Endpoint {
+	for _, e := range b.Endpoints {
+		if e.Listener == listener {
+			return e
+		}
+	}
+	if len(b.Endpoints) == 0 {
+		return Endpoint{}
+	}
+	return b.Endpoints[0]
+}
+
+// Member is the broker as a replica's owner.
+func (b *Broker) Member() raft.Member { return raft.Member{ID: b.ID, Incarnation: b.Incarnation} }
+
+// Partition is one partition's place in the cluster. Who leads it is not metadata: brokers tell each other.
+type Partition struct {
+	Group    raft.GroupID  `json:"group"`
+	Replicas []raft.Member `json:"replicas"` // the first one is the preferred leader
+}
+
+// HasReplica reports whether the node, in whichever incarnation, holds a replica.
+func (p *Partition) HasReplica(id raft.NodeID) bool {
+	return slices.ContainsFunc(p.Replicas, func(m raft.Member) bool { return m.ID == id })
+}
+
+// Topic is one topic. Shared by images: never change one.
+type Topic struct {
+	Name       string            `json:"name"`
+	ID         TopicID           `json:"id"`
+	Partitions []Partition       `json:"partitions"`        // by partition number
+	Configs    map[string]string `json:"configs,omitempty"` // only what was set for this topic
+	Created    raft.Index        `json:"created"`           // metadata index of the command that created it
+}
+
+// Internal reports whether the topic belongs to the brokers themselves; clients may read but not write it.
+func (t *Topic) Internal() bool { return IsInternalTopic(t.Name) }
+
+// ConsumerOffsetsTopic holds the committed offsets and the consumer groups.
+const ConsumerOffsetsTopic = "__consumer_offsets"
+
+// IsInternalTopic reports whether the name belongs to the brokers.
+func IsInternalTopic(name string) bool { return name == ConsumerOffsetsTopic || name == "__transaction_state" }
+
+// imageShards is the fan-out of the maps in an Image: a change copies one shard of each, not ten thousand topics.
+const imageShards = 256
+
+type groupPlace struct {
+	topic     *Topic
+	partition int32
+}
+
+// Image is the cluster at one version. All methods are safe for any goroutine; what they return is shared and immutable.
+type Image struct {
+	version   raft.Index
+	clusterID string
+	nextGroup raft.GroupID
+	nextNode  raft.NodeID
+	nextPID   int64
+	features  map[string]int16
+	brokers   []*Broker // sorted by id
+
+	topicCount int
+	partitions int
+	byName     [imageShards]map[string]*Topic
+	byID       [imageShards]map[TopicID]*Topic
+	byGroup    [imageShards]map[raft.GroupID]groupPlace
+
+	// Answers that many callers ask for and that take a walk: computed on first use, the same for everyone.
+	sorted atomic.Pointer[[]*Topic]
+	live   atomic.Pointer[[]*Broker]
+}
+
+// Version is the metadata log index up to which this image has folded: it only ever rises on a broker. 0: nothing known yet.
+func (im *Image) Version() raft.Index { return im.version }
+
+// ClusterID is empty until the cluster has been founded.
+func (im *Image) ClusterID() string { return im.clusterID }
+
+// NextGroup is the group-id counter: an id below it that no partition has belongs to a deleted one.
+func (im *Image) NextGroup() raft.GroupID { return im.nextGroup }
+
+// Feature is the finalized level of a feature, 0 if it is off.
+func (im *Image) Feature(name string) int16 { return im.features[name] }
+
+// Features is a copy of all finalized levels.
+func (im *Image) Features() map[string]int16 { return maps.Clone(im.features) }
+
+// Brokers are all registered brokers by id, fenced ones too.
+func (im *Image) Brokers() []*Broker { return im.brokers }
+
+// LiveBrokers are the brokers that are not fenced, by id.
+func (im *Image) LiveBrokers() []*Broker {
+	if p := im.live.Load(); p != nil {
+		return *p
+	}
+	live := make([]*Broker, 0, len(im.brokers))
+	for _, b := range im.brokers {
+		if !b.Fenced {
+			live = append(live, b)
+		}
+	}
+	im.live.Store(&live)
+	return live
+}
+
+// Broker returns the broker with that id, or nil.
+func (im *Image) Broker(id raft.NodeID) *Broker {
+	i, ok := slices.BinarySearchFunc(im.brokers, id, func(b *Broker, id raft.NodeID) int { return int(b.ID) - int(id) })
+	if !ok {
+		return nil
+	}
+	return im.brokers[i]
+}
+
+// Topic returns the topic of that name, or nil.
+func (im *Image) Topic(name string) *Topic { return im.byName[nameShard(name)][name] }
+
+// TopicByID returns the topic with that id, or nil.
+func (im *Image) TopicByID(id TopicID) *Topic { return im.byID[id[0]][id] }
+
+// Topics are all topics by name, internal ones too.
+func (im *Image) Topics() []*Topic {
+	if p := im.sorted.Load(); p != nil {
+		return *p
+	}
+	all := make([]*Topic, 0, im.topicCount)
+	for _, shard := range im.byName {
+		for _, t := range shard {
+			all = append(all, t)
+		}
+	}
+	slices.SortFunc(all, func(a, b *Topic) int { return strings.Compare(a.Name, b.Name) })
+	im.sorted.Store(&all)
+	return all
+}
+
+// TopicCount and PartitionCount are the sizes of the cluster.
+func (im *Image) TopicCount() int     { return im.topicCount }
+func (im *Image) PartitionCount() int { return im.partitions }
+
+// Group finds the partition that a Raft group replicates.
+func (im *Image) Group(id raft.GroupID) (t *Topic, partition int32, ok bool) {
+	p, ok := im.byGroup[id%imageShards][id]
+	return p.topic, p.partition, ok
+}
+
+func nameShard(name string) uint8 {
+	h := uint32(2166136261) // FNV-1a; deterministic, unlike the runtime's own hash
+	for i := range len(name) {
+		h = (h ^ uint32(name[i])) * 16777619
+	}
+	return uint8(h ^ h>>8 ^ h>>16 ^ h>>24)
+}
+
+// draft is an Image under construction by the state machine: it copies a shard the first time it writes to it.
+type draft struct {
+	*Image
+	ownName, ownID, ownGroup [imageShards]bool
+	ownBrokers, ownFeatures  bool
+}
+
+func newImage() *Image { return &Image{nextGroup: raft.MetadataGroup + 1, nextNode: 1, nextPID: 0} }
+
+func (im *Image) draft() *draft {
+	c := &Image{version: im.version, clusterID: im.clusterID, nextGroup: im.nextGroup, nextNode: im.nextNode, nextPID: im.nextPID,
+		features: im.features, brokers: im.brokers, topicCount: im.topicCount, partitions: im.partitions,
+		byName: im.byName, byID: im.byID, byGroup: im.byGroup}
+	return &draft{Image: c}
+}
+
+func own[K comparable, V any](m *map[K]V, owned *bool) map[K]V {
+	if !*owned {
+		if *m == nil {
+			*m = make(map[K]V)
+		} else {
+			*m = maps.Clone(*m)
+		}
+		*owned = true
+	}
+	return *m
+}
+
+// putTopic adds a topic, or replaces the one with the same name and id.
+func (d *draft) putTopic(t *Topic) {
+	if old := d.Topic(t.Name); old != nil {
+		d.dropTopic(old)
+	}
+	s := nameShard(t.Name)
+	own(&d.byName[s], &d.ownName[s])[t.Name] = t
+	own(&d.byID[t.ID[0]], &d.ownID[t.ID[0]])[t.ID] = t
+	for i := range t.Partitions {
+		g := t.Partitions[i].Group
+		own(&d.byGroup[g%imageShards], &d.ownGroup[g%imageShards])[g] = groupPlace{t, int32(i)}
+	}
+	d.topicCount++
+	d.partitions += len(t.Partitions)
+}
+
+func (d *draft) dropTopic(t *Topic) {
+	s := nameShard(t.Name)
+	delete(own(&d.byName[s], &d.ownName[s]), t.Name)
+	delete(own(&d.byID[t.ID[0]], &d.ownID[t.ID[0]]), t.ID)
+	for i := range t.Partitions {
+		g := t.Partitions[i].Group
+		delete(own(&d.byGroup[g%imageShards], &d.ownGroup[g%imageShards]), g)
+	}
+	d.topicCount--
+	d.partitions -= len(t.Partitions)
+}
+
+// putBroker adds or replaces a broker.
+func (d *draft) putBroker(b *Broker) {
+	if !d.ownBrokers {
+		d.brokers, d.ownBrokers = slices.Clone(d.brokers), true
+	}
+	i, ok := slices.BinarySearchFunc(d.brokers, b.ID, func(b *Broker, id raft.NodeID) int { return int(b.ID) - int(id) })
+	if ok {
+		d.brokers[i] = b
+	} else {
+		d.brokers = slices.Insert(d.brokers, i, b)
+	}
+}
+
+func (d *draft) setFeature(name string, level int16) {
+	own(&d.features, &d.ownFeatures)[name] = level
+}
