@@ -1,0 +1,80 @@
+// The part of a topic's configuration that its replicas obey, changeable while they run.
+
+package partition
+
+import (
+	"fmt"
+	"time"
+)
+
+// TimestampType is message.timestamp.type.
+type TimestampType int8
+
+const (
+	// CreateTime keeps the producer's timestamps.
+	CreateTime TimestampType = 0
+	// LogAppendTime replaces the batch's maximum timestamp by the leader's clock at the append.
+	LogAppendTime TimestampType = 1
+)
+
+// Settings are a topic's settings as far as a replica obeys them. Zero values of fields stand for the defaults.
+type Settings struct {
+	// MaxMessageBytes is max.message.bytes: of a batch as it arrives, header included. Default 1 MiB + 12 bytes,
+	// at most [MaxBatchBytes].
+	MaxMessageBytes int
+	// TimestampType is message.timestamp.type.
+	TimestampType TimestampType
+	// TimestampBefore and TimestampAfter are message.timestamp.before.max.ms and .after.max.ms; only CreateTime is
+	// checked. Defaults: unbounded, one hour (Kafka 4). Negative: unbounded.
+	TimestampBefore, TimestampAfter time.Duration
+	// MinInsync is min.insync.replicas, obeyed by acks=all. A quorum is the floor anyway; default 1.
+	MinInsync int
+	// ProducerExpiry is producer.id.expiration.ms: a producer's sequence state is forgotten when it has been idle for
+	// at least that long (at most an eighth longer while the partition is written to). Default 24 h.
+	ProducerExpiry time.Duration
+}
+
+const (
+	// DefaultMaxMessageBytes is Kafka's default for max.message.bytes.
+	DefaultMaxMessageBytes = 1<<20 + 12
+	// MaxBatchBytes bounds MaxMessageBytes, and so every entry of a partition's log.
+	MaxBatchBytes = 64 << 20
+
+	defaultTimestampAfter = time.Hour
+	defaultProducerExpiry = 24 * time.Hour
+	minProducerExpiry     = time.Second
+)
+
+// withDefaults fills in what is zero.
+func (s Settings) withDefaults() Settings {
+	if s.MaxMessageBytes == 0 {
+		s.MaxMessageBytes = DefaultMaxMessageBytes
+	}
+	if s.TimestampBefore == 0 {
+		s.TimestampBefore = -1
+	}
+	if s.TimestampAfter == 0 {
+		s.TimestampAfter = defaultTimestampAfter
+	}
+	if s.MinInsync == 0 {
+		s.MinInsync = 1
+	}
+	if s.ProducerExpiry == 0 {
+		s.ProducerExpiry = defaultProducerExpiry
+	}
+	return s
+}
+
+func (s Settings) validate() error {
+	switch {
+	case s.MaxMessageBytes < 0 || s.MaxMessageBytes > MaxBatchBytes:
+		return fmt.Errorf("partition: max.message.bytes %d is not in [0, %d]", s.MaxMessageBytes, MaxBatchBytes)
+	case s.TimestampType != CreateTime && s.TimestampType != LogAppendTime:
+		return fmt.Errorf("partition: unknown message.timestamp.type %d", s.TimestampType)
+	case s.MinInsync < 1:
+		return fmt.Errorf("partition: min.insync.replicas %d is not positive", s.MinInsync)
+	case s.ProducerExpiry < minProducerExpiry:
+		return fmt.Errorf("partition: producer.id.expiration.ms %v is below %v", s.ProducerExpiry, minProducerExpiry)
+	}
+	return nil
+}
