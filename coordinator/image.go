@@ -98,7 +98,9 @@ func (t *Topic) Internal() bool { return IsInternalTopic(t.Name) }
 const ConsumerOffsetsTopic = "__consumer_offsets"
 
 // IsInternalTopic reports whether the name belongs to the brokers.
-func IsInternalTopic(name string) bool { return name == ConsumerOffsetsTopic || name == "__transaction_state" }
+func IsInternalTopic(name string) bool {
+	return name == ConsumerOffsetsTopic || name == "__transaction_state"
+}
 
 // imageShards is the fan-out of the maps in an Image: a change copies one shard of each, not ten thousand topics.
 const imageShards = 256
@@ -112,6 +114,7 @@ type groupPlace struct {
 type Image struct {
 	version   raft.Index
 	clusterID string
+	founder   raft.Member
 	nextGroup raft.GroupID
 	nextNode  raft.NodeID
 	nextPID   int64
@@ -120,7 +123,7 @@ type Image struct {
 
 	topicCount int
 	partitions int
-	byName     [imageShards]map[string]*Topic
+	byName     [imageShards]map[string]*Topic // by collisionName, of which no two topics share one
 	byID       [imageShards]map[TopicID]*Topic
 	byGroup    [imageShards]map[raft.GroupID]groupPlace
 
@@ -134,6 +137,9 @@ func (im *Image) Version() raft.Index { return im.version }
 
 // ClusterID is empty until the cluster has been founded.
 func (im *Image) ClusterID() string { return im.clusterID }
+
+// Founder was the only voter of the metadata group's first term: the membership that its log starts from.
+func (im *Image) Founder() raft.Member { return im.founder }
 
 // NextGroup is the group-id counter: an id below it that no partition has belongs to a deleted one.
 func (im *Image) NextGroup() raft.GroupID { return im.nextGroup }
@@ -172,7 +178,20 @@ func (im *Image) Broker(id raft.NodeID) *Broker {
 }
 
 // Topic returns the topic of that name, or nil.
-func (im *Image) Topic(name string) *Topic { return im.byName[nameShard(name)][name] }
+func (im *Image) Topic(name string) *Topic {
+	if t := im.colliding(name); t != nil && t.Name == name {
+		return t
+	}
+	return nil
+}
+
+// colliding is the topic whose metric names would be the same: names that differ only in '.' and '_' collide.
+func (im *Image) colliding(name string) *Topic {
+	key := collisionName(name)
+	return im.byName[nameShard(key)][key]
+}
+
+func collisionName(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
 // TopicByID returns the topic with that id, or nil.
 func (im *Image) TopicByID(id TopicID) *Topic { return im.byID[id[0]][id] }
@@ -218,12 +237,14 @@ type draft struct {
 	ownBrokers, ownFeatures  bool
 }
 
-func newImage() *Image { return &Image{nextGroup: raft.MetadataGroup + 1, nextNode: 1, nextPID: 0} }
+func newImage() *Image { return &Image{nextGroup: raft.MetadataGroup + 1, nextNode: 1} }
 
 func (im *Image) draft() *draft {
 	c := &Image{version: im.version, clusterID: im.clusterID, nextGroup: im.nextGroup, nextNode: im.nextNode, nextPID: im.nextPID,
 		features: im.features, brokers: im.brokers, topicCount: im.topicCount, partitions: im.partitions,
-		byName: im.byName, byID: im.byID, byGroup: im.byGroup}
+		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder}
+	c.sorted.Store(im.sorted.Load())
+	c.live.Store(im.live.Load())
 	return &draft{Image: c}
 }
 
@@ -244,8 +265,9 @@ func (d *draft) putTopic(t *Topic) {
 	if old := d.Topic(t.Name); old != nil {
 		d.dropTopic(old)
 	}
-	s := nameShard(t.Name)
-	own(&d.byName[s], &d.ownName[s])[t.Name] = t
+	key := collisionName(t.Name)
+	s := nameShard(key)
+	own(&d.byName[s], &d.ownName[s])[key] = t
 	own(&d.byID[t.ID[0]], &d.ownID[t.ID[0]])[t.ID] = t
 	for i := range t.Partitions {
 		g := t.Partitions[i].Group
@@ -253,11 +275,13 @@ func (d *draft) putTopic(t *Topic) {
 	}
 	d.topicCount++
 	d.partitions += len(t.Partitions)
+	d.sorted.Store(nil)
 }
 
 func (d *draft) dropTopic(t *Topic) {
-	s := nameShard(t.Name)
-	delete(own(&d.byName[s], &d.ownName[s]), t.Name)
+	key := collisionName(t.Name)
+	s := nameShard(key)
+	delete(own(&d.byName[s], &d.ownName[s]), key)
 	delete(own(&d.byID[t.ID[0]], &d.ownID[t.ID[0]]), t.ID)
 	for i := range t.Partitions {
 		g := t.Partitions[i].Group
@@ -265,6 +289,7 @@ func (d *draft) dropTopic(t *Topic) {
 	}
 	d.topicCount--
 	d.partitions -= len(t.Partitions)
+	d.sorted.Store(nil)
 }
 
 // putBroker adds or replaces a broker.
@@ -278,6 +303,7 @@ func (d *draft) putBroker(b *Broker) {
 	} else {
 		d.brokers = slices.Insert(d.brokers, i, b)
 	}
+	d.live.Store(nil)
 }
 
 func (d *draft) setFeature(name string, level int16) {

@@ -1,0 +1,402 @@
+// Metadata is the state machine of the metadata group. Its state is an Image plus the results of recent requests; each
+// run of applied entries makes one new Image and swaps it in.
+//
+// Invariant: the Image after index i is a function of the entries up to i alone. It is the same on every broker, and the
+// same whether it came from the entries or from a snapshot.
+
+package coordinator
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// Metadata is driven by one goroutine at a time (Apply, Snapshot, Restore); everything else is safe for any.
+type Metadata struct {
+	image  atomic.Pointer[Image]
+	recent []recentResult // oldest first, at most maxRecentRequests; owned by the applier
+
+	// mu guards what waits for versions. It is never held while a callback runs.
+	mu       sync.Mutex
+	waiters  []*waiter // sorted by version
+	watchers []func(old, now *Image)
+}
+
+type recentResult struct {
+	Request string  `json:"request"`
+	Result  *Result `json:"result"`
+}
+
+type waiter struct {
+	version raft.Index
+	fn      func(*Image)
+}
+
+// NewMetadata returns the state of a cluster that is not founded.
+func NewMetadata() *Metadata {
+	m := new(Metadata)
+	m.image.Store(newImage())
+	return m
+}
+
+// Image is the newest image. It is never nil.
+func (m *Metadata) Image() *Image { return m.image.Load() }
+
+// OnChange registers fn to be called after each swap, in order, from the applier: it must not block. Call it before the
+// group starts.
+func (m *Metadata) OnChange(fn func(old, now *Image)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watchers = append(m.watchers, fn)
+}
+
+// WhenVersion calls fn once the Image's version is at least v: at once from the caller, or later from the applier; then
+// it must not block. cancel takes it back, if it has not been called yet; nothing waits in a goroutine.
+func (m *Metadata) WhenVersion(v raft.Index, fn func(*Image)) (cancel func()) {
+	m.mu.Lock()
+	if im := m.image.Load(); im.version >= v {
+		m.mu.Unlock()
+		fn(im)
+		return func() {}
+	}
+	w := &waiter{v, fn}
+	i, _ := slices.BinarySearchFunc(m.waiters, v, func(w *waiter, v raft.Index) int { return cmp.Compare(w.version, v) })
+	m.waiters = slices.Insert(m.waiters, i, w)
+	m.mu.Unlock()
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.waiters = slices.DeleteFunc(m.waiters, func(x *waiter) bool { return x == w })
+	}
+}
+
+func (m *Metadata) swap(now *Image) {
+	m.mu.Lock()
+	old := m.image.Swap(now)
+	i, _ := slices.BinarySearchFunc(m.waiters, now.version+1, func(w *waiter, v raft.Index) int { return cmp.Compare(w.version, v) })
+	due := slices.Clone(m.waiters[:i])
+	m.waiters = slices.Delete(m.waiters, 0, i)
+	watchers := m.watchers
+	m.mu.Unlock()
+	for _, fn := range watchers {
+		fn(old, now)
+	}
+	for _, w := range due {
+		w.fn(now)
+	}
+}
+
+// ApplyEntries folds committed entries, and returns a *Result per command entry, nil for the others. An error means that
+// this broker cannot follow the log any further (a command of a newer version, say); the state is then as before.
+func (m *Metadata) ApplyEntries(entries []raft.Entry) ([]any, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	d := m.Image().draft()
+	recent := m.recent
+	results := make([]any, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		if e.Index <= d.version {
+			panic(fmt.Sprintf("coordinator: entry %d applied on version %d", e.Index, d.version))
+		}
+		if e.Type == raft.EntryCommand {
+			c, err := DecodeCommand(e.Payload)
+			if err != nil {
+				return nil, fmt.Errorf("metadata entry %d: %w", e.Index, err)
+			}
+			var r *Result
+			if j := slices.IndexFunc(recent, func(x recentResult) bool { return x.Request == c.Request }); c.Request != "" && j >= 0 {
+				r = recent[j].Result
+			} else {
+				r = d.apply(c, e.Index)
+				r.Index = e.Index
+				if c.Request != "" {
+					recent = append(slices.Clip(recent), recentResult{c.Request, r})
+					recent = recent[max(0, len(recent)-maxRecentRequests):]
+				}
+			}
+			results[i] = r
+		}
+		d.version = e.Index
+	}
+	m.recent = recent
+	m.swap(d.Image)
+	return results, nil
+}
+
+// apply changes the draft by one command. What it refuses, it refuses on every broker.
+func (d *draft) apply(c *Command, index raft.Index) *Result {
+	switch {
+	case c.Found != nil:
+		if d.clusterID != "" && d.clusterID != c.Found.ClusterID {
+			return &Result{Failure: FailureOf(fmt.Errorf("%w: it is founded as %s", ErrWrongCluster, d.clusterID))}
+		}
+		if d.clusterID == "" {
+			d.clusterID, d.founder = c.Found.ClusterID, c.Found.Founder
+			for name, level := range c.Found.Features {
+				d.setFeature(name, level)
+			}
+		}
+		return &Result{}
+	case d.clusterID == "":
+		return &Result{Failure: FailureOf(ErrNotFounded)}
+	case c.Register != nil:
+		return d.register(c.Register, index)
+	case c.Fence != nil:
+		f := c.Fence
+		b := d.Broker(f.Node)
+		if b == nil {
+			return &Result{Failure: FailureOf(fmt.Errorf("%w: %d", ErrUnknownBroker, f.Node))}
+		}
+		if b.Epoch != f.Epoch {
+			return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d has registered anew", ErrStale, f.Node))}
+		}
+		if b.Fenced != f.Fenced {
+			nb := *b
+			nb.Fenced = f.Fenced
+			d.putBroker(&nb)
+		}
+		return &Result{}
+	case c.CreateTopics != nil:
+		return d.createTopics(c.CreateTopics, index)
+	case c.DeleteTopics != nil:
+		r := &Result{}
+		for _, id := range c.DeleteTopics.IDs {
+			tr := TopicResult{ID: id}
+			if t := d.TopicByID(id); t != nil {
+				tr.Name = t.Name
+				d.dropTopic(t)
+			} else {
+				tr.Failure = FailureOf(fmt.Errorf("%w: id %s", ErrUnknownTopic, id))
+			}
+			r.Topics = append(r.Topics, tr)
+		}
+		return r
+	case c.AlterConfigs != nil:
+		t := d.TopicByID(c.AlterConfigs.Topic)
+		if t == nil {
+			return &Result{Failure: FailureOf(fmt.Errorf("%w: id %s", ErrUnknownTopic, c.AlterConfigs.Topic))}
+		}
+		nt := *t
+		if nt.Configs = maps.Clone(t.Configs); nt.Configs == nil {
+			nt.Configs = make(map[string]string)
+		}
+		for k, v := range c.AlterConfigs.Set {
+			if v == nil {
+				delete(nt.Configs, k)
+			} else {
+				nt.Configs[k] = *v
+			}
+		}
+		d.putTopic(&nt)
+		return &Result{}
+	case c.AllocateProducerIDs != nil:
+		n := c.AllocateProducerIDs.Count
+		r := &Result{First: d.nextPID, Count: n}
+		d.nextPID += n
+		return r
+	case c.SetFeature != nil:
+		d.setFeature(c.SetFeature.Name, c.SetFeature.Level)
+		return &Result{}
+	}
+	panic("coordinator: a checked command has a kind")
+}
+
+func (d *draft) register(r *RegisterBroker, index raft.Index) *Result {
+	node := r.Node
+	// A broker that did not hear the answer to its first registration asks again: its directory is its name.
+	for _, b := range d.brokers {
+		if b.Incarnation == r.Incarnation {
+			if node != 0 && node != b.ID {
+				return &Result{Failure: FailureOf(fmt.Errorf("%w: this data directory is registered as broker %d, not %d", ErrBrokerIDTaken, b.ID, node))}
+			}
+			node = b.ID
+		}
+	}
+	if node == 0 {
+		for d.Broker(d.nextNode) != nil {
+			d.nextNode++
+		}
+		node = d.nextNode
+		d.nextNode++
+	}
+	if b := d.Broker(node); b != nil && b.Incarnation != r.Incarnation {
+		return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d is registered with another data directory (incarnation %016x)",
+			ErrBrokerIDTaken, node, uint64(b.Incarnation)))}
+	}
+	d.putBroker(&Broker{ID: node, Incarnation: r.Incarnation, Endpoints: r.Endpoints, RPC: r.RPC, Rack: r.Rack, Epoch: int64(index)})
+	return &Result{Node: node, Epoch: int64(index)}
+}
+
+func (d *draft) createTopics(c *CreateTopics, index raft.Index) *Result {
+	for _, m := range c.Brokers {
+		if b := d.Broker(m.ID); b == nil || b.Incarnation != m.Incarnation {
+			return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d is not there any more", ErrStale, m.ID))}
+		}
+	}
+	r := &Result{Topics: make([]TopicResult, len(c.Topics))}
+	for i := range c.Topics {
+		t := &c.Topics[i]
+		r.Topics[i] = TopicResult{Name: t.Name, ID: t.ID, Failure: FailureOf(d.createTopic(t, c.Brokers, index))}
+	}
+	return r
+}
+
+func (d *draft) createTopic(nt *NewTopic, brokers []raft.Member, index raft.Index) error {
+	if err := d.CheckNewTopic(nt.Name); err != nil {
+		return err
+	}
+	if d.TopicByID(nt.ID) != nil {
+		return fmt.Errorf("%w: id %s", ErrTopicExists, nt.ID)
+	}
+	if err := checkReplicas(nt.Replicas); err != nil {
+		return err
+	}
+	t := &Topic{Name: nt.Name, ID: nt.ID, Configs: nt.Configs, Created: index, Partitions: make([]Partition, len(nt.Replicas))}
+	group := d.nextGroup
+	for i, ids := range nt.Replicas {
+		p := &t.Partitions[i]
+		p.Group, p.Replicas = group, make([]raft.Member, len(ids))
+		group++
+		for j, id := range ids {
+			k := slices.IndexFunc(brokers, func(m raft.Member) bool { return m.ID == id })
+			if k < 0 {
+				return fmt.Errorf("%w: partition %d names broker %d, which is not known", ErrInvalidAssignment, i, id)
+			}
+			p.Replicas[j] = brokers[k]
+		}
+	}
+	d.nextGroup = group
+	d.putTopic(t)
+	return nil
+}
+
+// A snapshot is
+//
+//	+---------+----------+---------+------------------+
+//	| version | reserved | CRC32C  | JSON, fields     |
+//	|  1 byte | 3, zero  | 4 bytes | in fixed order   |
+//	+---------+----------+---------+------------------+
+//
+// with the CRC (big endian) over version, reserved and JSON. Equal states have equal bytes.
+const (
+	snapshotVersion = 1
+	snapshotHeader  = 8
+	// MaxSnapshotBytes bounds what Restore takes: a million partitions are about 150 MB.
+	MaxSnapshotBytes = 1 << 30
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+type snapshotState struct {
+	Version   raft.Index       `json:"version"`
+	ClusterID string           `json:"cluster_id"`
+	Founder   raft.Member      `json:"founder"`
+	NextGroup raft.GroupID     `json:"next_group"`
+	NextNode  raft.NodeID      `json:"next_node"`
+	NextPID   int64            `json:"next_pid"`
+	Features  map[string]int16 `json:"features"`
+	Brokers   []*Broker        `json:"brokers"`
+	Topics    []*Topic         `json:"topics"`
+	Recent    []recentResult   `json:"recent"`
+}
+
+// Snapshot encodes the state as of the last applied entry.
+func (m *Metadata) Snapshot() ([]byte, error) {
+	im := m.Image()
+	body, err := json.Marshal(&snapshotState{im.version, im.clusterID, im.founder, im.nextGroup, im.nextNode, im.nextPID, im.features,
+		im.brokers, im.Topics(), m.recent})
+	if err != nil {
+		return nil, fmt.Errorf("metadata snapshot at %d: %w", im.version, err)
+	}
+	b := make([]byte, snapshotHeader, snapshotHeader+len(body))
+	b[0] = snapshotVersion
+	b = append(b, body...)
+	binary.BigEndian.PutUint32(b[4:], snapshotCRC(b))
+	return b, nil
+}
+
+func snapshotCRC(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b[:4], castagnoli), castagnoli, b[snapshotHeader:])
+}
+
+// RestoreState replaces the state by a snapshot's; index is the snapshot's last included one.
+func (m *Metadata) RestoreState(index raft.Index, b []byte) error {
+	s, err := decodeSnapshot(b)
+	if err != nil {
+		return fmt.Errorf("metadata snapshot at %d: %w", index, err)
+	}
+	// The state's own version is the last entry that it folded, and nothing between it and index changed it.
+	if s.Version > index {
+		return fmt.Errorf("metadata snapshot at %d: %w: it is of version %d", index, ErrMalformed, s.Version)
+	}
+	d := newImage().draft()
+	d.version, d.clusterID, d.founder = index, s.ClusterID, s.Founder
+	d.nextGroup, d.nextNode, d.nextPID = s.NextGroup, s.NextNode, s.NextPID
+	d.features = s.Features
+	for _, b := range s.Brokers {
+		d.putBroker(b)
+	}
+	for _, t := range s.Topics {
+		d.putTopic(t)
+	}
+	m.recent = s.Recent
+	m.swap(d.Image)
+	return nil
+}
+
+// decodeSnapshot believes nothing: a snapshot may come from another broker.
+func decodeSnapshot(b []byte) (*snapshotState, error) {
+	if len(b) < snapshotHeader || len(b) > MaxSnapshotBytes {
+		return nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(b))
+	}
+	if b[0] != snapshotVersion || b[1] != 0 || b[2] != 0 || b[3] != 0 {
+		return nil, fmt.Errorf("%w: version %d, this broker knows %d: start a newer broker", ErrMalformed, b[0], snapshotVersion)
+	}
+	if binary.BigEndian.Uint32(b[4:]) != snapshotCRC(b) {
+		return nil, fmt.Errorf("%w: checksum does not match", ErrMalformed)
+	}
+	s := new(snapshotState)
+	if err := strictJSON(b[snapshotHeader:], s); err != nil {
+		return nil, err
+	}
+	if s.NextGroup <= raft.MetadataGroup || s.NextNode == 0 || s.NextPID < 0 || len(s.Recent) > maxRecentRequests {
+		return nil, fmt.Errorf("%w: counters out of range", ErrMalformed)
+	}
+	nodes := make(map[raft.NodeID]bool)
+	for _, b := range s.Brokers {
+		if b == nil || b.ID == 0 || nodes[b.ID] {
+			return nil, fmt.Errorf("%w: a broker without an id, or twice", ErrMalformed)
+		}
+		nodes[b.ID] = true
+	}
+	names, ids, groups := make(map[string]bool), make(map[TopicID]bool), make(map[raft.GroupID]bool)
+	for _, t := range s.Topics {
+		if t == nil || CheckTopicName(t.Name) != nil || names[collisionName(t.Name)] || ids[t.ID] || t.ID.IsZero() || len(t.Partitions) == 0 {
+			return nil, fmt.Errorf("%w: a topic without a name or id, or twice", ErrMalformed)
+		}
+		names[collisionName(t.Name)], ids[t.ID] = true, true
+		for _, p := range t.Partitions {
+			if p.Group <= raft.MetadataGroup || p.Group >= s.NextGroup || groups[p.Group] || len(p.Replicas) == 0 {
+				return nil, fmt.Errorf("%w: topic %q has a partition with group %d", ErrMalformed, t.Name, p.Group)
+			}
+			groups[p.Group] = true
+		}
+	}
+	for _, r := range s.Recent {
+		if r.Request == "" || r.Result == nil {
+			return nil, fmt.Errorf("%w: a remembered request without id or result", ErrMalformed)
+		}
+	}
+	return s, nil
+}
