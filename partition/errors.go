@@ -103,7 +103,9 @@ func (e *RangeError) Is(target error) bool { return target == ErrOffsetOutOfRang
 // EpochError is ErrFencedLeaderEpoch (Asked < Current) or ErrUnknownLeaderEpoch (Asked > Current).
 type EpochError struct{ Asked, Current int32 }
 
-func (e *EpochError) Error() string { return fmt.Sprintf("%v: asked %d, current %d", e.sentinel(), e.Asked, e.Current) }
+func (e *EpochError) Error() string {
+	return fmt.Sprintf("%v: asked %d, current %d", e.sentinel(), e.Asked, e.Current)
+}
 
 func (e *EpochError) sentinel() error {
 	if e.Asked < e.Current {
