@@ -1,0 +1,422 @@
+// Administration: topics, offsets and the state of the cluster.
+
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Admin manages topics and asks about the cluster. It is safe for concurrent use.
+type Admin struct {
+	cl  *kgo.Client
+	raw *kadm.Client
+}
+
+// TopicSpec describes a topic to be created.
+type TopicSpec struct {
+	Name string
+	// Partitions and Replicas: zero leaves them to the brokers' defaults.
+	Partitions int32
+	Replicas   int16
+	// Configs are topic settings by name, such as "retention.ms".
+	Configs map[string]string
+	// ValidateOnly asks whether the topic could be created, and creates nothing.
+	ValidateOnly bool
+}
+
+// Topic is what the cluster says about a topic.
+type Topic struct {
+	Name       string      `json:"name" yaml:"name"`
+	ID         string      `json:"id" yaml:"id"` // as a UUID in Kafka's base64 form; empty if the brokers have none
+	Internal   bool        `json:"internal" yaml:"internal"`
+	Partitions []Partition `json:"partitions" yaml:"partitions"` // by number
+	// Configs are the settings in force. Only DescribeTopic fills it.
+	Configs []TopicConfig `json:"configs,omitempty" yaml:"configs,omitempty"`
+}
+
+// Replicas is the largest number of replicas that any partition has.
+func (t *Topic) Replicas() int {
+	n := 0
+	for _, p := range t.Partitions {
+		n = max(n, len(p.Replicas))
+	}
+	return n
+}
+
+// Partition is what the cluster says about a partition.
+type Partition struct {
+	Partition   int32   `json:"partition" yaml:"partition"`
+	Leader      int32   `json:"leader" yaml:"leader"` // -1: none at the moment
+	LeaderEpoch int32   `json:"leaderEpoch" yaml:"leaderEpoch"`
+	Replicas    []int32 `json:"replicas" yaml:"replicas"`
+	InSync      []int32 `json:"inSync" yaml:"inSync"`
+	// Start and End are the first offset that is kept and the one after the last acknowledged record. Only
+	// DescribeTopic and Offsets fill them; -1: not known.
+	Start int64 `json:"start" yaml:"start"`
+	End   int64 `json:"end" yaml:"end"`
+	// Error says why a partition cannot be used at the moment; empty if it can.
+	Error string `json:"error,omitempty" yaml:"error,omitempty"`
+}
+
+// TopicConfig is one setting of a topic.
+type TopicConfig struct {
+	Name    string `json:"name" yaml:"name"`
+	Value   string `json:"value" yaml:"value"`
+	Default bool   `json:"default" yaml:"default"` // not set for this topic
+}
+
+// Cluster is the state of a cluster as one broker sees it.
+type Cluster struct {
+	ID         string   `json:"id" yaml:"id"`
+	Controller int32    `json:"controller" yaml:"controller"` // -1: none known
+	Brokers    []Broker `json:"brokers" yaml:"brokers"`       // by id
+	Topics     int      `json:"topics" yaml:"topics"`         // without internal ones
+	Partitions int      `json:"partitions" yaml:"partitions"` // with those of internal topics
+	// Leaderless are partitions without a leader, UnderReplicated those with a replica that is not in sync.
+	Leaderless      int `json:"leaderless" yaml:"leaderless"`
+	UnderReplicated int `json:"underReplicated" yaml:"underReplicated"`
+}
+
+// Broker is one member of a cluster.
+type Broker struct {
+	ID       int32  `json:"id" yaml:"id"`
+	Address  string `json:"address" yaml:"address"`
+	Rack     string `json:"rack,omitempty" yaml:"rack,omitempty"`
+	Leaders  int    `json:"leaders" yaml:"leaders"`   // partitions that it leads
+	Replicas int    `json:"replicas" yaml:"replicas"` // partitions that it holds
+}
+
+// NewAdmin connects to the cluster. Close it when done.
+func NewAdmin(ctx context.Context, cfg Config) (*Admin, error) {
+	cl, err := cfg.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Admin{cl: cl, raw: kadm.NewClient(cl)}, nil
+}
+
+// CreateTopic creates a topic, and returns once it can be written to or the context has ended.
+func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (Topic, error) {
+	op := "create topic"
+	if spec.ValidateOnly {
+		op = "validate topic"
+	}
+	if spec.Name == "" {
+		return Topic{}, &Error{Op: op, Kind: ErrInvalid, Err: errors.New("the name is empty")}
+	}
+	partitions, replicas := spec.Partitions, spec.Replicas
+	if partitions == 0 {
+		partitions = -1
+	}
+	if replicas == 0 {
+		replicas = -1
+	}
+	configs := make(map[string]*string, len(spec.Configs))
+	for k, v := range spec.Configs {
+		configs[k] = &v
+	}
+	call := a.raw.CreateTopics
+	if spec.ValidateOnly {
+		call = a.raw.ValidateCreateTopics
+	}
+	resps, err := call(ctx, partitions, replicas, configs, spec.Name)
+	if err != nil {
+		return Topic{}, wrap(op, spec.Name, err)
+	}
+	resp, err := resps.On(spec.Name, nil)
+	if err != nil {
+		return Topic{}, wrap(op, spec.Name, err)
+	}
+	if resp.Err != nil {
+		return Topic{}, explain(op, spec.Name, resp.Err, resp.ErrMessage)
+	}
+	if spec.ValidateOnly {
+		return Topic{Name: spec.Name}, nil
+	}
+	return a.waitForTopic(ctx, spec.Name)
+}
+
+// waitForTopic asks until every partition has a leader: the answer to the creation may come from a broker that is
+// ahead of the one that answers the next metadata request.
+func (a *Admin) waitForTopic(ctx context.Context, name string) (Topic, error) {
+	var last error
+	for {
+		t, err := a.topic(ctx, name)
+		if err == nil && !slices.ContainsFunc(t.Partitions, func(p Partition) bool { return p.Leader < 0 || p.Error != "" }) {
+			return t, nil
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return t, err
+		}
+		last = err
+		if last == nil {
+			last = kerr.LeaderNotAvailable
+		}
+		select {
+		case <-ctx.Done():
+			return t, &Error{Op: "wait for the leaders of topic", Subject: name, Kind: ErrTimeout, Err: fmt.Errorf("%w: %w", last, ctx.Err())}
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// fresh makes kadm ask a broker. It would otherwise answer from the client's cache, in which a topic lives on for a while
+// after its deletion; asking for the permissions as well is its only way around that.
+func fresh(ctx context.Context) context.Context { return kadm.WithAuthorizedOps(ctx) }
+
+// topic is one topic from the metadata.
+func (a *Admin) topic(ctx context.Context, name string) (Topic, error) {
+	details, err := a.raw.ListTopicsWithInternal(fresh(ctx), name)
+	if err != nil {
+		return Topic{}, wrap("look up topic", name, err)
+	}
+	d, ok := details[name]
+	if !ok {
+		return Topic{}, &Error{Op: "look up topic", Subject: name, Kind: ErrNotFound, Err: kerr.UnknownTopicOrPartition}
+	}
+	if d.Err != nil {
+		return Topic{}, wrap("look up topic", name, d.Err)
+	}
+	return topicOf(d), nil
+}
+
+func topicOf(d kadm.TopicDetail) Topic {
+	t := Topic{Name: d.Topic, Internal: d.IsInternal, Partitions: make([]Partition, 0, len(d.Partitions))}
+	if d.ID != (kadm.TopicID{}) {
+		t.ID = d.ID.String()
+	}
+	for _, p := range d.Partitions.Sorted() {
+		out := Partition{Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch,
+			Replicas: orEmpty(p.Replicas), InSync: orEmpty(p.ISR), Start: -1, End: -1}
+		if p.Err != nil {
+			out.Error = p.Err.Error()
+		}
+		t.Partitions = append(t.Partitions, out)
+	}
+	return t
+}
+
+// orEmpty keeps absent lists from being printed as null.
+func orEmpty(ids []int32) []int32 {
+	if ids == nil {
+		return []int32{}
+	}
+	return ids
+}
+
+// ListTopics returns all topics by name, those that the brokers keep for themselves only if internal is set.
+func (a *Admin) ListTopics(ctx context.Context, internal bool) ([]Topic, error) {
+	details, err := a.raw.ListTopicsWithInternal(fresh(ctx))
+	if err != nil {
+		return nil, wrap("list topics", "", err)
+	}
+	out := make([]Topic, 0, len(details))
+	for _, d := range details.Sorted() {
+		if d.IsInternal && !internal {
+			continue
+		}
+		if d.Err != nil {
+			return nil, wrap("list topics", d.Topic, d.Err)
+		}
+		out = append(out, topicOf(d))
+	}
+	return out, nil
+}
+
+// DescribeTopic returns a topic with its offsets and settings.
+func (a *Admin) DescribeTopic(ctx context.Context, name string) (Topic, error) {
+	t, err := a.topic(ctx, name)
+	if err != nil {
+		return t, err
+	}
+	if err := a.fillOffsets(ctx, &t); err != nil {
+		return t, err
+	}
+	configs, err := a.raw.DescribeTopicConfigs(ctx, name)
+	if err != nil {
+		return t, wrap("describe the settings of topic", name, err)
+	}
+	rc, err := configs.On(name, nil)
+	if err == nil {
+		err = rc.Err
+	}
+	if err != nil {
+		return t, wrap("describe the settings of topic", name, err)
+	}
+	for _, c := range rc.Configs {
+		t.Configs = append(t.Configs, TopicConfig{Name: c.Key, Value: c.MaybeValue(), Default: c.Source.String() != "DYNAMIC_TOPIC_CONFIG"})
+	}
+	slices.SortFunc(t.Configs, func(x, y TopicConfig) int { return cmp.Compare(x.Name, y.Name) })
+	return t, nil
+}
+
+// Offsets returns a topic's partitions with the first offset that each keeps and its end.
+func (a *Admin) Offsets(ctx context.Context, name string) ([]Partition, error) {
+	t, err := a.topic(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.fillOffsets(ctx, &t); err != nil {
+		return nil, err
+	}
+	return t.Partitions, nil
+}
+
+// fillOffsets sets Start and End; a partition whose leader does not answer keeps -1 and says why.
+func (a *Admin) fillOffsets(ctx context.Context, t *Topic) error {
+	starts, err := a.raw.ListStartOffsets(ctx, t.Name)
+	if err != nil && len(starts) == 0 {
+		return wrap("list the start offsets of topic", t.Name, err)
+	}
+	ends, err := a.raw.ListEndOffsets(ctx, t.Name)
+	if err != nil && len(ends) == 0 {
+		return wrap("list the end offsets of topic", t.Name, err)
+	}
+	for i := range t.Partitions {
+		p := &t.Partitions[i]
+		s, okS := starts.Lookup(t.Name, p.Partition)
+		e, okE := ends.Lookup(t.Name, p.Partition)
+		switch {
+		case okS && s.Err == nil && okE && e.Err == nil:
+			p.Start, p.End = s.Offset, e.Offset
+		case p.Error != "":
+		case s.Err != nil:
+			p.Error = s.Err.Error()
+		case e.Err != nil:
+			p.Error = e.Err.Error()
+		default:
+			p.Error = "its leader did not answer"
+		}
+	}
+	return nil
+}
+
+// DeleteTopic deletes a topic and its records.
+func (a *Admin) DeleteTopic(ctx context.Context, name string) error {
+	resps, err := a.raw.DeleteTopics(ctx, name)
+	if err != nil {
+		return wrap("delete topic", name, err)
+	}
+	resp, err := resps.On(name, nil)
+	if err != nil {
+		return wrap("delete topic", name, err)
+	}
+	return explain("delete topic", name, resp.Err, resp.ErrMessage)
+}
+
+// ClusterStatus returns the brokers and counts of what is not as it should be.
+func (a *Admin) ClusterStatus(ctx context.Context) (Cluster, error) {
+	m, err := a.raw.Metadata(fresh(ctx))
+	if err != nil {
+		return Cluster{}, wrap("ask for the state of the cluster", "", err)
+	}
+	c := Cluster{ID: m.Cluster, Controller: m.Controller, Brokers: make([]Broker, 0, len(m.Brokers))}
+	byID := make(map[int32]*Broker)
+	for _, b := range m.Brokers {
+		out := Broker{ID: b.NodeID, Address: fmt.Sprintf("%s:%d", b.Host, b.Port)}
+		if b.Rack != nil {
+			out.Rack = *b.Rack
+		}
+		c.Brokers = append(c.Brokers, out)
+	}
+	slices.SortFunc(c.Brokers, func(x, y Broker) int { return cmp.Compare(x.ID, y.ID) })
+	for i := range c.Brokers {
+		byID[c.Brokers[i].ID] = &c.Brokers[i]
+	}
+	for _, t := range m.Topics {
+		if !t.IsInternal {
+			c.Topics++
+		}
+		for _, p := range t.Partitions {
+			c.Partitions++
+			if b := byID[p.Leader]; b != nil {
+				b.Leaders++
+			} else {
+				c.Leaderless++
+			}
+			if len(p.ISR) < len(p.Replicas) {
+				c.UnderReplicated++
+			}
+			for _, id := range p.Replicas {
+				if b := byID[id]; b != nil {
+					b.Replicas++
+				}
+			}
+		}
+	}
+	return c, nil
+}
+
+// OffsetAt is the offset of the first record of a partition whose timestamp is t or later, or the end if there is none.
+func (a *Admin) OffsetAt(ctx context.Context, topic string, partition int32, t time.Time) (int64, error) {
+	subject := partitionName(topic, partition)
+	listed, err := a.raw.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topic)
+	o, ok := listed.Lookup(topic, partition)
+	if err == nil {
+		err = o.Err
+	}
+	if err == nil && !ok {
+		err = kerr.UnknownTopicOrPartition
+	}
+	return o.Offset, wrap("look up a time in", subject, err)
+}
+
+// bounds returns the first offset and the end of every partition of a topic: the end that a reader sees who waits for
+// transactions to be committed, or the high watermark.
+func (a *Admin) bounds(ctx context.Context, topic string, committed bool) (begins, ends map[int32]int64, err error) {
+	list := a.raw.ListEndOffsets
+	if committed {
+		list = a.raw.ListCommittedOffsets
+	}
+	one := func(listed kadm.ListedOffsets, err error) (map[int32]int64, error) {
+		if err == nil {
+			err = listed.Error()
+		}
+		if err != nil {
+			return nil, wrap("list the offsets of topic", topic, err)
+		}
+		out := make(map[int32]int64)
+		for p, o := range listed[topic] {
+			out[p] = o.Offset
+		}
+		return out, nil
+	}
+	if begins, err = one(a.raw.ListStartOffsets(ctx, topic)); err != nil {
+		return nil, nil, err
+	}
+	ends, err = one(list(ctx, topic))
+	return begins, ends, err
+}
+
+// partitionsOf returns the partition numbers of topics, all of which must exist.
+func (a *Admin) partitionsOf(ctx context.Context, topics []string) (map[string][]int32, error) {
+	out := make(map[string][]int32, len(topics))
+	for _, name := range topics {
+		t, err := a.topic(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range t.Partitions {
+			out[name] = append(out[name], p.Partition)
+		}
+	}
+	return out, nil
+}
+
+// Raw is the kadm client underneath, for what this package does not offer. It is closed with the Admin.
+func (a *Admin) Raw() *kadm.Client { return a.raw }
+
+// Client is the franz-go client underneath.
+func (a *Admin) Client() *kgo.Client { return a.cl }
+
+// Close disconnects.
+func (a *Admin) Close() { a.cl.Close() }

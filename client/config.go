@@ -1,0 +1,96 @@
+// How to reach a cluster: the part of the configuration that producer, consumer and admin share.
+
+package client
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// DefaultBroker is where a client looks for a cluster when Config.Brokers is empty.
+const DefaultBroker = "localhost:9092"
+
+// DefaultConnectTimeout bounds a constructor's first contact with the cluster when Config.ConnectTimeout is zero.
+const DefaultConnectTimeout = 10 * time.Second
+
+// Config says how to reach a cluster. The zero value means a broker on this machine.
+type Config struct {
+	// Brokers are "host:port" addresses (the port may be left out: 9092) of some brokers of the cluster; the others are
+	// learnt from them. Empty: [DefaultBroker].
+	Brokers []string
+	// ClientID is shown in brokers' logs and metrics. Empty: "balsa-go".
+	ClientID string
+	// ConnectTimeout bounds the constructor's first contact with the cluster. Zero: [DefaultConnectTimeout].
+	ConnectTimeout time.Duration
+	// Options go to franz-go after this package's own and win over them: TLS, SASL, logging, hooks.
+	Options []kgo.Opt
+}
+
+// seeds returns the normalised addresses, or an error of kind [ErrInvalid] that names the bad one.
+func (c *Config) seeds() ([]string, error) {
+	if len(c.Brokers) == 0 {
+		return []string{DefaultBroker}, nil
+	}
+	out := make([]string, 0, len(c.Brokers))
+	for _, b := range c.Brokers {
+		b = strings.TrimSpace(b)
+		host, port, err := net.SplitHostPort(b)
+		if err != nil && !strings.Contains(b, ":") {
+			host, port, err = b, "9092", nil
+		}
+		if err != nil {
+			return nil, &Error{Op: "read the broker address", Subject: strconv.Quote(b), Kind: ErrInvalid, Err: fmt.Errorf("%w; write host:port", err)}
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || host == "" {
+			return nil, &Error{Op: "read the broker address", Subject: strconv.Quote(b), Kind: ErrInvalid,
+				Err: fmt.Errorf("host and a port from 1 to 65535 are needed; write host:port")}
+		}
+		out = append(out, net.JoinHostPort(host, port))
+	}
+	return out, nil
+}
+
+// connect makes the franz-go client and contacts the cluster once.
+func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, error) {
+	seeds, err := c.seeds()
+	if err != nil {
+		return nil, err
+	}
+	id := c.ClientID
+	if id == "" {
+		id = "balsa-go"
+	}
+	timeout := c.ConnectTimeout
+	if timeout <= 0 {
+		timeout = DefaultConnectTimeout
+	}
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(seeds...),
+		kgo.ClientID(id),
+		kgo.DialTimeout(timeout),
+		kgo.RetryTimeout(30 * time.Second),
+		// After a failover the new leader is known within an election; asking for it more often than franz-go's default
+		// of 5 s is what makes a client notice.
+		kgo.MetadataMinAge(250 * time.Millisecond),
+	}
+	opts = append(opts, own...)
+	opts = append(opts, c.Options...)
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, &Error{Op: "set up the client", Kind: ErrInvalid, Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := cl.Ping(ctx); err != nil {
+		cl.Close()
+		return nil, &Error{Op: "connect to", Subject: strings.Join(seeds, ", "), Kind: ErrUnreachable, Err: err}
+	}
+	return cl, nil
+}

@@ -1,0 +1,302 @@
+// The producer: records to partitions, each acknowledged by a majority's disks unless asked otherwise.
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Acks says when a broker answers a produce request.
+type Acks int8
+
+const (
+	// AcksAll waits until the records are on the disks of a majority of the replicas: the default, and the only level
+	// at which an acknowledged record survives the loss of any one broker. It makes the producer idempotent.
+	AcksAll Acks = iota
+	// AcksLeader waits for the leader's disk only. A record acknowledged so is lost if that broker fails too early.
+	AcksLeader
+	// AcksNone waits for nothing; an error is not reported either.
+	AcksNone
+)
+
+// Compression names a codec for record batches.
+type Compression string
+
+// The codecs. The empty value is [CompressionNone].
+const (
+	CompressionNone   Compression = "none"
+	CompressionGzip   Compression = "gzip"
+	CompressionSnappy Compression = "snappy"
+	CompressionLz4    Compression = "lz4"
+	CompressionZstd   Compression = "zstd"
+)
+
+func (c Compression) codec() (kgo.CompressionCodec, error) {
+	switch c {
+	case "", CompressionNone:
+		return kgo.NoCompression(), nil
+	case CompressionGzip:
+		return kgo.GzipCompression(), nil
+	case CompressionSnappy:
+		return kgo.SnappyCompression(), nil
+	case CompressionLz4:
+		return kgo.Lz4Compression(), nil
+	case CompressionZstd:
+		return kgo.ZstdCompression(), nil
+	}
+	return kgo.CompressionCodec{}, &Error{Op: "set up the producer", Kind: ErrInvalid,
+		Err: fmt.Errorf("compression %q is not known; use none, gzip, snappy, lz4 or zstd", string(c))}
+}
+
+// Bounds of what a producer buffers, when its configuration says nothing else.
+const (
+	DefaultMaxBufferedRecords = 50_000
+	DefaultMaxBufferedBytes   = 64 << 20
+)
+
+// ProducerConfig is how a [Producer] works. The zero value is safe: all acks, idempotent, no lingering.
+type ProducerConfig struct {
+	Config
+	// Topic is where records go that name no topic themselves.
+	Topic string
+	// Acks says what counts as written.
+	Acks Acks
+	// Compression of batches. A batch that does not get smaller is sent as it is.
+	Compression Compression
+	// Linger is how long a partition waits for more records before a batch leaves. Zero: not at all, the best latency;
+	// while requests are under way records gather into batches all the same.
+	Linger time.Duration
+	// ManualPartitions sends each record to its Partition field. Otherwise the key's hash decides, as in every Kafka
+	// client, and records without a key go to one partition after the other.
+	ManualPartitions bool
+	// AllowAutoCreate lets a produce to an unknown topic create it, if the brokers do that.
+	AllowAutoCreate bool
+	// MaxBufferedRecords and MaxBufferedBytes bound what waits for an acknowledgement; producing blocks beyond them.
+	// Zero: [DefaultMaxBufferedRecords], [DefaultMaxBufferedBytes].
+	MaxBufferedRecords int
+	MaxBufferedBytes   int
+}
+
+// Producer writes records. It is safe for concurrent use.
+//
+// Records of one partition are written in the order in which they were handed over, without gaps: if one fails, so do
+// those after it that were buffered with it. A record is tried until it is written, refused, or its context ends: bound
+// the contexts. (franz-go's RecordDeliveryTimeout is no substitute: it counts from the record's Timestamp, so that a
+// record with an old one would fail at once.)
+type Producer struct {
+	cl *kgo.Client
+
+	mu      sync.Mutex    // protects what follows; never held while calling out
+	closed  bool          // no more records are taken
+	pending int           // records taken whose outcome is not known yet, those waiting for room in the buffer included
+	drained chan struct{} // closed when pending falls to 0; nil unless somebody waits
+	failed  int           // records without a callback that failed since the last Flush …
+	failure error         // … and the first of their errors
+}
+
+// NewProducer connects to the cluster. Close it when done.
+func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
+	codec, err := cfg.Compression.codec()
+	if err != nil {
+		return nil, err
+	}
+	opts := []kgo.Opt{
+		kgo.ProducerBatchCompression(codec),
+		kgo.ProducerLinger(cfg.Linger),
+		kgo.MaxBufferedRecords(orInt(cfg.MaxBufferedRecords, DefaultMaxBufferedRecords)),
+		kgo.MaxBufferedBytes(orInt(cfg.MaxBufferedBytes, DefaultMaxBufferedBytes)),
+		// A topic made a moment ago is not known to every broker yet; one that does not exist is not worth minutes.
+		kgo.UnknownTopicRetries(6),
+	}
+	if cfg.Topic != "" {
+		opts = append(opts, kgo.DefaultProduceTopic(cfg.Topic))
+	}
+	switch cfg.Acks {
+	case AcksAll:
+		opts = append(opts, kgo.RequiredAcks(kgo.AllISRAcks()))
+	case AcksLeader:
+		opts = append(opts, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+	case AcksNone:
+		opts = append(opts, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite())
+	default:
+		return nil, &Error{Op: "set up the producer", Kind: ErrInvalid, Err: fmt.Errorf("acks %d is not one of AcksAll, AcksLeader, AcksNone", cfg.Acks)}
+	}
+	if cfg.ManualPartitions {
+		opts = append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	}
+	if cfg.AllowAutoCreate {
+		opts = append(opts, kgo.AllowAutoTopicCreation())
+	}
+	cl, err := cfg.connect(ctx, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &Producer{cl: cl}, nil
+}
+
+func orInt(v, def int) int {
+	if v > 0 {
+		return v
+	}
+	return def
+}
+
+// Produce writes records and waits for all of them. Each record's Partition, Offset and Timestamp are set when it was
+// written. If some were not, the error is that of the first and says how many they are; a record whose error is
+// [ErrTimeout], or the context's, may have been written all the same. For each record's own fate use ProduceAsync.
+func (p *Producer) Produce(ctx context.Context, records ...*kgo.Record) error {
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		failed int
+		first  error
+	)
+	wg.Add(len(records))
+	for _, r := range records {
+		p.ProduceAsync(ctx, r, func(_ *kgo.Record, err error) {
+			if err != nil {
+				mu.Lock()
+				if failed++; first == nil {
+					first = err
+				}
+				mu.Unlock()
+			}
+			wg.Done()
+		})
+	}
+	wg.Wait()
+	return failures(failed, first)
+}
+
+// failures is the first of n errors, with their number if there are more.
+func failures(n int, first error) error {
+	if n > 1 {
+		return fmt.Errorf("%d records were not written; the first: %w", n, first)
+	}
+	return first
+}
+
+// ProduceAsync hands a record over and returns; it blocks only while the buffer is full. The record must not be changed
+// before done is called, which happens exactly once, on a goroutine of the client, in order within a partition: it must
+// not block. The context bounds the record's whole way. done may be nil: then a failure is reported by the next Flush or Close.
+func (p *Producer) ProduceAsync(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		p.pending++
+	}
+	p.mu.Unlock()
+	if closed {
+		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrClosed, Err: errors.New("the producer is closed")}
+		p.report(r, err, done)
+		return
+	}
+	p.cl.Produce(ctx, r, func(r *kgo.Record, err error) {
+		if err != nil {
+			err = wrap("produce to", partitionName(r.Topic, r.Partition), err)
+		}
+		p.report(r, err, done)
+		p.mu.Lock()
+		p.pending--
+		if p.pending == 0 && p.drained != nil {
+			close(p.drained)
+			p.drained = nil
+		}
+		p.mu.Unlock()
+	})
+}
+
+func (p *Producer) report(r *kgo.Record, err error, done func(*kgo.Record, error)) {
+	if done != nil {
+		done(r, err)
+		return
+	}
+	if err != nil {
+		p.mu.Lock()
+		p.failed++
+		if p.failure == nil {
+			p.failure = err
+		}
+		p.mu.Unlock()
+	}
+}
+
+// Flush waits until the outcome of every record handed over before is known, and returns an error if one without a
+// callback failed since the last Flush, or if ctx ended first.
+func (p *Producer) Flush(ctx context.Context) error {
+	if err := p.drain(ctx); err != nil {
+		return wrap("flush", "the producer", err)
+	}
+	return p.takeFailure()
+}
+
+func (p *Producer) drain(ctx context.Context) error {
+	p.mu.Lock()
+	if p.pending == 0 {
+		p.mu.Unlock()
+		return nil
+	}
+	if p.drained == nil {
+		p.drained = make(chan struct{})
+	}
+	drained := p.drained
+	p.mu.Unlock()
+	// This one ends lingering. Records that still wait for room in the buffer get in as it empties, hence the channel.
+	if err := p.cl.Flush(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *Producer) takeFailure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, err := p.failed, p.failure
+	p.failed, p.failure = 0, nil
+	return failures(n, err)
+}
+
+// Close takes no more records, waits for those under way and disconnects. If ctx ends first, the records that are left
+// fail with [ErrClosed] (their callbacks run before Close returns) and the error says how many they were. Closing twice is harmless.
+func (p *Producer) Close(ctx context.Context) error {
+	p.mu.Lock()
+	again := p.closed
+	p.closed = true
+	p.mu.Unlock()
+	if again {
+		return nil
+	}
+	var left error
+	if err := p.drain(ctx); err != nil {
+		p.mu.Lock()
+		n := p.pending
+		p.mu.Unlock()
+		left = &Error{Op: "close", Subject: "the producer", Kind: kindOf(err), Err: fmt.Errorf("%d records had no answer yet and may be lost: %w", n, err)}
+	}
+	p.cl.Close() // fails what is still buffered, and runs the callbacks
+	if left != nil {
+		_ = p.drain(context.Background())
+	}
+	return errors.Join(left, p.takeFailure())
+}
+
+// Client is the franz-go client underneath, for what this package does not offer. It is closed with the producer.
+func (p *Producer) Client() *kgo.Client { return p.cl }
+
+func partitionName(topic string, partition int32) string {
+	if partition < 0 {
+		return topic
+	}
+	return fmt.Sprintf("%s/%d", topic, partition)
+}
