@@ -14,6 +14,9 @@ import (
 // ErrNoSpace is what a full disk gives (ENOSPC, EDQUOT); test with errors.Is.
 var ErrNoSpace = errors.New("no space left on device")
 
+// ErrLocked is what Lock gives while somebody else holds the lock.
+var ErrLocked = errors.New("locked by another process")
+
 // FS is a tree of files. Paths are slash-separated, below the root that the FS was made for, or absolute for [OS].
 type FS interface {
 	// Create makes a new file and opens it for reading and writing; fs.ErrExist if the name is taken.

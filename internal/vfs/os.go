@@ -1,0 +1,120 @@
+// The real file system: a thin skin over package os that adds what a log needs and os lacks (fdatasync, fallocate,
+// pwritev, flock), and turns a full disk into ErrNoSpace whatever the system calls it.
+
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// OS is the operating system's file system. Names are used as they are: absolute, or relative to the process.
+func OS() FS { return osFS{} }
+
+type osFS struct{}
+
+type osFile struct{ f *os.File }
+
+// spaceErr marks errors that mean "disk full", so that callers test for one sentinel.
+func spaceErr(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w (%w)", ErrNoSpace, err)
+	}
+	return err
+}
+
+func (osFS) Create(name string) (File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return nil, spaceErr(err)
+	}
+	return &osFile{f}, nil
+}
+
+func (osFS) Open(name string) (File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &osFile{f}, nil
+}
+
+func (osFS) Remove(name string) error    { return os.Remove(name) }
+func (osFS) RemoveAll(name string) error { return os.RemoveAll(name) }
+func (osFS) Rename(o, n string) error    { return spaceErr(os.Rename(o, n)) }
+func (osFS) MkdirAll(dir string) error   { return spaceErr(os.MkdirAll(dir, 0o755)) }
+
+func (osFS) ReadDir(dir string) ([]string, error) {
+	des, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(des))
+	for i, de := range des {
+		names[i] = de.Name()
+	}
+	return names, nil
+}
+
+func (osFS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+func (osFS) SyncDir(dir string) error {
+	d, err := os.Open(filepath.Clean(dir))
+	if err != nil {
+		return err
+	}
+	err = spaceErr(d.Sync())
+	return errors.Join(err, d.Close())
+}
+
+func (o *osFile) ReadAt(p []byte, off int64) (int, error) { return o.f.ReadAt(p, off) }
+
+func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
+	n, err := o.f.WriteAt(p, off)
+	return n, spaceErr(err)
+}
+
+func (o *osFile) Truncate(size int64) error { return spaceErr(o.f.Truncate(size)) }
+func (o *osFile) Close() error              { return o.f.Close() }
+
+func (o *osFile) Size() (int64, error) {
+	st, err := o.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// writeEach is WritevAt for systems without pwritev.
+func writeEach(f File, bufs [][]byte, off int64) (int64, error) {
+	var total int64
+	for _, b := range bufs {
+		n, err := f.WriteAt(b, off+total)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// zeroFill extends a file with written zeros, for file systems without fallocate. Bytes below the old size stay.
+func zeroFill(f File, off, length int64) error {
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	zeros := make([]byte, 64<<10)
+	for at := max(off, size); at < off+length; {
+		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), off+length-at)], at)
+		at += int64(n)
+		if err != nil {
+			return errors.Join(err, f.Truncate(size))
+		}
+	}
+	return nil
+}

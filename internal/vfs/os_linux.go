@@ -1,0 +1,105 @@
+// Linux: the calls that make appends cheap and syncs honest.
+
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// iovMax is Linux's bound on buffers per pwritev (IOV_MAX).
+const iovMax = 1024
+
+func (o *osFile) Sync() error {
+	for {
+		err := unix.Fdatasync(int(o.f.Fd()))
+		runtime.KeepAlive(o.f)
+		if err != unix.EINTR {
+			return spaceErr(err)
+		}
+	}
+}
+
+func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
+	var total int64
+	iov := make([][]byte, 0, min(len(bufs), iovMax))
+	skip := 0 // bytes of bufs[0] that are already written
+	for {
+		iov = iov[:0]
+		for _, b := range bufs[:min(len(bufs), iovMax)] {
+			iov = append(iov, b)
+		}
+		if len(iov) == 0 {
+			return total, nil
+		}
+		iov[0] = iov[0][skip:]
+		n, err := unix.Pwritev(int(o.f.Fd()), iov, off+total)
+		runtime.KeepAlive(o.f)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return total, spaceErr(fmt.Errorf("pwritev %s: %w", o.f.Name(), err))
+		}
+		total += int64(n)
+		// A short write is not an error yet: the system says what is wrong when asked for the rest.
+		n += skip
+		for len(bufs) > 0 && n >= len(bufs[0]) {
+			n -= len(bufs[0])
+			bufs = bufs[1:]
+		}
+		skip = n
+	}
+}
+
+func (o *osFile) Allocate(off, length int64) error {
+	size, err := o.Size()
+	if err != nil {
+		return err
+	}
+	for {
+		err = unix.Fallocate(int(o.f.Fd()), 0, off, length)
+		runtime.KeepAlive(o.f)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS):
+		return zeroFill(o, off, length)
+	}
+	err = spaceErr(fmt.Errorf("fallocate %s: %w", o.f.Name(), err))
+	// A failed call may have laid out a part; give it back, so that the promise "nothing has changed" holds.
+	if off+length > size {
+		return errors.Join(err, o.f.Truncate(size))
+	}
+	return err
+}
+
+func (osFS) Lock(name string) (func() error, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+	}
+	return f.Close, nil
+}
+
+func (osFS) Free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}

@@ -1,0 +1,33 @@
+//go:build !linux
+
+// Systems other than Linux: correct, for development, not tuned.
+
+package vfs
+
+import (
+	"fmt"
+	"math"
+	"os"
+)
+
+func (o *osFile) Sync() error { return spaceErr(o.f.Sync()) }
+
+func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) { return writeEach(o, bufs, off) }
+
+func (o *osFile) Allocate(off, length int64) error { return zeroFill(o, off, length) }
+
+// Lock creates the file exclusively: a file left behind by a crash must be removed by hand.
+func (osFS) Lock(name string) (func() error, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w: %w", name, ErrLocked, err)
+	}
+	return func() error {
+		if err := f.Close(); err != nil {
+			return err
+		}
+		return os.Remove(name)
+	}, nil
+}
+
+func (osFS) Free(string) (int64, error) { return math.MaxInt64, nil }
