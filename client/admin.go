@@ -150,7 +150,7 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (Topic, error) 
 func (a *Admin) waitForTopic(ctx context.Context, name string) (Topic, error) {
 	var last error
 	for {
-		t, err := a.topic(ctx, name)
+		t, err := a.Topic(ctx, name)
 		if err == nil && !slices.ContainsFunc(t.Partitions, func(p Partition) bool { return p.Leader < 0 || p.Error != "" }) {
 			return t, nil
 		}
@@ -173,8 +173,8 @@ func (a *Admin) waitForTopic(ctx context.Context, name string) (Topic, error) {
 // after its deletion; asking for the permissions as well is its only way around that.
 func fresh(ctx context.Context) context.Context { return kadm.WithAuthorizedOps(ctx) }
 
-// topic is one topic from the metadata.
-func (a *Admin) topic(ctx context.Context, name string) (Topic, error) {
+// Topic returns a topic as the metadata has it, without offsets and settings: one request.
+func (a *Admin) Topic(ctx context.Context, name string) (Topic, error) {
 	details, err := a.raw.ListTopicsWithInternal(fresh(ctx), name)
 	if err != nil {
 		return Topic{}, wrap("look up topic", name, err)
@@ -234,7 +234,7 @@ func (a *Admin) ListTopics(ctx context.Context, internal bool) ([]Topic, error) 
 
 // DescribeTopic returns a topic with its offsets and settings.
 func (a *Admin) DescribeTopic(ctx context.Context, name string) (Topic, error) {
-	t, err := a.topic(ctx, name)
+	t, err := a.Topic(ctx, name)
 	if err != nil {
 		return t, err
 	}
@@ -261,7 +261,7 @@ func (a *Admin) DescribeTopic(ctx context.Context, name string) (Topic, error) {
 
 // Offsets returns a topic's partitions with the first offset that each keeps and its end.
 func (a *Admin) Offsets(ctx context.Context, name string) ([]Partition, error) {
-	t, err := a.topic(ctx, name)
+	t, err := a.Topic(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +401,7 @@ func (a *Admin) bounds(ctx context.Context, topic string, committed bool) (begin
 func (a *Admin) partitionsOf(ctx context.Context, topics []string) (map[string][]int32, error) {
 	out := make(map[string][]int32, len(topics))
 	for _, name := range topics {
-		t, err := a.topic(ctx, name)
+		t, err := a.Topic(ctx, name)
 		if err != nil {
 			return nil, err
 		}

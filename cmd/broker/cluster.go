@@ -1,0 +1,86 @@
+// broker cluster status, and broker version.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/balsamq/balsa/client"
+)
+
+func isKind(err, kind error) bool { return errors.Is(err, kind) }
+
+func newClusterCommand(a *app) *cobra.Command {
+	status := &cobra.Command{
+		Use:   "status",
+		Short: "Show the brokers and what is not as it should be",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				c, err := adm.ClusterStatus(ctx)
+				if err != nil {
+					return err
+				}
+				return a.print(cmd, c, func(w io.Writer) {
+					fmt.Fprintf(w, "cluster %s: %d brokers, %d topics, %d partitions, %d without a leader, %d under-replicated\n\n",
+						orDash(c.ID), len(c.Brokers), c.Topics, c.Partitions, c.Leaderless, c.UnderReplicated)
+					fmt.Fprintln(w, "BROKER\tADDRESS\tRACK\tLEADERS\tREPLICAS\tCONTROLLER")
+					for _, b := range c.Brokers {
+						mark := "-"
+						if b.ID == c.Controller {
+							mark = "yes"
+						}
+						fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%d\t%s\n", b.ID, b.Address, orDash(b.Rack), b.Leaders, b.Replicas, mark)
+					}
+				})
+			})
+		},
+	}
+	return group("cluster", "Look at the cluster", status)
+}
+
+// build is what `broker version` prints.
+type build struct {
+	Version  string `json:"version" yaml:"version"`
+	Commit   string `json:"commit,omitempty" yaml:"commit,omitempty"`
+	Go       string `json:"go" yaml:"go"`
+	Platform string `json:"platform" yaml:"platform"`
+}
+
+func thisBuild() build {
+	b := build{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	if info.Main.Version != "" {
+		b.Version = info.Main.Version
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.Commit = s.Value
+		}
+	}
+	return b
+}
+
+func newVersionCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Show what was built from what",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b := thisBuild()
+			return a.print(cmd, b, func(w io.Writer) {
+				fmt.Fprintf(w, "balsa %s\t%s\t%s\t%s\n", b.Version, orDash(b.Commit), b.Go, b.Platform)
+			})
+		},
+	}
+}

@@ -1,0 +1,172 @@
+// broker consume: records to lines.
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/balsamq/balsa/client"
+)
+
+type consumeOptions struct {
+	from, format, group string
+	partitions          []int32
+	count               int64
+	exitAtEnd           bool
+	uncommitted         bool
+}
+
+func newConsumeCommand(a *app) *cobra.Command {
+	o := &consumeOptions{}
+	cmd := &cobra.Command{
+		Use:   "consume TOPIC",
+		Short: "Print records",
+		Long: `Print a topic's records, each value on a line of its own, and wait for more until interrupted; -e and -n end earlier.
+With -o json each line is one record as a JSON object, with -o yaml each record is a document.
+
+--from says where to begin:
+` + startHelp + `
+With --group it counts only where the group has not been before.
+
+--format says how to print a record:
+` + formatHelp,
+		Example: `  broker consume orders -e
+  broker consume orders --from -10 --partition 0 -f '%o %k=%s\n'
+  broker consume orders --from @15m -n 100 -o json`,
+		Args: exactly("TOPIC"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.consume(cmd, args[0], o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.from, "from", "beginning", "where to begin: `beginning|end|N|-N|@TIME`")
+	f.StringVarP(&o.format, "format", "f", `%s\n`, "how to print a record")
+	f.StringVarP(&o.group, "group", "g", "", "consume as a member of this group")
+	f.Int32SliceVarP(&o.partitions, "partition", "p", nil, "only these partitions `N,…`")
+	f.Int64VarP(&o.count, "count", "n", 0, "stop after so many records; 0: do not")
+	f.BoolVarP(&o.exitAtEnd, "exit", "e", false, "stop at the end that the partitions have now")
+	f.BoolVar(&o.uncommitted, "read-uncommitted", false, "also records of open and aborted transactions")
+	return cmd
+}
+
+// commitTimeout bounds what is left to do after an interrupt: telling the group how far we came.
+const commitTimeout = 5 * time.Second
+
+func (a *app) consume(cmd *cobra.Command, topic string, o *consumeOptions) error {
+	at, err := parseStart(o.from, time.Now())
+	if err != nil {
+		return usageError("write beginning, end, an offset, -N for the last N, or @TIME: 'broker consume --help'", "--from: %v", err)
+	}
+	format, err := compileFormat(o.format)
+	if err != nil {
+		return usageError("'broker consume --help' lists what a format can contain", "--format: %v", err)
+	}
+	if o.count < 0 {
+		return usageError("leave it out for no limit", "--count %d is negative", o.count)
+	}
+	if o.group != "" && len(o.partitions) > 0 {
+		return usageError("leave one of them out", "--group and --partition exclude each other: a group assigns partitions itself")
+	}
+	cfg := client.ConsumerConfig{Config: connection(cmd), Group: o.group, From: clientStart(at), StopAtEnd: o.exitAtEnd, ReadUncommitted: o.uncommitted}
+	if len(o.partitions) > 0 {
+		cfg.Partitions = map[string]map[int32]client.Start{topic: {}}
+		for _, p := range o.partitions {
+			cfg.Partitions[topic][p] = cfg.From
+		}
+	} else {
+		cfg.Topics = []string{topic}
+	}
+	ctx := cmd.Context()
+	joining, cancel := within(cmd)
+	c, err := client.NewConsumer(joining, cfg)
+	cancel()
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(a.out, 64<<10)
+	write := recordWriter(cmd, out, format)
+	err = consumeAll(ctx, c, o, out, write)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = nil // an interrupt is the usual way to end
+	}
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	closeErr := c.Close(leaving)
+	return errors.Join(err, closeErr)
+}
+
+// consumeAll prints a poll at a time, and flushes after each, so that a record is seen when it comes. What was polled
+// is committed by a group only after it was printed.
+func consumeAll(ctx context.Context, c *client.Consumer, o *consumeOptions, out *bufio.Writer, write func(*kgo.Record) error) error {
+	for n := int64(0); ; {
+		limit := 0
+		if o.count > 0 {
+			limit = int(min(o.count-n, client.DefaultPollRecords))
+		}
+		records, err := c.Poll(ctx, limit)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			if err := write(r); err != nil {
+				return err
+			}
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		if n += int64(len(records)); n == o.count {
+			leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+			defer cancel()
+			return c.Commit(leaving)
+		}
+	}
+}
+
+func clientStart(s start) client.Start {
+	switch s.kind {
+	case 'e':
+		return client.FromEnd()
+	case 'o':
+		return client.FromOffset(s.n)
+	case 't':
+		return client.FromTail(s.n)
+	case '@':
+		return client.FromTime(s.at)
+	}
+	return client.FromBeginning()
+}
+
+func recordWriter(cmd *cobra.Command, w io.Writer, format formatter) func(*kgo.Record) error {
+	switch flagString(cmd, "output") {
+	case "json":
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		return func(r *kgo.Record) error { return enc.Encode(recordView(r)) }
+	case "yaml":
+		return func(r *kgo.Record) error {
+			doc, err := yaml.Marshal(recordView(r))
+			if err == nil {
+				_, err = fmt.Fprintf(w, "---\n%s", doc)
+			}
+			return err
+		}
+	}
+	var buf []byte
+	return func(r *kgo.Record) error {
+		buf = format(buf[:0], r)
+		_, err := w.Write(buf)
+		return err
+	}
+}

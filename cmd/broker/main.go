@@ -1,0 +1,30 @@
+// Command broker is Balsa: the server, and the tools to work with it. `broker --help` is its manual; docs/cli.md says it
+// with more words.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, lookupEnv: os.LookupEnv, environ: os.Environ}
+	code := a.run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// app is what a run of the program works with; tests bring their own.
+type app struct {
+	in        io.Reader
+	out, err  io.Writer
+	lookupEnv func(string) (string, bool)
+	environ   func() []string
+	workDir   string // where balsa.yaml is looked for; empty: the current directory
+
+	ran bool // a command's own code has begun: what fails before is a mistake in the command line
+}

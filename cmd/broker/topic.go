@@ -1,0 +1,179 @@
+// broker topic: create, list, describe, delete.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/balsamq/balsa/client"
+)
+
+func newTopicCommand(a *app) *cobra.Command {
+	return group("topic", "Create, list, describe and delete topics", newTopicCreate(a), newTopicList(a), newTopicDescribe(a), newTopicDelete(a))
+}
+
+func newTopicCreate(a *app) *cobra.Command {
+	var (
+		partitions, replicas int32
+		configs              []string
+		ifNotExists, dry     bool
+	)
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a topic",
+		Long: `Create a topic, and return when each of its partitions has a leader. Without --partitions and --replicas the brokers
+decide: one partition, and three replicas or as many as there are brokers.`,
+		Example: `  broker topic create orders --partitions 6 --replicas 3
+  broker topic create logs --set retention.ms=86400000 --set cleanup.policy=delete`,
+		Args: exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec := client.TopicSpec{Name: args[0], Partitions: partitions, Replicas: int16(replicas), ValidateOnly: dry, Configs: map[string]string{}}
+			if partitions < 0 || replicas < 0 || replicas > 1<<15-1 {
+				return usageError("leave them out for the brokers' defaults", "--partitions %d and --replicas %d must be positive", partitions, replicas)
+			}
+			for _, c := range configs {
+				k, v, ok := strings.Cut(c, "=")
+				if !ok || k == "" {
+					return usageError("write --set retention.ms=60000", "--set %q has no name and value", c)
+				}
+				spec.Configs[k] = v
+			}
+			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				t, err := adm.CreateTopic(ctx, spec)
+				if ifNotExists && isKind(err, client.ErrExists) {
+					t, err = adm.Topic(ctx, spec.Name)
+				}
+				if err != nil {
+					return err
+				}
+				return a.print(cmd, t, func(w io.Writer) {
+					if dry {
+						fmt.Fprintf(w, "topic %s could be created\n", t.Name)
+						return
+					}
+					fmt.Fprintf(w, "topic %s: %d partitions, %d replicas\n", t.Name, len(t.Partitions), t.Replicas())
+				})
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.Int32VarP(&partitions, "partitions", "p", 0, "number of partitions")
+	f.Int32VarP(&replicas, "replicas", "r", 0, "replicas of each partition")
+	f.StringArrayVar(&configs, "set", nil, "a setting `NAME=VALUE` of the topic; may be repeated")
+	f.BoolVar(&ifNotExists, "if-not-exists", false, "a topic that is there already is no error")
+	f.BoolVar(&dry, "dry-run", false, "only ask whether it could be created")
+	return cmd
+}
+
+func newTopicList(a *app) *cobra.Command {
+	var internal bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the topics",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				topics, err := adm.ListTopics(ctx, internal)
+				if err != nil {
+					return err
+				}
+				return a.print(cmd, topics, func(w io.Writer) {
+					fmt.Fprintln(w, "NAME\tPARTITIONS\tREPLICAS\tLEADERLESS")
+					for _, t := range topics {
+						fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", t.Name, len(t.Partitions), t.Replicas(), leaderless(t))
+					}
+				})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&internal, "internal", false, "also those that the brokers keep for themselves")
+	return cmd
+}
+
+func leaderless(t client.Topic) int {
+	n := 0
+	for _, p := range t.Partitions {
+		if p.Leader < 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func newTopicDescribe(a *app) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "describe NAME",
+		Short: "Show a topic's partitions, offsets and settings",
+		Args:  exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				t, err := adm.DescribeTopic(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return a.print(cmd, t, func(w io.Writer) {
+					fmt.Fprintf(w, "topic %s, id %s\n\n", t.Name, orDash(t.ID))
+					fmt.Fprintln(w, "PARTITION\tLEADER\tEPOCH\tREPLICAS\tIN SYNC\tSTART\tEND\tERROR")
+					for _, p := range t.Partitions {
+						fmt.Fprintf(w, "%d\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", p.Partition, known(int64(p.Leader)), p.LeaderEpoch, joinIDs(p.Replicas),
+							joinIDs(p.InSync), known(p.Start), known(p.End), orDash(p.Error))
+					}
+					var set []client.TopicConfig
+					for _, c := range t.Configs {
+						if all || !c.Default {
+							set = append(set, c)
+						}
+					}
+					if len(set) > 0 {
+						fmt.Fprintln(w, "\nSETTING\tVALUE\tDEFAULT")
+						for _, c := range set {
+							fmt.Fprintf(w, "%s\t%s\t%v\n", c.Name, orDash(c.Value), c.Default)
+						}
+					}
+				})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "in the table, also the settings that have their default")
+	return cmd
+}
+
+func newTopicDelete(a *app) *cobra.Command {
+	var ifExists bool
+	cmd := &cobra.Command{
+		Use:   "delete NAME",
+		Short: "Delete a topic and its records, for good",
+		Args:  exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				err := adm.DeleteTopic(ctx, args[0])
+				existed := err == nil
+				if ifExists && isKind(err, client.ErrNotFound) {
+					err = nil
+				}
+				if err != nil {
+					return err
+				}
+				type result struct {
+					Name    string `json:"name" yaml:"name"`
+					Deleted bool   `json:"deleted" yaml:"deleted"`
+				}
+				return a.print(cmd, result{args[0], existed}, func(w io.Writer) {
+					if existed {
+						fmt.Fprintf(w, "topic %s deleted\n", args[0])
+					} else {
+						fmt.Fprintf(w, "topic %s was not there\n", args[0])
+					}
+				})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&ifExists, "if-exists", false, "a topic that is not there is no error")
+	return cmd
+}
