@@ -1,0 +1,167 @@
+// A follower's side of replication (§5.3, §7).
+
+package raft
+
+func (r *Raft) stepFromLeader(m *Message) error {
+	switch {
+	case r.role == Leader || r.ledTerm == m.Term:
+		return diverged(m, "this node led that term")
+	case r.leader != 0 && r.leader != m.From:
+		return diverged(m, "node %d leads that term", r.leader)
+	case r.leader == m.From && r.leaderInc != 0 && m.FromIncarnation != 0 && r.leaderInc != m.FromIncarnation:
+		return diverged(m, "another incarnation leads that term")
+	}
+	if r.role != Follower || r.leader == 0 {
+		r.becomeFollower(r.term, m.From, m.FromIncarnation)
+	}
+	r.hear(r.now)
+	r.leaderSent = max(r.leaderSent, m.SentAt)
+	switch m.Type {
+	case MsgApp:
+		return r.handleAppend(m)
+	case MsgHeartbeat:
+		// Never beyond what was seen to match: a heartbeat says nothing about this log (etcd bounds it by the leader's
+		// Match, which is not enough if this replica has lost something since).
+		r.commit = max(r.commit, min(m.Commit, r.matched))
+		r.send(Message{Type: MsgHeartbeatResp, To: m.From, Round: m.Round, SentAt: m.SentAt})
+	case MsgSnap:
+		return r.handleSnapshot(m)
+	case MsgTimeoutNow:
+		r.campaign(true)
+	}
+	return nil
+}
+
+// HeardFrom reports a sign of life by other means (the heartbeat between two brokers): the leader of the term was alive
+// at the time, and has been promised so.
+func (r *Raft) HeardFrom(now Time, leader NodeID, term Term, at Time) {
+	r.setNow(now)
+	if r.role == Follower && term == r.term && leader != 0 && leader == r.leader {
+		r.hear(min(at, r.now))
+	}
+}
+
+// SetResting turns a follower's election timer off, or on again: on, it counts from when the leader was last heard. It
+// ends by itself with the leader's term.
+func (r *Raft) SetResting(now Time, resting bool) {
+	r.setNow(now)
+	r.resting = resting && r.role == Follower && r.leader != 0
+}
+
+func (r *Raft) handleAppend(m *Message) error {
+	if r.installed != nil {
+		return nil // the log is being replaced; the leader will ask again
+	}
+	entries, prev, prevTerm := m.Entries, m.Index, m.LogTerm
+	end := m.Index + Index(len(m.Entries))
+	if prev < r.commit {
+		// The part up to commit is here already, and may be compacted. At commit itself it must agree.
+		if end < r.commit {
+			r.sendAck(m.SentAt)
+			return nil
+		}
+		prevTerm = entries[r.commit-prev-1].Term
+		entries = entries[r.commit-prev:]
+		prev = r.commit
+	}
+	if t, ok := r.termAt(prev); !ok || t != prevTerm {
+		if prev <= r.matched && ok {
+			return diverged(m, "entry %d is of term %d here, of term %d there", prev, t, prevTerm)
+		}
+		hint, hintTerm := r.findConflict(prev, prevTerm, r.commit)
+		r.send(Message{Type: MsgAppResp, To: m.From, Reject: true, Index: m.Index, RejectHint: hint, LogTerm: hintTerm,
+			SentAt: m.SentAt})
+		return nil
+	}
+	// Only a real conflict cuts: a message that is late or repeated must not shorten what came after it.
+	fresh := len(entries)
+	for i := range entries {
+		t, ok := r.termAt(entries[i].Index)
+		if ok && t == entries[i].Term {
+			continue
+		}
+		if !ok && entries[i].Index <= r.last {
+			return nil // unreadable: Ready reports it
+		}
+		if entries[i].Index <= r.matched {
+			return diverged(m, "entry %d is of term %d here, of term %d there", entries[i].Index, t, entries[i].Term)
+		}
+		fresh = i
+		break
+	}
+	if fresh < len(entries) {
+		r.appendEntries(entries[fresh:])
+	}
+	r.matched = max(r.matched, end)
+	r.commit = max(r.commit, min(m.Commit, end))
+	r.liftVoteAfter()
+	if fresh == len(entries) {
+		r.sendAck(m.SentAt) // nothing to wait for; else AppendSynced answers
+	}
+	return nil
+}
+
+// sendAck tells the leader how far this log is durable and equal to its own. It is derived at this moment from these two
+// facts, never stored with a write: a write may be undone while it is on its way to the disk.
+func (r *Raft) sendAck(sentAt Time) {
+	i := min(r.stable, r.matched)
+	r.acked = max(r.acked, i)
+	r.send(Message{Type: MsgAppResp, To: r.leader, ToIncarnation: r.leaderInc, Index: i, SentAt: sentAt})
+}
+
+func (r *Raft) liftVoteAfter() {
+	if r.voteAfter != 0 && min(r.stable, r.matched) >= r.voteAfter {
+		r.voteAfter = 0
+	}
+}
+
+func (r *Raft) handleSnapshot(m *Message) error {
+	meta := &m.Snapshot.Meta
+	if r.installed != nil {
+		return nil // one at a time
+	}
+	if meta.Index <= r.commit {
+		r.sendAck(m.SentAt)
+		return nil
+	}
+	if t, ok := r.termAt(meta.Index); ok && t == meta.Term {
+		// The log has it all (§7: retain the entries that follow).
+		r.matched = max(r.matched, meta.Index)
+		r.commit = meta.Index
+		r.liftVoteAfter()
+		r.sendAck(m.SentAt)
+		return nil
+	}
+	if meta.Index <= r.matched {
+		return diverged(m, "snapshot of (%d,%d) contradicts what matched", meta.Term, meta.Index)
+	}
+	r.installed, r.install = m.Snapshot, true
+	// What was appended and not handed out goes with the log that is replaced.
+	if len(r.pending) > 0 {
+		r.pending = nil
+		r.last = r.log.LastIndex()
+		r.matched = min(r.matched, r.last)
+	}
+	return nil
+}
+
+// SnapshotInstalled reports that the snapshot handed out by Ready is durable in place of the log.
+func (r *Raft) SnapshotInstalled(now Time, meta SnapshotMeta) {
+	r.setNow(now)
+	if r.installed == nil || r.installed.Meta.Index != meta.Index {
+		return
+	}
+	r.confs = []confAt{{meta.Index, r.installed.Meta.Conf}}
+	r.installed, r.install = nil, false
+	r.pending = nil
+	r.last, r.stable, r.matched = meta.Index, meta.Index, meta.Index
+	r.commit, r.handing, r.applied = meta.Index, meta.Index, meta.Index
+	r.truncTerm = r.term
+	r.liftVoteAfter()
+	r.restartElectionTimer()
+	r.changed = true
+	if r.role == Follower && r.leader != 0 {
+		r.acked = meta.Index
+		r.send(Message{Type: MsgSnapResp, To: r.leader, ToIncarnation: r.leaderInc, Index: meta.Index, SentAt: r.leaderSent})
+	}
+}

@@ -1,0 +1,265 @@
+// Leadership: opening a term, proposals, commit, check-quorum and leases.
+
+package raft
+
+import (
+	"fmt"
+	"math"
+)
+
+func (r *Raft) becomeLeader() {
+	r.setRole(Leader, r.self.ID, r.self.Incarnation)
+	r.ledTerm = r.term
+	r.votes = nil
+	r.peers = nil
+	r.quorumSince = r.now
+	r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
+	r.reads, r.readRound = nil, 0
+	r.transferee, r.leaseForfeited = 0, false
+	r.uncommitted, r.uncommittedBy = 0, nil
+	r.confChanged()
+	// The no-op that opens the term: only an entry of its own term tells a leader what is committed (§5.4.2, §8).
+	r.termStart = r.last + 1
+	r.appendInternal(Entry{Type: EntryNoop})
+}
+
+// abdicate ends what only a leader has. What waits for an answer gets one.
+func (r *Raft) abdicate() {
+	for _, rd := range r.reads {
+		r.readStates = append(r.readStates, ReadState{Ctx: rd.ctx, Err: ErrNotLeader})
+	}
+	r.reads, r.readRound = nil, 0
+	r.peers, r.termStart = nil, 0
+	r.transferee, r.leaseForfeited = 0, false
+	r.uncommitted, r.uncommittedBy = 0, nil
+	r.sendSnapshot = nil
+}
+
+func (r *Raft) peer(id NodeID) *Progress {
+	for _, p := range r.peers {
+		if p.Member.ID == id {
+			return p
+		}
+	}
+	return nil
+}
+
+// NextProposal is the place of the next entry.
+func (r *Raft) NextProposal() (Term, Index, error) {
+	switch {
+	case r.role != Leader:
+		return 0, 0, ErrNotLeader
+	case r.transferee != 0:
+		return 0, 0, ErrTransferring
+	case r.applied < r.termStart:
+		return 0, 0, ErrNotReady
+	case r.uncommitted >= r.cfg.MaxUncommitted:
+		return 0, 0, ErrOverloaded
+	}
+	return r.term, r.last + 1, nil
+}
+
+// Propose appends entries, framed for exactly the places from NextProposal on: all of them, or none. Together they may
+// overshoot MaxUncommitted; nothing further is then taken.
+func (r *Raft) Propose(now Time, entries []Entry) error {
+	r.setNow(now)
+	term, next, err := r.NextProposal()
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	for i := range entries {
+		e := &entries[i]
+		if e.Term != term || e.Index != next+Index(i) || e.Type == EntryConfig || e.Type == EntryNoop {
+			return fmt.Errorf("%w: %v (%d,%d), expected (%d,%d)", ErrBadProposal, e.Type, e.Term, e.Index, term, next+Index(i))
+		}
+	}
+	r.appendOwn(entries)
+	return nil
+}
+
+func (r *Raft) appendInternal(e Entry) {
+	e.Term, e.Index = r.term, r.last+1
+	if r.cfg.FrameInternal != nil {
+		r.cfg.FrameInternal(&e)
+	}
+	r.appendOwn([]Entry{e})
+}
+
+func (r *Raft) appendOwn(es []Entry) {
+	r.appendEntries(es)
+	bytes := int64(0)
+	for i := range es {
+		bytes += int64(es[i].Size())
+	}
+	r.uncommitted += bytes
+	r.uncommittedBy = append(r.uncommittedBy, sizedIndex{r.last, bytes})
+	r.uncoverAll()
+	r.sendAppends()
+}
+
+// reached is how far member m's log is durable and equal to this one. The leader counts for itself only what its own
+// disk has (etcd #14370), and only if it is a member.
+func (r *Raft) reached(m Member) Index {
+	if r.isSelf(m) {
+		return r.stable
+	}
+	if p := r.peer(m.ID); p != nil {
+		return p.Match
+	}
+	return 0
+}
+
+// maybeCommit advances commit to what a quorum has, if that is of this term: an earlier term's entries are never counted,
+// but committed along (§5.4.2, figure 8).
+func (r *Raft) maybeCommit() {
+	q := quorumValue(r.conf(), r.reached)
+	if q <= r.commit || q < r.termStart {
+		return
+	}
+	r.commit = q
+	k := 0
+	for k < len(r.uncommittedBy) && r.uncommittedBy[k].index <= q {
+		r.uncommitted -= r.uncommittedBy[k].bytes
+		k++
+	}
+	r.uncommittedBy = r.uncommittedBy[k:]
+	r.sendAppends() // the new commit index
+	r.confCommitted()
+}
+
+// quorumAckedAt is the latest time such that a quorum has answered a message sent then or later, and has thereby promised
+// not to vote for an election timeout from there. MinInt64 if it never did.
+func (r *Raft) quorumAckedAt() Time {
+	t := quorumValue(r.conf(), func(m Member) Time {
+		if r.isSelf(m) {
+			return math.MaxInt64 // it promises itself, see promised
+		}
+		if p := r.peer(m.ID); p != nil {
+			return p.ackedAt
+		}
+		return math.MinInt64
+	})
+	return min(t, r.now)
+}
+
+// quorumUntil is when check-quorum ends this leadership unless a quorum answers meanwhile.
+func (r *Raft) quorumUntil() Time {
+	return max(r.quorumAckedAt(), r.quorumSince).add(r.cfg.ElectionTimeout)
+}
+
+// LeaseUntil is until when no other leader can have been elected, and hence until when this one's commit index may be
+// taken for the group's; 0: no lease. Compare it with a clock read afterwards. It runs from when a round was sent, by
+// this replica's own clock, and needs an entry of this term committed.
+func (r *Raft) LeaseUntil() Time {
+	if r.role != Leader || r.leaseForfeited || r.commit < r.termStart {
+		return 0
+	}
+	at := r.quorumAckedAt()
+	if at == math.MinInt64 {
+		return 0
+	}
+	return max(0, at.add(r.cfg.ElectionTimeout-r.cfg.ClockDrift))
+}
+
+func (r *Raft) leaderDeadline() Time {
+	d := Forever
+	if r.transferee != 0 {
+		d = r.transferUntil
+	}
+	if len(r.reads) > 0 {
+		d = min(d, r.heartbeatDue)
+	}
+	for _, p := range r.peers {
+		if !p.covered {
+			return min(d, r.heartbeatDue, r.quorumUntil())
+		}
+	}
+	return d
+}
+
+func (r *Raft) tickLeader() {
+	if r.now >= r.quorumUntil() {
+		// Nobody may hear this leader any more; then clients must not be kept waiting, and whoever can form a quorum must
+		// not be kept from it (thesis 6.2).
+		r.becomeFollower(r.term, 0, 0)
+		return
+	}
+	if r.transferee != 0 && r.now >= r.transferUntil {
+		r.transferee = 0
+	}
+	if r.now >= r.heartbeatDue {
+		r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
+		r.startRound(false)
+	}
+}
+
+// startRound sends heartbeats of a new round: to all members, or to those who hear of this leader by no other means.
+// Reads that are not yet assigned to a round wait for this one, if it goes to all.
+func (r *Raft) startRound(all bool) {
+	r.round++
+	if !all && len(r.reads) > 0 {
+		all = true // a round in which a covered member does not take part might never have its quorum
+	}
+	if all {
+		r.assignReads()
+	}
+	for _, p := range r.peers {
+		if all || !p.covered {
+			r.send(Message{Type: MsgHeartbeat, To: p.Member.ID, ToIncarnation: p.Member.Incarnation,
+				Commit: min(p.Match, r.commit), Round: r.round, SentAt: r.now})
+		}
+	}
+}
+
+// PeerAcked reports that a member answered a sign of life of this leader and term, sent at the given time of this
+// node's clock, by other means (the heartbeat between two brokers). It counts for the lease and for check-quorum.
+func (r *Raft) PeerAcked(now Time, from NodeID, term Term, sentAt Time) {
+	r.setNow(now)
+	if r.role != Leader || term != r.term {
+		return
+	}
+	if p := r.peer(from); p != nil {
+		r.contact(p, sentAt)
+	}
+}
+
+func (r *Raft) contact(p *Progress, sentAt Time) {
+	if sentAt <= r.now { // nothing of ours was sent later than now
+		p.ackedAt = max(p.ackedAt, sentAt)
+	}
+}
+
+// Coverable says whether a follower needs no heartbeat of its own: its log is this log, and all of it is committed, at
+// the returned index.
+func (r *Raft) Coverable(to NodeID) (Index, bool) {
+	p := r.peer(to)
+	if r.role != Leader || p == nil || r.transferee != 0 || len(r.reads) > 0 || r.conf().Joint() {
+		return 0, false
+	}
+	return r.commit, p.State == Replicate && p.Match == r.last && r.commit == r.last && r.commit >= r.termStart
+}
+
+// SetCovered pauses this leader's own heartbeats to a follower, or resumes them. A new entry resumes all.
+func (r *Raft) SetCovered(now Time, to NodeID, covered bool) {
+	r.setNow(now)
+	p := r.peer(to)
+	if r.role != Leader || p == nil || p.covered == covered {
+		return
+	}
+	if p.covered = covered; !covered {
+		r.heartbeatDue = min(r.heartbeatDue, r.now)
+		r.quorumSince = r.now // reports of covered members come late
+	}
+}
+
+func (r *Raft) uncoverAll() {
+	for _, p := range r.peers {
+		if p.covered {
+			p.covered = false
+			if r.heartbeatDue < r.now {
+				r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval) // the entries that go out now are a sign of life
+			}
+			r.quorumSince = r.now
+		}
+	}
+}

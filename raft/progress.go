@@ -1,0 +1,94 @@
+// What a leader knows about one other member.
+
+package raft
+
+// ProgressState says how entries go to a member.
+type ProgressState uint8
+
+const (
+	// Probe: one message at a time, until an answer tells where the logs meet.
+	Probe ProgressState = iota
+	// Replicate: pipelined, up to the bounds on what is in flight.
+	Replicate
+	// SnapshotState: it needs what is compacted here; no entries until it has a snapshot.
+	SnapshotState
+)
+
+func (s ProgressState) String() string { return [...]string{"probe", "replicate", "snapshot"}[s] }
+
+// Progress is what a leader knows about one other member. The next index sent is Next; all up to Match is durable there.
+type Progress struct {
+	Member  Member
+	Learner bool
+	Match   Index
+	Next    Index
+	State   ProgressState
+
+	boot       uint64
+	sentCommit Index
+	waiting    bool // Probe: an answer, or the next heartbeat's, is awaited
+	inflights  inflights
+	moved      bool // something was acknowledged since the last answered heartbeat
+	ackedAt    Time // sent time of the latest message of this term that it has answered; its promise runs from there
+	ackedRound uint64
+	covered    bool
+	snapIndex  Index // SnapshotState: of the snapshot sent; 0: not yet
+	snapTerm   Term
+	snapUntil  Time // and how long its installation is waited for before it is sent again
+}
+
+func (p *Progress) becomeProbe() {
+	p.State, p.waiting, p.Next = Probe, false, p.Match+1
+	p.inflights.reset()
+}
+
+func (p *Progress) becomeReplicate() {
+	p.State, p.waiting, p.Next = Replicate, false, p.Match+1
+	p.inflights.reset()
+}
+
+func (p *Progress) becomeSnapshot() {
+	p.State, p.snapIndex, p.snapTerm, p.snapUntil = SnapshotState, 0, 0, 0
+	p.inflights.reset()
+}
+
+// inflights are the messages with entries that were sent and not answered, in the order of their last index.
+type inflights struct {
+	ring  []inflight
+	start int
+	n     int
+	bytes int64
+}
+
+type inflight struct {
+	last  Index
+	bytes int64
+}
+
+func (f *inflights) reset() { f.start, f.n, f.bytes = 0, 0, 0 }
+
+func (f *inflights) full(maxMsgs int, maxBytes int64) bool {
+	return f.n >= maxMsgs || f.n > 0 && f.bytes >= maxBytes
+}
+
+func (f *inflights) add(last Index, bytes int64) {
+	if f.n == len(f.ring) {
+		grown := make([]inflight, max(8, 2*f.n))
+		for i := range f.n {
+			grown[i] = f.ring[(f.start+i)%len(f.ring)]
+		}
+		f.ring, f.start = grown, 0
+	}
+	f.ring[(f.start+f.n)%len(f.ring)] = inflight{last, bytes}
+	f.n++
+	f.bytes += bytes
+}
+
+// freeTo forgets what an acknowledgement up to i answers.
+func (f *inflights) freeTo(i Index) {
+	for f.n > 0 && f.ring[f.start].last <= i {
+		f.bytes -= f.ring[f.start].bytes
+		f.start = (f.start + 1) % len(f.ring)
+		f.n--
+	}
+}

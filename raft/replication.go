@@ -1,0 +1,258 @@
+// A leader's side of replication (§5.3): each member independently of the others, probing until it is known where the
+// logs meet, then pipelined within bounds, and by snapshot where the log does not reach back far enough (§7).
+//
+// Nothing relies on a message arriving. Answered heartbeats are the clock of repair: each one releases a waiting probe,
+// and, when a pipeline stands still, sends an empty message at its head, which is refused if anything before it was lost.
+
+package raft
+
+import (
+	"errors"
+	"fmt"
+)
+
+// snapshotPatience times ElectionTimeout is how long the installation of a snapshot is waited for before it is sent again.
+const snapshotPatience = 10
+
+func (r *Raft) sendAppends() {
+	for _, p := range r.peers {
+		r.sendTo(p)
+	}
+}
+
+// sendTo sends what a member may be sent now.
+func (r *Raft) sendTo(p *Progress) {
+	switch p.State {
+	case Probe:
+		if !p.waiting {
+			p.waiting = true
+			r.sendEntries(p)
+		}
+	case Replicate:
+		for p.Next <= r.last && !p.inflights.full(r.cfg.MaxInflightMsgs, r.cfg.MaxInflightBytes) {
+			if !r.sendEntries(p) {
+				return
+			}
+		}
+		// The commit index rides on entries; it gets a message of its own where none are on their way.
+		if p.Match == r.last && p.sentCommit < r.commit {
+			r.sendAppend(p, p.Match, r.lastTerm(), nil)
+		}
+	case SnapshotState:
+	}
+}
+
+// sendEntries sends the next message of entries, possibly empty, and reports whether it did.
+func (r *Raft) sendEntries(p *Progress) bool {
+	prev := p.Next - 1
+	term, ok := r.termAt(prev)
+	if !ok {
+		if prev+1 < r.log.FirstIndex() {
+			r.needSnapshot(p)
+		}
+		return false
+	}
+	es, err := r.entries(p.Next, r.cfg.MaxMessageBytes)
+	if errors.Is(err, ErrCompacted) {
+		r.needSnapshot(p)
+		return false
+	}
+	if err != nil {
+		r.noteLogError(err)
+		return false
+	}
+	r.sendAppend(p, prev, term, es)
+	if p.State == Replicate && len(es) > 0 {
+		bytes := int64(0)
+		for i := range es {
+			bytes += int64(es[i].Size())
+		}
+		p.Next += Index(len(es))
+		p.inflights.add(p.Next-1, bytes)
+	}
+	return len(es) > 0
+}
+
+func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {
+	p.sentCommit = r.commit
+	r.send(Message{Type: MsgApp, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, Index: prev, LogTerm: prevTerm,
+		Entries: es, Commit: r.commit, SentAt: r.now})
+}
+
+func (r *Raft) needSnapshot(p *Progress) {
+	p.becomeSnapshot()
+	r.sendSnapshot = append(r.sendSnapshot, p.Member.ID)
+}
+
+// stepToLeader takes a member's answer.
+func (r *Raft) stepToLeader(m *Message) error {
+	p := r.peer(m.From)
+	if p == nil {
+		return fmt.Errorf("%w: %v from %d", ErrNotMember, m.Type, m.From)
+	}
+	if m.Index > r.last || m.Round > r.round {
+		return fmt.Errorf("%w: %v from %d answers what was never sent", ErrBadMessage, m.Type, m.From)
+	}
+	if m.FromBoot < p.boot {
+		return fmt.Errorf("%w: %v from an earlier start of %d", ErrMisaddressed, m.Type, m.From)
+	}
+	if m.FromBoot > p.boot {
+		if p.boot != 0 {
+			// A restart may have lost what was acknowledged before (a replica that runs with relaxed durability, or a
+			// disk that was repaired). It must say anew what it has; most likely that is all of it.
+			next := p.Match + 1
+			p.Match = 0
+			p.becomeProbe()
+			p.Next = next
+			p.covered = false
+		}
+		p.boot = m.FromBoot
+	}
+	r.contact(p, m.SentAt)
+	switch m.Type {
+	case MsgHeartbeatResp:
+		r.handleHeartbeatResp(p, m)
+	case MsgAppResp:
+		if m.Reject {
+			r.handleReject(p, m)
+		} else {
+			r.handleAck(p, m.Index)
+		}
+	case MsgSnapResp:
+		if m.Reject {
+			r.snapshotFailed(p)
+		} else {
+			r.handleAck(p, m.Index)
+		}
+	}
+	return nil
+}
+
+func (r *Raft) handleAck(p *Progress, i Index) {
+	if i > p.Match {
+		p.Match = i
+		p.moved = true
+	}
+	switch p.State {
+	case Probe:
+		// Match is known to match, so that the pipeline may start from there whichever message this answers.
+		p.becomeReplicate()
+	case SnapshotState:
+		if p.Match+1 >= r.log.FirstIndex() && p.Match >= p.snapIndex {
+			p.becomeReplicate()
+		}
+	case Replicate:
+		p.Next = max(p.Next, p.Match+1)
+		p.inflights.freeTo(p.Match)
+	}
+	r.maybeCommit()
+	if r.role != Leader {
+		return // committed its own removal
+	}
+	r.transferIfReady()
+	r.sendTo(p)
+}
+
+func (r *Raft) handleReject(p *Progress, m *Message) {
+	switch p.State {
+	case SnapshotState:
+		return
+	case Replicate:
+		if m.Index <= p.Match {
+			return // late: answered since
+		}
+	case Probe:
+		if m.Index != p.Next-1 || m.Index <= p.Match {
+			return // late: not the probe that is out
+		}
+	}
+	at := min(m.RejectHint, r.last)
+	if m.LogTerm != 0 {
+		floor := max(p.Match, r.log.FirstIndex()-1)
+		if at > floor {
+			at, _ = r.findConflict(at, m.LogTerm, floor)
+		}
+	}
+	p.becomeProbe()
+	p.Next = max(p.Match+1, min(m.Index, at+1))
+	r.sendTo(p)
+}
+
+func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
+	p.ackedRound = max(p.ackedRound, m.Round)
+	switch p.State {
+	case Probe:
+		p.waiting = false
+	case Replicate:
+		if p.Match < p.Next-1 && !p.moved {
+			if term, ok := r.termAt(p.Next - 1); ok {
+				r.sendAppend(p, p.Next-1, term, nil)
+			}
+		}
+		p.moved = false
+	case SnapshotState:
+		switch {
+		case p.snapIndex == 0: // being built
+		case r.now >= p.snapUntil:
+			p.becomeProbe()
+		default:
+			// Is it installed, and the answer lost?
+			r.sendAppend(p, p.snapIndex, p.snapTerm, nil)
+		}
+	}
+	r.sendTo(p)
+	r.answerReads()
+}
+
+// StepSnapshot sends a snapshot to a follower that Ready.SendSnapshot named.
+func (r *Raft) StepSnapshot(now Time, to NodeID, s *Snapshot) error {
+	r.setNow(now)
+	p := r.peer(to)
+	switch {
+	case r.role != Leader:
+		return ErrNotLeader
+	case p == nil:
+		return ErrNotMember
+	case s == nil || s.Meta.Index == 0 || s.Meta.Index > r.commit:
+		return fmt.Errorf("%w: snapshot of what is not committed", ErrBadProposal)
+	case p.State != SnapshotState:
+		return nil // no longer needed
+	}
+	p.snapIndex, p.snapTerm = s.Meta.Index, s.Meta.Term
+	p.snapUntil = r.now.add(snapshotPatience * r.cfg.ElectionTimeout)
+	r.send(Message{Type: MsgSnap, To: to, ToIncarnation: p.Member.Incarnation, Snapshot: s, SentAt: r.now})
+	return nil
+}
+
+// SnapshotSent reports that a snapshot has left for a follower: its installation is waited for from now on.
+func (r *Raft) SnapshotSent(now Time, to NodeID) {
+	r.setNow(now)
+	if p := r.peer(to); p != nil && p.State == SnapshotState && p.snapIndex != 0 {
+		p.snapUntil = r.now.add(snapshotPatience * r.cfg.ElectionTimeout)
+	}
+}
+
+// SnapshotFailed reports that a snapshot could not be built or sent; it is asked for again once the follower answers a
+// heartbeat.
+func (r *Raft) SnapshotFailed(now Time, to NodeID) {
+	r.setNow(now)
+	if p := r.peer(to); p != nil {
+		r.snapshotFailed(p)
+	}
+}
+
+func (r *Raft) snapshotFailed(p *Progress) {
+	if p.State == SnapshotState {
+		p.becomeProbe()
+		p.waiting = true
+	}
+}
+
+// Unreachable reports that messages to a member were lost: the pipeline stops until it answers a heartbeat.
+func (r *Raft) Unreachable(now Time, id NodeID) {
+	r.setNow(now)
+	if p := r.peer(id); p != nil && p.State == Replicate {
+		p.becomeProbe()
+		p.waiting = true
+	}
+}

@@ -1,0 +1,59 @@
+// What can be asked of a replica.
+
+package raft
+
+// Status is a replica's state. It shares nothing mutable with the core; Conf's lists must not be changed.
+type Status struct {
+	Group     GroupID
+	Self      Member
+	Role      Role
+	Term      Term
+	Vote      NodeID
+	Leader    NodeID // 0: unknown
+	Commit    Index
+	Applied   Index
+	Stable    Index // durable here up to here
+	Last      Index
+	TermStart Index // leader: index of the no-op that opened the term. Once Applied reaches it, proposals are taken
+	Conf      ConfState
+	ConfIndex Index
+	VoteAfter Index // see Config; 0 once a leader has caught this replica up
+	Resting   bool
+	// Installing: a snapshot was handed out and is not reported installed.
+	Installing  bool
+	Transferee  NodeID
+	Uncommitted int64 // leader: bytes proposed in this term and not committed
+}
+
+// Status returns the replica's state. It allocates nothing.
+func (r *Raft) Status() Status {
+	return Status{
+		Group: r.cfg.Group, Self: r.self, Role: r.role, Term: r.term, Vote: r.vote, Leader: r.leader,
+		Commit: r.commit, Applied: r.applied, Stable: r.stable, Last: r.last, TermStart: r.termStart,
+		Conf: *r.conf(), ConfIndex: r.confIndex(), VoteAfter: r.voteAfter, Resting: r.resting,
+		Installing: r.installed != nil, Transferee: r.transferee, Uncommitted: r.uncommitted,
+	}
+}
+
+// PeerStatus is what a leader knows of another member.
+type PeerStatus struct {
+	Member        Member
+	Learner       bool
+	Match         Index
+	Next          Index
+	State         ProgressState
+	Inflight      int
+	InflightBytes int64
+	AckedAt       Time // sent time of the latest message that it has answered in this term; negative: none
+	Covered       bool
+}
+
+// Peers lists all other members by node id; it is empty unless this replica leads.
+func (r *Raft) Peers() []PeerStatus {
+	out := make([]PeerStatus, 0, len(r.peers))
+	for _, p := range r.peers {
+		out = append(out, PeerStatus{Member: p.Member, Learner: p.Learner, Match: p.Match, Next: p.Next, State: p.State,
+			Inflight: p.inflights.n, InflightBytes: p.inflights.bytes, AckedAt: p.ackedAt, Covered: p.covered})
+	}
+	return out
+}

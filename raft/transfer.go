@@ -1,0 +1,52 @@
+// Handing leadership over (thesis 3.10).
+
+package raft
+
+// Transfer hands leadership to another voter: proposals stop, the voter is caught up, and then told to campaign at once. If it
+// has not taken over within an election timeout, this leader goes on, without a lease if the order had gone out.
+func (r *Raft) Transfer(now Time, to NodeID) error {
+	r.setNow(now)
+	switch {
+	case r.role != Leader:
+		return ErrNotLeader
+	case to == r.self.ID:
+		return nil
+	case findMember(r.conf().Voters, to) < 0 || r.peer(to) == nil:
+		return ErrNotVoter
+	case r.transferee == to:
+		return nil
+	case r.transferee != 0:
+		return ErrTransferring
+	}
+	r.transferee = to
+	r.transferUntil = r.now.add(r.cfg.ElectionTimeout)
+	r.uncoverAll()
+	p := r.peer(to)
+	if p.State == Probe {
+		p.waiting = false
+	}
+	r.sendTo(p)
+	r.transferIfReady()
+	return nil
+}
+
+func (r *Raft) transferIfReady() {
+	if r.transferee == 0 {
+		return
+	}
+	p := r.peer(r.transferee)
+	if p == nil {
+		r.transferee = 0 // removed meanwhile
+		return
+	}
+	if p.Match == r.last && p.State == Replicate {
+		r.orderElection(p)
+	}
+}
+
+// orderElection tells a member to campaign regardless of promises. From here on this term has no lease: the order may
+// arrive at any time, and those who follow it will not wait for a lease to end.
+func (r *Raft) orderElection(p *Progress) {
+	r.leaseForfeited = true
+	r.send(Message{Type: MsgTimeoutNow, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, SentAt: r.now})
+}
