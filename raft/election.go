@@ -139,6 +139,10 @@ func (r *Raft) stepVoteRequest(m *Message) error {
 		return nil
 	}
 	if !m.Force && r.promised() {
+		if p := r.peer(m.From); p != nil && p.covered {
+			// It has lost sight of this leader, which did not send to it: only a heartbeat of its own brings it back.
+			r.uncover(p)
+		}
 		return nil // not even the term is looked at (thesis 4.2.3)
 	}
 	myTerm := r.lastTerm()
@@ -186,6 +190,7 @@ func (r *Raft) setTerm(t Term) {
 	r.acked, r.leaderSent = 0, 0
 	clear(r.held)
 	r.held = r.held[:0]
+	r.resting = false
 	r.changed = true
 }
 
@@ -221,7 +226,7 @@ func (r *Raft) hear(at Time) {
 	r.electionDeadline = max(r.electionDeadline, at.add(r.electionWait))
 }
 
-// invariant turns a contradiction that came from outside into an error.
+// diverged is the error for a contradiction that came from outside.
 func diverged(m *Message, format string, args ...any) error {
 	return fmt.Errorf("%w: %v from %d in term %d: %s", ErrDiverged, m.Type, m.From, m.Term, fmt.Sprintf(format, args...))
 }

@@ -65,7 +65,10 @@ func (r *Raft) handleAppend(m *Message) error {
 		prev = r.commit
 	}
 	if t, ok := r.termAt(prev); !ok || t != prevTerm {
-		if prev <= r.matched && ok {
+		if !ok && prev <= r.last {
+			return nil // unreadable: Ready reports it
+		}
+		if prev <= r.matched {
 			return diverged(m, "entry %d is of term %d here, of term %d there", prev, t, prevTerm)
 		}
 		hint, hintTerm := r.findConflict(prev, prevTerm, r.commit)

@@ -246,10 +246,18 @@ func (r *Raft) SetCovered(now Time, to NodeID, covered bool) {
 	if r.role != Leader || p == nil || p.covered == covered {
 		return
 	}
-	if p.covered = covered; !covered {
-		r.heartbeatDue = min(r.heartbeatDue, r.now)
-		r.quorumSince = r.now // reports of covered members come late
+	if covered {
+		p.covered = true
+	} else {
+		r.uncover(p)
 	}
+}
+
+// uncover makes heartbeats to p due at once.
+func (r *Raft) uncover(p *Progress) {
+	p.covered = false
+	r.heartbeatDue = min(r.heartbeatDue, r.now)
+	r.quorumSince = r.now // reports of covered members come late
 }
 
 func (r *Raft) uncoverAll() {

@@ -28,7 +28,7 @@ type Progress struct {
 	sentCommit Index
 	waiting    bool // Probe: an answer, or the next heartbeat's, is awaited
 	inflights  inflights
-	moved      bool // something was acknowledged since the last answered heartbeat
+	stalled    int  // answered heartbeats since something was acknowledged, with something in flight
 	ackedAt    Time // sent time of the latest message of this term that it has answered; its promise runs from there
 	ackedRound uint64
 	covered    bool

@@ -84,6 +84,10 @@ func (r *Raft) needSnapshot(p *Progress) {
 	r.sendSnapshot = append(r.sendSnapshot, p.Member.ID)
 }
 
+// stallPatience is how many answered heartbeats a pipeline may stand still before it is asked whether something was lost.
+// Heartbeats overtake entries, so that one would be too few on a slow link.
+const stallPatience = 2
+
 // stepToLeader takes a member's answer.
 func (r *Raft) stepToLeader(m *Message) error {
 	p := r.peer(m.From)
@@ -104,7 +108,9 @@ func (r *Raft) stepToLeader(m *Message) error {
 			p.Match = 0
 			p.becomeProbe()
 			p.Next = next
-			p.covered = false
+			if p.covered {
+				r.uncover(p)
+			}
 		}
 		p.boot = m.FromBoot
 	}
@@ -131,7 +137,7 @@ func (r *Raft) stepToLeader(m *Message) error {
 func (r *Raft) handleAck(p *Progress, i Index) {
 	if i > p.Match {
 		p.Match = i
-		p.moved = true
+		p.stalled = 0
 	}
 	switch p.State {
 	case Probe:
@@ -184,12 +190,14 @@ func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 	case Probe:
 		p.waiting = false
 	case Replicate:
-		if p.Match < p.Next-1 && !p.moved {
+		if p.stalled++; p.Match == p.Next-1 {
+			p.stalled = 0
+		}
+		if p.stalled >= stallPatience {
 			if term, ok := r.termAt(p.Next - 1); ok {
 				r.sendAppend(p, p.Next-1, term, nil)
 			}
 		}
-		p.moved = false
 	case SnapshotState:
 		switch {
 		case p.snapIndex == 0: // being built
