@@ -36,6 +36,8 @@ type Log interface {
 	Unsynced() int64
 
 	// SaveSnapshot stores data durably as the state after meta.Index, replacing an earlier one. It does not shorten the log.
+	// SaveSnapshot, LoadSnapshot (after the group's start) and InstallSnapshot are called by the flush loop: never beside
+	// Sync or each other, the first two beside Append and reads, InstallSnapshot beside nothing at all.
 	SaveSnapshot(meta raft.SnapshotMeta, data []byte) error
 	// LoadSnapshot returns the stored snapshot, or nil if there is none.
 	LoadSnapshot() (*raft.Snapshot, error)
@@ -54,8 +56,9 @@ type Log interface {
 	Close() error
 }
 
-// Proposal is what a caller wants appended to a group's log. Done is called exactly once, from a worker, and must not
-// block.
+// Proposal is what a caller wants appended to a group's log. Done is called exactly once and must not block: by a worker,
+// or, when the proposal is refused at the door (overload, closed or failed group), by Propose itself before it returns.
+// So a caller must not hold, across Propose, a lock that its Done takes.
 type Proposal struct {
 	Type    raft.EntryType
 	Payload []byte // the group takes ownership
@@ -112,7 +115,8 @@ type HardStateStore interface {
 }
 
 // Transport carries messages to other brokers. It never blocks and may drop: Raft repeats what matters. Bulk data
-// (MsgApp with entries, MsgSnap) must not delay anything else.
+// (MsgApp with entries, MsgSnap) must not delay anything else. The slices and m are the transport's from then on; what
+// they point to (entries, frames, snapshots) is shared and immutable.
 type Transport interface {
 	Send(to raft.NodeID, msgs []raft.Message)
 	SendPair(to raft.NodeID, m *PairMessage)

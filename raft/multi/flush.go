@@ -1,0 +1,215 @@
+// The flush loop: a bounded pool of flushers that sync many logs side by side. A log stands in the queue at most once
+// and is never with two flushers, so that Sync never runs concurrently with itself; appends that arrive during a Sync
+// share the next one, which is what makes a busy group commit in batches. Snapshots are read, written and installed
+// here as well, in the same slot of the same group, so that they stall no worker and meet no Sync.
+
+package multi
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+// flushState is a group's part in the flush loop; guarded by flusher.mu.
+type flushState struct {
+	want    bool // there are appends that no Sync has covered yet
+	queued  bool
+	running bool
+	since   raft.Time // when it was queued, or its work began
+	jobs    []job
+}
+
+// job is blocking work on a log other than Sync.
+type job struct {
+	run func(g *Group)
+}
+
+type flusher struct {
+	mu      sync.Mutex // protects all below, Group.fl and Host.snapshotSends
+	cond    sync.Cond
+	queue   []*Group // each at most once
+	running []*Group // at most Options.Flushers
+	closed  bool
+	waiting []snapshotSend // sends over Options.SnapshotSends; at most one per group and follower
+}
+
+func (f *flusher) init() { f.cond.L = &f.mu }
+
+func (f *flusher) enqueueLocked(g *Group, now raft.Time) {
+	if g.fl.queued || g.fl.running {
+		return // finish puts it back
+	}
+	g.fl.queued, g.fl.since = true, now
+	f.queue = append(f.queue, g)
+	f.cond.Signal()
+}
+
+// requestSync asks for a Sync that begins from now on.
+func (h *Host) requestSync(g *Group) {
+	now := h.now()
+	h.flusher.mu.Lock()
+	g.fl.want = true
+	h.flusher.enqueueLocked(g, now)
+	h.flusher.mu.Unlock()
+}
+
+func (h *Host) addJob(g *Group, run func(*Group)) {
+	now := h.now()
+	h.flusher.mu.Lock()
+	g.fl.jobs = append(g.fl.jobs, job{run})
+	h.flusher.enqueueLocked(g, now)
+	h.flusher.mu.Unlock()
+}
+
+// popLocked takes the group at position i of the queue, and what is to be done for it.
+func (f *flusher) popLocked(i int, now raft.Time) (g *Group, sync bool, jobs []job) {
+	g = f.queue[i]
+	copy(f.queue[i:], f.queue[i+1:])
+	f.queue[len(f.queue)-1] = nil
+	f.queue = f.queue[:len(f.queue)-1]
+	g.fl.queued, g.fl.running, g.fl.since = false, true, now
+	sync, jobs = g.fl.want, g.fl.jobs
+	g.fl.want, g.fl.jobs = false, nil
+	f.running = append(f.running, g)
+	return g, sync, jobs
+}
+
+func (f *flusher) finishLocked(g *Group, now raft.Time) {
+	g.fl.running = false
+	for i, r := range f.running {
+		if r == g {
+			f.running[i] = f.running[len(f.running)-1]
+			f.running[len(f.running)-1] = nil
+			f.running = f.running[:len(f.running)-1]
+			break
+		}
+	}
+	if g.fl.want || len(g.fl.jobs) > 0 {
+		f.enqueueLocked(g, now)
+	}
+}
+
+func (h *Host) flushLoop() {
+	f := &h.flusher
+	for {
+		f.mu.Lock()
+		for len(f.queue) == 0 && !f.closed {
+			f.cond.Wait()
+		}
+		if len(f.queue) == 0 {
+			f.mu.Unlock()
+			return
+		}
+		g, sync, jobs := f.popLocked(0, h.now())
+		f.mu.Unlock()
+		h.flushOne(g, sync, jobs)
+	}
+}
+
+func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
+	if sync {
+		h.stats.syncs.Add(1)
+		ticket, err := g.log.Sync()
+		if err != nil {
+			if errors.Is(err, vfs.ErrNoSpace) {
+				h.stats.noSpace.Add(1)
+			} else {
+				h.stats.syncErrors.Add(1)
+			}
+		}
+		_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
+	}
+	for _, j := range jobs {
+		j.run(g)
+	}
+	now := h.now()
+	h.flusher.mu.Lock()
+	h.flusher.finishLocked(g, now)
+	closing := g.closing.Load()
+	h.flusher.mu.Unlock()
+	if closing {
+		h.schedule(g) // its shutdown waits for the log to be let go
+	}
+}
+
+// flushIdle reports that no flusher has the group, and takes it out of the queue.
+func (h *Host) flushIdle(g *Group) bool {
+	f := &h.flusher
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g.fl.running || len(g.fl.jobs) > 0 {
+		return false
+	}
+	if g.fl.queued {
+		for i, q := range f.queue {
+			if q == g {
+				f.queue = append(f.queue[:i], f.queue[i+1:]...)
+				break
+			}
+		}
+		g.fl.queued, g.fl.want = false, false
+	}
+	return true
+}
+
+// oldest is when the longest sync that runs or waits began to; 0 if there is none.
+func (f *flusher) oldest() (at raft.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, g := range f.running {
+		if at == 0 || g.fl.since < at {
+			at = g.fl.since
+		}
+	}
+	if len(f.queue) > 0 && (at == 0 || f.queue[0].fl.since < at) {
+		at = f.queue[0].fl.since
+	}
+	return at
+}
+
+func (f *flusher) close() {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.cond.Broadcast()
+}
+
+// PendingFlushes lists, in manual mode, the groups whose logs wait for FlushGroup, in the order in which they asked.
+func (h *Host) PendingFlushes() []raft.GroupID {
+	h.flusher.mu.Lock()
+	defer h.flusher.mu.Unlock()
+	ids := make([]raft.GroupID, len(h.flusher.queue))
+	for i, g := range h.flusher.queue {
+		ids[i] = g.id
+	}
+	return ids
+}
+
+// FlushGroup, in manual mode, does what the flush loop would do for a group: its pending sync and snapshot work.
+// It reports whether there was any.
+func (h *Host) FlushGroup(id raft.GroupID) bool {
+	if !h.manual {
+		panic("multi: Host.FlushGroup outside manual mode")
+	}
+	f := &h.flusher
+	f.mu.Lock()
+	for i, g := range f.queue {
+		if g.id == id {
+			_, sync, jobs := f.popLocked(i, h.now())
+			f.mu.Unlock()
+			h.flushOne(g, sync, jobs)
+			return true
+		}
+	}
+	f.mu.Unlock()
+	return false
+}
+
+// Flush, in manual mode, is FlushGroup for the group that asked first.
+func (h *Host) Flush() bool {
+	ids := h.PendingFlushes()
+	return len(ids) > 0 && h.FlushGroup(ids[0])
+}

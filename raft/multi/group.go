@@ -1,0 +1,284 @@
+// A group as its users see it: created, asked, closed. What happens inside a turn is in process.go.
+
+package multi
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// Group is one Raft group of a host.
+type Group struct {
+	h   *Host
+	id  raft.GroupID
+	cfg GroupConfig
+	log Log
+	sm  StateMachine
+
+	sched    uint8      // guarded by runQueue.mu
+	queuedAt raft.Time  // guarded by runQueue.mu
+	timer    timerItem  // guarded by timers.mu
+	fl       flushState // guarded by flusher.mu
+	in       inbox
+	status   atomic.Pointer[Status]
+	closing  atomic.Bool
+
+	closeMu  sync.Mutex // protects closed, closeErr
+	closed   chan struct{}
+	closeErr error
+
+	// follower is this replica's coverage as a follower; guarded by pairs.mu. followerHint says that there is any, so
+	// that a group without needs no lock.
+	follower     followerCoverage
+	followerHint atomic.Bool
+
+	// All below belongs to the worker that has the group.
+	r          *raft.Raft
+	failed     error
+	stopped    bool // shut down: everything is completed, the log is closed
+	blocked    bool // a snapshot is being installed: the core and the log are left alone
+	ready      bool // leader, own no-op applied
+	resting    bool // SetResting(true) is in force
+	full       bool
+	overloaded bool // proposals are held back until something commits
+	waiting    pendingQueue
+	local      pendingQueue
+	repeats    []pendingProposal // waiting for an earlier entry's application
+	reads      []readBatch
+	readCtx    uint64
+	applied    raft.Index
+
+	covers       []leaderCoverage
+	ticked       bool // since coverage was last considered
+	lastProposal raft.Time
+
+	markAt    raft.Time // when the log must have its synced mark; 0: it has
+	retryAt   raft.Time // when a sync that found no space is tried again; 0: none
+	retryWait raft.Time
+	appended  bool // something was appended since the last Sync began to be reported
+
+	appliedBytes int64
+	snapshotting bool
+	conf         raft.ConfState // from the snapshot or bootstrap: in effect before any EntryConfig in the log
+}
+
+// CreateGroup loads the snapshot, restores the state machine and starts the core. On an error the caller keeps the log.
+func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
+	if c.ID == 0 || c.Log == nil || c.Stager == nil || c.StateMachine == nil {
+		return nil, errors.New("multi: GroupConfig needs ID, Log, Stager and StateMachine")
+	}
+	if err := h.fatal.Load(); err != nil {
+		return nil, *err
+	}
+	g := &Group{h: h, id: c.ID, cfg: c, log: c.Log, sm: c.StateMachine, conf: c.Bootstrap}
+	g.timer.group = g
+	fail := func(what string, err error) (*Group, error) {
+		return nil, fmt.Errorf("create group %d: %s: %w", c.ID, what, err)
+	}
+	snap, err := c.Log.LoadSnapshot()
+	if err != nil {
+		return fail("load snapshot", err)
+	}
+	if snap != nil {
+		state, err := c.Log.DecodeSnapshot(snap.Data)
+		if err != nil {
+			return fail("decode snapshot", err)
+		}
+		if err := c.StateMachine.Restore(snap.Meta, state); err != nil {
+			return fail("restore snapshot", err)
+		}
+		g.applied, g.conf = snap.Meta.Index, snap.Meta.Conf
+	}
+	hs, _ := h.o.HardStates.Load(c.ID)
+	now := h.now()
+	g.r, err = raft.New(raft.Config{
+		Group: c.ID, Self: h.o.Self, Boot: h.o.Boot, VoteAfter: c.VoteAfter,
+		ElectionTimeout: h.o.ElectionTimeout, HeartbeatInterval: h.o.HeartbeatInterval, ClockDrift: h.o.ClockDrift,
+		MaxMessageBytes: h.o.MaxMessageBytes, MaxInflightMsgs: h.o.MaxInflightMsgs, MaxInflightBytes: h.o.MaxInflightBytes,
+		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes,
+		Log: c.Log, HardState: hs, Bootstrap: g.conf, Applied: g.applied, Now: now, Fresh: c.Fresh,
+		Rand:          rand.New(rand.NewPCG(h.o.Seed^uint64(h.o.Self.ID)<<32, uint64(c.ID))),
+		FrameInternal: c.Stager.StageInternal,
+	})
+	if err != nil {
+		return fail("start", err)
+	}
+	if c.Log.MarkPending() {
+		g.markAt = now + raft.Time(markDelay)
+	}
+	g.publish()
+	h.mu.Lock()
+	switch {
+	case h.closed:
+		err = ErrClosed
+	case h.groups[c.ID] != nil:
+		err = ErrGroupExists
+	default:
+		h.groups[c.ID] = g
+	}
+	h.mu.Unlock()
+	if err != nil {
+		return fail("register", err)
+	}
+	if err := h.fatal.Load(); err != nil { // failed meanwhile, and may have missed this group
+		_ = g.in.pushEvent(h, g, event{kind: evHostFailed, err: *err})
+	}
+	if c.Campaign {
+		g.Campaign()
+	}
+	h.schedule(g)
+	return g, nil
+}
+
+// ID of the group.
+func (g *Group) ID() raft.GroupID { return g.id }
+
+// Propose hands a proposal over. It never blocks. Done is called exactly once: by a worker, or, when the proposal is
+// refused at the door (overload, closed, failed), before Propose returns.
+func (g *Group) Propose(p *Proposal) {
+	if err := g.in.pushProposal(g.h, g, p); err != nil {
+		p.Done(Outcome{Err: err})
+	}
+}
+
+// ProposeConf proposes a membership change; done is called when its entry has been applied, or with an error.
+func (g *Group) ProposeConf(c raft.ConfChange, done func(Outcome)) {
+	if err := g.in.pushEvent(g.h, g, event{kind: evConf, conf: &c, done: done}); err != nil {
+		done(Outcome{Err: err})
+	}
+}
+
+// Read asks for a linearizable read point: done is called with an index that is applied by then, and that is at least
+// the commit index of any proposal that had been completed when Read was called.
+func (g *Group) Read(done func(raft.Index, error)) {
+	if err := g.in.pushRead(g.h, g, done); err != nil {
+		done(0, err)
+	}
+}
+
+// Snapshot takes a snapshot now, unless one is being taken.
+func (g *Group) Snapshot() { _ = g.in.pushEvent(g.h, g, event{kind: evSnapshot}) }
+
+// Campaign tries to lead now.
+func (g *Group) Campaign() { _ = g.in.pushEvent(g.h, g, event{kind: evCampaign}) }
+
+// Transfer asks the leader to hand leadership to another voter. done learns whether that was begun, not how it ends.
+func (g *Group) Transfer(to raft.NodeID, done func(error)) {
+	if err := g.in.pushEvent(g.h, g, event{kind: evTransfer, peer: to, reply: done}); err != nil {
+		done(err)
+	}
+}
+
+// Status is what the group's last turn left. It is a copy and takes no lock; slices in it are shared and immutable.
+func (g *Group) Status() Status { return *g.status.Load() }
+
+// beginClose refuses new work and lets a worker shut the group down.
+func (g *Group) beginClose() {
+	g.closeMu.Lock()
+	if g.closed == nil {
+		g.closed = make(chan struct{})
+	}
+	g.closeMu.Unlock()
+	g.closing.Store(true)
+	g.h.schedule(g)
+}
+
+// Close stops the group: what is pending completes with [ErrClosed], and the log is closed. It waits for the worker and
+// the flusher that may have the group, so it must not be called from one of its callbacks. The caller removes the
+// files, and then lets the hard-state store forget the group.
+func (g *Group) Close() error {
+	g.beginClose()
+	if g.h.manual {
+		for !g.isClosed() {
+			g.h.Run()
+			if g.isClosed() {
+				break
+			}
+			if !g.h.FlushGroup(g.id) {
+				panic("multi: a closing group waits for nothing")
+			}
+		}
+	} else {
+		<-g.closed
+	}
+	g.closeMu.Lock()
+	defer g.closeMu.Unlock()
+	return g.closeErr
+}
+
+func (g *Group) isClosed() bool {
+	select {
+	case <-g.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// shutdown is a closing group's last turn, once no flusher has its log.
+func (g *Group) shutdown() {
+	if g.stopped || !g.h.flushIdle(g) {
+		return // flushOne schedules the group again
+	}
+	g.stopped = true
+	g.h.timers.disarm(&g.timer)
+	g.h.pairs.dropGroup(g)
+	b, held := g.in.close(ErrClosed)
+	g.failPending(ErrClosed, ErrClosed)
+	failBatch(b, held, ErrClosed)
+	g.h.dropSnapshotSends(g)
+	err := g.log.Close()
+	g.h.mu.Lock()
+	if g.h.groups[g.id] == g {
+		delete(g.h.groups, g.id)
+	}
+	g.h.mu.Unlock()
+	s := *g.status.Load()
+	s.Role, s.Ready, s.Err, s.Leader = raft.Follower, false, ErrClosed, 0
+	g.status.Store(&s)
+	g.closeMu.Lock()
+	g.closeErr = err
+	close(g.closed)
+	g.closeMu.Unlock()
+}
+
+// fail stops the group after its log or state machine failed: it answers nobody, so that its peers go on without it.
+func (g *Group) fail(err error) {
+	if g.failed != nil {
+		return
+	}
+	g.failed = err
+	g.h.o.Logger.Error("group has failed and stops", "group", uint64(g.id), "err", err)
+	g.h.pairs.dropGroup(g)
+	g.h.timers.disarm(&g.timer)
+	g.covers, g.ready = nil, false
+	stop := failedError(err)
+	b, held := g.in.close(stop)
+	g.failPending(fmt.Errorf("%w: %w", ErrLeadershipLost, stop), stop)
+	failBatch(b, held, stop)
+	g.publish()
+	g.sm.LeadershipChanged(*g.status.Load())
+	if g.cfg.OnFatal != nil {
+		g.cfg.OnFatal(err)
+	}
+}
+
+// publish stores the status for lock-free readers; it reports whether role, term, leader or readiness changed.
+func (g *Group) publish() {
+	s := &Status{Status: g.r.Status(), Ready: g.ready, Full: g.full}
+	for i := range g.covers {
+		if g.covers[i].state == coverOn {
+			s.CoveredPeers++
+		}
+	}
+	if g.failed != nil {
+		s.Err = failedError(g.failed)
+		s.Role, s.Leader, s.Ready = raft.Follower, 0, false
+	}
+	g.status.Store(s)
+}

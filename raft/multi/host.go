@@ -1,0 +1,387 @@
+// The host: the groups of one process, the run queue, and the workers that drive them.
+//
+// A group is driven by Group.process, one turn at a time. Whatever happens to a group (a message, a proposal, a sync
+// report, a deadline) is put into its inbox or noted on it, and the group is put into the run queue, in which it
+// stands at most once; while a worker has it, a note is taken that it must run again. So a group is processed by at
+// most one worker at a time, and everything inside the core, the state machine and the stager needs no lock.
+//
+// Order of locks: Host.mu, then pairs.mu, then a group's inbox.mu, then runQueue.mu, timers.mu or flusher.mu (leaves).
+
+package multi
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// Host drives all groups of a process.
+type Host struct {
+	o      Options
+	manual bool
+
+	mu     sync.RWMutex // protects groups, closed
+	groups map[raft.GroupID]*Group
+	closed bool
+
+	runq    runQueue
+	timers  timers
+	flusher flusher
+	pairs   pairs
+	wg      sync.WaitGroup
+	manualW *worker // manual mode: the one worker
+
+	snapshotSends int // guarded by flusher.mu: sends being built at the moment
+	fatal         atomic.Pointer[error]
+	stats         counters
+}
+
+type counters struct {
+	turns, ticks, timerFires, syncs, syncErrors, noSpace, proposals, applied, reads, leaseReads atomic.Uint64
+	msgsIn, msgsOut, msgsDropped, badFrames, throttled                                          atomic.Uint64
+	pairHeartbeats, pairAnswers, pairRefused, pairStalled, pairLost, woken                      atomic.Uint64
+	snapTaken, snapSent, snapInstalled                                                          atomic.Uint64
+}
+
+// NewHost validates the options and makes a host without groups.
+func NewHost(o Options) (*Host, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	h := &Host{o: o, manual: o.Workers < 0, groups: make(map[raft.GroupID]*Group)}
+	h.runq.init()
+	h.flusher.init()
+	h.timers.init()
+	h.pairs.init(h)
+	if h.manual {
+		h.manualW = &worker{h: h}
+	}
+	return h, nil
+}
+
+// Start starts the workers, the flushers and the timer goroutine. In manual mode there are none.
+func (h *Host) Start() {
+	if h.manual {
+		return
+	}
+	for range h.o.Workers {
+		h.wg.Go(func() { (&worker{h: h}).loop() })
+	}
+	for range h.o.Flushers {
+		h.wg.Go(h.flushLoop)
+	}
+	h.wg.Go(h.timerLoop)
+}
+
+// Close closes all groups, then stops the goroutines. Groups complete what is pending with [ErrClosed].
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	h.mu.Unlock()
+	var errs []error
+	gs := h.sorted()
+	for _, g := range gs {
+		g.beginClose()
+	}
+	for _, g := range gs {
+		if err := g.Close(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	h.runq.close()
+	h.flusher.close()
+	h.timers.close()
+	h.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Group returns a group of this host, or nil.
+func (h *Host) Group(id raft.GroupID) *Group {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.groups[id]
+}
+
+// sorted lists the groups by id: nothing may depend on the order of a map.
+func (h *Host) sorted() []*Group {
+	h.mu.RLock()
+	gs := make([]*Group, 0, len(h.groups))
+	for _, g := range h.groups {
+		gs = append(gs, g)
+	}
+	h.mu.RUnlock()
+	slices.SortFunc(gs, func(a, b *Group) int {
+		if a.id < b.id {
+			return -1
+		}
+		return 1
+	})
+	return gs
+}
+
+// Deliver takes messages from other brokers. The slice is the caller's again afterwards. It never blocks: what does
+// not fit a group's inbox, or is for no group of this host, is dropped and counted.
+func (h *Host) Deliver(msgs []raft.Message) {
+	for i := range msgs {
+		m := &msgs[i]
+		h.stats.msgsIn.Add(1)
+		g := h.Group(m.Group)
+		if g == nil || m.To != h.o.Self.ID || !g.in.pushMessage(h, g, m) {
+			h.stats.msgsDropped.Add(1)
+		}
+	}
+}
+
+// Stats reads the counters.
+func (h *Host) Stats() Stats {
+	h.mu.RLock()
+	n := len(h.groups)
+	h.mu.RUnlock()
+	c := &h.stats
+	return Stats{
+		Groups: n, Covered: h.pairs.covered(),
+		Turns: c.turns.Load(), Ticks: c.ticks.Load(), TimerFires: c.timerFires.Load(),
+		Syncs: c.syncs.Load(), SyncErrors: c.syncErrors.Load(), NoSpace: c.noSpace.Load(),
+		Proposals: c.proposals.Load(), Applied: c.applied.Load(), Reads: c.reads.Load(), LeaseReads: c.leaseReads.Load(),
+		MsgsIn: c.msgsIn.Load(), MsgsOut: c.msgsOut.Load(), MsgsDropped: c.msgsDropped.Load(),
+		BadFrames: c.badFrames.Load(), Throttled: c.throttled.Load(),
+		PairHeartbeats: c.pairHeartbeats.Load(), PairAnswers: c.pairAnswers.Load(), PairRefused: c.pairRefused.Load(),
+		PairStalled: c.pairStalled.Load(), PairSessionLost: c.pairLost.Load(), GroupsWoken: c.woken.Load(),
+		SnapshotsTaken: c.snapTaken.Load(), SnapshotsSent: c.snapSent.Load(), SnapshotsInstalled: c.snapInstalled.Load(),
+	}
+}
+
+func (h *Host) now() raft.Time { return h.o.Clock.Now() }
+
+// failHost stops every group: without hard states there is no vote, and none that was promised may be forgotten.
+func (h *Host) failHost(err error) {
+	err = fmt.Errorf("%w: %w", ErrHostFailed, err)
+	if !h.fatal.CompareAndSwap(nil, &err) {
+		return
+	}
+	h.o.Logger.Error("hard-state store failed; no group of this broker votes any more", "err", err)
+	for _, g := range h.sorted() {
+		g.in.pushEvent(h, g, event{kind: evHostFailed, err: err})
+	}
+	if h.o.OnFatal != nil {
+		h.o.OnFatal(err)
+	}
+}
+
+// ---- the run queue
+
+// Scheduling states of a group (Group.sched), guarded by runQueue.mu.
+const (
+	schedIdle    uint8 = iota
+	schedQueued        // stands in the queue
+	schedRunning       // a worker has it
+	schedAgain         // a worker has it, and it must run once more
+)
+
+// runQueue is a FIFO of groups with work.
+type runQueue struct {
+	mu     sync.Mutex // protects all below, Group.sched and Group.queuedAt
+	cond   sync.Cond
+	ring   []*Group // ring[head:] then wraps; len is a power of two
+	head   int
+	n      int
+	closed bool
+}
+
+func (q *runQueue) init() {
+	q.cond.L = &q.mu
+	q.ring = make([]*Group, 64)
+}
+
+func (q *runQueue) pushLocked(g *Group, now raft.Time) {
+	if q.n == len(q.ring) { // bounded by the number of groups: each stands here at most once
+		bigger := make([]*Group, 2*len(q.ring))
+		for i := range q.n {
+			bigger[i] = q.ring[(q.head+i)&(len(q.ring)-1)]
+		}
+		q.ring, q.head = bigger, 0
+	}
+	q.ring[(q.head+q.n)&(len(q.ring)-1)] = g
+	q.n++
+	g.sched = schedQueued
+	g.queuedAt = now
+}
+
+// schedule puts g into the run queue unless it is there.
+func (h *Host) schedule(g *Group) {
+	q := &h.runq
+	now := h.now()
+	q.mu.Lock()
+	switch g.sched {
+	case schedIdle:
+		q.pushLocked(g, now)
+		q.cond.Signal()
+	case schedRunning:
+		g.sched = schedAgain
+	}
+	q.mu.Unlock()
+}
+
+// pop takes the next group; nil if there is none (manual mode) or the queue is closed.
+func (q *runQueue) pop(wait bool) *Group {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.n == 0 {
+		if !wait || q.closed {
+			return nil
+		}
+		q.cond.Wait()
+	}
+	g := q.ring[q.head]
+	q.ring[q.head] = nil
+	q.head = (q.head + 1) & (len(q.ring) - 1)
+	q.n--
+	g.sched = schedRunning
+	return g
+}
+
+// done gives a group back after its turn.
+func (q *runQueue) done(g *Group, more bool, now raft.Time) {
+	q.mu.Lock()
+	if g.sched == schedAgain || more {
+		q.pushLocked(g, now)
+		q.cond.Signal()
+	} else {
+		g.sched = schedIdle
+	}
+	q.mu.Unlock()
+}
+
+func (q *runQueue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n == 0
+}
+
+// oldest is when the group at the head was queued; 0 if there is none.
+func (q *runQueue) oldest() raft.Time {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.n == 0 {
+		return 0
+	}
+	return q.ring[q.head].queuedAt
+}
+
+func (q *runQueue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.cond.Broadcast()
+}
+
+// worker is what one worker keeps between turns: messages that wait to be sent, and scratch space.
+type worker struct {
+	h       *Host
+	out     []outbox // per destination, few
+	turns   int      // since the last flush of out
+	entries []raft.Entry
+	staged  []*Proposal
+	msg     raft.Message
+}
+
+type outbox struct {
+	to   raft.NodeID
+	msgs []raft.Message
+}
+
+func (w *worker) loop() {
+	for {
+		g := w.h.runq.pop(false)
+		if g == nil {
+			w.flushOut() // about to sleep: nothing may wait with us
+			if g = w.h.runq.pop(true); g == nil {
+				return
+			}
+		}
+		w.turn(g)
+	}
+}
+
+func (w *worker) turn(g *Group) {
+	w.h.stats.turns.Add(1)
+	more := g.process(w)
+	w.turns++
+	if w.turns >= maxTurnsPerFlush {
+		w.flushOut()
+	}
+	w.h.runq.done(g, more, w.h.now())
+}
+
+// send collects m for its destination. Bulk (entries, snapshots) leaves at the end of the turn.
+func (w *worker) send(m *raft.Message) {
+	w.h.stats.msgsOut.Add(1)
+	if len(m.Entries) > 0 || m.Type == raft.MsgAppResp {
+		w.turns = maxTurnsPerFlush // somebody waits for these
+	}
+	for i := range w.out {
+		if o := &w.out[i]; o.to == m.To {
+			o.msgs = append(o.msgs, *m)
+			if len(o.msgs) >= maxOutMessages {
+				w.h.o.Transport.Send(o.to, o.msgs)
+				o.msgs = nil
+			}
+			return
+		}
+	}
+	w.out = append(w.out, outbox{to: m.To, msgs: append(make([]raft.Message, 0, 4), *m)})
+}
+
+// flushOut hands everything collected to the transport, which owns the slices from then on.
+func (w *worker) flushOut() {
+	w.turns = 0
+	for i := range w.out {
+		if o := &w.out[i]; len(o.msgs) > 0 {
+			w.h.o.Transport.Send(o.to, o.msgs)
+			o.msgs = nil
+		}
+	}
+}
+
+// ---- manual mode
+
+// maxManualTurns bounds Run: a cluster that never comes to rest within one instant is our own fault.
+const maxManualTurns = 1 << 20
+
+// Run, in manual mode, fires the timers that are due and processes groups until none is ready. It returns the number
+// of turns taken. The order is that in which groups became ready; nothing in it depends on chance.
+func (h *Host) Run() int {
+	if !h.manual {
+		panic("multi: Host.Run outside manual mode")
+	}
+	turns := 0
+	for {
+		h.fireTimers(h.now())
+		g := h.runq.pop(false)
+		if g == nil {
+			h.manualW.flushOut()
+			if h.runq.empty() {
+				return turns
+			}
+			continue
+		}
+		h.manualW.turn(g)
+		if turns++; turns > maxManualTurns {
+			panic(fmt.Sprintf("multi: group %d does not come to rest", g.id))
+		}
+	}
+}
+
+// Deadline is when the next timer of the host is due; [raft] time's far future if there is none.
+func (h *Host) Deadline() raft.Time { return h.timers.next() }
+
+func durationUntil(at, now raft.Time) time.Duration { return time.Duration(max(at-now, 0)) }

@@ -1,0 +1,228 @@
+// The inbox: what waits for a group's next turn. Bounded: messages over the bound are dropped (Raft repeats them),
+// proposals and reads are refused. Events (reports of the disk, of pair coverage, orders of the embedder) are bounded
+// by what causes them: one sync, one hard state, one coverage question per peer is in flight at a time.
+
+package multi
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+type eventKind uint8
+
+const (
+	evSynced        eventKind = iota + 1 // the flush loop: ticket or err
+	evHardState                          // the hard-state store: hs is durable
+	evConf                               // Group.ProposeConf: conf, done
+	evTransfer                           // Group.Transfer: peer, reply
+	evCampaign                           // Group.Campaign
+	evSnapshot                           // Group.Snapshot
+	evSnapshotSaved                      // flusher: meta is stored, or err
+	evSnapshotRead                       // flusher: snap for peer, or err
+	evPairOut                            // the leader's coverage by peer changed: look
+	evPairIn                             // the follower's coverage changed: look; ask says that a leader proposes it
+	evUnreachable                        // transport: peer
+	evHostFailed                         // err
+)
+
+type event struct {
+	kind   eventKind
+	peer   raft.NodeID
+	ticket raft.Ticket
+	hs     raft.HardState
+	meta   raft.SnapshotMeta
+	snap   *raft.Snapshot
+	conf   *raft.ConfChange
+	done   func(Outcome)
+	reply  func(error)
+	err    error
+}
+
+// batch is what a turn takes out of the inbox. Batches are pooled: an idle group holds none.
+type batch struct {
+	msgs   []raft.Message
+	props  []*Proposal
+	reads  []func(raft.Index, error)
+	events []event
+}
+
+var batchPool = sync.Pool{New: func() any { return new(batch) }}
+
+// maxPooledMessages keeps a batch that once grew large from staying so.
+const maxPooledMessages = 1024
+
+func (b *batch) release() {
+	if cap(b.msgs) > maxPooledMessages || cap(b.props) > maxPooledMessages || cap(b.events) > maxPooledMessages ||
+		cap(b.reads) > maxPooledMessages {
+		return
+	}
+	clear(b.msgs)
+	clear(b.props)
+	clear(b.reads)
+	clear(b.events)
+	b.msgs, b.props, b.reads, b.events = b.msgs[:0], b.props[:0], b.reads[:0], b.events[:0]
+	batchPool.Put(b)
+}
+
+type inbox struct {
+	mu        sync.Mutex // protects all below
+	b         *batch     // nil: empty
+	held      []*Proposal
+	msgBytes  int64 // frames in b.msgs
+	props     int   // proposals in b.props and held
+	propBytes int64 // and their payloads
+	stop      error // set: nothing is accepted any more; why
+	installed *installResult
+}
+
+func (in *inbox) batchLocked() *batch {
+	if in.b == nil {
+		in.b = batchPool.Get().(*batch)
+	}
+	return in.b
+}
+
+// pushMessage copies m; false if it does not fit.
+func (in *inbox) pushMessage(h *Host, g *Group, m *raft.Message) bool {
+	var size int64
+	for i := range m.Entries {
+		size += int64(m.Entries[i].Size())
+	}
+	if m.Snapshot != nil {
+		size += int64(len(m.Snapshot.Data))
+	}
+	in.mu.Lock()
+	b := in.batchLocked()
+	if in.stop != nil || len(b.msgs) >= h.o.MaxInboxMessages || size > 0 && in.msgBytes > 0 && in.msgBytes+size > h.o.MaxInboxBytes {
+		in.mu.Unlock()
+		return false
+	}
+	b.msgs = append(b.msgs, *m)
+	in.msgBytes += size
+	in.mu.Unlock()
+	h.schedule(g)
+	return true
+}
+
+func (in *inbox) pushProposal(h *Host, g *Group, p *Proposal) error {
+	in.mu.Lock()
+	switch size := int64(len(p.Payload)); {
+	case in.stop != nil:
+		err := in.stop
+		in.mu.Unlock()
+		return err
+	case in.props >= h.o.MaxInboxProposals || in.propBytes > 0 && in.propBytes+size > h.o.MaxInboxBytes:
+		in.mu.Unlock()
+		return ErrOverloaded
+	default:
+		in.props++
+		in.propBytes += size
+	}
+	b := in.batchLocked()
+	b.props = append(b.props, p)
+	in.mu.Unlock()
+	h.schedule(g)
+	return nil
+}
+
+func (in *inbox) pushRead(h *Host, g *Group, done func(raft.Index, error)) error {
+	in.mu.Lock()
+	b := in.batchLocked()
+	switch {
+	case in.stop != nil:
+		err := in.stop
+		in.mu.Unlock()
+		return err
+	case len(b.reads) >= h.o.MaxReads:
+		in.mu.Unlock()
+		return ErrOverloaded
+	}
+	b.reads = append(b.reads, done)
+	in.mu.Unlock()
+	h.schedule(g)
+	return nil
+}
+
+// pushEvent never refuses for want of room, only after the group has stopped.
+func (in *inbox) pushEvent(h *Host, g *Group, e event) error {
+	in.mu.Lock()
+	if in.stop != nil {
+		err := in.stop
+		in.mu.Unlock()
+		return err
+	}
+	b := in.batchLocked()
+	b.events = append(b.events, e)
+	in.mu.Unlock()
+	h.schedule(g)
+	return nil
+}
+
+// take empties the inbox: b may be nil. Proposals held back earlier come first.
+func (in *inbox) take() (b *batch, held []*Proposal) {
+	in.mu.Lock()
+	b, in.b = in.b, nil
+	held, in.held = in.held, nil
+	in.msgBytes = 0
+	in.mu.Unlock()
+	return b, held
+}
+
+// takeInstalled returns the outcome of installing a snapshot, once it is there.
+func (in *inbox) takeInstalled() *installResult {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	r := in.installed
+	in.installed = nil
+	return r
+}
+
+// consumed takes proposals out of the account, and puts those that could not be staged yet back to the front.
+func (in *inbox) consumed(n int, bytes int64, rest []*Proposal) {
+	in.mu.Lock()
+	in.props -= n
+	in.propBytes -= bytes
+	in.held = rest
+	in.mu.Unlock()
+}
+
+// close refuses everything from now on with err and returns what was waiting.
+func (in *inbox) close(err error) (b *batch, held []*Proposal) {
+	in.mu.Lock()
+	if in.stop == nil {
+		in.stop = err
+	}
+	in.mu.Unlock()
+	return in.take()
+}
+
+// failBatch completes what waited in an inbox with err.
+func failBatch(b *batch, held []*Proposal, err error) {
+	for _, p := range held {
+		p.Done(Outcome{Err: err})
+	}
+	if b == nil {
+		return
+	}
+	for _, p := range b.props {
+		p.Done(Outcome{Err: err})
+	}
+	for _, done := range b.reads {
+		done(0, err)
+	}
+	for i := range b.events {
+		e := &b.events[i]
+		if e.done != nil {
+			e.done(Outcome{Err: err})
+		}
+		if e.reply != nil {
+			e.reply(err)
+		}
+	}
+	b.release()
+}
+
+func failedError(err error) error { return fmt.Errorf("%w: %w", ErrFailed, err) }

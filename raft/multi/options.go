@@ -1,0 +1,224 @@
+// What a host and a group are configured with, what they report, and the errors that callers tell apart.
+
+package multi
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// Errors of proposals, reads and groups. Test with errors.Is; [NotLeaderError] also with errors.AsType, for its hint.
+var (
+	// ErrNotLeader: this replica does not lead, so nothing entered the log.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrNotReady: this replica leads, but its own no-op is not applied yet. Nothing entered the log; ask again.
+	ErrNotReady = errors.New("leader is not ready yet")
+	// ErrOverloaded: a bound is reached (inbox, or bytes above the commit index). Nothing entered the log; ask later.
+	ErrOverloaded = errors.New("group is overloaded")
+	// ErrLeadershipLost: the entry is in this replica's log, and nobody can say yet whether it will commit.
+	ErrLeadershipLost = errors.New("leadership lost with the entry in flight")
+	// ErrClosed: the group or the host was closed. A proposal that had entered the log may still commit.
+	ErrClosed = errors.New("group is closed")
+	// ErrFailed: the group's log, state machine or hard state failed, and the group has stopped. Wraps the reason.
+	ErrFailed = errors.New("group has failed")
+	// ErrFull: the disk is full: record entries are refused until there is room. Nothing entered the log.
+	ErrFull = errors.New("disk is full")
+	// ErrNoLease: there is neither a lease nor a quorum that confirms this leader: the read has no answer.
+	ErrNoLease = errors.New("no lease and no quorum for the read")
+	// ErrGroupExists and ErrHostFailed come from CreateGroup.
+	ErrGroupExists = errors.New("group exists already")
+	ErrHostFailed  = errors.New("hard-state store has failed")
+)
+
+// NotLeaderError is [ErrNotLeader] with the leader as far as this replica knows it.
+type NotLeaderError struct {
+	Leader raft.NodeID // 0: unknown
+	Term   raft.Term
+}
+
+func (e *NotLeaderError) Error() string {
+	if e.Leader == 0 {
+		return fmt.Sprintf("not the leader in term %d; leader unknown", e.Term)
+	}
+	return fmt.Sprintf("not the leader in term %d; leader is node %d", e.Term, e.Leader)
+}
+
+// Is makes errors.Is(err, ErrNotLeader) hold.
+func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
+
+// Bounds that need no setting of their own.
+const (
+	maxReadyPerTurn  = 8    // Readys handled in one turn of a group before it goes to the back of the run queue
+	maxStageBatch    = 1024 // proposals staged and proposed as one batch
+	maxPairDeltas    = 4096 // groups in PairMessage.Cover, and in Uncover
+	maxPairTries     = 8    // answers in which a proposed group may be an exception before it is given up for a while
+	maxTurnsPerFlush = 16   // turns whose small messages may be collected before they are sent
+	maxOutMessages   = 512  // messages collected per destination before they are sent
+
+	markDelay       = 100 * time.Millisecond // an idle log gets its synced mark within this time
+	noSpaceRetryMin = 100 * time.Millisecond // first retry of a sync that found no space; doubles …
+	noSpaceRetryMax = 5 * time.Second        // … up to this
+)
+
+// Options configure a [Host]. Zero values of bounds and times take the defaults stated.
+type Options struct {
+	Self raft.Member
+	// Boot counts the starts of this process on its data directory, from 1; it must rise with every start.
+	Boot uint64
+	// Workers process groups; default 4. Below 0: manual mode, single-threaded, driven by Host.Run and Host.FlushGroup.
+	Workers int
+	// Flushers sync logs; default 16. A sync mostly waits, so there are more of them than cores.
+	Flushers int
+
+	ElectionTimeout   time.Duration // default 1 s; the same on every broker of a cluster
+	HeartbeatInterval time.Duration // default ElectionTimeout/10; of groups and of broker pairs
+	ClockDrift        time.Duration // default ElectionTimeout/20; taken off every lease
+	// CoverAfter is how long a group must have had no proposal before its heartbeats move to the pair; default ElectionTimeout.
+	CoverAfter time.Duration
+	// StallBound: with the oldest waiting group or the oldest sync older than this, the process counts as dead to its
+	// peers and sends no pair heartbeat and no answer; default ElectionTimeout.
+	StallBound time.Duration
+
+	Clock      Clock          // default: CLOCK_BOOTTIME
+	Transport  Transport      // required
+	HardStates HardStateStore // required
+	Logger     *slog.Logger   // default: discards
+	Seed       uint64         // of every random choice
+	// OnFatal is called once when the hard-state store fails: no group of this host votes or leads from then on.
+	OnFatal func(error)
+
+	MaxInboxMessages  int   // per group, then messages are dropped (Raft repeats them); default 4096
+	MaxInboxBytes     int64 // per group: frames in waiting messages, and payloads in waiting proposals; default 64 MiB
+	MaxInboxProposals int   // per group, then ErrOverloaded; default 16384
+	MaxReads          int   // per group: reads waiting; default 16384
+	MaxUnsynced       int64 // a follower with more unsynced bytes drops further appends; default 64 MiB
+	MaxSnapshotBytes  int64 // a snapshot larger than this is not sent; default 64 MiB
+	SnapshotSends     int   // snapshots being read and sent at once by this host; default 2
+
+	MaxMessageBytes  int   // entries per MsgApp; default 1 MiB
+	MaxInflightMsgs  int   // unanswered MsgApps per follower; default 64
+	MaxInflightBytes int64 // and their bytes; default 16 MiB
+	MaxUncommitted   int64 // bytes above commit in a leader's log; default 64 MiB
+	MaxApplyBytes    int   // committed entries applied at once; default 4 MiB
+}
+
+func defaultTo[T int | int64 | time.Duration](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+func (o *Options) setDefaults() error {
+	switch {
+	case o.Self.ID == 0:
+		return errors.New("multi: Options.Self has no node id")
+	case o.Transport == nil:
+		return errors.New("multi: Options.Transport is missing")
+	case o.HardStates == nil:
+		return errors.New("multi: Options.HardStates is missing")
+	}
+	defaultTo(&o.Workers, 4)
+	defaultTo(&o.Flushers, 16)
+	defaultTo(&o.ElectionTimeout, time.Second)
+	defaultTo(&o.HeartbeatInterval, o.ElectionTimeout/10)
+	defaultTo(&o.ClockDrift, o.ElectionTimeout/20)
+	defaultTo(&o.CoverAfter, o.ElectionTimeout)
+	defaultTo(&o.StallBound, o.ElectionTimeout)
+	defaultTo(&o.MaxInboxMessages, 4096)
+	defaultTo(&o.MaxInboxBytes, 64<<20)
+	defaultTo(&o.MaxInboxProposals, 16384)
+	defaultTo(&o.MaxReads, 16384)
+	defaultTo(&o.MaxUnsynced, 64<<20)
+	defaultTo(&o.MaxSnapshotBytes, 64<<20)
+	defaultTo(&o.SnapshotSends, 2)
+	defaultTo(&o.MaxMessageBytes, 1<<20)
+	defaultTo(&o.MaxInflightMsgs, 64)
+	defaultTo(&o.MaxInflightBytes, 16<<20)
+	defaultTo(&o.MaxUncommitted, 64<<20)
+	defaultTo(&o.MaxApplyBytes, 4<<20)
+	if o.HeartbeatInterval*3 > o.ElectionTimeout {
+		return fmt.Errorf("multi: heartbeat interval %v is above a third of the election timeout %v",
+			o.HeartbeatInterval, o.ElectionTimeout)
+	}
+	if o.ClockDrift >= o.ElectionTimeout {
+		return fmt.Errorf("multi: clock drift bound %v is not below the election timeout %v", o.ClockDrift, o.ElectionTimeout)
+	}
+	if o.Flushers < 0 {
+		return fmt.Errorf("multi: %d flushers", o.Flushers)
+	}
+	if o.Clock == nil {
+		o.Clock = BootClock{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// GroupConfig configures one group of a host. The group owns Log from a successful CreateGroup on, and closes it.
+type GroupConfig struct {
+	ID           raft.GroupID
+	Log          Log
+	Stager       Stager
+	StateMachine StateMachine
+	// Bootstrap is the membership before any EntryConfig in the log; a stored snapshot's takes its place.
+	Bootstrap raft.ConfState
+	// Fresh: this replica has never run before, so there is no promise to wait out.
+	Fresh bool
+	// Campaign: try to lead at once, as the preferred first leader.
+	Campaign bool
+	// VoteAfter, from the log's recovery: neither votes nor campaigns before a leader's log matched up to here.
+	VoteAfter raft.Index
+	// SnapshotEvery is the number of bytes applied between snapshots; 0: only when asked.
+	SnapshotEvery int64
+	// KeepEntries are left behind a snapshot by compaction; below 0: never compact.
+	KeepEntries int64
+	// OnFatal is called once if the group stops by itself: its log or state machine failed.
+	OnFatal func(error)
+}
+
+// Status is a copy of what a group last knew about itself.
+type Status struct {
+	raft.Status
+	Ready bool // leader, with its own no-op applied: its state is complete and it takes proposals
+	Full  bool // the last sync found no space; it is tried again
+	Err   error // why the group has stopped, if it has
+	// CoveredPeers is, on a leader, the number of followers whose heartbeats the pair carries.
+	CoveredPeers int
+}
+
+// Stats are counters of a host since its start, and gauges.
+type Stats struct {
+	Groups      int
+	Covered     int // groups that this host leads or follows under a pair heartbeat: proposed or accepted entries
+	Turns       uint64
+	Ticks       uint64
+	TimerFires  uint64
+	Syncs       uint64
+	SyncErrors  uint64
+	NoSpace     uint64
+	Proposals   uint64
+	Applied     uint64
+	Reads       uint64
+	LeaseReads  uint64
+	MsgsIn      uint64
+	MsgsOut     uint64
+	MsgsDropped uint64 // inbox bound or unknown group
+	BadFrames   uint64 // entries from a peer that did not verify
+	Throttled   uint64 // appends dropped because too much is not synced yet
+
+	PairHeartbeats  uint64 // sent
+	PairAnswers     uint64 // sent
+	PairRefused     uint64 // heartbeats of unknown sessions
+	PairStalled     uint64 // heartbeats or answers withheld because workers or syncs have stalled
+	PairSessionLost uint64 // sessions given up, either side
+	GroupsWoken     uint64 // covered followers woken because their leader's session died
+
+	SnapshotsTaken     uint64
+	SnapshotsSent      uint64
+	SnapshotsInstalled uint64
+}

@@ -1,0 +1,249 @@
+// A turn: everything that a group does on a worker.
+//
+// Order within a turn: reports of the disk and orders, then time, then messages, then proposals as one batch, then
+// reads; after each of these the core's Readys are carried out (ready.go). Work per turn is bounded: what the inbox held
+// at its beginning (itself bounded), and maxReadyPerTurn Readys; the rest goes to the back of the run queue.
+
+package multi
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+// process takes one turn; true if there is more to do at once.
+func (g *Group) process(w *worker) (more bool) {
+	if g.stopped {
+		return false
+	}
+	if g.blocked && !g.finishInstall(g.h.now()) {
+		return false // the flusher has the log; its report schedules the group
+	}
+	if g.closing.Load() {
+		g.shutdown()
+		return false
+	}
+	b, held := g.in.take()
+	if g.failed != nil {
+		failBatch(b, held, failedError(g.failed))
+		return false
+	}
+	now := g.h.now()
+	if b != nil {
+		for i := range b.events {
+			if g.failed == nil {
+				g.handleEvent(w, now, &b.events[i])
+			} else if e := &b.events[i]; e.done != nil {
+				e.done(Outcome{Err: failedError(g.failed)})
+			} else if e.reply != nil {
+				e.reply(failedError(g.failed))
+			}
+		}
+	}
+	if g.failed == nil {
+		g.tick(now)
+		if b != nil {
+			for i := range b.msgs {
+				g.step(w, now, &b.msgs[i])
+				if i&63 == 63 { // a long run of messages must not pile up in the core
+					if more = g.drainReady(w, now) || more; g.failed != nil || g.blocked {
+						break
+					}
+				}
+			}
+		}
+	}
+	if g.failed == nil {
+		more = g.drainReady(w, now) || more
+	}
+	var fresh []*Proposal
+	if b != nil {
+		fresh = b.props
+	}
+	if len(held)+len(fresh) > 0 {
+		switch {
+		case g.failed != nil:
+			for _, p := range held {
+				p.Done(Outcome{Err: failedError(g.failed)})
+			}
+			for _, p := range fresh {
+				p.Done(Outcome{Err: failedError(g.failed)})
+			}
+		default:
+			g.stageAll(w, now, held, fresh)
+		}
+	}
+	if b != nil {
+		if g.failed == nil && !g.blocked {
+			g.read(now, b)
+		} else {
+			err := error(ErrNotLeader)
+			if g.failed != nil {
+				err = failedError(g.failed)
+			}
+			for _, done := range b.reads {
+				done(0, err)
+			}
+		}
+		b.release()
+	}
+	if g.failed == nil {
+		more = g.drainReady(w, now) || more
+	}
+	if g.failed != nil {
+		return false
+	}
+	g.coverIdle(now)
+	g.arm()
+	return more && !g.blocked
+}
+
+// tick does what time has made due.
+func (g *Group) tick(now raft.Time) {
+	if g.retryAt != 0 && now >= g.retryAt {
+		g.retryAt = 0
+		g.h.requestSync(g)
+	}
+	if g.markAt != 0 && now >= g.markAt {
+		g.markAt = 0
+		if g.log.MarkPending() {
+			g.h.requestSync(g)
+		}
+	}
+	if g.r.Deadline() > now {
+		return
+	}
+	g.h.stats.ticks.Add(1)
+	g.ticked = true
+	g.feedPromise(now)
+	g.feedAcks(now)
+	g.r.Tick(now)
+	g.afterStep(now)
+}
+
+// arm sets the timer for the earliest thing that this group waits for. A covered group waits for nothing.
+func (g *Group) arm() {
+	at := never
+	if !g.blocked {
+		at = g.r.Deadline()
+	}
+	if g.retryAt != 0 {
+		at = min(at, g.retryAt)
+	}
+	if g.markAt != 0 {
+		at = min(at, g.markAt)
+	}
+	g.h.timers.arm(&g.timer, at)
+}
+
+func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
+	switch e.kind {
+	case evSynced:
+		g.synced(now, e)
+	case evHardState:
+		g.r.HardStateSynced(now, e.hs)
+	case evConf:
+		index, err := g.r.ProposeConf(now, *e.conf)
+		if err != nil {
+			e.done(Outcome{Err: g.coreError(err)})
+			return
+		}
+		g.lastProposal = now
+		g.waiting.push(pendingProposal{term: g.r.Status().Term, index: index, done: e.done})
+	case evTransfer:
+		g.uncoverAll(now)
+		err := g.r.Transfer(now, e.peer)
+		if err != nil {
+			err = g.coreError(err)
+		}
+		e.reply(err)
+	case evCampaign:
+		g.leaveCoverage(now)
+		g.r.Campaign(now)
+	case evSnapshot:
+		g.takeSnapshot()
+	case evSnapshotSaved:
+		g.snapshotSaved(e)
+	case evSnapshotRead:
+		g.snapshotRead(now, e)
+	case evPairOut:
+		g.leaderCoverageChanged(now, e.peer)
+	case evPairIn:
+		g.followerCoverageChanged(now)
+	case evUnreachable:
+		g.r.Unreachable(now, e.peer)
+	case evHostFailed:
+		g.fail(e.err)
+	}
+}
+
+// synced takes the flush loop's report.
+func (g *Group) synced(now raft.Time, e *event) {
+	switch {
+	case e.err == nil:
+		if g.full {
+			g.h.o.Logger.Info("log has room again", "group", uint64(g.id))
+		}
+		g.full, g.retryWait, g.retryAt = false, 0, 0
+		g.r.AppendSynced(now, e.ticket)
+		g.completeLocal(e.ticket)
+		if g.log.MarkPending() {
+			g.markAt = now + raft.Time(markDelay)
+		} else {
+			g.markAt = 0
+		}
+	case errors.Is(e.err, vfs.ErrNoSpace):
+		if !g.full {
+			g.h.o.Logger.Warn("no space for the log; produce is refused until there is", "group", uint64(g.id), "err", e.err)
+		}
+		g.full = true
+		g.retryWait = min(max(2*g.retryWait, raft.Time(noSpaceRetryMin)), raft.Time(noSpaceRetryMax))
+		g.retryAt = now + g.retryWait
+	default:
+		// fsync tells of a failure once, and the pages are gone afterwards (fsyncgate): never retried.
+		g.fail(fmt.Errorf("sync log: %w", e.err))
+	}
+}
+
+// step hands one message to the core, after verifying what it carries and minding what this replica has promised.
+func (g *Group) step(w *worker, now raft.Time, m *raft.Message) {
+	if len(m.Entries) > 0 {
+		if m.Type != raft.MsgApp || !g.verify(m) {
+			g.h.stats.badFrames.Add(1)
+			return
+		}
+		if g.log.Unsynced() > g.h.o.MaxUnsynced {
+			g.h.stats.throttled.Add(1) // the leader finds out by the missing answer, and sends again
+			return
+		}
+	}
+	if m.Type == raft.MsgSnap && (m.Snapshot == nil || int64(len(m.Snapshot.Data)) > g.h.o.MaxSnapshotBytes) {
+		g.h.stats.badFrames.Add(1)
+		return
+	}
+	g.guardPromise(now, m)
+	if err := g.r.Step(now, m); err != nil {
+		g.h.o.Logger.Debug("message dropped", "group", uint64(g.id), "type", m.Type, "from", uint64(m.From), "err", err)
+	}
+	g.afterStep(now)
+}
+
+// verify checks and decodes the frames of m into entries of its own: the slice that came may be shared.
+func (g *Group) verify(m *raft.Message) bool {
+	es := make([]raft.Entry, len(m.Entries))
+	for i := range m.Entries {
+		es[i].Frame = m.Entries[i].Frame
+		if err := g.log.DecodeFrame(&es[i]); err != nil {
+			g.h.o.Logger.Warn("damaged entry from a peer", "group", uint64(g.id), "from", uint64(m.From), "err", err)
+			return false
+		}
+		if es[i].Index != m.Index+1+raft.Index(i) {
+			return false
+		}
+	}
+	m.Entries = es
+	return true
+}

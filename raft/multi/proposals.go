@@ -1,0 +1,356 @@
+// Proposals and reads on their way: what waits for which index, and how each of them ends exactly once.
+
+package multi
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// pendingProposal waits for the entry at index, which was appended under term.
+type pendingProposal struct {
+	term  raft.Term
+	index raft.Index
+	done  func(Outcome)
+}
+
+// pendingQueue is a FIFO in index order. It is bounded by raft's MaxUncommitted: a leader stages no more.
+type pendingQueue struct {
+	q    []pendingProposal
+	head int
+}
+
+func (p *pendingQueue) push(x pendingProposal) {
+	if p.head > 0 && p.head == len(p.q) {
+		p.q, p.head = p.q[:0], 0
+	} else if p.head > 256 && p.head > len(p.q)/2 {
+		n := copy(p.q, p.q[p.head:])
+		clear(p.q[n:])
+		p.q, p.head = p.q[:n], 0
+	}
+	p.q = append(p.q, x)
+}
+
+func (p *pendingQueue) first() *pendingProposal {
+	if p.head == len(p.q) {
+		return nil
+	}
+	return &p.q[p.head]
+}
+
+func (p *pendingQueue) pop() (x pendingProposal) {
+	x = p.q[p.head]
+	p.q[p.head] = pendingProposal{}
+	p.head++
+	if p.head == len(p.q) {
+		p.head = 0
+		if cap(p.q) > maxPooledMessages {
+			p.q = nil
+		} else {
+			p.q = p.q[:0]
+		}
+	}
+	return x
+}
+
+// readBatch are reads that wait for a confirmation (index 0) and then for index to be applied.
+type readBatch struct {
+	ctx   uint64
+	index raft.Index
+	done  []func(raft.Index, error)
+}
+
+func (g *Group) notLeader() error {
+	s := g.r.Status()
+	leader := s.Leader
+	if leader == g.h.o.Self.ID {
+		leader = 0
+	}
+	return &NotLeaderError{Leader: leader, Term: s.Term}
+}
+
+// coreError translates what the core says to a refused proposal, read or order.
+func (g *Group) coreError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader):
+		return g.notLeader()
+	case errors.Is(err, raft.ErrNotReady):
+		return ErrNotReady
+	case errors.Is(err, raft.ErrTransferring):
+		return fmt.Errorf("%w: leadership is being transferred", ErrNotReady)
+	case errors.Is(err, raft.ErrOverloaded):
+		return ErrOverloaded
+	}
+	return err
+}
+
+// stageAll stages and proposes what waits, in batches, until the core takes no more. What it does not take for want of
+// room stays in the inbox, whose bound is the producers' backpressure.
+func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) {
+	taken, bytes := 0, int64(0)
+	next := func() *Proposal {
+		if len(held) > 0 {
+			return held[0]
+		}
+		if len(fresh) > 0 {
+			return fresh[0]
+		}
+		return nil
+	}
+	advance := func(p *Proposal) {
+		taken++
+		bytes += int64(len(p.Payload))
+		if len(held) > 0 {
+			held = held[1:]
+		} else {
+			fresh = fresh[1:]
+		}
+	}
+	g.overloaded = false
+	for g.failed == nil && next() != nil {
+		term, index, err := g.r.NextProposal()
+		if errors.Is(err, raft.ErrOverloaded) {
+			g.overloaded = true
+			break
+		}
+		if err != nil {
+			err = g.coreError(err)
+			for p := next(); p != nil; p = next() {
+				advance(p)
+				p.Done(Outcome{Err: err})
+			}
+			break
+		}
+		g.stageBatch(w, now, term, index, next, advance)
+	}
+	var rest []*Proposal
+	if n := len(held) + len(fresh); n > 0 {
+		rest = append(append(make([]*Proposal, 0, n), held...), fresh...)
+	}
+	g.in.consumed(taken, bytes, rest)
+	if rest != nil && g.failed != nil { // the inbox was closed under our hands
+		err := failedError(g.failed)
+		_, again := g.in.take()
+		for _, p := range again {
+			p.Done(Outcome{Err: err})
+		}
+	}
+}
+
+func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.Index, next func() *Proposal, advance func(*Proposal)) {
+	entries, size := w.entries[:0], 0
+	w.staged = w.staged[:0]
+	for p := next(); p != nil && len(entries) < maxStageBatch && size < g.h.o.MaxMessageBytes; p = next() {
+		advance(p)
+		g.h.stats.proposals.Add(1)
+		if g.full && p.Type == raft.EntryRecords {
+			p.Done(Outcome{Err: ErrFull})
+			continue
+		}
+		e := raft.Entry{Term: term, Index: index + raft.Index(len(entries)), Type: p.Type, Payload: p.Payload}
+		waitFor, err := g.cfg.Stager.Stage(p, &e)
+		switch {
+		case err != nil:
+			p.Done(Outcome{Err: err})
+		case waitFor > 0 && waitFor <= g.applied:
+			p.Done(Outcome{Term: term, Index: waitFor})
+		case waitFor > 0:
+			g.repeats = append(g.repeats, pendingProposal{term: term, index: waitFor, done: p.Done})
+		default:
+			entries = append(entries, e)
+			size += e.Size()
+			w.staged = append(w.staged, p)
+		}
+	}
+	if len(entries) > 0 {
+		if err := g.r.Propose(now, entries); err != nil {
+			// The core named this very place in this very turn. The stager's state is ahead of the log now.
+			err = fmt.Errorf("the core refused entries at (%d,%d) that it had asked for: %w", term, index, err)
+			for _, p := range w.staged {
+				p.Done(Outcome{Err: failedError(err)})
+			}
+			g.fail(err)
+		} else {
+			g.lastProposal = now
+			for i, p := range w.staged {
+				q := &g.waiting
+				if p.AckLocal {
+					q = &g.local
+				}
+				q.push(pendingProposal{term: term, index: entries[i].Index, done: p.Done})
+			}
+		}
+	}
+	clear(entries)
+	clear(w.staged)
+	w.entries, w.staged = entries[:0], w.staged[:0]
+}
+
+// completeLocal ends the proposals that asked only for this replica's own sync.
+func (g *Group) completeLocal(t raft.Ticket) {
+	for p := g.local.first(); p != nil && p.index <= t.Index && p.term <= t.Term; p = g.local.first() {
+		x := g.local.pop()
+		x.done(Outcome{Term: x.term, Index: x.index})
+	}
+}
+
+// completeApplied ends what waited for the entries just applied. results may be nil.
+func (g *Group) completeApplied(entries []raft.Entry, results []any) {
+	last := entries[len(entries)-1].Index
+	at := func(i raft.Index) (e *raft.Entry, result any) {
+		n := int(i - entries[0].Index)
+		if results != nil {
+			result = results[n]
+		}
+		return &entries[n], result
+	}
+	for p := g.waiting.first(); p != nil && p.index <= last; p = g.waiting.first() {
+		x := g.waiting.pop()
+		e, result := at(x.index)
+		o := Outcome{Term: x.term, Index: x.index, Result: result}
+		if e.Term != x.term {
+			o = Outcome{Err: ErrLeadershipLost} // another leader's entry took the place: it is certain that ours is gone
+		}
+		x.done(o)
+	}
+	for p := g.local.first(); p != nil && p.index <= last; p = g.local.first() {
+		x := g.local.pop()
+		if e, _ := at(x.index); e.Term == x.term {
+			x.done(Outcome{Term: x.term, Index: x.index})
+		} else {
+			x.done(Outcome{Err: ErrLeadershipLost})
+		}
+	}
+	if len(g.repeats) > 0 {
+		kept := g.repeats[:0]
+		var due []pendingProposal
+		for _, x := range g.repeats {
+			if x.index <= last {
+				due = append(due, x)
+			} else {
+				kept = append(kept, x)
+			}
+		}
+		clear(g.repeats[len(kept):])
+		g.repeats = kept
+		for _, x := range due {
+			if x.index < entries[0].Index {
+				x.done(Outcome{Term: x.term, Index: x.index})
+				continue
+			}
+			e, result := at(x.index)
+			x.done(Outcome{Term: e.Term, Index: x.index, Result: result})
+		}
+	}
+}
+
+// failPending ends everything that waits: proposals that are in the log with inLog, all else with err.
+func (g *Group) failPending(inLog, err error) {
+	for g.waiting.first() != nil {
+		x := g.waiting.pop()
+		x.done(Outcome{Term: x.term, Index: x.index, Err: inLog})
+	}
+	for g.local.first() != nil {
+		x := g.local.pop()
+		x.done(Outcome{Term: x.term, Index: x.index, Err: inLog})
+	}
+	repeats := g.repeats
+	g.repeats = nil
+	for _, x := range repeats {
+		x.done(Outcome{Index: x.index, Err: inLog})
+	}
+	reads := g.reads
+	g.reads = nil
+	for _, b := range reads {
+		for _, done := range b.done {
+			done(0, err)
+		}
+	}
+}
+
+// read answers reads by lease where there is one, else asks the core for a round of confirmation for all of them.
+func (g *Group) read(now raft.Time, b *batch) {
+	if len(b.reads) == 0 {
+		return
+	}
+	g.h.stats.reads.Add(uint64(len(b.reads)))
+	g.feedAcks(now)
+	s := g.r.Status()
+	if s.Role != raft.Leader {
+		err := g.notLeader()
+		for _, done := range b.reads {
+			done(0, err)
+		}
+		return
+	}
+	// The commit index is taken before the clock is read: had another leader committed something that this one does not
+	// know, then after the lease's end.
+	commit, until := s.Commit, g.r.LeaseUntil()
+	if until != 0 && g.h.now() < until {
+		g.h.stats.leaseReads.Add(uint64(len(b.reads)))
+		if g.applied >= commit {
+			for _, done := range b.reads {
+				done(g.applied, nil)
+			}
+			return
+		}
+		g.reads = append(g.reads, readBatch{index: commit, done: b.reads})
+		b.reads = nil
+		return
+	}
+	g.readCtx++
+	if err := g.r.ReadIndex(now, g.readCtx); err != nil {
+		err = g.coreError(err)
+		for _, done := range b.reads {
+			done(0, err)
+		}
+		return
+	}
+	g.reads = append(g.reads, readBatch{ctx: g.readCtx, done: b.reads})
+	b.reads = nil
+}
+
+// readConfirmed takes the core's answers to ReadIndex.
+func (g *Group) readConfirmed(states []raft.ReadState) {
+	for _, rs := range states {
+		for i := range g.reads {
+			b := &g.reads[i]
+			if b.ctx != rs.Ctx || b.ctx == 0 {
+				continue
+			}
+			if rs.Err == nil {
+				b.index, b.ctx = max(rs.Index, 1), 0
+				break
+			}
+			err := fmt.Errorf("%w: %w", ErrNoLease, rs.Err)
+			if errors.Is(rs.Err, raft.ErrNotLeader) {
+				err = g.notLeader()
+			}
+			done := b.done
+			g.reads = append(g.reads[:i], g.reads[i+1:]...)
+			for _, d := range done {
+				d(0, err)
+			}
+			break
+		}
+	}
+	g.answerReads()
+}
+
+// answerReads ends the confirmed reads whose index is applied.
+func (g *Group) answerReads() {
+	for i := 0; i < len(g.reads); {
+		b := &g.reads[i]
+		if b.index == 0 || b.index > g.applied {
+			i++
+			continue
+		}
+		done := b.done
+		g.reads = append(g.reads[:i], g.reads[i+1:]...)
+		for _, d := range done {
+			d(g.applied, nil)
+		}
+	}
+}

@@ -1,0 +1,210 @@
+// Snapshots: taking one, compacting behind it, sending it to a follower that fell behind, installing one.
+//
+// The state is encoded on the worker, so that it is the state as of exactly the last applied entry; reading and writing
+// happens on a flusher, in the group's own slot: never beside a Sync of the same log.
+
+package multi
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+// snapshotSend is a snapshot that waits to be read and sent, over the bound of Options.SnapshotSends.
+type snapshotSend struct {
+	g  *Group
+	to raft.NodeID
+}
+
+// installResult is what InstallSnapshot left.
+type installResult struct {
+	meta  raft.SnapshotMeta
+	state []byte
+	err   error
+}
+
+func (g *Group) takeSnapshot() {
+	if g.snapshotting || g.applied == 0 || g.blocked {
+		return
+	}
+	g.appliedBytes = 0
+	term, err := g.log.Term(g.applied)
+	if err != nil {
+		g.fail(fmt.Errorf("read term of applied entry %d: %w", g.applied, err))
+		return
+	}
+	conf, err := g.confAt(g.applied)
+	if err != nil {
+		g.fail(fmt.Errorf("read membership at %d: %w", g.applied, err))
+		return
+	}
+	meta := raft.SnapshotMeta{Index: g.applied, Term: term, Conf: conf}
+	state, err := g.sm.Snapshot()
+	if err != nil {
+		g.h.o.Logger.Error("state machine took no snapshot", "group", uint64(g.id), "err", err)
+		return
+	}
+	data, err := g.log.EncodeSnapshot(meta.Index, state)
+	if err != nil {
+		g.fail(fmt.Errorf("encode snapshot at %d: %w", meta.Index, err))
+		return
+	}
+	g.snapshotting = true
+	g.h.addJob(g, func(g *Group) {
+		err := g.log.SaveSnapshot(meta, data)
+		_ = g.in.pushEvent(g.h, g, event{kind: evSnapshotSaved, meta: meta, err: err})
+	})
+}
+
+// confAt is the membership in effect at index i.
+func (g *Group) confAt(i raft.Index) (raft.ConfState, error) {
+	e, ok, err := g.log.LastConfig(i)
+	if err != nil || !ok {
+		return g.conf, err
+	}
+	return raft.DecodeConfState(e.Payload)
+}
+
+func (g *Group) snapshotSaved(e *event) {
+	g.snapshotting = false
+	switch {
+	case errors.Is(e.err, vfs.ErrNoSpace):
+		g.h.o.Logger.Warn("no space for a snapshot", "group", uint64(g.id), "err", e.err)
+		return
+	case e.err != nil:
+		g.fail(fmt.Errorf("save snapshot at %d: %w", e.meta.Index, e.err))
+		return
+	}
+	g.h.stats.snapTaken.Add(1)
+	keep := g.cfg.KeepEntries
+	if keep < 0 || raft.Index(keep) >= e.meta.Index {
+		return
+	}
+	if upTo := e.meta.Index - raft.Index(keep); upTo >= g.log.FirstIndex() {
+		// What is cut may hold the last membership entry; what stands for it then is the snapshot's.
+		conf, err := g.confAt(upTo)
+		if err == nil {
+			err = g.log.TruncatePrefix(upTo)
+		}
+		if err != nil {
+			g.fail(fmt.Errorf("compact log up to %d: %w", upTo, err))
+			return
+		}
+		g.conf = conf
+	}
+}
+
+// sendSnapshot reads the stored snapshot for a follower, at most Options.SnapshotSends at once.
+func (h *Host) sendSnapshot(g *Group, to raft.NodeID) {
+	f := &h.flusher
+	f.mu.Lock()
+	for _, s := range f.waiting {
+		if s.g == g && s.to == to {
+			f.mu.Unlock()
+			return
+		}
+	}
+	if h.snapshotSends >= h.o.SnapshotSends {
+		f.waiting = append(f.waiting, snapshotSend{g, to})
+		f.mu.Unlock()
+		return
+	}
+	h.snapshotSends++
+	f.mu.Unlock()
+	h.readSnapshot(g, to)
+}
+
+func (h *Host) readSnapshot(g *Group, to raft.NodeID) {
+	h.addJob(g, func(g *Group) {
+		snap, err := g.log.LoadSnapshot()
+		if err == nil && snap == nil {
+			err = errors.New("there is none")
+		}
+		if err == nil && int64(len(snap.Data)) > h.o.MaxSnapshotBytes {
+			err = fmt.Errorf("its %d bytes are above the bound of %d", len(snap.Data), h.o.MaxSnapshotBytes)
+		}
+		_ = g.in.pushEvent(h, g, event{kind: evSnapshotRead, peer: to, snap: snap, err: err})
+		h.nextSnapshotSend()
+	})
+}
+
+// nextSnapshotSend gives the place of a finished read to the next that waits.
+func (h *Host) nextSnapshotSend() {
+	f := &h.flusher
+	f.mu.Lock()
+	if len(f.waiting) == 0 {
+		h.snapshotSends--
+		f.mu.Unlock()
+		return
+	}
+	s := f.waiting[0]
+	f.waiting = append(f.waiting[:0], f.waiting[1:]...)
+	f.mu.Unlock()
+	h.readSnapshot(s.g, s.to)
+}
+
+// dropSnapshotSends forgets what a closed group still wanted to send.
+func (h *Host) dropSnapshotSends(g *Group) {
+	f := &h.flusher
+	f.mu.Lock()
+	kept := f.waiting[:0]
+	for _, s := range f.waiting {
+		if s.g != g {
+			kept = append(kept, s)
+		}
+	}
+	clear(f.waiting[len(kept):])
+	f.waiting = kept
+	f.mu.Unlock()
+}
+
+func (g *Group) snapshotRead(now raft.Time, e *event) {
+	if e.err != nil {
+		g.h.o.Logger.Error("snapshot for a follower cannot be sent", "group", uint64(g.id), "to", uint64(e.peer), "err", e.err)
+		g.r.SnapshotFailed(now, e.peer)
+		return
+	}
+	if err := g.r.StepSnapshot(now, e.peer, e.snap); err != nil {
+		return // no longer the leader, or the follower no longer needs one
+	}
+	g.h.stats.snapSent.Add(1)
+	g.r.SnapshotSent(now, e.peer) // the transport takes it whole in this turn, or drops it: then silence tells
+}
+
+// install hands a received snapshot to the flusher. Until it is in, the log is the flusher's and the core rests.
+func (g *Group) install(s *raft.Snapshot) {
+	g.blocked = true
+	g.h.addJob(g, func(g *Group) {
+		state, err := g.log.InstallSnapshot(s)
+		g.in.mu.Lock()
+		g.in.installed = &installResult{meta: s.Meta, state: state, err: err}
+		g.in.mu.Unlock()
+		g.h.schedule(g)
+	})
+}
+
+// finishInstall goes on after an installation; false while it is under way.
+func (g *Group) finishInstall(now raft.Time) bool {
+	res := g.in.takeInstalled()
+	if res == nil {
+		return false
+	}
+	g.blocked = false
+	err := res.err
+	if err == nil {
+		err = g.sm.Restore(res.meta, res.state)
+	}
+	if err != nil {
+		g.fail(fmt.Errorf("install snapshot at %d: %w", res.meta.Index, err))
+		return true
+	}
+	g.h.stats.snapInstalled.Add(1)
+	g.applied, g.conf = res.meta.Index, res.meta.Conf
+	g.appliedBytes = 0
+	g.r.SnapshotInstalled(now, res.meta)
+	g.publish()
+	return true
+}
