@@ -18,7 +18,7 @@ import (
 // commands are the children of the root, in the order of the help text. A new command is a file with a constructor and a
 // line here.
 var commands = []func(*app) *cobra.Command{
-	// newDevCommand,
+	newDevCommand,
 	newTopicCommand,
 	newProduceCommand,
 	newConsumeCommand,

@@ -1,0 +1,498 @@
+// broker dev: a cluster on this machine, each broker a process of its own.
+//
+// The parent picks ports, starts `broker start` once per node, waits until a client could work with the cluster, and stops
+// the children by their pids when it is told to end. What it has to remember lies in DIR/dev.json; the nodes' data in DIR/node-1 and so on.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/balsamq/balsa/client"
+)
+
+const (
+	devHost         = "127.0.0.1"
+	devStateFile    = "dev.json"
+	devLockFile     = "dev.lock"
+	devMaxNodes     = 9
+	devReadyTimeout = 90 * time.Second
+	devStopTimeout  = 10 * time.Second // a child that has not stopped by then is killed
+	devPollInterval = 25 * time.Millisecond
+	// Free ports are looked for below the range from which systems take the local ports of outgoing connections, so that
+	// they are still free when the cluster is started again.
+	devPortMin, devPortMax = 20_000, 31_999
+	devLogTail             = 8 << 10 // how much of a child's log is searched for its error
+)
+
+type devOptions struct {
+	nodes     int
+	kafkaPort int
+	dataDir   string
+}
+
+func newDevCommand(a *app) *cobra.Command {
+	o := &devOptions{}
+	cmd := &cobra.Command{
+		Use:   "dev [-- FLAGS]",
+		Short: "Run a cluster on this machine until interrupted",
+		Long: `Run a cluster of brokers on this machine, each a process of its own, and stop them when interrupted. It prints a line
+for each broker with its pid, addresses and log file, and then, when clients can work with it, one line
+
+  ready: HOST:PORT,HOST:PORT,HOST:PORT
+
+Started again on the same directory the cluster has the same data. A broker that ends meanwhile (try kill -9) is not
+replaced: the command that starts it again is printed. What stands after -- goes to each broker: 'broker start --help'.`,
+		Example: `  broker dev
+  broker dev --nodes 5 --data-dir /tmp/five --kafka-port 0
+  broker dev -- --default-partitions 6 --log-level debug`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if n := cmd.ArgsLenAtDash(); n < 0 && len(args) > 0 || n > 0 {
+				return usageError("flags for the brokers stand after --", "unknown argument %q", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.dev(cmd.Context(), cmd, o, args) },
+	}
+	f := cmd.Flags()
+	f.IntVar(&o.nodes, "nodes", 3, "number of brokers, 1 to 9")
+	f.StringVar(&o.dataDir, "data-dir", filepath.Join("balsa-data", "dev"), "where the cluster's data lives, `DIR`")
+	f.IntVar(&o.kafkaPort, "kafka-port", 9092, "the first broker's port for clients, the others use the next ones; 0: free ones")
+	settingsAll(f, "dev")
+	return cmd
+}
+
+// devState is what the directory remembers.
+type devState struct {
+	Version    int   `json:"version"`
+	Nodes      int   `json:"nodes"`
+	KafkaPorts []int `json:"kafkaPorts"`
+	RPCPorts   []int `json:"rpcPorts"`
+	// Founded: the cluster was ready once. Until then node 1 is told of no others, so that it founds it.
+	Founded bool `json:"founded"`
+}
+
+// devNode is one child.
+type devNode struct {
+	number     int
+	kafka, rpc string
+	logPath    string
+	logStart   int64 // where this run's part of the log begins
+	cmd        *exec.Cmd
+	exited     chan struct{} // closed when it has ended; err is set then
+	err        error
+}
+
+func (n *devNode) running() bool {
+	select {
+	case <-n.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra []string) error {
+	if o.nodes < 1 || o.nodes > devMaxNodes {
+		return usageError(fmt.Sprintf("choose 1 to %d", devMaxNodes), "--nodes %d is out of range", o.nodes)
+	}
+	if o.kafkaPort < 0 || o.kafkaPort+o.nodes-1 > 65535 {
+		return usageError("choose a port from 1 to "+strconv.Itoa(65536-o.nodes)+", or 0 for free ones", "--kafka-port %d is out of range", o.kafkaPort)
+	}
+	unlock, st, err := openDevDir(o, cmd.Flags().Changed("nodes"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := st.pickPorts(o); err != nil {
+		return err
+	}
+	if err := st.save(o.dataDir); err != nil {
+		return err
+	}
+	// The kernel kills the children when the *thread* that started them ends (see procAttr): this goroutine keeps it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var nodes []*devNode
+	defer func() { stopNodes(nodes) }()
+	for i := range st.Nodes {
+		n, err := a.startNode(o.dataDir, st, i, extra)
+		if err != nil {
+			return err
+		}
+		nodes = append(nodes, n)
+		fmt.Fprintf(a.out, "node %d: pid %d, kafka %s, rpc %s, log %s\n", n.number, n.cmd.Process.Pid, n.kafka, n.rpc, n.logPath)
+	}
+	if err := waitReady(ctx, nodes); err != nil {
+		if ctx.Err() != nil {
+			return nil // interrupted before it was ready
+		}
+		return err
+	}
+	if !st.Founded {
+		st.Founded = true
+		if err := st.save(o.dataDir); err != nil {
+			return err
+		}
+	}
+	var addrs []string
+	for _, n := range nodes {
+		addrs = append(addrs, n.kafka)
+	}
+	fmt.Fprintf(a.out, "ready: %s\n", strings.Join(addrs, ","))
+	return a.watch(ctx, nodes)
+}
+
+// watch reports nodes that end, until ctx ends or none is left.
+func (a *app) watch(ctx context.Context, nodes []*devNode) error {
+	ended := make(chan *devNode, len(nodes))
+	for _, n := range nodes {
+		go func() {
+			<-n.exited
+			ended <- n
+		}()
+	}
+	for left := len(nodes); left > 0; left-- {
+		select {
+		case <-ctx.Done():
+			return nil
+		case n := <-ended:
+			if ctx.Err() != nil {
+				return nil
+			}
+			fmt.Fprintf(a.err, "node %d: pid %d has ended (%s), log %s\n  start it again: %s\n", n.number, n.cmd.Process.Pid, n.cmd.ProcessState, n.logPath, shellCommand(n.cmd.Args))
+		}
+	}
+	return &cliError{code: exitFailure, what: "all brokers have ended", where: filepath.Dir(nodes[0].logPath), mend: "read their logs; 'broker dev' starts them again"}
+}
+
+// shellCommand is a command line that can be pasted.
+func shellCommand(args []string) string {
+	out := make([]string, len(args))
+	for i, s := range args {
+		if s == "" || strings.ContainsAny(s, " \t\n'\"\\$&|;<>()*?[]{}~#`!") {
+			s = "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+		}
+		out[i] = s
+	}
+	return strings.Join(out, " ")
+}
+
+// openDevDir makes or opens the directory, alone in it.
+func openDevDir(o *devOptions, nodesGiven bool) (unlock func(), st *devState, err error) {
+	if err := os.MkdirAll(o.dataDir, 0o755); err != nil {
+		return nil, nil, &cliError{code: exitFailure, what: "the data directory cannot be made: " + err.Error(), where: o.dataDir, mend: "choose another --data-dir", err: err}
+	}
+	if abs, err := filepath.Abs(o.dataDir); err == nil {
+		o.dataDir = abs
+	}
+	entries, err := os.ReadDir(o.dataDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err = lockFile(filepath.Join(o.dataDir, devLockFile))
+	if err != nil {
+		return nil, nil, &cliError{code: exitFailure, what: "another 'broker dev' runs on this directory", where: o.dataDir,
+			mend: "stop it first, or choose another --data-dir", err: err}
+	}
+	fail := func(e error) (func(), *devState, error) {
+		unlock()
+		return nil, nil, e
+	}
+	file := filepath.Join(o.dataDir, devStateFile)
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		for _, e := range entries {
+			if e.Name() != devLockFile {
+				return fail(&cliError{code: exitUsage, what: fmt.Sprintf("the directory is not one of 'broker dev': it holds %q and no %s", e.Name(), devStateFile),
+					where: o.dataDir, mend: "choose an empty directory, or one that 'broker dev' made"})
+			}
+		}
+		return unlock, &devState{Version: 1, Nodes: o.nodes}, nil
+	}
+	if err != nil {
+		return fail(err)
+	}
+	st = &devState{}
+	if err := json.Unmarshal(raw, st); err != nil || st.Version != 1 || st.Nodes < 1 || st.Nodes > devMaxNodes || len(st.KafkaPorts) != st.Nodes || len(st.RPCPorts) != st.Nodes {
+		return fail(&cliError{code: exitFailure, what: "the cluster's description is damaged or of another version", where: file,
+			mend: fmt.Sprintf("remove it to have it made anew with --nodes as before (the data in node-1 and so on must then be moved back by hand), or choose another --data-dir (%v)", err)})
+	}
+	if nodesGiven && o.nodes < st.Nodes {
+		return fail(usageError(fmt.Sprintf("start it with --nodes %d, or choose another --data-dir", st.Nodes),
+			"the cluster in %s has %d nodes; it cannot be started with %d", o.dataDir, st.Nodes, o.nodes))
+	}
+	if nodesGiven {
+		st.Nodes = o.nodes
+	}
+	return unlock, st, nil
+}
+
+// save replaces the file as a whole.
+func (st *devState) save(dir string) error {
+	raw, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, devStateFile)
+	if err := os.WriteFile(file+".new", append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// pickPorts decides on every node's ports. Those for clients are the user's where given; the others are those of the last
+// time if they are still free, else new ones: brokers find each other again by --join.
+func (st *devState) pickPorts(o *devOptions) error {
+	taken := make(map[int]bool)
+	free := func(port int) error {
+		if taken[port] {
+			return errors.New("taken by another node")
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(devHost, strconv.Itoa(port)))
+		if err != nil {
+			return err
+		}
+		return l.Close()
+	}
+	block := func(n int) (int, error) { // the first of n free ports in a row
+		for range 200 {
+			first := devPortMin + rand.IntN(devPortMax-devPortMin-n)
+			ok := true
+			for p := first; p < first+n && ok; p++ {
+				ok = free(p) == nil
+			}
+			if ok {
+				return first, nil
+			}
+		}
+		return 0, &cliError{code: exitFailure, what: fmt.Sprintf("no %d free ports were found", n), where: fmt.Sprintf("%d to %d", devPortMin, devPortMax), mend: "name one with --kafka-port"}
+	}
+	before := slices.Clone(st.KafkaPorts)
+	st.KafkaPorts = st.KafkaPorts[:0]
+	reuse := len(before) == st.Nodes && !slices.ContainsFunc(before, func(p int) bool { return free(p) != nil })
+	switch {
+	case o.kafkaPort == 0 && reuse:
+		st.KafkaPorts = before
+	case o.kafkaPort == 0:
+		first, err := block(st.Nodes)
+		if err != nil {
+			return err
+		}
+		for i := range st.Nodes {
+			st.KafkaPorts = append(st.KafkaPorts, first+i)
+		}
+	default:
+		if o.kafkaPort+st.Nodes-1 > 65535 {
+			return usageError("choose a lower --kafka-port", "the cluster has %d nodes: the last one's port would be above 65535", st.Nodes)
+		}
+		for i := range st.Nodes {
+			p := o.kafkaPort + i
+			if err := free(p); err != nil {
+				return &cliError{code: exitFailure, what: fmt.Sprintf("port %d, which node %d needs for clients, cannot be used: %v", p, i+1, err),
+					where: net.JoinHostPort(devHost, strconv.Itoa(p)), mend: "stop the program that listens there, or choose another --kafka-port (0: free ones)", err: err}
+			}
+			st.KafkaPorts = append(st.KafkaPorts, p)
+		}
+	}
+	for _, p := range st.KafkaPorts {
+		taken[p] = true
+	}
+	rpc := st.RPCPorts
+	st.RPCPorts = make([]int, st.Nodes)
+	for i := range st.RPCPorts {
+		p := st.KafkaPorts[i] + 100 // as the defaults of broker start
+		if i < len(rpc) {
+			p = rpc[i]
+		}
+		if p > 65535 || free(p) != nil {
+			var err error
+			if p, err = block(1); err != nil {
+				return err
+			}
+		}
+		st.RPCPorts[i], taken[p] = p, true
+	}
+	return nil
+}
+
+// startNode starts the child of index i.
+func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNode, error) {
+	n := &devNode{number: i + 1, exited: make(chan struct{}),
+		kafka:   net.JoinHostPort(devHost, strconv.Itoa(st.KafkaPorts[i])),
+		rpc:     net.JoinHostPort(devHost, strconv.Itoa(st.RPCPorts[i])),
+		logPath: filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1)),
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"start", "--config", noConfigFile, "--data-dir", filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
+		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc}
+	var others []string
+	for j, p := range st.RPCPorts {
+		if j != i {
+			others = append(others, net.JoinHostPort(devHost, strconv.Itoa(p)))
+		}
+	}
+	if (i > 0 || st.Founded) && len(others) > 0 {
+		args = append(args, "--join", strings.Join(others, ","))
+	}
+	logFile, err := os.OpenFile(n.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer logFile.Close() // the child has its own
+	if info, err := logFile.Stat(); err == nil {
+		n.logStart = info.Size()
+	}
+	n.cmd = exec.Command(exe, append(args, extra...)...)
+	n.cmd.Stdout, n.cmd.Stderr = logFile, logFile
+	n.cmd.SysProcAttr = procAttr()
+	// What is set for this process is not meant for each of its brokers: they get all they need as flags.
+	n.cmd.Env = slices.DeleteFunc(a.environ(), func(kv string) bool { return strings.HasPrefix(kv, envPrefix+"_") })
+	if err := n.cmd.Start(); err != nil {
+		return nil, &cliError{code: exitFailure, what: fmt.Sprintf("node %d cannot be started: %v", n.number, err), where: exe, err: err}
+	}
+	go func() {
+		n.err = n.cmd.Wait()
+		close(n.exited)
+	}()
+	return n, nil
+}
+
+// stopNodes asks all children to end, kills those that do not, and returns when none is left.
+func stopNodes(nodes []*devNode) {
+	for _, n := range nodes {
+		if n.running() {
+			_ = n.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself meanwhile
+		}
+	}
+	late := time.NewTimer(devStopTimeout)
+	defer late.Stop()
+	for _, n := range nodes {
+		select {
+		case <-n.exited:
+		case <-late.C:
+			late.Reset(0) // for the others too
+			_ = n.cmd.Process.Kill()
+			<-n.exited
+		}
+	}
+}
+
+// waitReady returns when every node lists all nodes and a topic could be created, or when one of them has ended.
+func waitReady(ctx context.Context, nodes []*devNode) error {
+	ctx, cancel := context.WithTimeout(ctx, devReadyTimeout)
+	defer cancel()
+	failed := make(chan *devNode, len(nodes))
+	for _, n := range nodes {
+		go func() {
+			select {
+			case <-n.exited:
+				failed <- n
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	var err error
+	for _, n := range nodes {
+		if err = waitNode(ctx, n, len(nodes)); err != nil {
+			break
+		}
+	}
+	select {
+	case n := <-failed:
+		return nodeFailure(n)
+	default:
+	}
+	if err != nil && errors.Is(err, context.DeadlineExceeded) {
+		return &cliError{code: exitTimeout, what: fmt.Sprintf("the cluster was not ready within %v: %v", devReadyTimeout, err),
+			where: filepath.Dir(nodes[0].logPath), mend: "read the logs there", err: err}
+	}
+	return err
+}
+
+// waitNode polls one node until it knows of all nodes and answers that a topic with as many replicas as a new one gets could be made.
+func waitNode(ctx context.Context, n *devNode, all int) error {
+	last := errors.New("not asked yet")
+	for {
+		err := askNode(ctx, n, all)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("node %d: %w (%w)", n.number, last, ctx.Err())
+		case <-time.After(devPollInterval):
+		}
+	}
+}
+
+func askNode(ctx context.Context, n *devNode, all int) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	adm, err := client.NewAdmin(ctx, client.Config{Brokers: []string{n.kafka}, ClientID: "balsa-dev", ConnectTimeout: 3 * time.Second})
+	if err != nil {
+		return err
+	}
+	defer adm.Close()
+	c, err := adm.ClusterStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if len(c.Brokers) != all {
+		return fmt.Errorf("it knows of %d of %d brokers", len(c.Brokers), all)
+	}
+	_, err = adm.CreateTopic(ctx, client.TopicSpec{Name: "balsa-dev-ready", Partitions: 1, Replicas: int16(min(all, 3)), ValidateOnly: true})
+	return err
+}
+
+// nodeFailure is the error that a child printed before it ended, found in its log.
+func nodeFailure(n *devNode) error {
+	e := &cliError{code: exitFailure, what: fmt.Sprintf("node %d ended before the cluster was ready: %v", n.number, n.cmd.ProcessState), where: n.logPath, mend: "read its log", err: n.err}
+	raw, err := os.ReadFile(n.logPath)
+	if err != nil || int64(len(raw)) < n.logStart {
+		return e
+	}
+	raw = raw[n.logStart:]
+	raw = raw[max(0, len(raw)-devLogTail):]
+	i := bytes.LastIndex(raw, []byte("error: "))
+	if i < 0 {
+		return e
+	}
+	for line := range strings.Lines(string(raw[i:])) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "error: "):
+			e.what = fmt.Sprintf("node %d: %s", n.number, strings.TrimPrefix(line, "error: "))
+		case strings.HasPrefix(line, "where:"):
+			e.where = strings.TrimSpace(strings.TrimPrefix(line, "where:")) + ", log " + n.logPath
+		case strings.HasPrefix(line, "mend:"):
+			e.mend = strings.TrimSpace(strings.TrimPrefix(line, "mend:"))
+		}
+	}
+	return e
+}
