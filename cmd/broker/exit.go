@@ -9,6 +9,8 @@ import (
 	"io"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/balsamq/balsa/client"
 )
 
@@ -87,6 +89,9 @@ func (a *app) explain(err error, commandPath string) *cliError {
 		e.mend = "start one with 'broker start' or 'broker dev', or name others with -b HOST:PORT or BALSA_BROKERS"
 	case errors.Is(err, client.ErrNotFound):
 		e.code = exitNotFound
+		if errors.Is(err, kerr.UnknownTopicOrPartition) {
+			e.what = fmt.Sprintf("topic %s does not exist (%s)", subject, kerr.UnknownTopicOrPartition.Message)
+		}
 		e.mend = "'broker topic list' shows the topics there are; 'broker topic create NAME' makes one"
 	case errors.Is(err, client.ErrExists):
 		e.code = exitExists

@@ -107,6 +107,7 @@ func subcommands(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	mend := fmt.Sprintf("'%s --help' lists the commands", cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
 	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 		mend = fmt.Sprintf("did you mean '%s %s'?", cmd.CommandPath(), s[0])
 	}
