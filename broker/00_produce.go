@@ -1,0 +1,381 @@
+// Produce (key 0), versions 3 to 13 (listed from 0): appends record batches.
+//
+// The batches are found in the frame and handed to their replicas as they lie there; nothing is decoded. acks: 0 has no
+// response, and an error closes the connection, as there is no other way to tell; 1 answers after the leader's own sync;
+// -1 (all) after the quorum's commit. v7 allows zstd, v8 brought error messages, v10 the new leader in the answer
+// (KIP-951), v13 topic ids.
+
+package broker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/protocol"
+)
+
+const (
+	// maxRecordRequest is the default of socket.request.max.bytes.
+	maxRecordRequest = 100 << 20
+	// produceListed: Kafka 4 refuses v0 to v2 and lists them all the same, since librdkafka infers from them which
+	// codecs the broker knows (KAFKA-18659).
+	produceListed = 0
+	// maxProducePartitions bounds the partitions of one request.
+	maxProducePartitions = 100_000
+
+	keyFetch = 1
+)
+
+// produceOp is one request on its way through its partitions.
+type produceOp struct {
+	s    *server
+	r    *request
+	req  *kmsg.ProduceRequest
+	resp *kmsg.ProduceResponse
+
+	mu       sync.Mutex // guards what follows, and resp until answered
+	waiting  int        // appends not done yet, and one for the handler itself
+	answered bool
+	failed   error // the first one: what closes an acks=0 connection
+	timer    *time.Timer
+	hinted   map[int32]struct{} // leaders whose address is in the answer
+}
+
+func (s *server) produce(r *request) {
+	req := r.msg.(*kmsg.ProduceRequest)
+	op := &produceOp{s: s, r: r, req: req, resp: kmsg.NewPtrProduceResponse(), waiting: 1}
+	op.resp.Version = req.Version
+	// All places of the answer are laid out first: a result may come while others are still being sent on their way.
+	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	for i := range req.Topics {
+		t, rt := &req.Topics[i], &op.resp.Topics[i]
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
+		for j := range t.Partitions {
+			p := &rt.Partitions[j]
+			p.Default()
+			p.Partition = t.Partitions[j].Partition
+			p.BaseOffset, p.LogAppendTime, p.LogStartOffset = -1, -1, -1
+			p.ErrorCode = kerr.RequestTimedOut.Code // what stays if nothing else comes
+		}
+	}
+	r.hold() // the replicas look into the frame until the last of them is done
+	if req.Acks == -1 || req.Acks == 1 {
+		op.timer = time.AfterFunc(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), op.expired)
+	}
+	im := s.b.Image()
+	for i := range req.Topics {
+		t := &req.Topics[i]
+		topic, err := produceTopic(im, req.Version, t)
+		for j := range t.Partitions {
+			p := &t.Partitions[j]
+			place := &op.resp.Topics[i].Partitions[j]
+			if err != nil {
+				op.done(place, topic, partition.AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, Err: err}, false)
+				continue
+			}
+			op.append(place, topic, p)
+		}
+	}
+	op.leave()
+}
+
+// produceTopic finds the topic that a client means, and may write to.
+func produceTopic(im *coordinator.Image, version int16, t *kmsg.ProduceRequestTopic) (*coordinator.Topic, error) {
+	topic, err := findTopic(im, version >= 13, t.Topic, t.TopicID)
+	if err == nil && topic.Internal() {
+		return nil, refuse(kerr.InvalidTopicException, fmt.Sprintf("topic %s belongs to the brokers", topic.Name))
+	}
+	return topic, err
+}
+
+// findTopic looks a topic up by id or by name, as the request's version has it.
+func findTopic(im *coordinator.Image, byID bool, name string, id [16]byte) (*coordinator.Topic, error) {
+	if byID {
+		if t := im.TopicByID(id); t != nil {
+			return t, nil
+		}
+		return nil, kerr.UnknownTopicID
+	}
+	if t := im.Topic(name); t != nil {
+		return t, nil
+	}
+	return nil, kerr.UnknownTopicOrPartition
+}
+
+// findReplica finds this broker's replica of a partition.
+func (s *server) findReplica(t *coordinator.Topic, p int32) (replica, error) {
+	if p < 0 || int(p) >= len(t.Partitions) {
+		return nil, kerr.UnknownTopicOrPartition
+	}
+	if rep := s.b.Replica(t.ID, p); rep != nil {
+		return rep, nil
+	}
+	return nil, kerr.NotLeaderForPartition
+}
+
+// append sends one partition's batch to its replica.
+func (op *produceOp) append(place *kmsg.ProduceResponseTopicPartition, topic *coordinator.Topic, p *kmsg.ProduceRequestTopicPartition) {
+	refused := func(err error) {
+		op.done(place, topic, partition.AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, Err: err}, false)
+	}
+	if op.req.Acks < -1 || op.req.Acks > 1 {
+		refused(partition.ErrInvalidAcks)
+		return
+	}
+	rep, err := op.s.findReplica(topic, p.Partition)
+	if err != nil {
+		refused(err)
+		return
+	}
+	batch, err := produceBatch(op.req.Version, p.Records)
+	if err != nil {
+		refused(err)
+		return
+	}
+	op.mu.Lock()
+	op.waiting++
+	op.mu.Unlock()
+	rep.Append(&partition.AppendRequest{Batch: batch, Acks: op.req.Acks, Done: func(res partition.AppendResult) {
+		op.done(place, topic, res, true)
+	}})
+}
+
+// produceBatch is the one batch that a partition's records must be. What the batch says is the replica's to check.
+func produceBatch(version int16, records []byte) ([]byte, error) {
+	if len(records) == 0 {
+		return nil, refuse(kerr.InvalidRecord, "no record batch for the partition")
+	}
+	b, rest, err := protocol.NextBatch(records)
+	switch {
+	case errors.Is(err, protocol.ErrMagic):
+		return nil, refuse(kerr.InvalidRecord, err.Error()+": produce requests of this version carry record batches of magic 2")
+	case err != nil:
+		return nil, err
+	case len(rest) != 0:
+		return nil, refuse(kerr.InvalidRecord, "more than one record batch for the partition")
+	case b.Codec() == protocol.CodecZstd && version < 7:
+		return nil, refuse(kerr.UnsupportedCompressionType, "zstd needs produce version 7 or later (KIP-110)")
+	}
+	return b, nil
+}
+
+// done enters a partition's result. async says that it was counted in waiting.
+func (op *produceOp) done(place *kmsg.ProduceResponseTopicPartition, topic *coordinator.Topic, res partition.AppendResult, async bool) {
+	op.mu.Lock()
+	if !op.answered {
+		place.ErrorCode = codeOf(res.Err)
+		if res.Err == nil {
+			place.BaseOffset, place.LogAppendTime, place.LogStartOffset = res.BaseOffset, res.LogAppendTime, res.LogStart
+		} else {
+			place.ErrorMessage = messageOf(res.Err)
+			if op.failed == nil {
+				op.failed = res.Err
+			}
+			if place.ErrorCode == kerr.NotLeaderForPartition.Code && topic != nil && op.req.Version >= 10 {
+				if b := op.s.hintLeader(op.r.c, topic, place.Partition, &place.CurrentLeader.LeaderID, &place.CurrentLeader.LeaderEpoch); b != nil {
+					op.hintBroker(b)
+				}
+			}
+		}
+	}
+	op.mu.Unlock()
+	if async {
+		op.leave()
+	}
+}
+
+// hintBroker puts a leader's address into the answer, once. op.mu is held.
+func (op *produceOp) hintBroker(b *hintedBroker) {
+	if _, ok := op.hinted[b.node]; ok {
+		return
+	}
+	if op.hinted == nil {
+		op.hinted = make(map[int32]struct{})
+	}
+	op.hinted[b.node] = struct{}{}
+	n := kmsg.NewProduceResponseBroker()
+	n.NodeID, n.Host, n.Port, n.Rack = b.node, b.host, b.port, b.rack
+	op.resp.Brokers = append(op.resp.Brokers, n)
+}
+
+// leave counts down; the last one answers and lets go of the frame.
+func (op *produceOp) leave() {
+	op.mu.Lock()
+	op.waiting--
+	last := op.waiting == 0
+	op.mu.Unlock()
+	if last {
+		op.answer()
+		op.r.release()
+	}
+}
+
+// expired answers with what there is: REQUEST_TIMED_OUT for the rest, which may still commit.
+func (op *produceOp) expired() { op.answer() }
+
+func (op *produceOp) answer() {
+	op.mu.Lock()
+	if op.answered {
+		op.mu.Unlock()
+		return
+	}
+	op.answered = true
+	failed := op.failed
+	op.mu.Unlock()
+	if op.timer != nil {
+		op.timer.Stop()
+	}
+	if op.req.Acks == 0 {
+		if failed != nil {
+			op.r.abort(fmt.Errorf("produce with acks=0 failed: %w", failed))
+		} else {
+			op.r.discard()
+		}
+		return
+	}
+	op.r.respond(op.resp)
+}
+
+// hintedBroker is where a client finds a leader (KIP-951).
+type hintedBroker struct {
+	node int32
+	host string
+	port int32
+	rack *string
+}
+
+// hintLeader tells who leads a partition that this broker does not lead, and where that is; nil if nobody better is
+// known. The two fields keep their -1 then.
+func (s *server) hintLeader(c *conn, topic *coordinator.Topic, p int32, leader, epoch *int32) *hintedBroker {
+	node, e, ok := s.b.Leader(topic.ID, p)
+	if !ok || node == s.b.NodeID() {
+		return nil
+	}
+	b := s.b.Image().Broker(node)
+	if b == nil || b.Fenced {
+		return nil
+	}
+	*leader, *epoch = int32(node), e
+	ep := b.Endpoint(c.listener)
+	return &hintedBroker{int32(node), ep.Host, ep.Port, optional(b.Rack)}
+}
+
+// optional is a nullable string of ours on the wire: the empty one is null.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// scanProduce walks a body as kmsg will, and checks that each array's count is backed by bytes before anyone allocates
+// for it: kmsg itself would take one element per remaining byte, and a frame of records has many bytes.
+func scanProduce(version int16, body []byte) error {
+	d := scanner{b: body, flexible: version >= 9}
+	d.str() // transactional id
+	d.skip(2 + 4)
+	partitions := 0
+	for range d.array(2) {
+		if version >= 13 {
+			d.skip(16)
+		} else {
+			d.str()
+		}
+		n := d.array(5)
+		if partitions += n; partitions > maxProducePartitions {
+			return fmt.Errorf("more than %d partitions", maxProducePartitions)
+		}
+		for range n {
+			d.skip(4)
+			d.bytes()
+			d.tags()
+		}
+		d.tags()
+		if d.bad {
+			break
+		}
+	}
+	d.tags()
+	if d.bad {
+		return errors.New("malformed body")
+	}
+	return nil
+}
+
+// scanner skips over Kafka's types. After a fault it stays bad, and every array is empty.
+type scanner struct {
+	b        []byte
+	flexible bool
+	bad      bool
+}
+
+func (d *scanner) skip(n int) {
+	if n < 0 || n > len(d.b) {
+		d.bad, d.b = true, nil
+		return
+	}
+	d.b = d.b[n:]
+}
+
+// array is a count of elements, each of which takes at least size bytes.
+func (d *scanner) array(size int) int {
+	n := d.length(4)
+	if n > len(d.b)/size {
+		d.skip(-1)
+		return 0
+	}
+	return max(n, 0)
+}
+
+func (d *scanner) str()   { d.skip(max(d.length(2), 0)) }
+func (d *scanner) bytes() { d.skip(max(d.length(4), 0)) }
+
+// length is a length or count: compact, or in width bytes; -1 is null.
+func (d *scanner) length(width int) int {
+	if d.flexible {
+		v, n := protocol.Uvarint(d.b)
+		if n <= 0 {
+			d.skip(-1)
+			return 0
+		}
+		d.b = d.b[n:]
+		return int(v) - 1
+	}
+	if len(d.b) < width {
+		d.skip(-1)
+		return 0
+	}
+	var n int
+	if width == 2 {
+		n = int(int16(binary.BigEndian.Uint16(d.b)))
+	} else {
+		n = int(int32(binary.BigEndian.Uint32(d.b)))
+	}
+	d.b = d.b[width:]
+	if n < -1 {
+		d.skip(-1)
+		return 0
+	}
+	return n
+}
+
+func (d *scanner) tags() {
+	if !d.flexible || d.bad {
+		return
+	}
+	rest, ok := protocol.SkipTags(d.b)
+	if !ok {
+		d.skip(-1)
+		return
+	}
+	d.b = rest
+}

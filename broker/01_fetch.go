@@ -1,0 +1,387 @@
+// Fetch (key 1), versions 4 to 18: reads record batches.
+//
+// A fetch is first answered by what is there. If that is less than min_bytes, it subscribes to its partitions and
+// waits, as an entry in their lists and in the runtime's timer heap, without a goroutine; whatever wakes it looks again at
+// the partitions that moved, only. An empty answer says where the log ends, so it is believed only after
+// Replica.Linearize (a deposed leader could not know better); records below the high watermark are committed and need no
+// such thing.
+//
+// v7 brought sessions (see fetch_session.go), v9 leader epochs, v12 diverging epochs, v13 topic ids, v16 the new leader
+// in the answer (KIP-951). max_bytes and the partition's limit are soft: the first batch comes whole.
+
+package broker
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/partition"
+)
+
+// fetchPart is one partition of a fetch.
+type fetchPart struct {
+	sessionPartition
+	topic *coordinator.Topic
+	rep   replica
+	res   partition.ReadResult
+	err   error
+
+	divergeEpoch      int32
+	divergeEnd        int64 // -1: the logs do not part
+	leader, hintEpoch int32 // who leads instead (KIP-951); -1: not known
+
+	asked      atomic.Int32 // whether the end of the log was confirmed: a confirm… constant
+	confirmErr error        // set before asked becomes confirmDone
+	moved      atomic.Bool  // the waiter fired: read again
+	subscribed bool
+	waiter     partition.Waiter
+}
+
+const (
+	confirmNot int32 = iota
+	confirmAsked
+	confirmDone
+)
+
+func (p *fetchPart) sameTopic(o *fetchPart) bool {
+	return p.key.id == o.key.id && p.key.name == o.key.name
+}
+
+// fetchOp is one fetch. At most one goroutine works on it at a time (running); others only leave word (again).
+type fetchOp struct {
+	s      *server
+	r      *request
+	req    *kmsg.FetchRequest
+	ctx    fetchContext
+	parts  []fetchPart
+	budget int // bytes of the answer
+
+	mu       sync.Mutex // guards what follows; a leaf
+	running  bool
+	again    bool
+	finished bool
+	expired  bool // max_wait is over
+	gone     bool // the connection is closed
+	asking   int  // confirmations on their way
+	timer    *time.Timer
+}
+
+func (s *server) fetch(r *request) {
+	req := r.msg.(*kmsg.FetchRequest)
+	ctx, refused := s.sessions.begin(req)
+	if refused != nil {
+		out, _ := encodeFetch(req.Version, r.header.CorrelationID, refused.Code, 0, nil, false, nil)
+		r.write(out, nil)
+		return
+	}
+	op := &fetchOp{s: s, r: r, req: req, ctx: ctx, parts: make([]fetchPart, len(ctx.parts)), running: true}
+	op.budget = s.fetchBudget(int(req.MaxBytes))
+	im := s.b.Image()
+	for i := range op.parts {
+		p := &op.parts[i]
+		p.sessionPartition = ctx.parts[i]
+		p.divergeEnd, p.leader, p.res = -1, -1, nothingRead
+		topic, err := findTopic(im, req.Version >= 13, p.key.name, p.key.id)
+		if err == nil {
+			p.topic = topic
+			p.rep, err = s.findReplica(topic, p.key.partition)
+		}
+		p.err = err
+		p.moved.Store(true)
+		p.waiter.Fire = func() {
+			p.moved.Store(true)
+			op.wake()
+		}
+	}
+	op.run()
+}
+
+var nothingRead = partition.ReadResult{HighWatermark: -1, LastStable: -1, LogStart: -1, LeaderEpoch: -1}
+
+// fetchBudget is how many bytes an answer may have: the client's wish, ours, and what is left for all of them. Never 0,
+// so that a batch always gets through.
+func (s *server) fetchBudget(wish int) int {
+	left := s.o.FetchMemory - s.fetchUsed.Load()
+	return int(max(1, min(int64(wish), int64(s.o.FetchMaxBytes), left)))
+}
+
+// wake runs the op if nobody does, on a goroutine of its own: the caller is a worker, or holds locks.
+func (op *fetchOp) wake() {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	if op.finished {
+		return
+	}
+	if op.running {
+		op.again = true
+		return
+	}
+	op.running = true
+	go op.run()
+}
+
+// run reads, and answers or waits. running is set, by whoever calls.
+func (op *fetchOp) run() {
+	for {
+		op.mu.Lock()
+		op.again = false
+		expired, gone := op.expired, op.gone
+		op.mu.Unlock()
+		if gone {
+			op.end()
+			op.r.discard()
+			return
+		}
+		ready := op.look()
+		op.mu.Lock()
+		asking := op.asking
+		op.mu.Unlock()
+		// What waits for a confirmation holds the answer back, until max_wait at most.
+		if asking == 0 && (ready || op.req.MaxWaitMillis <= 0 || expired) || asking > 0 && expired {
+			op.end()
+			op.answer()
+			return
+		}
+		if asking == 0 && !op.subscribe() {
+			continue
+		}
+		if op.park() {
+			return
+		}
+	}
+}
+
+// park lets go of the op until the next wake; false: there is something to do already.
+func (op *fetchOp) park() bool {
+	op.mu.Lock()
+	if op.again || op.gone {
+		op.mu.Unlock()
+		return false
+	}
+	first := op.timer == nil
+	if first {
+		// The runtime's timers are a heap of their own; a goroutine exists only while f runs.
+		wait := max(time.Duration(op.req.MaxWaitMillis)*time.Millisecond, 0)
+		op.timer = time.AfterFunc(wait, func() {
+			op.mu.Lock()
+			op.expired = true
+			op.mu.Unlock()
+			op.wake()
+		})
+	}
+	op.running = false
+	op.mu.Unlock()
+	if first {
+		op.r.whenClosed(func() {
+			op.mu.Lock()
+			op.gone = true
+			op.mu.Unlock()
+			op.wake()
+		})
+	}
+	return true
+}
+
+// end unsubscribes and stops the timer. Nothing wakes the op afterwards.
+func (op *fetchOp) end() {
+	op.mu.Lock()
+	op.finished = true
+	if op.timer != nil {
+		op.timer.Stop()
+	}
+	op.mu.Unlock()
+	for i := range op.parts {
+		if p := &op.parts[i]; p.subscribed {
+			p.rep.Unsubscribe(&p.waiter)
+			p.subscribed = false
+		}
+	}
+}
+
+// look reads what moved. True: there is enough to answer, or an error that the client should know of at once.
+func (op *fetchOp) look() bool {
+	total, urgent := 0, len(op.parts) == 0
+	for i := range op.parts {
+		total += op.parts[i].res.Bytes
+	}
+	for i := range op.parts {
+		p := &op.parts[i]
+		if p.err == nil && p.rep != nil && p.moved.Swap(false) {
+			p.subscribed = false // it fired, or was never linked
+			total -= p.res.Bytes
+			op.readPart(p, total)
+			total += p.res.Bytes
+		}
+		if p.err != nil || p.divergeEnd >= 0 {
+			urgent = true
+		}
+	}
+	return urgent || total >= max(int(op.req.MinBytes), 0)
+}
+
+// readPart reads one partition, when the answer has got total bytes from the others.
+func (op *fetchOp) readPart(p *fetchPart, total int) {
+	for {
+		if p.asked.Load() == confirmDone && p.confirmErr != nil {
+			p.err, p.res.Batches, p.res.Bytes = p.confirmErr, nil, 0
+			return
+		}
+		confirm, err := op.tryRead(p, total)
+		if err == nil && !confirm || p.asked.Load() == confirmDone {
+			p.err = err
+			if err != nil {
+				p.res.Batches, p.res.Bytes = nil, 0
+			}
+			return
+		}
+		if err != nil && !confirm {
+			p.err = err
+			return
+		}
+		// The answer would speak of the end of the log: ask first whether we know it.
+		if !p.asked.CompareAndSwap(confirmNot, confirmAsked) {
+			return // on its way
+		}
+		op.mu.Lock()
+		op.asking++
+		op.mu.Unlock()
+		p.rep.Linearize(func(err error) {
+			p.confirmErr = err
+			p.asked.Store(confirmDone)
+			p.moved.Store(true)
+			op.mu.Lock()
+			op.asking--
+			op.mu.Unlock()
+			op.wake()
+		})
+		if p.asked.Load() != confirmDone {
+			return
+		}
+		p.moved.Store(false)
+	}
+}
+
+// tryRead reads once. confirm says that the result, or the error, is only true if this replica knows the log's end.
+func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
+	room := op.budget - total
+	limit := min(int(p.maxBytes), room)
+	if total == 0 {
+		limit = max(limit, 1) // the first batch comes whole, whatever its size
+	}
+	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch})
+	if err != nil {
+		return errors.Is(err, partition.ErrOffsetOutOfRange), err
+	}
+	if op.req.Version >= 12 && p.lastEpoch >= 0 {
+		epoch, end, err := p.rep.OffsetForLeaderEpoch(p.lastEpoch, -1)
+		if err != nil {
+			return false, err
+		}
+		if epoch < p.lastEpoch || end < p.fetchOffset {
+			p.divergeEpoch, p.divergeEnd = epoch, max(end, 0)
+			p.res.Batches, p.res.Bytes = nil, 0
+			return true, nil
+		}
+		p.divergeEnd = -1
+	}
+	if p.res.Bytes > room && total > 0 {
+		// Only the answer's first batch may exceed it; the order of partitions changes, so that this one's turn comes.
+		p.res.Batches, p.res.Bytes = nil, 0
+	}
+	return p.res.Bytes == 0 && p.fetchOffset >= p.res.HighWatermark, nil
+}
+
+// subscribe links every partition that is not; false: something is there already.
+func (op *fetchOp) subscribe() bool {
+	total := 0
+	for i := range op.parts {
+		total += op.parts[i].res.Bytes
+	}
+	// If the answer lacks n bytes over k partitions, one of them must get n/k before it can be complete.
+	need := int64(max(int(op.req.MinBytes)-total, 1)) / int64(max(len(op.parts), 1))
+	ok := true
+	for i := range op.parts {
+		p := &op.parts[i]
+		if p.subscribed || p.rep == nil || p.err != nil {
+			continue
+		}
+		p.waiter.After, p.waiter.Epoch, p.waiter.MinBytes = p.res.HighWatermark, p.res.LeaderEpoch, need
+		p.subscribed = true
+		if !p.rep.Subscribe(&p.waiter) {
+			p.subscribed = false
+			p.moved.Store(true)
+			ok = false
+			continue
+		}
+		if need > 1 {
+			// The count of bytes began at Subscribe: what came between Read and here is not in it.
+			if hw, _ := p.rep.HighWatermark(); hw > p.res.HighWatermark && p.rep.Unsubscribe(&p.waiter) {
+				p.subscribed = false
+				p.moved.Store(true)
+				ok = false
+			}
+		}
+	}
+	return ok
+}
+
+// answer writes the response. The op has ended.
+func (op *fetchOp) answer() {
+	var hints []hintedBroker
+	out := make([]*fetchPart, 0, len(op.parts))
+	records := 0
+	for i := range op.parts {
+		p := &op.parts[i]
+		if p.err == nil && p.asked.Load() == confirmAsked {
+			// max_wait is over and no quorum has said whether this is the end. Say so rather than guess.
+			p.err = partition.ErrUnavailable
+			p.res.Batches, p.res.Bytes = nil, 0
+		}
+		if p.err != nil {
+			hints = op.hint(p, hints)
+		}
+		if op.ctx.incremental && !p.changed() {
+			continue
+		}
+		records += p.res.Bytes
+		out = append(out, p)
+	}
+	sessionID := int32(0)
+	if se := op.ctx.session; se != nil {
+		sessionID = se.id
+		se.told(out)
+	}
+	op.s.fetchUsed.Add(int64(records))
+	frame, _ := encodeFetch(op.req.Version, op.r.header.CorrelationID, 0, sessionID, out, op.req.IsolationLevel == 1, hints)
+	op.r.write(frame, func() { op.s.fetchUsed.Add(-int64(records)) })
+}
+
+// changed says whether an incremental answer must name the partition.
+func (p *fetchPart) changed() bool {
+	return p.fresh || p.res.Bytes > 0 || p.err != nil || p.divergeEnd >= 0 ||
+		p.res.HighWatermark != p.highWatermark || p.res.LogStart != p.logStart
+}
+
+// hint adds who leads instead (v16, KIP-951).
+func (op *fetchOp) hint(p *fetchPart, hints []hintedBroker) []hintedBroker {
+	code := codeOf(p.err)
+	if op.req.Version < 16 || p.topic == nil || code != kerr.NotLeaderForPartition.Code && code != kerr.FencedLeaderEpoch.Code {
+		return hints
+	}
+	b := op.s.hintLeader(op.r.c, p.topic, p.key.partition, &p.leader, &p.hintEpoch)
+	if b == nil {
+		return hints
+	}
+	for i := range hints {
+		if hints[i].node == b.node {
+			return hints
+		}
+	}
+	return append(hints, *b)
+}

@@ -1,0 +1,142 @@
+// ListOffsets (key 2), versions 1 to 11: where a partition begins and ends, and the first offset at or after a time.
+//
+// Linearizable: every answer comes after Replica.Linearize, so that after an acknowledged produce each client sees at
+// least that end. -1 is the end (the high watermark; the last stable offset is the same without transactions), -2 and
+// -4 the start, -3 the largest timestamp (v7), -5 and -6 concern tiered storage, which there is none of.
+
+package broker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/partition"
+)
+
+// earliestPendingUpload is v11's -6: without tiered storage nothing is ever to be uploaded.
+const earliestPendingUpload = -6
+
+// confirmTimeout is how long an answer waits for a quorum to confirm a read point, where the request says nothing.
+const confirmTimeout = 10 * time.Second
+
+func (s *server) listOffsets(r *request) {
+	req := r.msg.(*kmsg.ListOffsetsRequest)
+	resp := kmsg.NewPtrListOffsetsResponse()
+	resp.Topics = make([]kmsg.ListOffsetsResponseTopic, len(req.Topics))
+	timeout := confirmTimeout
+	if req.Version >= 10 && req.TimeoutMillis > 0 {
+		timeout = min(timeout, time.Duration(req.TimeoutMillis)*time.Millisecond)
+	}
+	g := newGather(r, timeout, func() { r.respond(resp) })
+	im := s.b.Image()
+	for i := range req.Topics {
+		t, rt := &req.Topics[i], &resp.Topics[i]
+		rt.Topic = t.Topic
+		rt.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, len(t.Partitions))
+		topic, topicErr := findTopic(im, false, t.Topic, [16]byte{})
+		for j := range t.Partitions {
+			p, place := &t.Partitions[j], &rt.Partitions[j]
+			place.Default()
+			place.Partition = p.Partition
+			place.Timestamp, place.Offset, place.LeaderEpoch = -1, -1, -1
+			if topicErr != nil {
+				place.ErrorCode = codeOf(topicErr)
+				continue
+			}
+			rep, err := s.findReplica(topic, p.Partition)
+			if err == nil {
+				err = timestampAllowed(req.Version, p.Timestamp)
+			}
+			if err != nil {
+				place.ErrorCode = codeOf(err)
+				continue
+			}
+			place.ErrorCode = codeOf(partition.ErrUnavailable) // if nothing comes in time
+			g.confirm(rep, func(err error) {
+				var res partition.OffsetResult
+				if err == nil && p.Timestamp == earliestPendingUpload {
+					res = partition.OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
+				} else if err == nil {
+					res, err = rep.ListOffset(p.Timestamp, p.CurrentLeaderEpoch)
+				}
+				place.ErrorCode = codeOf(err)
+				if err == nil {
+					place.Timestamp, place.Offset, place.LeaderEpoch = res.Timestamp, res.Offset, res.LeaderEpoch
+				}
+			})
+		}
+	}
+	g.close()
+}
+
+// timestampAllowed refuses what a version does not know yet.
+func timestampAllowed(version int16, ts int64) error {
+	lowest := int64(partition.EarliestTimestamp)
+	switch {
+	case version >= 11:
+		lowest = earliestPendingUpload
+	case version >= 9:
+		lowest = partition.LastTieredTimestamp
+	case version == 8:
+		lowest = partition.EarliestLocalTimestamp
+	case version == 7:
+		lowest = partition.MaxTimestamp
+	}
+	if ts < lowest {
+		return kerr.UnsupportedVersion
+	}
+	return nil
+}
+
+// gather waits for the read points of many replicas, and then answers once: when all have come, or at the time-out with
+// what has.
+type gather struct {
+	waiting atomic.Int64
+	mu      sync.Mutex // guards the answer's places and answered
+	over    bool
+	timer   *time.Timer
+	answer  func()
+}
+
+// newGather starts one for r. The handler calls confirm for each replica, and close at the end.
+func newGather(r *request, timeout time.Duration, answer func()) *gather {
+	g := &gather{answer: answer}
+	g.waiting.Store(1)
+	g.timer = time.AfterFunc(timeout, g.finish)
+	return g
+}
+
+// confirm calls fn once the replica's high watermark is at least what any acknowledged produce had reached, or with the
+// error that prevents it; never after the answer. Calls to fn exclude each other.
+func (g *gather) confirm(rep replica, fn func(error)) {
+	g.waiting.Add(1)
+	rep.Linearize(func(err error) {
+		g.mu.Lock()
+		if !g.over {
+			fn(err)
+		}
+		g.mu.Unlock()
+		g.close()
+	})
+}
+
+func (g *gather) close() {
+	if g.waiting.Add(-1) == 0 {
+		g.finish()
+	}
+}
+
+func (g *gather) finish() {
+	g.mu.Lock()
+	over := g.over
+	g.over = true
+	g.mu.Unlock()
+	if !over {
+		g.timer.Stop()
+		g.answer()
+	}
+}

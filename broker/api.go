@@ -1,0 +1,104 @@
+// The APIs that the broker speaks: one line each, one file each.
+
+package broker
+
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/protocol"
+)
+
+// api is one request type. Versions are contiguous ranges of Apache Kafka 4, with older ones where they cost nothing.
+type api struct {
+	key      int16
+	min, max int16
+	// listed is the minimum that ApiVersions shows, where it is not min: see produceListed.
+	listed int16
+	// maxBytes bounds the frame; 0 is maxSmallRequest.
+	maxBytes int
+	// scan, if set, checks the body's array counts before kmsg allocates for them; without it a decode of a large body
+	// is charged for the worst.
+	scan  func(version int16, body []byte) error
+	serve func(*server, *request)
+}
+
+const (
+	keyProduce     = 0
+	keyApiVersions = 18
+
+	// maxSmallRequest bounds every request but those that carry records or a group's metadata: a million bytes of
+	// topic names is more than anyone asks for at once, and kmsg may take a hundred times the body's size (one
+	// array element per remaining byte).
+	maxSmallRequest = 1 << 20
+	// maxGroupRequest is for JoinGroup, SyncGroup, OffsetCommit and Fetch: a leader's assignment of a large group.
+	maxGroupRequest = 4 << 20
+)
+
+// apis is what we serve. A new API is a new file and a line here.
+var apis = apiTable(
+	api{key: 0, min: 3, max: 13, listed: produceListed, maxBytes: maxRecordRequest, scan: scanProduce, serve: (*server).produce},
+	api{key: 1, min: 4, max: 18, maxBytes: maxGroupRequest, serve: (*server).fetch},
+	api{key: 2, min: 1, max: 11, serve: (*server).listOffsets},
+	api{key: 3, min: 0, max: 13, serve: (*server).metadata},
+	api{key: 18, min: 0, max: 5, serve: (*server).apiVersions},
+	api{key: 19, min: 0, max: 7, serve: (*server).createTopics},
+	api{key: 20, min: 0, max: 6, serve: (*server).deleteTopics},
+	api{key: 22, min: 0, max: 5, serve: (*server).initProducerID},
+	api{key: 23, min: 0, max: 4, serve: (*server).offsetForLeaderEpoch},
+	api{key: 32, min: 0, max: 4, serve: (*server).describeConfigs},
+	api{key: 60, min: 0, max: 2, serve: (*server).describeCluster},
+)
+
+// lastAPIKey bounds the table.
+const lastAPIKey = 128
+
+// apiTable indexes by key, so that a request is found without hashing. It is built once, and panics on a line that
+// contradicts itself or kmsg.
+func apiTable(list ...api) *[lastAPIKey]*api {
+	var t [lastAPIKey]*api
+	for i := range list {
+		a := &list[i]
+		if t[a.key] != nil || a.min > a.max || kmsg.RequestForKey(a.key) == nil || kmsg.RequestForKey(a.key).MaxVersion() < a.max {
+			panic("broker: bad line in the table of APIs: " + kmsg.NameForKey(a.key))
+		}
+		if a.listed == 0 && a.key != keyProduce {
+			a.listed = a.min
+		}
+		if a.maxBytes == 0 {
+			a.maxBytes = maxSmallRequest
+		}
+		t[a.key] = a
+	}
+	return &t
+}
+
+func findAPI(key int16) *api {
+	if key < 0 || key >= lastAPIKey {
+		return nil
+	}
+	return apiByKey[key]
+}
+
+// apiByKey is apis, set at start-up because handlers themselves refer to the table.
+var apiByKey *[lastAPIKey]*api
+
+func init() { apiByKey = apis }
+
+// headerVersion is the form of a request's header, and whether we serve that request at all.
+func headerVersion(key, version int16) (protocol.HeaderVersion, bool) {
+	a := findAPI(key)
+	if a == nil {
+		return 0, false
+	}
+	if version < a.min || version > a.max {
+		// ApiVersions in a version to come: the client learns from our answer which one to use, so its header is read as
+		// far as every version has it, and its body not at all.
+		return 1, key == keyApiVersions
+	}
+	req := kmsg.RequestForKey(key)
+	req.SetVersion(version)
+	if req.IsFlexible() {
+		return 2, true
+	}
+	return 1, true
+}

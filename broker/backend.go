@@ -1,0 +1,68 @@
+// What the Kafka handlers need from the rest of the broker. Handlers see the cluster through the Image (immutable, no
+// lock), replicas of this broker, the leader table that brokers tell each other, and a few calls that end at the metadata
+// group. The wiring satisfies backend; tests bring a small one of their own.
+
+package broker
+
+import (
+	"context"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/raft"
+)
+
+// backend is the broker behind the Kafka server. All methods are safe for any goroutine. Those with a done callback
+// return at once and call it exactly once, from any goroutine, also when ctx ends first.
+type backend interface {
+	NodeID() raft.NodeID
+	Image() *coordinator.Image
+	// Controller is a live broker to show as the controller; 0 if none is known.
+	Controller() raft.NodeID
+	// Replica is this broker's replica, or nil (not a typed one) if it holds none or has not opened it yet.
+	Replica(topic coordinator.TopicID, partition int32) replica
+	// Leader is who leads, by the highest epoch that any broker has told of; ok is false if nobody is known to.
+	Leader(topic coordinator.TopicID, partition int32) (node raft.NodeID, epoch int32, ok bool)
+	// CreateTopics creates topics, or with validateOnly only says what would come of it. It is done when every topic has
+	// leaders and every live Image has it, or when ctx ends: then the topics may still come. results are in the order
+	// of topics. All that is in topics has been checked as far as one request can be; the metadata group decides.
+	CreateTopics(ctx context.Context, topics []newTopic, validateOnly bool, done func(results []topicResult))
+	// DeleteTopics deletes by id; done when they are gone from every live Image, or when ctx ends. One error (or nil) per id.
+	DeleteTopics(ctx context.Context, ids []coordinator.TopicID, done func(errs []error))
+	// NextProducerID hands out an id that no other producer of the cluster has or gets.
+	NextProducerID(ctx context.Context, done func(id int64, err error))
+	// Config is a broker config that was set explicitly (file, flag, environment), by its Kafka name.
+	Config(name string) (value string, ok bool)
+}
+
+// replica is the part of [partition.Replica] that the handlers use.
+type replica interface {
+	Append(*partition.AppendRequest)
+	Read(partition.ReadQuery) (partition.ReadResult, error)
+	Linearize(done func(error))
+	ListOffset(ts int64, leaderEpoch int32) (partition.OffsetResult, error)
+	OffsetForLeaderEpoch(epoch, leaderEpoch int32) (foundEpoch int32, end int64, err error)
+	HighWatermark() (int64, bool)
+	Subscribe(*partition.Waiter) bool
+	Unsubscribe(*partition.Waiter) bool
+	ISR() []raft.NodeID
+}
+
+var _ replica = (*partition.Replica)(nil)
+
+// newTopic is a topic to be created.
+type newTopic struct {
+	Name              string
+	Partitions        int             // at least 1; without Assignment
+	ReplicationFactor int             // at least 1; without Assignment
+	Assignment        [][]raft.NodeID // by partition, the preferred leader first; nil: the broker places them
+	Configs           map[string]string
+}
+
+// topicResult is what became of one. With Err nil the rest is set; also under validateOnly, where ID is zero.
+type topicResult struct {
+	ID                coordinator.TopicID
+	Partitions        int
+	ReplicationFactor int
+	Err               error
+}

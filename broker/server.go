@@ -1,0 +1,243 @@
+// The Kafka server: listeners, the connections that they accept, and what all connections share. What it may take from
+// the machine is bounded by serverOptions, whoever connects.
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+)
+
+// serverOptions are the server's bounds. Zero fields take the defaults.
+type serverOptions struct {
+	// MaxRequestBytes is socket.request.max.bytes: a larger frame closes its connection. Default 100 MiB.
+	MaxRequestBytes int
+	// RequestMemory bounds the bytes of all requests that have been read and not been answered yet; connections wait
+	// for it before they read on. At least MaxRequestBytes. Default 128 MiB.
+	RequestMemory int64
+	// FetchMemory bounds the bytes of all fetch answers on their way out. When it is used up, fetches get one batch each.
+	// Default 128 MiB.
+	FetchMemory int64
+	// MaxConnections and MaxConnectionsPerIP: more are closed as they come. Defaults 20,000 and unbounded.
+	MaxConnections, MaxConnectionsPerIP int
+	// MaxInflight bounds the requests of one connection that are not answered yet; further ones stay in the socket. Default 128.
+	MaxInflight int
+	// IdleTimeout is connections.max.idle.ms. Default 10 minutes.
+	IdleTimeout time.Duration
+	// StallTimeout is how long a peer may neither take nor send a byte in the middle of a frame. Default 60 s.
+	StallTimeout time.Duration
+	// FetchSessions is max.incremental.fetch.session.cache.slots. Default 1,000.
+	FetchSessions int
+	// FetchMaxBytes is fetch.max.bytes, the broker's own bound on one answer. Default 55 MiB.
+	FetchMaxBytes int
+}
+
+func (o serverOptions) withDefaults() serverOptions {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&o.MaxRequestBytes, maxRecordRequest)
+	if o.RequestMemory <= 0 {
+		o.RequestMemory = 128 << 20
+	}
+	o.RequestMemory = max(o.RequestMemory, int64(o.MaxRequestBytes))
+	if o.FetchMemory <= 0 {
+		o.FetchMemory = 128 << 20
+	}
+	def(&o.MaxConnections, 20_000)
+	def(&o.MaxConnectionsPerIP, 1<<31-1)
+	def(&o.MaxInflight, 128)
+	def(&o.FetchSessions, 1000)
+	def(&o.FetchMaxBytes, 55<<20)
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 10 * time.Minute
+	}
+	if o.StallTimeout <= 0 {
+		o.StallTimeout = time.Minute
+	}
+	return o
+}
+
+const (
+	// decodeMemory bounds what all requests being decoded at one moment may make kmsg allocate, decodeFactor is how much
+	// that can be per byte of a body, and below decodeFree nobody counts.
+	decodeMemory = 256 << 20
+	decodeFactor = 64
+	decodeFree   = 16 << 10
+	// complaints about clients, per second: a port scanner must not fill the disk with log lines.
+	maxComplaints = 5
+)
+
+// server serves Kafka clients.
+type server struct {
+	b    backend
+	o    serverOptions
+	log  *slog.Logger
+	ctx  context.Context // of the server's life
+	stop context.CancelFunc
+
+	memory    *semaphore.Weighted // RequestMemory
+	decoding  *semaphore.Weighted // decodeMemory
+	fetchUsed atomic.Int64        // of FetchMemory
+	sessions  *sessionCache
+
+	complaints *rate.Limiter
+	silenced   atomic.Int64 // complaints not logged since the last one that was
+
+	wg sync.WaitGroup // accept loops and connections' readers
+
+	mu        sync.Mutex // guards what follows
+	closed    bool
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	perIP     map[string]int
+}
+
+func newServer(b backend, o serverOptions, log *slog.Logger) *server {
+	o = o.withDefaults()
+	ctx, stop := context.WithCancel(context.Background())
+	return &server{
+		b: b, o: o, log: log, ctx: ctx, stop: stop,
+		memory:     semaphore.NewWeighted(o.RequestMemory),
+		decoding:   semaphore.NewWeighted(decodeMemory),
+		sessions:   newSessionCache(o.FetchSessions),
+		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
+		listeners:  make(map[net.Listener]struct{}),
+		conns:      make(map[*conn]struct{}),
+		perIP:      make(map[string]int),
+	}
+}
+
+// Serve accepts connections from ln in a goroutine of its own until Close. name is the listener's (PLAINTEXT): clients that came by it
+// are told the advertised addresses of that name. The server owns ln from here on.
+func (s *server) Serve(ln net.Listener, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		ln.Close()
+		return
+	}
+	s.listeners[ln] = struct{}{}
+	s.wg.Go(func() { s.accept(ln, name) })
+}
+
+// Close stops the listeners, closes all connections and waits for their readers.
+func (s *server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	s.stop()
+	for _, c := range conns {
+		c.close(errServerClosed)
+	}
+	s.wg.Wait()
+}
+
+var errServerClosed = errors.New("the broker is shutting down")
+
+func (s *server) accept(ln net.Listener, name string) {
+	const minPause, maxPause = 5 * time.Millisecond, time.Second
+	pause := minPause
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil {
+				return
+			}
+			// Out of descriptors, most likely: those that are open go on, and new ones may come when some have closed.
+			s.complain("cannot accept a connection", "listener", name, "error", err)
+			select {
+			case <-time.After(pause):
+			case <-s.ctx.Done():
+				return
+			}
+			pause = min(2*pause, maxPause)
+			continue
+		}
+		pause = minPause
+		c, err := s.admit(nc, name)
+		if err != nil {
+			s.complain("connection refused", "remote", nc.RemoteAddr().String(), "listener", name, "reason", err)
+			nc.Close()
+			continue
+		}
+		s.wg.Go(c.read)
+	}
+}
+
+// admit registers a connection within the limits.
+func (s *server) admit(nc net.Conn, listener string) (*conn, error) {
+	ip := remoteIP(nc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return nil, errServerClosed
+	case len(s.conns) >= s.o.MaxConnections:
+		return nil, fmt.Errorf("%d connections are open (max.connections)", len(s.conns))
+	case s.perIP[ip] >= s.o.MaxConnectionsPerIP:
+		return nil, fmt.Errorf("%d connections from %s are open (max.connections.per.ip)", s.perIP[ip], ip)
+	}
+	c := newConn(s, nc, ip, listener)
+	s.conns[c] = struct{}{}
+	s.perIP[ip]++
+	return c, nil
+}
+
+// forget is admit's inverse.
+func (s *server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.conns[c]; !ok {
+		return
+	}
+	delete(s.conns, c)
+	if s.perIP[c.ip]--; s.perIP[c.ip] == 0 {
+		delete(s.perIP, c.ip)
+	}
+}
+
+// connections is how many are open.
+func (s *server) connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+func remoteIP(nc net.Conn) string {
+	host, _, err := net.SplitHostPort(nc.RemoteAddr().String())
+	if err != nil {
+		return nc.RemoteAddr().String()
+	}
+	return host
+}
+
+// complain logs something that a client did, a few times a second at most.
+func (s *server) complain(msg string, args ...any) {
+	if !s.complaints.Allow() {
+		s.silenced.Add(1)
+		return
+	}
+	if n := s.silenced.Swap(0); n > 0 {
+		args = append(args, "more_not_logged", n)
+	}
+	s.log.Warn(msg, args...)
+}
