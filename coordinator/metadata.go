@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
 )
 
 // Metadata is driven by one goroutine at a time (Apply, Snapshot, Restore); everything else is safe for any.
@@ -29,6 +30,8 @@ type Metadata struct {
 	mu       sync.Mutex
 	waiters  []*waiter // sorted by version
 	watchers []func(old, now *Image)
+
+	leadership []func(multi.Status)
 }
 
 type recentResult struct {
@@ -95,9 +98,9 @@ func (m *Metadata) swap(now *Image) {
 	}
 }
 
-// ApplyEntries folds committed entries, and returns a *Result per command entry, nil for the others. An error means that
+// Apply folds committed entries, and returns a *Result per command entry, nil for the others. An error means that
 // this broker cannot follow the log any further (a command of a newer version, say); the state is then as before.
-func (m *Metadata) ApplyEntries(entries []raft.Entry) ([]any, error) {
+func (m *Metadata) Apply(entries []raft.Entry) ([]any, error) {
 	if len(entries) == 0 {
 		return nil, nil
 	}
@@ -107,7 +110,9 @@ func (m *Metadata) ApplyEntries(entries []raft.Entry) ([]any, error) {
 	for i := range entries {
 		e := &entries[i]
 		if e.Index <= d.version {
-			panic(fmt.Sprintf("coordinator: entry %d applied on version %d", e.Index, d.version))
+			// The group was closed after a failure of its log and opened again: it replays what has been folded already.
+			// Committed entries never change, so there is nothing to do, and nobody waits for a result.
+			continue
 		}
 		if e.Type == raft.EntryCommand {
 			c, err := DecodeCommand(e.Payload)
@@ -130,7 +135,9 @@ func (m *Metadata) ApplyEntries(entries []raft.Entry) ([]any, error) {
 		d.version = e.Index
 	}
 	m.recent = recent
-	m.swap(d.Image)
+	if d.version > m.Image().version {
+		m.swap(d.Image)
+	}
 	return results, nil
 }
 
@@ -330,11 +337,15 @@ func snapshotCRC(b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b[:4], castagnoli), castagnoli, b[snapshotHeader:])
 }
 
-// RestoreState replaces the state by a snapshot's; index is the snapshot's last included one.
-func (m *Metadata) RestoreState(index raft.Index, b []byte) error {
+// Restore replaces the state by a snapshot's; meta.Index is the snapshot's last included one.
+func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
+	index := meta.Index
 	s, err := decodeSnapshot(b)
 	if err != nil {
 		return fmt.Errorf("metadata snapshot at %d: %w", index, err)
+	}
+	if index <= m.Image().version {
+		return nil // as in Apply: this and more has been folded already
 	}
 	// The state's own version is the last entry that it folded, and nothing between it and index changed it.
 	if s.Version > index {

@@ -30,7 +30,7 @@ func (l *log) do(c *Command) *Result {
 	}
 	e := raft.Entry{Term: 1, Index: raft.Index(len(l.entries) + 1), Type: raft.EntryCommand, Payload: b}
 	l.entries = append(l.entries, e)
-	res, err := l.md.ApplyEntries([]raft.Entry{e})
+	res, err := l.md.Apply([]raft.Entry{e})
 	if err != nil {
 		l.t.Fatalf("apply: %v", err)
 	}
@@ -238,13 +238,13 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 		other := NewMetadata()
 		for rest := l.entries; len(rest) > 0; {
 			n := rapid.IntRange(1, len(rest)).Draw(rt, "batch")
-			if _, err := other.ApplyEntries(rest[:n]); err != nil {
+			if _, err := other.Apply(rest[:n]); err != nil {
 				rt.Fatal(err)
 			}
 			rest = rest[n:]
 			if rapid.IntRange(0, 3).Draw(rt, "restart") == 0 {
 				restored := NewMetadata()
-				if err := restored.RestoreState(other.Image().Version(), snapshot(t, other)); err != nil {
+				if err := restored.Restore(raft.SnapshotMeta{Index: other.Image().Version()}, snapshot(t, other)); err != nil {
 					rt.Fatal(err)
 				}
 				other = restored
@@ -276,12 +276,33 @@ func TestCommandOfANewerVersionStops(t *testing.T) {
 	before := l.md.Image()
 	good, _ := register(0, 200, "").Encode()
 	for _, bad := range [][]byte{append([]byte{CommandVersion + 1}, good[1:]...), []byte("\x01{\"teleport\":{}}"), []byte("\x01{}"), {}, append(slices.Clone(good), "{}"...)} {
-		_, err := l.md.ApplyEntries([]raft.Entry{
+		_, err := l.md.Apply([]raft.Entry{
 			{Index: before.Version() + 1, Type: raft.EntryCommand, Payload: good},
 			{Index: before.Version() + 2, Type: raft.EntryCommand, Payload: bad}})
 		if !errors.Is(err, ErrMalformed) || l.md.Image() != before {
 			t.Fatalf("%q: %v, image changed: %v", bad, err, l.md.Image() != before)
 		}
+	}
+}
+
+func TestReplayAfterReopening(t *testing.T) {
+	l := newLog(t)
+	l.found(2)
+	old := snapshot(t, l.md)
+	l.do(&Command{AllocateProducerIDs: &AllocateProducerIDs{Count: 5}})
+	im, want := l.md.Image(), snapshot(t, l.md)
+	if err := l.md.Restore(raft.SnapshotMeta{Index: im.Version() - 1}, old); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.md.Apply(l.entries); err != nil {
+		t.Fatal(err)
+	}
+	if l.md.Image() != im || !bytes.Equal(snapshot(t, l.md), want) {
+		t.Fatal("a replay changed the state")
+	}
+	l.do(&Command{AllocateProducerIDs: &AllocateProducerIDs{Count: 5}})
+	if l.md.Image().Version() != im.Version()+1 {
+		t.Fatal("nothing is applied after a replay")
 	}
 }
 
@@ -294,14 +315,14 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 	for range 500 {
 		bad := slices.Clone(good)
 		bad[rng.IntN(len(bad))] ^= 1 << rng.IntN(8)
-		if err := NewMetadata().RestoreState(100, bad); !errors.Is(err, ErrMalformed) {
+		if err := NewMetadata().Restore(raft.SnapshotMeta{Index: 100}, bad); !errors.Is(err, ErrMalformed) {
 			t.Fatalf("a flipped bit was believed: %v", err)
 		}
-		if err := NewMetadata().RestoreState(100, good[:rng.IntN(len(good))]); !errors.Is(err, ErrMalformed) {
+		if err := NewMetadata().Restore(raft.SnapshotMeta{Index: 100}, good[:rng.IntN(len(good))]); !errors.Is(err, ErrMalformed) {
 			t.Fatalf("a cut snapshot was believed: %v", err)
 		}
 	}
-	if err := NewMetadata().RestoreState(1, good); !errors.Is(err, ErrMalformed) {
+	if err := NewMetadata().Restore(raft.SnapshotMeta{Index: 1}, good); !errors.Is(err, ErrMalformed) {
 		t.Fatalf("a snapshot of a later version was believed: %v", err)
 	}
 }
@@ -378,7 +399,7 @@ func FuzzDecodeCommand(f *testing.F) {
 			l.found(1)
 			l.do(c)
 		}
-		if err := NewMetadata().RestoreState(l.md.Image().Version(), snapshot(t, l.md)); err != nil {
+		if err := NewMetadata().Restore(raft.SnapshotMeta{Index: l.md.Image().Version()}, snapshot(t, l.md)); err != nil {
 			t.Fatalf("own snapshot is refused: %v", err)
 		}
 	})
@@ -395,12 +416,12 @@ func FuzzRestore(f *testing.F) {
 		crc := snapshotCRC(b)
 		b[4], b[5], b[6], b[7] = byte(crc>>24), byte(crc>>16), byte(crc>>8), byte(crc)
 		m := NewMetadata()
-		if err := m.RestoreState(1<<40, b); err != nil {
+		if err := m.Restore(raft.SnapshotMeta{Index: 1 << 40}, b); err != nil {
 			return
 		}
 		again := NewMetadata()
 		s := snapshot(t, m)
-		if err := again.RestoreState(m.Image().Version(), s); err != nil {
+		if err := again.Restore(raft.SnapshotMeta{Index: m.Image().Version()}, s); err != nil {
 			t.Fatalf("own snapshot is refused: %v", err)
 		}
 		if !bytes.Equal(snapshot(t, again), s) {
