@@ -1,0 +1,478 @@
+// The broker as a whole: what it consists of, the order in which that starts, and the order in which it stops.
+//
+// Starting: data directory, listeners (bound, not served), place in the cluster (founded, joined or remembered), journal and
+// Raft host, metadata group, heartbeats, replicas, registration, and last the Kafka listener: a client that gets
+// through finds a broker that knows its cluster. Stopping goes the other way, after leadership was handed over.
+
+package broker
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/raft/multi/journal"
+	"github.com/balsamq/balsa/raft/transport"
+	"github.com/balsamq/balsa/segment"
+)
+
+// listenerName is the one listener's, until there are others.
+const listenerName = "PLAINTEXT"
+
+// Broker is a running broker.
+type Broker struct {
+	cfg   Config // with defaults
+	given Config // as it was given
+	log   *slog.Logger
+
+	store      *storage
+	endpoints  []coordinator.Endpoint
+	rpcAddr    string
+	known      []peerAddr // peers known before the Image is: from the cache, or from joining
+	kafkaLn    net.Listener
+	tr         *transport.Transport
+	hardStates multi.HardStateStore
+	host       *multi.Host
+	md         *coordinator.Metadata
+	meta       *metaGroup
+	ctl        *coordinator.Controller
+	peers      *peers
+	rec        *reconciler
+	server     *server
+	pids       producerIDs
+	admins     *semaphore.Weighted
+
+	addrMu sync.RWMutex // guards addrs; a leaf
+	addrs  map[raft.NodeID]string
+
+	started time.Time
+	tick    chan struct{} // capacity 1: the controller has something to look at
+	fatal   chan error    // capacity 1
+	ctx     context.Context
+	cancel  context.CancelFunc
+
+	life    sync.Mutex // guards closing, closers; wg.Go happens under it, so that Close misses nobody
+	closing bool
+	closers []func() error // run in reverse order
+	wg      sync.WaitGroup // admin requests and background loops
+	closed  sync.Once
+	err     error
+}
+
+// Start starts a broker and returns when it serves: it belongs to a cluster, and its metadata is current. ctx bounds the start,
+// not the broker's life. After an error nothing is left running.
+func Start(ctx context.Context, cfg Config) (_ *Broker, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	b := &Broker{given: cfg, cfg: cfg.withDefaults(), started: time.Now(), md: coordinator.NewMetadata(), admins: newAdmins(),
+		addrs: make(map[raft.NodeID]string), tick: make(chan struct{}, 1), fatal: make(chan error, 1)}
+	b.log = b.cfg.Logger
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.shutdown())
+		}
+	}()
+	if err := b.openStore(); err != nil {
+		return nil, err
+	}
+	if err := b.listen(); err != nil {
+		return nil, err
+	}
+	if err := b.takePlace(ctx); err != nil {
+		return nil, err
+	}
+	b.log = b.log.With("broker", b.NodeID())
+	if err := b.startRaft(); err != nil {
+		return nil, err
+	}
+	if err := b.awaitRegistration(ctx); err != nil {
+		return nil, err
+	}
+	b.server = newServer(b, serverOptions{MaxRequestBytes: b.cfg.MaxRequestBytes, RequestMemory: b.cfg.MaxMemory / 2, FetchMemory: b.cfg.MaxMemory / 2,
+		MaxConnections: b.cfg.MaxConnections}, b.log)
+	b.server.Serve(b.kafkaLn, listenerName)
+	b.onClose(func() error { b.server.Close(); return nil })
+	b.log.Info("broker is ready", "cluster", b.ClusterID(), "kafka", b.KafkaAddr(), "rpc", b.rpcAddr, "data", b.store.dir,
+		"incarnation", fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)), "boot", b.store.id.Boots)
+	return b, nil
+}
+
+// onClose adds what has to be undone at the end.
+func (b *Broker) onClose(fn func() error) {
+	b.life.Lock()
+	defer b.life.Unlock()
+	b.closers = append(b.closers, fn)
+}
+
+// spawn starts a background loop that ends with b.ctx.
+func (b *Broker) spawn(fn func()) {
+	b.life.Lock()
+	defer b.life.Unlock()
+	if !b.closing {
+		b.wg.Go(fn)
+	}
+}
+
+func (b *Broker) openStore() error {
+	fsys, dir := b.cfg.FS, b.cfg.DataDir
+	if fsys == nil {
+		fsys = vfs.OS()
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrDataDir, dir, err)
+		}
+		dir = filepath.ToSlash(abs)
+	}
+	var err error
+	if b.store, err = openStorage(fsys, dir); err != nil {
+		return err
+	}
+	b.onClose(b.store.close)
+	return b.store.check(&b.cfg)
+}
+
+// listen binds both listeners, so that their addresses are known; nothing is accepted yet.
+func (b *Broker) listen() error {
+	bind := func(what, field, addr string) (net.Listener, error) {
+		if host, port, err := splitAddr(addr); err == nil && port < 0 {
+			addr = net.JoinHostPort(host, "0")
+		}
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("listen for %s on %s: %w: stop what has the port, or choose another address (%s)", what, addr, err, field)
+		}
+		b.onClose(func() error { _ = ln.Close(); return nil }) // whoever serves it has closed it already
+		return ln, nil
+	}
+	rpcLn, err := bind("other brokers", "ListenRPC", b.cfg.ListenRPC)
+	if err != nil {
+		return err
+	}
+	if b.kafkaLn, err = bind("Kafka clients", "Listen", b.cfg.Listen); err != nil {
+		return err
+	}
+	host, port := advertised(b.cfg.AdvertiseRPC, rpcLn.Addr().String())
+	b.rpcAddr = net.JoinHostPort(host, strconv.Itoa(port))
+	host, port = advertised(b.cfg.Advertise, b.kafkaLn.Addr().String())
+	b.endpoints = []coordinator.Endpoint{{Listener: listenerName, Host: host, Port: int32(port)}}
+	b.tr, err = transport.New(transport.Options{
+		ClusterID: transportCluster(b.store.id.ClusterID), Self: b.self(), Boot: b.store.id.Boots, Listener: rpcLn,
+		Resolve:     b.resolve,
+		Deliver:     func(msgs []raft.Message) { b.host.Deliver(msgs) },
+		DeliverPair: func(from raft.NodeID, m *multi.PairMessage) { b.host.DeliverPair(from, m) },
+		OnUnreachable: func(id raft.NodeID) {
+			if b.host != nil {
+				b.host.PeerUnreachable(id)
+			}
+		},
+		Logger: b.log,
+	})
+	if err != nil {
+		return err
+	}
+	b.onClose(b.tr.Close)
+	return nil
+}
+
+// transportCluster is the cluster's name for the handshake: of fixed size, whatever people chose.
+func transportCluster(id string) (c transport.ClusterID) {
+	if id != "" {
+		sum := sha256.Sum256([]byte(id))
+		copy(c[:], sum[:])
+	}
+	return c
+}
+
+func (b *Broker) self() raft.Member {
+	return raft.Member{ID: b.store.id.NodeID, Incarnation: b.store.id.Incarnation}
+}
+
+func (b *Broker) resolve(id raft.NodeID) (string, bool) {
+	b.addrMu.RLock()
+	defer b.addrMu.RUnlock()
+	addr, ok := b.addrs[id]
+	return addr, ok
+}
+
+func (b *Broker) setAddr(id raft.NodeID, addr string) {
+	b.addrMu.Lock()
+	defer b.addrMu.Unlock()
+	b.addrs[id] = addr
+}
+
+// takePlace makes sure that the data directory belongs to a cluster. A cluster is founded once, explicitly: by a broker
+// with an empty directory and nobody to join.
+func (b *Broker) takePlace(ctx context.Context) error {
+	switch {
+	case b.store.id.joined():
+		b.known = b.store.loadPeers()
+	case len(b.cfg.Join) > 0:
+		if err := b.join(ctx); err != nil {
+			return err
+		}
+	default:
+		node, cluster := b.cfg.nodeID(), b.cfg.ClusterID
+		def(&node, 1)
+		if cluster == "" {
+			cluster = newClusterID()
+		}
+		if err := b.store.join(cluster, node, raft.Member{ID: node, Incarnation: b.store.id.Incarnation}); err != nil {
+			return err
+		}
+		b.log.Info("founding a new cluster", "cluster", cluster, "node", node, "data", b.store.dir)
+	}
+	b.tr.SetIdentity(transportCluster(b.store.id.ClusterID), b.self())
+	return nil
+}
+
+// startRaft starts everything up to the replicas.
+func (b *Broker) startRaft() (err error) {
+	id := &b.store.id
+	if b.hardStates = b.cfg.HardStates; b.hardStates == nil {
+		dir := filepath.Join(filepath.FromSlash(b.store.dir), "journal")
+		j, err := journal.Open(dir, journal.Options{Logger: b.log})
+		if err != nil {
+			return fmt.Errorf("open the journal of terms and votes %s: %w", dir, err)
+		}
+		b.onClose(j.Close)
+		b.hardStates = j
+	}
+	clock := b.cfg.Clock
+	if clock == nil {
+		clock = multi.BootClock{}
+	}
+	b.host, err = multi.NewHost(multi.Options{
+		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
+		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
+		Clock: clock, Transport: b.tr, HardStates: b.hardStates, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
+	})
+	if err != nil {
+		return err
+	}
+	b.host.Start()
+	b.onClose(b.host.Close)
+
+	cache := segment.NewCache(b.cfg.CacheBytes)
+	_, existing := b.hardStates.Load(raft.MetadataGroup)
+	b.meta = &metaGroup{
+		fs: b.store.fs, dir: b.store.groupDir(raft.MetadataGroup), host: b.host, md: b.md, log: b.log, existing: existing,
+		segment:   segment.Options{SegmentBytes: metaSegmentBytes, Cache: cache},
+		bootstrap: raft.ConfState{Voters: []raft.Member{id.Founder}},
+		campaign:  id.Founder == b.self(),
+		caughtUp:  func(v raft.Index) []raft.NodeID { return b.peers.withImage(v) },
+		remote:    b.askReadIndex,
+	}
+	b.peers = newPeers(peersConfig{
+		self: id, addr: b.rpcAddr, interval: b.cfg.HeartbeatInterval, timeout: b.cfg.ElectionTimeout, caller: b.tr,
+		setAddr: b.setAddr, image: b.Image, log: b.log,
+		heard: func(n raft.NodeID, inc raft.Incarnation) { b.ctl.Heard(n, inc) },
+	})
+	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
+		Self: id.NodeID, Session: b.cfg.SessionTimeout, Now: clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
+	b.rec = &reconciler{
+		self: b.self(), store: b.store, image: b.Image, log: b.log, parallel: b.cfg.OpenParallel,
+		existing: func(g raft.GroupID) bool { _, ok := b.hardStates.Load(g); return ok },
+		forget:   b.hardStates.Delete,
+		leads:    b.peers.leadership,
+		open: func(c partition.Config) (*partition.Replica, error) {
+			c.Host = b.host
+			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: cache}
+			return partition.Open(c)
+		},
+	}
+	b.md.OnChange(func(old, now *coordinator.Image) {
+		b.peers.imageChanged(old, now)
+		b.rec.poke()
+		if !slices.Equal(old.Brokers(), now.Brokers()) {
+			b.poke()
+		}
+	})
+	b.md.OnLeadership(func(multi.Status) { b.poke() })
+
+	b.rec.start() // before the metadata group, which pokes it
+	b.onClose(b.rec.close)
+	b.onClose(func() error { b.peers.close(); return nil })
+	for _, p := range b.known {
+		b.peers.learn(p.ID, p.Addr)
+	}
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex} {
+		b.tr.Handle(method, func(ctx context.Context, _ transport.Caller, body []byte) ([]byte, error) {
+			return b.serveRPC(ctx, method, body)
+		})
+	}
+	if err := b.meta.open(); err != nil {
+		return err
+	}
+	b.onClose(b.meta.close)
+	b.tr.Start()
+	b.spawn(b.control)
+	return nil
+}
+
+// awaitRegistration registers this start, however long the metadata group needs to come together.
+func (b *Broker) awaitRegistration(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- b.register(ctx) }()
+	notice := time.NewTicker(5 * time.Second)
+	defer notice.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-notice.C:
+			leader, _ := b.meta.Leader()
+			b.log.Warn("waiting for the metadata group: a majority of its voters must be running", "leader", leader, "version", b.Image().Version(),
+				"peers", b.peers.addresses())
+		}
+	}
+}
+
+func (b *Broker) poke() {
+	select {
+	case b.tick <- struct{}{}:
+	default:
+	}
+}
+
+// control runs the controller, and keeps the cache of addresses.
+func (b *Broker) control() {
+	ticker := time.NewTicker(b.cfg.controllerTick())
+	defer ticker.Stop()
+	var saved []peerAddr
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-ticker.C:
+		case <-b.tick:
+		}
+		ctx, cancel := context.WithTimeout(b.ctx, b.cfg.SessionTimeout)
+		if err := b.ctl.Tick(ctx); err != nil && b.ctx.Err() == nil {
+			b.log.Warn("the controller could not do all it wanted; it will try again", "err", err)
+		}
+		cancel()
+		if now := b.peers.addresses(); !slices.Equal(now, saved) {
+			if err := b.store.savePeers(now); err != nil {
+				b.log.Warn("cannot write the cache of the other brokers' addresses", "err", err)
+				continue
+			}
+			saved = now
+		}
+	}
+}
+
+func (b *Broker) onFatal(err error) {
+	b.log.Error("the broker cannot vote any more and must be restarted", "err", err)
+	select {
+	case b.fatal <- err:
+	default:
+	}
+}
+
+// Fatal delivers the error after which the broker is of no more use: its journal of terms and votes has failed. Whoever runs the
+// broker closes it then, and may start it again.
+func (b *Broker) Fatal() <-chan error { return b.fatal }
+
+// ClusterID is the cluster's id.
+func (b *Broker) ClusterID() string { return b.store.id.ClusterID }
+
+// KafkaAddr is the address that Kafka clients are given, host:port.
+func (b *Broker) KafkaAddr() string {
+	return net.JoinHostPort(b.endpoints[0].Host, strconv.Itoa(int(b.endpoints[0].Port)))
+}
+
+// RPCAddr is the address that other brokers are given: what Config.Join of a new broker takes.
+func (b *Broker) RPCAddr() string { return b.rpcAddr }
+
+// Close hands leadership over as far as that goes within CloseTimeout, stops everything and closes the data directory. A
+// second call returns what the first did.
+func (b *Broker) Close() error {
+	b.closed.Do(func() {
+		b.log.Info("broker is stopping")
+		if b.cfg.CloseTimeout > 0 {
+			b.handOver()
+		}
+		b.err = b.shutdown()
+		b.log.Info("broker has stopped", "err", b.err)
+	})
+	return b.err
+}
+
+// shutdown runs the closers, last one first.
+func (b *Broker) shutdown() error {
+	b.life.Lock()
+	b.closing = true
+	closers := b.closers
+	b.closers = nil
+	b.life.Unlock()
+	b.cancel()
+	b.wg.Wait()
+	var errs []error
+	for _, fn := range slices.Backward(closers) {
+		errs = append(errs, fn())
+	}
+	return errors.Join(errs...)
+}
+
+// handOver asks another voter of each group that this broker leads to take over, and waits until it leads none.
+func (b *Broker) handOver() {
+	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.CloseTimeout)
+	defer cancel()
+	const poll = 10 * time.Millisecond
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	asked := make(map[raft.GroupID]int)
+	for {
+		left := 0
+		groups := b.peers.table.led()
+		if _, leads := b.meta.Leader(); leads {
+			groups = append(groups, raft.MetadataGroup)
+		}
+		for _, id := range groups {
+			g := b.host.Group(id)
+			if g == nil {
+				continue
+			}
+			s := g.Status()
+			to := slices.IndexFunc(s.Conf.Voters, func(m raft.Member) bool { return m.ID != b.NodeID() && b.peers.present(m.ID) })
+			if s.Role != raft.Leader || to < 0 {
+				continue
+			}
+			left++
+			// Not every transfer succeeds; asking again a few times costs little.
+			if asked[id]%20 == 0 {
+				g.Transfer(s.Conf.Voters[to].ID, func(error) {})
+			}
+			asked[id]++
+		}
+		if left == 0 {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			b.log.Warn("not all leadership could be handed over in time", "groups", left, "timeout", b.cfg.CloseTimeout)
+			return
+		}
+	}
+}

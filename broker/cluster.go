@@ -1,0 +1,307 @@
+// A broker's place in the cluster: founding and joining it, being registered, and asking the metadata leader for changes.
+
+package broker
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// Pauses between attempts to reach the metadata leader, or a cluster to join.
+	askMin  = 10 * time.Millisecond
+	askMax  = 500 * time.Millisecond
+	joinMin = 100 * time.Millisecond
+	joinMax = 2 * time.Second
+	// rpcTimeout bounds one call that waits for a commit at the other end.
+	rpcTimeout = 5 * time.Second
+)
+
+// metadataVersion is the feature that gates commands; level 1 is what CommandVersion 1 has.
+const (
+	metadataVersion      = "metadata.version"
+	metadataVersionLevel = 1
+)
+
+// newClusterID is a random id in Kafka's form: 16 bytes, 22 characters, none of which a shell could take for an option.
+func newClusterID() string {
+	for {
+		var b [16]byte
+		_, _ = crand.Read(b[:]) // never fails
+		if id := base64.RawURLEncoding.EncodeToString(b[:]); !strings.HasPrefix(id, "-") {
+			return id
+		}
+	}
+}
+
+func newTopicID() (id coordinator.TopicID) {
+	for id.IsZero() {
+		_, _ = crand.Read(id[:])
+	}
+	return id
+}
+
+func newRequestID() string {
+	var b [16]byte
+	_, _ = crand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// pause waits between attempts, twice as long each time.
+func pause(ctx context.Context, d *time.Duration, limit time.Duration) error {
+	t := time.NewTimer(*d)
+	defer t.Stop()
+	*d = min(2**d, limit)
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// join makes this data directory a broker of the seeds' cluster. It returns once that is on the disk.
+func (b *Broker) join(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.JoinTimeout)
+	defer cancel()
+	wait := joinMin
+	var last error
+	said := ""
+	for {
+		for _, seed := range b.cfg.Join {
+			reply, err := b.askToJoin(ctx, seed)
+			switch {
+			case err != nil:
+				last = fmt.Errorf("%s: %w", seed, err)
+			case reply.Failure.Code != "":
+				// A wrong cluster or a taken id does not get better by asking again.
+				return fmt.Errorf("join by %s: %w", seed, joinAdvice(reply.Failure.Err()))
+			case reply.Retry || reply.ClusterID == "" || reply.Node == 0:
+				last = fmt.Errorf("%s: the cluster has no metadata leader at the moment", seed)
+			default:
+				if err := b.store.join(reply.ClusterID, reply.Node, reply.Founder); err != nil {
+					return err
+				}
+				for _, p := range reply.Peers {
+					b.known = append(b.known, p)
+				}
+				b.log.Info("joined the cluster", "cluster", reply.ClusterID, "node", reply.Node, "seed", seed)
+				return nil
+			}
+			if ctx.Err() != nil {
+				break
+			}
+		}
+		if text := last.Error(); text != said {
+			said = text
+			b.log.Warn("cannot join yet; trying again", "seeds", b.cfg.Join, "err", last)
+		}
+		if err := pause(ctx, &wait, joinMax); err != nil {
+			return fmt.Errorf("join the cluster of %s: gave up after %v (JoinTimeout); last answer: %w: check that one of these is the RPC address of a running broker",
+				strings.Join(b.cfg.Join, ", "), b.cfg.JoinTimeout, last)
+		}
+	}
+}
+
+func joinAdvice(err error) error {
+	switch {
+	case errors.Is(err, coordinator.ErrBrokerIDTaken):
+		return fmt.Errorf("%w: leave the node id unset, or choose another", err)
+	case errors.Is(err, coordinator.ErrWrongCluster):
+		return fmt.Errorf("%w: check the seeds, or use another data directory", err)
+	}
+	return err
+}
+
+func (b *Broker) registration() coordinator.RegisterBroker {
+	node := b.store.id.NodeID
+	if node == 0 {
+		node = b.cfg.nodeID()
+	}
+	return coordinator.RegisterBroker{Node: node, Incarnation: b.store.id.Incarnation, Endpoints: b.endpoints, RPC: b.rpcAddr, Rack: b.cfg.Rack}
+}
+
+func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error) {
+	cluster := b.store.id.ClusterID
+	if cluster == "" {
+		cluster = b.cfg.ClusterID
+	}
+	body, err := encodeJSON(&joinRequest{ClusterID: cluster, Broker: b.registration()})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
+	defer cancel()
+	answer, err := b.tr.CallAddr(ctx, seed, methodJoin, body)
+	if err != nil {
+		return nil, err
+	}
+	reply := new(joinReply)
+	return reply, decodeJSON(answer, reply)
+}
+
+// serveJoin registers a broker that asks for it. One that belongs to the cluster already asks too, when it finds nobody
+// at the addresses that it remembers.
+func (b *Broker) serveJoin(ctx context.Context, q *joinRequest) *joinReply {
+	id := &b.store.id
+	reply := &joinReply{ClusterID: id.ClusterID, Founder: id.Founder, Peers: b.peers.addresses()}
+	if q.ClusterID != "" && q.ClusterID != id.ClusterID {
+		return &joinReply{Failure: coordinator.FailureOf(fmt.Errorf("%w: this is cluster %s, not %s", coordinator.ErrWrongCluster, id.ClusterID, q.ClusterID))}
+	}
+	im := b.Image()
+	if old := im.Broker(q.Broker.Node); old != nil && old.Incarnation == q.Broker.Incarnation {
+		b.peers.learn(old.ID, q.Broker.RPC)
+	}
+	ctx, cancel := context.WithTimeout(ctx, rpcTimeout*3/4) // so that the asker hears about it
+	defer cancel()
+	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Register: &q.Broker}})
+	switch {
+	case err != nil:
+		b.log.Warn("cannot register a broker now", "rpc", q.Broker.RPC, "err", err)
+		reply.Retry = true
+	case r.Err() != nil:
+		b.log.Warn("a broker was refused", "rpc", q.Broker.RPC, "err", r.Err())
+		reply.Failure = r.Failure
+	default:
+		b.log.Info("a broker has joined", "broker", r.Node, "rpc", q.Broker.RPC)
+		b.peers.learn(r.Node, q.Broker.RPC)
+		reply.Node = r.Node
+	}
+	return reply
+}
+
+// ask has an intent carried out by the metadata leader, wherever it is, and waits until this broker's Image shows it.
+// It tries until ctx ends; the intent's request id makes sure that it is done once.
+func (b *Broker) ask(ctx context.Context, in *coordinator.Intent) (*coordinator.Result, error) {
+	wait := askMin
+	var last error
+	for {
+		r, err := b.askOnce(ctx, in)
+		if err == nil {
+			return r, b.meta.await(ctx, r.Index)
+		}
+		if errors.Is(err, coordinator.ErrMalformed) {
+			return nil, err
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		if err := pause(ctx, &wait, askMax); err != nil {
+			return nil, fmt.Errorf("%w: no answer from the metadata leader: %w", err, last)
+		}
+	}
+}
+
+func (b *Broker) askOnce(ctx context.Context, in *coordinator.Intent) (*coordinator.Result, error) {
+	leader, ready := b.meta.Leader()
+	switch {
+	case ready:
+		return b.ctl.Do(ctx, in)
+	case leader == 0:
+		return nil, errors.New("no leader is known")
+	case leader == b.NodeID():
+		return nil, coordinator.ErrNotController // not ready yet
+	}
+	body, err := encodeJSON(in)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", coordinator.ErrMalformed, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
+	defer cancel()
+	answer, err := b.tr.Call(ctx, leader, methodForward, body)
+	if err != nil {
+		return nil, err
+	}
+	var reply forwardReply
+	if err := decodeJSON(answer, &reply); err != nil {
+		return nil, err
+	}
+	switch {
+	case reply.Result != nil:
+		return reply.Result, nil
+	case reply.NotController:
+		return nil, fmt.Errorf("broker %d: %w", leader, coordinator.ErrNotController)
+	}
+	return nil, fmt.Errorf("broker %d: %s", leader, reply.Error)
+}
+
+// askReadIndex asks the metadata leader for an index that holds everything acknowledged so far.
+func (b *Broker) askReadIndex(ctx context.Context, leader raft.NodeID) (raft.Index, error) {
+	body, err := b.tr.Call(ctx, leader, methodReadIndex, []byte{rpcVersion})
+	if err != nil {
+		return 0, err
+	}
+	var reply readReply
+	if err := decodeJSON(body, &reply); err != nil {
+		return 0, err
+	}
+	switch {
+	case reply.NotController:
+		return 0, fmt.Errorf("broker %d: %w", leader, coordinator.ErrNotController)
+	case reply.Error != "":
+		return 0, fmt.Errorf("broker %d: %s", leader, reply.Error)
+	}
+	return reply.Index, nil
+}
+
+// register makes this start's addresses known, and returns once this broker's own Image has them: then the Image is not
+// older than this start.
+func (b *Broker) register(ctx context.Context) error {
+	id := &b.store.id
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Where everyone's address has changed, only the seeds can tell.
+	go b.greetSeeds(ctx)
+	if id.Founder.Incarnation == id.Incarnation {
+		// Founding is repeated at each start of the founder, and changes nothing but the first time.
+		in := &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Found: &coordinator.FoundCluster{
+			ClusterID: id.ClusterID, Founder: id.Founder, Features: map[string]int16{metadataVersion: metadataVersionLevel}}}}
+		r, err := b.ask(ctx, in)
+		if err == nil {
+			err = r.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("found cluster %s: %w", id.ClusterID, err)
+		}
+	}
+	reg := b.registration()
+	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Register: &reg}})
+	if err == nil {
+		err = r.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("register as broker %d of cluster %s: %w", id.NodeID, id.ClusterID, err)
+	}
+	return nil
+}
+
+// greetSeeds asks the seeds for everybody's addresses until ctx ends.
+func (b *Broker) greetSeeds(ctx context.Context) {
+	wait := joinMin
+	for len(b.cfg.Join) > 0 {
+		for _, seed := range b.cfg.Join {
+			if seed == b.rpcAddr {
+				continue
+			}
+			reply, err := b.askToJoin(ctx, seed)
+			if err != nil || reply.ClusterID != b.store.id.ClusterID {
+				continue
+			}
+			for _, p := range reply.Peers {
+				b.peers.learn(p.ID, p.Addr)
+			}
+		}
+		if pause(ctx, &wait, joinMax) != nil {
+			return
+		}
+	}
+}

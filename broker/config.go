@@ -1,0 +1,222 @@
+// Package broker is the server: it stores partitions, speaks Kafka to clients and Raft to other brokers. It can be embedded:
+// [Start] returns a running broker, and nothing in it ends the process.
+//
+// This file is its configuration.
+
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+)
+
+// Config configures one broker. The zero value of each field stands for its default; only DataDir must be given.
+type Config struct {
+	// DataDir holds everything that the broker keeps. Made if it is not there.
+	DataDir string
+
+	// Listen is the address for Kafka clients. Default "127.0.0.1:9092"; port 0 takes a free one.
+	Listen string
+	// Advertise is the address given to clients, host:port. Default: where Listen bound; a wildcard address cannot be
+	// advertised, so Listen on one requires it. Port 0, or none, stands for the bound port.
+	Advertise string
+	// ListenRPC is the address for other brokers. Default "127.0.0.1:9192"; port 0 takes a free one.
+	ListenRPC string
+	// AdvertiseRPC is the address given to other brokers. Defaults as for Advertise.
+	AdvertiseRPC string
+
+	// Join are RPC addresses of brokers of the cluster to be joined. Empty on an empty data directory: found a new
+	// cluster. On a directory that already belongs to a cluster they only help to find the others after addresses
+	// changed.
+	Join []string
+	// JoinTimeout bounds joining. Default 60 s.
+	JoinTimeout time.Duration
+	// NodeID asks for this id, in [1, 2³¹-1]; 0: the cluster gives one, and a founder is 1. Remembered in DataDir.
+	NodeID int32
+	// ClusterID, for a founder, names the new cluster; for others it must match. Default: drawn at random.
+	ClusterID string
+	// Rack names where the broker stands. Replicas of a partition are spread over racks.
+	Rack string
+
+	// ElectionTimeout is how long a group goes without a leader before a new election: at least this, at most
+	// one and a half times. Default 1 s; at least 4 heartbeats.
+	ElectionTimeout time.Duration
+	// HeartbeatInterval is between heartbeats of leaders, and between those of brokers. Default a tenth of
+	// ElectionTimeout.
+	HeartbeatInterval time.Duration
+	// ClockDrift is taken off every lease. Default a tenth of ElectionTimeout.
+	ClockDrift time.Duration
+	// SessionTimeout is how long a broker may be silent before it is fenced: clients are sent elsewhere. Default 5
+	// times ElectionTimeout; at least ElectionTimeout.
+	SessionTimeout time.Duration
+
+	// Partitions is the default partition count of a topic. Default 1.
+	Partitions int32
+	// ReplicationFactor is the default replication factor. 0: three, or as many as there are live brokers.
+	ReplicationFactor int16
+	// DisableAutoCreate switches off the creation of topics by clients that merely ask for them (Kafka's
+	// auto.create.topics.enable, which is on by default).
+	DisableAutoCreate bool
+	// OffsetsPartitions is the partition count of __consumer_offsets, which cannot change later. Default 16.
+	OffsetsPartitions int32
+	// InternalTopicWait is for how long after its start a broker that is asked for an internal topic waits for three
+	// live brokers before it makes one with fewer replicas: in a cluster that is just starting the first consumer
+	// must not decide that. Default 3 s; negative: never.
+	InternalTopicWait time.Duration
+
+	// MaxConnections bounds client connections. Default 10,000.
+	MaxConnections int
+	// MaxRequestBytes bounds one request frame. Default 100 MiB.
+	MaxRequestBytes int
+	// SegmentBytes is the size at which a partition's segment file is rolled. Default 128 MiB.
+	SegmentBytes int64
+	// CacheBytes bounds the memory that keeps the hot tails of all logs. Default 64 MiB.
+	CacheBytes int64
+	// MaxMemory bounds what requests in flight may hold. Default 256 MiB.
+	MaxMemory int64
+	// Workers drive the Raft groups. Default: one per CPU, at most 16.
+	Workers int
+	// OpenParallel bounds how many replicas are opened or removed at once. Default 16.
+	OpenParallel int
+	// CloseTimeout bounds how long Close tries to hand leadership over. Default 2 s; negative: it does not try.
+	CloseTimeout time.Duration
+
+	// Logger receives the broker's log. Default: slog.Default().
+	Logger *slog.Logger
+
+	// Seams for tests. FS nil: the real file system. HardStates nil: the journal in DataDir/journal, which always
+	// lives on the real file system. Clock nil: CLOCK_BOOTTIME.
+	FS         vfs.FS
+	HardStates multi.HardStateStore
+	Clock      multi.Clock
+}
+
+// ErrConfig is what every refusal of a configuration wraps.
+var ErrConfig = errors.New("invalid configuration")
+
+func (c Config) withDefaults() Config {
+	def(&c.Listen, "127.0.0.1:9092")
+	def(&c.ListenRPC, "127.0.0.1:9192")
+	def(&c.JoinTimeout, time.Minute)
+	def(&c.ElectionTimeout, time.Second)
+	def(&c.HeartbeatInterval, c.ElectionTimeout/10)
+	def(&c.ClockDrift, c.ElectionTimeout/10)
+	def(&c.SessionTimeout, 5*c.ElectionTimeout)
+	def(&c.Partitions, 1)
+	def(&c.OffsetsPartitions, 16)
+	def(&c.InternalTopicWait, 3*time.Second)
+	def(&c.MaxConnections, 10_000)
+	def(&c.MaxRequestBytes, 100<<20)
+	def(&c.SegmentBytes, 128<<20)
+	def(&c.CacheBytes, 64<<20)
+	def(&c.MaxMemory, 256<<20)
+	def(&c.Workers, min(16, runtime.GOMAXPROCS(0)))
+	def(&c.OpenParallel, 16)
+	def(&c.CloseTimeout, 2*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func def[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// Validate says what is wrong with a configuration, all of it at once, each line with the field that mends it.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
+		}
+	}
+	check(c.DataDir != "", "DataDir is empty: name a directory for the broker's data")
+	for _, a := range []struct{ field, listen, advertise string }{{"Listen", c.Listen, c.Advertise}, {"ListenRPC", c.ListenRPC, c.AdvertiseRPC}} {
+		host, port, err := splitAddr(a.listen)
+		check(err == nil, "%s %q: %v", a.field, a.listen, err)
+		check(err != nil || port >= 0, "%s %q has no port", a.field, a.listen)
+		ip := net.ParseIP(host)
+		check(err != nil || a.advertise != "" || (host != "" && (ip == nil || !ip.IsUnspecified())),
+			"%s %q listens everywhere, which is no address to give away: set the advertised address too", a.field, a.listen)
+		if a.advertise != "" {
+			h, _, err := splitAddr(a.advertise)
+			ip := net.ParseIP(h)
+			check(err == nil && h != "" && (ip == nil || !ip.IsUnspecified()), "the advertised address %q of %s must be host or host:port", a.advertise, a.field)
+		}
+	}
+	for _, s := range c.Join {
+		h, p, err := splitAddr(s)
+		check(err == nil && h != "" && p > 0, "Join address %q must be host:port of another broker's RPC listener", s)
+	}
+	check(c.NodeID >= 0, "NodeID %d is negative", c.NodeID)
+	check(len(c.ClusterID) <= 255, "ClusterID is %d bytes long, at most 255", len(c.ClusterID))
+	check(len(c.Rack) <= 255, "Rack is %d bytes long, at most 255", len(c.Rack))
+	check(c.HeartbeatInterval > 0 && c.ElectionTimeout >= 4*c.HeartbeatInterval, "ElectionTimeout %v must be at least 4 times HeartbeatInterval %v", c.ElectionTimeout, c.HeartbeatInterval)
+	check(c.ElectionTimeout <= time.Minute, "ElectionTimeout %v is above a minute", c.ElectionTimeout)
+	check(c.ClockDrift >= 0 && c.ClockDrift < c.ElectionTimeout, "ClockDrift %v must be below ElectionTimeout %v", c.ClockDrift, c.ElectionTimeout)
+	check(c.SessionTimeout >= c.ElectionTimeout, "SessionTimeout %v is below ElectionTimeout %v", c.SessionTimeout, c.ElectionTimeout)
+	check(c.FS == nil || c.HardStates != nil, "FS is set without HardStates: the journal lives on the real file system only")
+	check(c.JoinTimeout > 0, "JoinTimeout %v is negative", c.JoinTimeout)
+	check(c.Partitions > 0 && c.Partitions <= coordinator.MaxPartitionsPerTopic, "Partitions %d is not in [1, %d]", c.Partitions, coordinator.MaxPartitionsPerTopic)
+	check(c.OffsetsPartitions > 0 && c.OffsetsPartitions <= 1000, "OffsetsPartitions %d is not in [1, 1000]", c.OffsetsPartitions)
+	check(c.ReplicationFactor >= 0 && c.ReplicationFactor <= coordinator.MaxReplicationFactor, "ReplicationFactor %d is not in [1, %d]", c.ReplicationFactor, coordinator.MaxReplicationFactor)
+	check(c.MaxConnections > 0, "MaxConnections %d is negative", c.MaxConnections)
+	check(c.MaxRequestBytes >= 1<<20 && c.MaxRequestBytes <= 1<<30, "MaxRequestBytes %d is not in [1 MiB, 1 GiB]", c.MaxRequestBytes)
+	check(c.SegmentBytes >= 1<<20 && c.SegmentBytes <= 2<<30, "SegmentBytes %d is not in [1 MiB, 2 GiB]", c.SegmentBytes)
+	check(c.CacheBytes >= 1<<20, "CacheBytes %d is below 1 MiB", c.CacheBytes)
+	check(c.MaxMemory >= int64(c.MaxRequestBytes), "MaxMemory %d is below MaxRequestBytes %d", c.MaxMemory, c.MaxRequestBytes)
+	check(c.Workers > 0 && c.Workers <= 256, "Workers %d is not in [1, 256]", c.Workers)
+	check(c.OpenParallel > 0 && c.OpenParallel <= 1024, "OpenParallel %d is not in [1, 1024]", c.OpenParallel)
+	return errors.Join(errs...)
+}
+
+// splitAddr is host and port of an address; port -1 if there is none.
+func splitAddr(a string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(a)
+	if err != nil {
+		if ae, ok := errors.AsType[*net.AddrError](err); ok && ae.Err == "missing port in address" {
+			return a, -1, nil
+		}
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("port %q is not in [0, 65535]", p)
+	}
+	return host, int(n), nil
+}
+
+// advertised is the address to give away for a listener that bound to bound.
+func advertised(want, bound string) (host string, port int) {
+	host, port, _ = splitAddr(bound)
+	if want != "" {
+		h, p, _ := splitAddr(want)
+		host = h
+		if p > 0 {
+			port = p
+		}
+	}
+	return host, port
+}
+
+// timing is what the cluster's loops run by.
+func (c *Config) controllerTick() time.Duration {
+	return max(min(c.SessionTimeout/10, c.ElectionTimeout/5), 10*time.Millisecond)
+}
+
+func (c *Config) nodeID() raft.NodeID { return raft.NodeID(c.NodeID) }

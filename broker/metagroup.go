@@ -1,0 +1,270 @@
+// The metadata group on this broker: its log, its Raft group, and what the coordinator sees of it. If the log fails, it is
+// closed and opened again, with a growing pause; until then this broker answers from the Image that it has.
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/segment"
+)
+
+const (
+	// metaSnapshotEvery is the number of bytes of commands between snapshots, and metaKeepEntries how many entries stay
+	// behind one, so that a broker that was away for a moment need not take the snapshot.
+	metaSnapshotEvery = 4 << 20
+	metaKeepEntries   = 1000
+	metaSegmentBytes  = 8 << 20
+	// caughtUpSlack is how far behind the commit index a learner's Image may be when it becomes a voter.
+	caughtUpSlack = 64
+	reopenMin     = 100 * time.Millisecond
+	reopenMax     = 30 * time.Second
+)
+
+// metaGroup implements coordinator.MetadataLog.
+type metaGroup struct {
+	fs        vfs.FS
+	dir       string
+	segment   segment.Options
+	host      *multi.Host
+	md        *coordinator.Metadata
+	bootstrap raft.ConfState
+	existing  bool // the journal knows the group
+	campaign  bool // sole voter of a new cluster
+	log       *slog.Logger
+	// caughtUp says which brokers have an Image of at least this version.
+	caughtUp func(v raft.Index) []raft.NodeID
+	// remote asks the leader for a read index.
+	remote func(ctx context.Context, leader raft.NodeID) (raft.Index, error)
+
+	group atomic.Pointer[multi.Group] // nil while it is closed
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	backoff time.Duration
+	retry   *time.Timer
+	wg      sync.WaitGroup // reopenings under way
+}
+
+var _ coordinator.MetadataLog = (*metaGroup)(nil)
+
+// errMetaClosed: the metadata log of this broker is not open, because the broker is closing or the log has failed.
+var errMetaClosed = errors.New("the metadata log is not open")
+
+func (m *metaGroup) open() error {
+	_, err := m.fs.Stat(m.dir)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err != nil && !fresh:
+		return err
+	case fresh && m.existing:
+		return fmt.Errorf("%w: %s is gone, though this broker has voted in the metadata group: restore the directory, or move the whole data directory away and join as a new broker", ErrDataDir, m.dir)
+	}
+	log, err := segment.Open(m.fs, m.dir, raft.MetadataGroup, m.segment)
+	if err != nil {
+		return fmt.Errorf("open the metadata log %s: %w", m.dir, err)
+	}
+	g, err := m.host.CreateGroup(multi.GroupConfig{
+		ID: raft.MetadataGroup, Log: log, Stager: m.md, StateMachine: m.md, Bootstrap: m.bootstrap, Fresh: fresh, Campaign: m.campaign,
+		VoteAfter: log.Health().VoteAfter, SnapshotEvery: metaSnapshotEvery, KeepEntries: metaKeepEntries, OnFatal: m.failed,
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the metadata group: %w", err), log.Close())
+	}
+	m.existing, m.campaign = true, false
+	m.group.Store(g)
+	return nil
+}
+
+// failed schedules a reopening. It is called by a worker, which must not wait for its own group to close.
+func (m *metaGroup) failed(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return
+	}
+	m.backoff = min(max(2*m.backoff, reopenMin), reopenMax)
+	m.log.Error("the metadata log has failed and will be opened again", "dir", m.dir, "in", m.backoff, "err", err)
+	m.wg.Add(1)
+	m.retry = time.AfterFunc(m.backoff, m.reopen)
+}
+
+func (m *metaGroup) reopen() {
+	defer m.wg.Done()
+	if g := m.group.Swap(nil); g != nil {
+		_ = g.Close() // what it reports is what it failed of
+	}
+	m.mu.Lock()
+	closed := m.closed
+	m.mu.Unlock()
+	if closed {
+		return
+	}
+	if err := m.open(); err != nil {
+		m.failed(err)
+		return
+	}
+	m.log.Info("the metadata log is open again", "dir", m.dir)
+}
+
+func (m *metaGroup) close() error {
+	m.mu.Lock()
+	m.closed = true
+	if m.retry != nil && m.retry.Stop() {
+		m.wg.Done()
+	}
+	m.mu.Unlock()
+	m.wg.Wait()
+	if g := m.group.Swap(nil); g != nil {
+		return g.Close()
+	}
+	return nil
+}
+
+// notController reports that nothing was done because this broker does not lead the metadata group.
+func notController(err error) bool {
+	return errors.Is(err, coordinator.ErrNotController) || errors.Is(err, multi.ErrNotLeader) || errors.Is(err, multi.ErrNotReady) || errors.Is(err, errMetaClosed)
+}
+
+func (m *metaGroup) Propose(ctx context.Context, command []byte) (*coordinator.Result, error) {
+	g := m.group.Load()
+	if g == nil {
+		return nil, errMetaClosed
+	}
+	done := make(chan multi.Outcome, 1)
+	g.Propose(&multi.Proposal{Type: raft.EntryCommand, Payload: command, Done: func(o multi.Outcome) { done <- o }})
+	select {
+	case o := <-done:
+		if o.Err != nil {
+			return nil, fmt.Errorf("propose to the metadata group: %w", o.Err)
+		}
+		r, ok := o.Result.(*coordinator.Result)
+		if !ok {
+			return nil, fmt.Errorf("propose to the metadata group: entry %d gave no result: %w", o.Index, multi.ErrLeadershipLost)
+		}
+		return r, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (m *metaGroup) Leader() (raft.NodeID, bool) {
+	g := m.group.Load()
+	if g == nil {
+		return 0, false
+	}
+	s := g.Status()
+	return s.Leader, s.Ready
+}
+
+// readIndex confirms that this broker leads, and returns an index that holds everything acknowledged so far.
+func (m *metaGroup) readIndex(ctx context.Context) (raft.Index, error) {
+	g := m.group.Load()
+	if g == nil {
+		return 0, errMetaClosed
+	}
+	type answer struct {
+		index raft.Index
+		err   error
+	}
+	done := make(chan answer, 1)
+	g.Read(func(i raft.Index, err error) { done <- answer{i, err} })
+	select {
+	case a := <-done:
+		return a.index, a.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (m *metaGroup) Linearize(ctx context.Context) error {
+	index, err := m.readIndex(ctx)
+	if notController(err) {
+		leader, _ := m.Leader()
+		if leader == 0 {
+			return fmt.Errorf("the metadata group has no leader: %w", coordinator.ErrNotController)
+		}
+		index, err = m.remote(ctx, leader)
+	}
+	if err != nil {
+		return err
+	}
+	return m.await(ctx, index)
+}
+
+// await returns when this broker's Image has the version.
+func (m *metaGroup) await(ctx context.Context, v raft.Index) error {
+	if m.md.Image().Version() >= v {
+		return nil
+	}
+	done := make(chan struct{})
+	cancel := m.md.WhenVersion(v, func(*coordinator.Image) { close(done) })
+	defer cancel()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m *metaGroup) Membership() coordinator.Membership {
+	g := m.group.Load()
+	if g == nil {
+		return coordinator.Membership{}
+	}
+	s := g.Status()
+	return coordinator.Membership{Conf: s.Conf, CaughtUp: m.caughtUp(s.Commit - min(s.Commit, caughtUpSlack))}
+}
+
+func (m *metaGroup) ChangeMembership(ctx context.Context, next raft.ConfState) error {
+	g := m.group.Load()
+	if g == nil {
+		return errMetaClosed
+	}
+	done := make(chan multi.Outcome, 1)
+	g.ProposeConf(confChange(g.Status().Conf, next), func(o multi.Outcome) { done <- o })
+	select {
+	case o := <-done:
+		return o.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// confChange is the steps from one membership to another.
+func confChange(from, to raft.ConfState) (c raft.ConfChange) {
+	has := func(ms []raft.Member, m raft.Member) bool { return slices.Contains(ms, m) }
+	for _, m := range to.Voters {
+		switch {
+		case has(from.Voters, m):
+		case has(from.Learners, m):
+			c.Steps = append(c.Steps, raft.ConfStep{Op: raft.Promote, Member: m})
+		default:
+			c.Steps = append(c.Steps, raft.ConfStep{Op: raft.AddVoter, Member: m})
+		}
+	}
+	for _, m := range to.Learners {
+		if !has(from.Learners, m) {
+			c.Steps = append(c.Steps, raft.ConfStep{Op: raft.AddLearner, Member: m})
+		}
+	}
+	for _, m := range slices.Concat(from.Voters, from.Learners) {
+		if !has(to.Voters, m) && !has(to.Learners, m) {
+			c.Steps = append(c.Steps, raft.ConfStep{Op: raft.Remove, Member: m})
+		}
+	}
+	return c
+}

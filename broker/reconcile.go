@@ -1,0 +1,372 @@
+// From the Image to replicas: this broker opens the replicas that the metadata assigns to it, and removes those of topics
+// that are deleted. A deleted topic's data is out of reach from the moment in which the Image lacks it, since requests
+// find replicas through the Image; its files go soon after.
+//
+// One goroutine compares; the work itself is done by at most OpenParallel others, and at most one on each group. What fails
+// is tried again after a growing pause, while everything else goes on.
+
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/raft"
+)
+
+// hosted is one group that this broker has, or is about to have or to remove.
+type hosted struct {
+	group     raft.GroupID
+	topic     *coordinator.Topic // as last applied to the replica; nil for an orphan's directory
+	partition int32
+
+	// Guarded by reconciler.mu.
+	replica *partition.Replica // nil until opened
+	failed  bool               // must be reopened
+	busy    bool               // a worker has it
+	removed bool               // gone: the entry is about to be dropped
+	backoff time.Duration
+	retryAt time.Time
+}
+
+// reconciler owns the replicas of this broker.
+type reconciler struct {
+	self     raft.Member
+	store    *storage
+	image    func() *coordinator.Image
+	existing func(raft.GroupID) bool                            // the hard-state journal knows the group
+	forget   func(raft.GroupID, func(error))                    // and shall no longer
+	open     func(partition.Config) (*partition.Replica, error) // partition.Open with the broker's own fields filled in
+	leads    func(g raft.GroupID, l partition.Leadership)       // leadership news
+	settled  func(g raft.GroupID)                               // a replica was opened or removed
+	log      *slog.Logger
+	parallel int
+
+	kick chan struct{} // capacity 1
+	stop chan struct{}
+	wg   sync.WaitGroup // the loop, the workers and the timers' kicks
+	sem  chan struct{}  // a slot for each worker
+
+	mu     sync.RWMutex // guards groups and what hosted says it guards; never held across I/O
+	groups map[raft.GroupID]*hosted
+	closed bool
+}
+
+func (r *reconciler) start() {
+	r.kick, r.stop, r.sem = make(chan struct{}, 1), make(chan struct{}), make(chan struct{}, r.parallel)
+	r.groups = make(map[raft.GroupID]*hosted)
+	r.poke()
+	r.wg.Go(r.loop)
+}
+
+func (r *reconciler) poke() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// replica returns the open replica of a group, or nil.
+func (r *reconciler) replica(g raft.GroupID) *partition.Replica {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if h := r.groups[g]; h != nil {
+		return h.replica
+	}
+	return nil
+}
+
+// replicas are all open ones.
+func (r *reconciler) replicas() []*partition.Replica {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := make([]*partition.Replica, 0, len(r.groups))
+	for _, h := range r.groups {
+		if h.replica != nil {
+			out = append(out, h.replica)
+		}
+	}
+	return out
+}
+
+func (r *reconciler) loop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	orphans := false
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-r.kick:
+		case <-timer.C:
+		}
+		im := r.image()
+		if !orphans && im.ClusterID() != "" && im.Broker(r.self.ID) != nil {
+			orphans = true
+			r.findOrphans(im)
+		}
+		timer.Reset(r.step(im))
+	}
+}
+
+// findOrphans takes in directories of groups that were deleted while this broker was down. An id below the counter that no
+// partition has was given out and taken back: no later Image will know it again. Every other directory is left alone.
+func (r *reconciler) findOrphans(im *coordinator.Image) {
+	if err := partition.CleanRemoved(r.store.fs, r.store.groupsDir()); err != nil {
+		r.log.Warn("cannot clean up after interrupted deletions", "err", err)
+	}
+	dirs, err := r.store.groupDirs()
+	if err != nil {
+		r.log.Error("cannot list the logs in the data directory", "dir", r.store.groupsDir(), "err", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range dirs {
+		if g != raft.MetadataGroup && deleted(im, g) && r.groups[g] == nil {
+			r.groups[g] = &hosted{group: g}
+		}
+	}
+}
+
+// deleted reports that the group was once given out and is gone for good.
+func deleted(im *coordinator.Image, g raft.GroupID) bool {
+	_, _, ok := im.Group(g)
+	return !ok && g < im.NextGroup()
+}
+
+// step starts what can be started, and returns when it should be called again at the latest.
+func (r *reconciler) step(im *coordinator.Image) time.Duration {
+	now := time.Now()
+	next := time.Hour
+	var work []func()
+	r.mu.Lock()
+	for _, t := range im.Topics() {
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			if !slices.Contains(p.Replicas, r.self) {
+				continue
+			}
+			h := r.groups[p.Group]
+			if h == nil {
+				h = &hosted{group: p.Group, topic: t, partition: int32(i)}
+				r.groups[p.Group] = h
+			}
+			if h.busy {
+				continue
+			}
+			if now.Before(h.retryAt) {
+				next = min(next, h.retryAt.Sub(now))
+				continue
+			}
+			switch {
+			case h.replica == nil:
+				h.topic = t
+				work = append(work, func() { r.finish(h, "open", r.openReplica(h, t)) })
+			case h.failed:
+				h.failed = false // it may fail again before Reopen returns
+				work = append(work, func() { r.finish(h, "reopen", h.replica.Reopen()) })
+			case h.topic != t:
+				h.topic = t
+				if err := h.replica.UpdateSettings(settingsOf(t.Configs)); err != nil {
+					r.log.Error("cannot apply topic configs", "topic", t.Name, "partition", i, "err", err)
+				}
+				continue
+			default:
+				continue
+			}
+			h.busy = true
+		}
+	}
+	for _, h := range r.groups {
+		if h.busy || h.removed || !deleted(im, h.group) {
+			continue
+		}
+		if now.Before(h.retryAt) && h.replica == nil {
+			next = min(next, h.retryAt.Sub(now))
+			continue
+		}
+		h.busy = true
+		work = append(work, func() { r.finish(h, "remove", r.removeReplica(h)) })
+	}
+	r.mu.Unlock()
+	for _, fn := range work {
+		select {
+		case r.sem <- struct{}{}:
+		case <-r.stop:
+			return next // closing; nothing waits for the rest
+		}
+		r.wg.Go(func() {
+			defer func() { <-r.sem }()
+			fn()
+		})
+	}
+	return next
+}
+
+// finish takes the outcome of a piece of work on h.
+func (r *reconciler) finish(h *hosted, what string, err error) {
+	r.mu.Lock()
+	h.busy = false
+	h.failed = h.failed || (err != nil && what == "reopen")
+	switch {
+	case err != nil:
+		h.backoff = min(max(2*h.backoff, reopenMin), reopenMax)
+		h.retryAt = time.Now().Add(h.backoff)
+		name := "(deleted)"
+		if h.topic != nil {
+			name = h.topic.Name
+		}
+		r.log.Error("cannot "+what+" a replica; it will be tried again", "topic", name, "partition", h.partition, "group", uint64(h.group),
+			"in", h.backoff, "err", err)
+	case h.removed:
+		delete(r.groups, h.group)
+	}
+	r.mu.Unlock()
+	r.poke()
+}
+
+func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
+	p := &t.Partitions[h.partition]
+	voters := slices.Clone(p.Replicas)
+	slices.SortFunc(voters, func(a, b raft.Member) int { return int(a.ID) - int(b.ID) })
+	existing := r.existing(h.group)
+	rep, err := r.open(partition.Config{
+		Group: h.group, Topic: t.Name, TopicID: t.ID, Partition: h.partition,
+		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
+		Bootstrap: raft.ConfState{Voters: voters},
+		Campaign:  !existing && p.Replicas[0] == r.self,
+		Settings:  settingsOf(t.Configs),
+		OnFailed:  r.onFailed,
+		OnLeadership: func(_ *partition.Replica, l partition.Leadership) {
+			r.leads(h.group, l)
+		},
+		Logger: r.log,
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	h.replica = rep
+	closed := r.closed
+	r.mu.Unlock()
+	if closed { // close has passed by already
+		return rep.Close()
+	}
+	return nil
+}
+
+// onFailed is called by a worker, or the flush loop.
+func (r *reconciler) onFailed(rep *partition.Replica, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.groups[rep.Group()]
+	if h == nil || r.closed || h.failed {
+		return
+	}
+	h.failed = true
+	if time.Since(h.retryAt) > reopenMax {
+		h.backoff = 0 // it had been well for a while
+	}
+	h.backoff = min(max(2*h.backoff, reopenMin), reopenMax)
+	h.retryAt = time.Now().Add(h.backoff)
+	r.log.Error("a replica has failed and will be opened again", "topic", h.topic.Name, "partition", h.partition, "in", h.backoff, "err", err)
+	r.poke()
+}
+
+// removeReplica deletes a replica's files, and then what the journal knows of the group.
+func (r *reconciler) removeReplica(h *hosted) error {
+	r.mu.RLock()
+	rep := h.replica
+	r.mu.RUnlock()
+	if rep != nil {
+		if err := rep.Remove(); err != nil {
+			return err
+		}
+	} else {
+		dir := r.store.groupDir(h.group)
+		if _, err := r.store.fs.Stat(dir); err == nil {
+			if err := r.store.fs.RemoveAll(dir); err != nil {
+				return err
+			}
+			if err := r.store.fs.SyncDir(r.store.groupsDir()); err != nil {
+				return err
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if r.existing(h.group) {
+		done := make(chan error, 1)
+		r.forget(h.group, func(err error) { done <- err })
+		if err := <-done; err != nil {
+			return fmt.Errorf("forget the hard state of group %d: %w", h.group, err)
+		}
+	}
+	r.mu.Lock()
+	h.removed, h.replica = true, nil
+	r.mu.Unlock()
+	return nil
+}
+
+// close stops the comparing and closes all replicas.
+func (r *reconciler) close() error {
+	close(r.stop)
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.wg.Wait()
+	var (
+		mu   sync.Mutex
+		errs []error
+		wg   sync.WaitGroup
+	)
+	for _, rep := range r.replicas() {
+		r.sem <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-r.sem }()
+			if err := rep.Close(); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// settingsOf is the part of a topic's configs that its replicas obey. They were checked when they were set; what a newer
+// broker may have let in and this one cannot read stays at its default.
+func settingsOf(configs map[string]string) (s partition.Settings) {
+	number := func(name string, max int64) int64 {
+		v, err := strconv.ParseInt(configs[name], 10, 64)
+		if err != nil || v < 0 || v > max {
+			return 0
+		}
+		return v
+	}
+	ms := func(name string) time.Duration {
+		v := number(name, 1<<63-1)
+		if v > int64((1<<63-1)/time.Millisecond) {
+			return -1 // unbounded
+		}
+		return time.Duration(v) * time.Millisecond
+	}
+	s.MaxMessageBytes = int(number("max.message.bytes", partition.MaxBatchBytes))
+	if configs["message.timestamp.type"] == "LogAppendTime" {
+		s.TimestampType = partition.LogAppendTime
+	}
+	s.TimestampBefore = ms("message.timestamp.before.max.ms")
+	s.TimestampAfter = ms("message.timestamp.after.max.ms")
+	s.MinInsync = int(number("min.insync.replicas", coordinator.MaxReplicationFactor))
+	return s
+}

@@ -1,0 +1,277 @@
+// The data directory:
+//
+//	DataDir/
+//	    lock                     held while a broker runs on it
+//	    meta.json                who this is: cluster, node, incarnation, starts. Written atomically, with a checksum
+//	    peers.json               cache: where the others were last seen. May be lost
+//	    journal/                 terms and votes of all groups (raft/multi/journal)
+//	    groups/0000000000000001/ the metadata group's log
+//	    groups/<group id>/       one partition's log
+//
+// meta.json decides: a directory without it has never been a broker's, whatever else is in it.
+
+package broker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"math/rand/v2"
+	"path"
+	"strconv"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	metaFormat = 1
+	// maxMetaBytes bounds what is read of the small files.
+	maxMetaBytes = 1 << 20
+)
+
+// ErrDataDir is what every refusal of a data directory wraps. The text names the path and what to do.
+var ErrDataDir = errors.New("data directory cannot be used")
+
+// identity is meta.json: the broker as its data directory knows it.
+type identity struct {
+	Format      int              `json:"format"`
+	ClusterID   string           `json:"cluster_id,omitempty"` // empty until joined
+	NodeID      raft.NodeID      `json:"node_id,omitempty"`    // 0 until joined
+	Incarnation raft.Incarnation `json:"incarnation"`          // drawn when the directory was formatted
+	Boots       uint64           `json:"boots"`                // starts so far, this one included
+	Founder     raft.Member      `json:"founder"`              // the membership that the metadata log starts from
+}
+
+func (id *identity) joined() bool { return id.ClusterID != "" }
+
+// peerAddr is one line of peers.json.
+type peerAddr struct {
+	ID   raft.NodeID `json:"id"`
+	Addr string      `json:"addr"`
+}
+
+// storage is an open, locked data directory.
+type storage struct {
+	fs     vfs.FS
+	dir    string
+	unlock func() error
+	id     identity
+}
+
+// openStorage locks and reads the directory, formats it if it is new, and counts this start: the count is on the disk
+// before anything else happens, since peers tell this life's messages from the last one's by it.
+func openStorage(fsys vfs.FS, dir string) (_ *storage, err error) {
+	s := &storage{fs: fsys, dir: dir}
+	if err := fsys.MkdirAll(path.Join(dir, "groups")); err != nil {
+		return nil, fmt.Errorf("%w: make %s: %w: check that the path is right and writable", ErrDataDir, dir, err)
+	}
+	if s.unlock, err = fsys.Lock(path.Join(dir, "lock")); err != nil {
+		return nil, fmt.Errorf("%w: %s is in use by another process (%w): stop that broker, or give this one a directory of its own", ErrDataDir, dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.unlock())
+		}
+	}()
+	name := path.Join(dir, "meta.json")
+	switch err := readChecked(fsys, name, &s.id); {
+	case errors.Is(err, fs.ErrNotExist):
+		groups, err := fsys.ReadDir(path.Join(dir, "groups"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: read %s: %w", ErrDataDir, dir, err)
+		}
+		if len(groups) > 0 {
+			return nil, fmt.Errorf("%w: %s holds logs but meta.json is gone: restore it from a backup, or move the directory away and join as a new broker", ErrDataDir, dir)
+		}
+		s.id = identity{Format: metaFormat, Incarnation: newIncarnation()}
+	case err != nil:
+		return nil, fmt.Errorf("%w: %s: %w: restore the file from a backup, or move the directory away and join as a new broker", ErrDataDir, name, err)
+	case s.id.Format > metaFormat:
+		return nil, fmt.Errorf("%w: %s has format %d, this broker knows %d: start a newer broker on it", ErrDataDir, dir, s.id.Format, metaFormat)
+	case s.id.Format < 1 || s.id.Incarnation == 0 || s.id.joined() != (s.id.NodeID != 0) || s.id.NodeID > coordinator.MaxNodeID:
+		return nil, fmt.Errorf("%w: %s is not what a broker writes: restore it from a backup, or move the directory away and join as a new broker", ErrDataDir, name)
+	}
+	s.id.Boots++
+	if err := s.save(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newIncarnation() raft.Incarnation {
+	for {
+		if n := raft.Incarnation(rand.Uint64()); n != 0 { // the runtime seeds it from the system
+			return n
+		}
+	}
+}
+
+func (s *storage) save() error {
+	if err := writeChecked(s.fs, s.dir, "meta.json", &s.id); err != nil {
+		return fmt.Errorf("%w: write %s: %w", ErrDataDir, path.Join(s.dir, "meta.json"), err)
+	}
+	return nil
+}
+
+// join notes which cluster the directory belongs to, for good.
+func (s *storage) join(cluster string, node raft.NodeID, founder raft.Member) error {
+	s.id.ClusterID, s.id.NodeID, s.id.Founder = cluster, node, founder
+	return s.save()
+}
+
+// check compares the directory with what was asked for.
+func (s *storage) check(cfg *Config) error {
+	if !s.id.joined() {
+		return nil
+	}
+	if cfg.ClusterID != "" && cfg.ClusterID != s.id.ClusterID {
+		return fmt.Errorf("%w: %s belongs to cluster %s, not %s: use another directory, or configure the cluster it belongs to", ErrDataDir, s.dir, s.id.ClusterID, cfg.ClusterID)
+	}
+	if cfg.NodeID != 0 && cfg.nodeID() != s.id.NodeID {
+		return fmt.Errorf("%w: %s belongs to broker %d, not %d: use another directory, or leave the node id unset", ErrDataDir, s.dir, s.id.NodeID, cfg.NodeID)
+	}
+	return nil
+}
+
+func (s *storage) close() error { return s.unlock() }
+
+func (s *storage) groupsDir() string { return path.Join(s.dir, "groups") }
+
+func (s *storage) groupDir(g raft.GroupID) string { return path.Join(s.groupsDir(), groupDirName(g)) }
+
+func groupDirName(g raft.GroupID) string { return fmt.Sprintf("%016d", uint64(g)) }
+
+// parseGroupDir is the inverse of groupDirName, and refuses whatever it would not write.
+func parseGroupDir(name string) (raft.GroupID, bool) {
+	n, err := strconv.ParseUint(name, 10, 64)
+	if err != nil || n == 0 || groupDirName(raft.GroupID(n)) != name {
+		return 0, false
+	}
+	return raft.GroupID(n), true
+}
+
+// groupDirs are the groups that have a directory.
+func (s *storage) groupDirs() ([]raft.GroupID, error) {
+	names, err := s.fs.ReadDir(s.groupsDir())
+	if err != nil {
+		return nil, err
+	}
+	var out []raft.GroupID
+	for _, n := range names {
+		if g, ok := parseGroupDir(n); ok {
+			out = append(out, g)
+		}
+	}
+	return out, nil
+}
+
+// makeGroupDir reports whether the directory was there already; a new one is durable when it returns, so that a
+// replica that has once voted is never taken for one that has never run.
+func (s *storage) makeGroupDir(g raft.GroupID) (existed bool, err error) {
+	dir := s.groupDir(g)
+	if _, err := s.fs.Stat(dir); err == nil {
+		return true, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if err := s.fs.MkdirAll(dir); err != nil {
+		return false, err
+	}
+	return false, s.fs.SyncDir(s.groupsDir())
+}
+
+// loadPeers is best effort: a lost or damaged cache costs a detour through the seeds.
+func (s *storage) loadPeers() []peerAddr {
+	var peers []peerAddr
+	if err := readChecked(s.fs, path.Join(s.dir, "peers.json"), &peers); err != nil {
+		return nil
+	}
+	return peers
+}
+
+func (s *storage) savePeers(peers []peerAddr) error {
+	return writeChecked(s.fs, s.dir, "peers.json", peers)
+}
+
+// A small file is one line of JSON, {"crc32c": "…", "content": …}, with the checksum over the content's bytes as they
+// stand there.
+type checkedFile struct {
+	CRC     string          `json:"crc32c"`
+	Content json.RawMessage `json:"content"`
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func sum(b []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli)) }
+
+func encodeChecked(v any) ([]byte, error) {
+	content, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "{\"crc32c\":%q,\"content\":%s}\n", sum(content), content), nil
+}
+
+func decodeChecked(b []byte, v any) error {
+	var f checkedFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return fmt.Errorf("it is damaged: %w", err)
+	}
+	if f.CRC != sum(f.Content) {
+		return fmt.Errorf("it is damaged: checksum %s, computed %s", f.CRC, sum(f.Content))
+	}
+	return json.Unmarshal(f.Content, v)
+}
+
+func readChecked(fsys vfs.FS, name string, v any) error {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	if size > maxMetaBytes {
+		return fmt.Errorf("it is %d bytes long, at most %d", size, maxMetaBytes)
+	}
+	b := make([]byte, size)
+	if n, err := f.ReadAt(b, 0); n < len(b) {
+		return err
+	}
+	return decodeChecked(b, v)
+}
+
+// writeChecked replaces a file atomically and durably: a new file, synced, renamed over the old one, the directory synced.
+func writeChecked(fsys vfs.FS, dir, name string, v any) (err error) {
+	b, err := encodeChecked(v)
+	if err != nil {
+		return err
+	}
+	tmp := path.Join(dir, name+".tmp")
+	if err := fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := fsys.Create(tmp)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Sync(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := fsys.Rename(tmp, path.Join(dir, name)); err != nil {
+		return err
+	}
+	return fsys.SyncDir(dir)
+}

@@ -1,0 +1,403 @@
+// The broker as the Kafka handlers see it (backend): looking up, creating and deleting topics, and producer ids.
+
+package broker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// producerIDBlock is how many producer ids a broker takes from the metadata group at once. What it does not use before
+	// it stops is lost; there are 2⁶³.
+	producerIDBlock = 1000
+	// maxAdmin bounds the admin requests (create, delete) that this broker carries out at once; more wait.
+	maxAdmin = 64
+)
+
+var _ backend = (*Broker)(nil)
+
+// NodeID is this broker's id in the cluster.
+func (b *Broker) NodeID() raft.NodeID { return b.store.id.NodeID }
+
+// Image is what this broker knows of the cluster.
+func (b *Broker) Image() *coordinator.Image { return b.md.Image() }
+
+// Controller is the metadata leader where it is known, else some live broker: clients send admin requests there, and every
+// broker forwards them.
+func (b *Broker) Controller() raft.NodeID {
+	leader, _ := b.meta.Leader()
+	im := b.Image()
+	if l := im.Broker(leader); l != nil && !l.Fenced {
+		return leader
+	}
+	if self := im.Broker(b.NodeID()); self != nil && !self.Fenced {
+		return self.ID
+	}
+	for _, l := range im.LiveBrokers() {
+		return l.ID
+	}
+	return 0
+}
+
+// group finds a partition's group.
+func (b *Broker) group(topic coordinator.TopicID, partition int32) (raft.GroupID, bool) {
+	t := b.Image().TopicByID(topic)
+	if t == nil || partition < 0 || int(partition) >= len(t.Partitions) {
+		return 0, false
+	}
+	return t.Partitions[partition].Group, true
+}
+
+// Replica implements backend.
+func (b *Broker) Replica(topic coordinator.TopicID, partition int32) replica {
+	g, ok := b.group(topic, partition)
+	if !ok {
+		return nil
+	}
+	if r := b.rec.replica(g); r != nil {
+		return r
+	}
+	return nil
+}
+
+// Leader implements backend. A leader that is fenced is not named: clients would only wait for it.
+func (b *Broker) Leader(topic coordinator.TopicID, partition int32) (raft.NodeID, int32, bool) {
+	g, ok := b.group(topic, partition)
+	if !ok {
+		return 0, 0, false
+	}
+	l := b.peers.table.get(g)
+	if l.leader == 0 {
+		return 0, int32(l.epoch), false
+	}
+	if br := b.Image().Broker(l.leader); br == nil || br.Fenced {
+		return 0, int32(l.epoch), false
+	}
+	return l.leader, int32(l.epoch), true
+}
+
+// Config implements backend: what was set explicitly, by Kafka's names.
+func (b *Broker) Config(name string) (string, bool) {
+	c, d := &b.given, Config{}
+	switch name {
+	case "num.partitions":
+		return fmt.Sprint(c.Partitions), c.Partitions != d.Partitions
+	case "default.replication.factor":
+		return fmt.Sprint(c.ReplicationFactor), c.ReplicationFactor != d.ReplicationFactor
+	case "auto.create.topics.enable":
+		return fmt.Sprint(!c.DisableAutoCreate), c.DisableAutoCreate
+	case "offsets.topic.num.partitions":
+		return fmt.Sprint(c.OffsetsPartitions), c.OffsetsPartitions != d.OffsetsPartitions
+	case "broker.rack":
+		return c.Rack, c.Rack != ""
+	case "socket.request.max.bytes":
+		return fmt.Sprint(c.MaxRequestBytes), c.MaxRequestBytes != d.MaxRequestBytes
+	case "max.connections":
+		return fmt.Sprint(c.MaxConnections), c.MaxConnections != d.MaxConnections
+	case "log.segment.bytes":
+		return fmt.Sprint(c.SegmentBytes), c.SegmentBytes != d.SegmentBytes
+	case "log.dirs", "log.dir":
+		return c.DataDir, true
+	case "broker.session.timeout.ms":
+		return fmt.Sprint(c.SessionTimeout.Milliseconds()), c.SessionTimeout != 0
+	}
+	return "", false
+}
+
+// admin runs one admin request beside the handler that took it, which must not wait.
+func (b *Broker) admin(ctx context.Context, do func(context.Context), refused func(error)) {
+	b.life.Lock()
+	defer b.life.Unlock()
+	if b.closing {
+		go refused(fmt.Errorf("the broker is shutting down: %w", context.Canceled))
+		return
+	}
+	b.wg.Go(func() {
+		// The request ends with its connection and with the broker.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(b.ctx, cancel)()
+		if err := b.admins.Acquire(ctx, 1); err != nil {
+			refused(err)
+			return
+		}
+		defer b.admins.Release(1)
+		do(ctx)
+	})
+}
+
+// CreateTopics implements backend.
+func (b *Broker) CreateTopics(ctx context.Context, topics []newTopic, validateOnly bool, done func([]topicResult)) {
+	if validateOnly {
+		results := make([]topicResult, len(topics))
+		im := b.Image()
+		for i := range topics {
+			results[i] = validateTopic(im, &topics[i])
+		}
+		done(results)
+		return
+	}
+	fail := func(err error) {
+		results := make([]topicResult, len(topics))
+		for i := range results {
+			results[i].Err = err
+		}
+		done(results)
+	}
+	b.admin(ctx, func(ctx context.Context) {
+		results, err := b.createTopics(ctx, topics)
+		if err != nil {
+			fail(err)
+			return
+		}
+		done(results)
+	}, fail)
+}
+
+func validateTopic(im *coordinator.Image, t *newTopic) (r topicResult) {
+	if r.Err = im.CheckNewTopic(t.Name); r.Err != nil {
+		return r
+	}
+	replicas := t.Assignment
+	if len(replicas) > 0 {
+		r.Err = im.CheckAssignment(replicas)
+	} else {
+		rf := t.ReplicationFactor
+		if rf <= 0 {
+			rf = min(coordinator.DefaultReplication, len(im.LiveBrokers()))
+		}
+		replicas, r.Err = im.PlaceTopic(t.Partitions, rf, 0)
+	}
+	if r.Err == nil {
+		r.Partitions, r.ReplicationFactor = len(replicas), len(replicas[0])
+	}
+	return r
+}
+
+func (b *Broker) createTopics(ctx context.Context, topics []newTopic) ([]topicResult, error) {
+	in := &coordinator.Intent{Request: newRequestID()}
+	for i := range topics {
+		t := &topics[i]
+		if coordinator.IsInternalTopic(t.Name) {
+			b.awaitThree(ctx)
+		}
+		in.Create = append(in.Create, coordinator.TopicSpec{Name: t.Name, ID: newTopicID(), Partitions: int32(t.Partitions),
+			Replication: int16(max(t.ReplicationFactor, 0)), Assignment: t.Assignment, Configs: t.Configs})
+	}
+	r, err := b.ask(ctx, in)
+	if err != nil {
+		return nil, fmt.Errorf("create topics: %w", err)
+	}
+	if err := r.Err(); err != nil {
+		return nil, fmt.Errorf("create topics: %w", err)
+	}
+	if len(r.Topics) != len(topics) {
+		return nil, fmt.Errorf("create topics: %w: %d results for %d topics", errRPC, len(r.Topics), len(topics))
+	}
+	results := make([]topicResult, len(topics))
+	var created []coordinator.TopicID
+	for i := range r.Topics {
+		if results[i].Err = r.Topics[i].Err(); results[i].Err != nil {
+			continue
+		}
+		results[i].ID = r.Topics[i].ID
+		created = append(created, r.Topics[i].ID)
+		if t := b.Image().TopicByID(r.Topics[i].ID); t != nil {
+			results[i].Partitions, results[i].ReplicationFactor = len(t.Partitions), len(t.Partitions[0].Replicas)
+		}
+	}
+	if len(created) == 0 {
+		return results, nil
+	}
+	if err := b.awaitCluster(ctx, r.Index, created); err != nil {
+		for i := range results {
+			if results[i].Err == nil {
+				results[i].Err = fmt.Errorf("topic %q is created, but its leaders or some broker's metadata are not there yet: %w", topics[i].Name, err)
+			}
+		}
+	}
+	return results, nil
+}
+
+// awaitCluster waits until every broker that is there has the metadata up to v, and every partition of the topics a leader
+// that is ready.
+func (b *Broker) awaitCluster(ctx context.Context, v raft.Index, created []coordinator.TopicID) error {
+	for {
+		changed := b.peers.wait()
+		if !b.peers.behind(v) && b.led(created) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-time.After(b.cfg.ElectionTimeout): // a broker that went away is waited for no longer, and says nothing
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// led: every partition has a ready leader. A topic that is deleted meanwhile needs none.
+func (b *Broker) led(topics []coordinator.TopicID) bool {
+	im := b.Image()
+	for _, id := range topics {
+		t := im.TopicByID(id)
+		if t == nil {
+			continue
+		}
+		for i := range t.Partitions {
+			if l := b.peers.table.get(t.Partitions[i].Group); l.leader == 0 || !l.ready {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// awaitThree waits, in the first seconds of this broker's life, for a third broker: see Config.InternalTopicWait.
+func (b *Broker) awaitThree(ctx context.Context) {
+	left := b.cfg.InternalTopicWait - time.Since(b.started)
+	if left <= 0 {
+		return
+	}
+	deadline := time.NewTimer(left)
+	defer deadline.Stop()
+	for {
+		changed := b.peers.wait()
+		if len(b.Image().LiveBrokers()) >= coordinator.DefaultReplication {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// DeleteTopics implements backend.
+func (b *Broker) DeleteTopics(ctx context.Context, ids []coordinator.TopicID, done func([]error)) {
+	fail := func(err error) {
+		errs := make([]error, len(ids))
+		for i := range errs {
+			errs[i] = err
+		}
+		done(errs)
+	}
+	b.admin(ctx, func(ctx context.Context) {
+		r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{DeleteTopics: &coordinator.DeleteTopics{IDs: ids}}})
+		if err == nil {
+			err = r.Err()
+		}
+		if err == nil && len(r.Topics) != len(ids) {
+			err = fmt.Errorf("%w: %d results for %d topics", errRPC, len(r.Topics), len(ids))
+		}
+		if err != nil {
+			fail(fmt.Errorf("delete topics: %w", err))
+			return
+		}
+		late := b.awaitCluster(ctx, r.Index, nil)
+		errs := make([]error, len(ids))
+		for i := range errs {
+			errs[i] = r.Topics[i].Err()
+			if errs[i] == nil && late != nil {
+				errs[i] = fmt.Errorf("topic is deleted, but some broker's metadata still has it: %w", late)
+			}
+		}
+		done(errs)
+	}, fail)
+}
+
+// producerIDs hands out ids from a block.
+type producerIDs struct {
+	mu        sync.Mutex // guards the rest
+	next, end int64
+	waiting   []func(int64, error)
+	asking    bool
+}
+
+// maxProducerIDWaiters bounds those who wait for a new block.
+const maxProducerIDWaiters = 10_000
+
+// NextProducerID implements backend.
+func (b *Broker) NextProducerID(ctx context.Context, done func(int64, error)) {
+	p := &b.pids
+	p.mu.Lock()
+	if p.next < p.end {
+		id := p.next
+		p.next++
+		p.mu.Unlock()
+		done(id, nil)
+		return
+	}
+	if len(p.waiting) >= maxProducerIDWaiters {
+		p.mu.Unlock()
+		done(0, fmt.Errorf("too many producers wait for an id: %w", context.DeadlineExceeded))
+		return
+	}
+	p.waiting = append(p.waiting, done)
+	if p.asking {
+		p.mu.Unlock()
+		return
+	}
+	p.asking = true
+	p.mu.Unlock()
+	// One question for all who wait; it ends with the broker or by its own time, not with the first one's connection.
+	b.admin(context.WithoutCancel(ctx), func(ctx context.Context) { b.refillProducerIDs(ctx) }, func(err error) { p.give(0, 0, err) })
+}
+
+func (b *Broker) refillProducerIDs(ctx context.Context) {
+	for {
+		rctx, cancel := context.WithTimeout(ctx, 2*rpcTimeout)
+		r, err := b.ask(rctx, &coordinator.Intent{Request: newRequestID(),
+			Command: &coordinator.Command{AllocateProducerIDs: &coordinator.AllocateProducerIDs{Count: producerIDBlock}}})
+		cancel()
+		if err == nil {
+			err = r.Err()
+		}
+		if err != nil {
+			b.pids.give(0, 0, fmt.Errorf("allocate producer ids: %w", err))
+			return
+		}
+		if !b.pids.give(r.First, r.Count, nil) {
+			return
+		}
+	}
+}
+
+// give serves the waiting from a new block, or with an error. It reports whether some still wait and the caller must go on.
+func (p *producerIDs) give(first, count int64, err error) (more bool) {
+	p.mu.Lock()
+	if err == nil {
+		p.next, p.end = first, first+count
+	}
+	var calls []func()
+	for len(p.waiting) > 0 && (err != nil || p.next < p.end) {
+		done, id := p.waiting[0], p.next
+		p.waiting = p.waiting[1:]
+		if err != nil {
+			id = 0
+		} else {
+			p.next++
+		}
+		calls = append(calls, func() { done(id, err) })
+	}
+	more = len(p.waiting) > 0
+	p.asking = more
+	p.mu.Unlock()
+	for _, fn := range calls {
+		fn()
+	}
+	return more
+}
+
+func newAdmins() *semaphore.Weighted { return semaphore.NewWeighted(maxAdmin) }
