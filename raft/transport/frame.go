@@ -1,0 +1,200 @@
+// Frames: how bytes are cut on a broker-to-broker connection, and checked.
+//
+//	0  length of the body (4, little endian)
+//	4  CRC32C over bytes 0..4, 8..12 and the body (4)
+//	8  version (1)
+//	9  type
+//	10 flags, reserved: 0 (2)
+//	12 body
+//
+// The length is checked against the lane's bound before memory is taken for it.
+
+package transport
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	frameHeaderLen = 12
+	frameVersion   = 1
+
+	// maxHandshakeFrame bounds what a stranger can make us read.
+	maxHandshakeFrame = 1 << 10
+	// maxControlFrame bounds a frame on the control lane: a pair message that names every group of a large broker.
+	maxControlFrame = 16 << 20
+	// firstRead is how much memory a frame gets before any of it has come; the rest is taken when that much is here. It
+	// is also the most that a connection keeps as its buffer between frames.
+	firstRead = 1 << 20
+)
+
+type frameType uint8
+
+const (
+	frameHello     frameType = 1
+	frameWelcome   frameType = 2
+	frameMessages  frameType = 3 // count, messages without entries or snapshots
+	frameApp       frameType = 4 // one message with entries, whose frames follow verbatim
+	frameSnapHead  frameType = 5 // one MsgSnap without its data
+	frameSnapChunk frameType = 6 // a piece of its data
+	framePair      frameType = 7
+	framePing      frameType = 8 // by whoever dialed
+	framePong      frameType = 9
+	frameRequest   frameType = 10
+	frameResponse  frameType = 11
+	frameCancel    frameType = 12
+)
+
+// owned reports whether what is decoded from the body points into it, so that the body needs memory of its own.
+func (t frameType) owned() bool {
+	return t == frameApp || t == frameSnapChunk || t == frameRequest || t == frameResponse
+}
+
+var (
+	errFrame      = errors.New("not a frame of this protocol")
+	errFrameLarge = errors.New("frame is too large")
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// beginFrame appends a header to be filled in by endFrame.
+func beginFrame(dst []byte, t frameType) []byte {
+	return append(dst, 0, 0, 0, 0, 0, 0, 0, 0, frameVersion, byte(t), 0, 0)
+}
+
+// endFrame completes the frame that begins at start of buf and goes on with tail.
+func endFrame(buf []byte, start int, tail ...[]byte) {
+	f := buf[start:]
+	n := len(f) - frameHeaderLen
+	for _, t := range tail {
+		n += len(t)
+	}
+	binary.LittleEndian.PutUint32(f, uint32(n))
+	crc := frameCRC(f[:frameHeaderLen], f[frameHeaderLen:])
+	for _, t := range tail {
+		crc = crc32.Update(crc, castagnoli, t)
+	}
+	binary.LittleEndian.PutUint32(f[4:], crc)
+}
+
+func frameCRC(header, body []byte) uint32 {
+	crc := crc32.Update(0, castagnoli, header[0:4])
+	crc = crc32.Update(crc, castagnoli, header[8:12])
+	return crc32.Update(crc, castagnoli, body)
+}
+
+type frameReader struct {
+	r      *bufio.Reader
+	header [frameHeaderLen]byte
+	buf    []byte // reused for frames whose body need not be owned
+}
+
+func newFrameReader(r io.Reader, size int) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(r, size)}
+}
+
+// next reads a frame of at most limit bytes. The body is the caller's if the type says so, else it is good until the
+// next call.
+func (f *frameReader) next(limit int) (frameType, []byte, error) {
+	if _, err := io.ReadFull(f.r, f.header[:]); err != nil {
+		return 0, nil, err
+	}
+	h := &f.header
+	if h[8] != frameVersion || h[10] != 0 || h[11] != 0 || h[9] == 0 || h[9] > byte(frameCancel) {
+		return 0, nil, fmt.Errorf("%w: header %x", errFrame, h[8:])
+	}
+	t := frameType(h[9])
+	n := binary.LittleEndian.Uint32(h[:])
+	if int64(n) > int64(limit) {
+		return 0, nil, fmt.Errorf("%w: %d bytes of type %d, at most %d", errFrameLarge, n, t, limit)
+	}
+	body, err := f.body(int(n), t.owned())
+	if err != nil {
+		return 0, nil, err
+	}
+	if frameCRC(h[:], body) != binary.LittleEndian.Uint32(h[4:]) {
+		return 0, nil, fmt.Errorf("%w: checksum", errFrame)
+	}
+	return t, body, nil
+}
+
+func (f *frameReader) body(n int, owned bool) ([]byte, error) {
+	var b []byte
+	if owned {
+		b = make([]byte, min(n, firstRead))
+	} else {
+		if cap(f.buf) < min(n, firstRead) {
+			f.buf = make([]byte, max(min(n, firstRead), 4<<10))
+		}
+		b = f.buf[:min(n, cap(f.buf))]
+	}
+	if _, err := io.ReadFull(f.r, b); err != nil {
+		return nil, noEOF(err)
+	}
+	if len(b) == n {
+		return b, nil
+	}
+	whole := make([]byte, n)
+	if _, err := io.ReadFull(f.r, whole[copy(whole, b):]); err != nil {
+		return nil, noEOF(err)
+	}
+	return whole, nil
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// timedConn gives each read a fresh deadline, so that a connection whose other end has vanished does not stay. It also
+// counts bytes.
+type timedConn struct {
+	net.Conn
+	timeout  time.Duration
+	set      time.Time
+	received *atomic.Uint64
+}
+
+func (c *timedConn) Read(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(c.set) > c.timeout/8 {
+		c.set = now
+		if err := c.SetReadDeadline(now.Add(c.timeout)); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.Conn.Read(p)
+	c.received.Add(uint64(n))
+	return n, err
+}
+
+// joinBelow is the size up to which buffers are copied together for connections that know no writev (TLS): a record
+// per small piece would cost more.
+const joinBelow = 16 << 10
+
+// writeBuffers writes all buffers within timeout. It clears bufs.
+func writeBuffers(c net.Conn, bufs net.Buffers, timeout time.Duration) error {
+	if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if _, ok := c.(*net.TCPConn); ok {
+		_, err := bufs.WriteTo(c)
+		return err
+	}
+	w := bufio.NewWriterSize(c, joinBelow)
+	for _, b := range bufs {
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}

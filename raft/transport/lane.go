@@ -1,0 +1,460 @@
+// The sending side of the control and bulk lanes: a bounded queue, and one goroutine per lane that connects, writes in
+// batches, and watches over the connection.
+
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// maxBatchMessages bounds the messages of one frame, and of one write.
+	maxBatchMessages = 1024
+	// maxBatchBytes is about how much one write carries, so that a ping, a stop or a snapshot's chunk gets its turn.
+	maxBatchBytes = 1 << 20
+	// snapshotChunk is how much of a snapshot goes out before the entries that have queued up meanwhile.
+	snapshotChunk = 256 << 10
+	// maxSnapshots bounds the snapshots that wait on one lane, the one under way included; and those that one
+	// connection takes in at once.
+	maxSnapshots = 4
+	// keepArena bounds the encoding buffer that a lane keeps.
+	keepArena = 1 << 20
+	// messageOverhead is what a message counts for in the queues' byte bounds besides its entries.
+	messageOverhead = 128
+)
+
+var (
+	errRetired    = errors.New("connection is no longer wanted")
+	errNoAddress  = errors.New("no address is known")
+	errPingUnsaid = errors.New("no answer to a ping")
+)
+
+// item is a message, or a frame that is already encoded.
+type item struct {
+	msg   raft.Message
+	frame []byte
+	size  int
+}
+
+type lane struct {
+	t    *Transport
+	node raft.NodeID
+	kind laneKind
+	wake chan struct{} // capacity 1
+	ctx  context.Context
+	stop context.CancelFunc
+
+	// mu guards the queue and what others may do to the connection. Nothing waits under it.
+	mu     sync.Mutex
+	items  []item // from head on
+	head   int
+	bytes  int
+	snaps  int  // snapshots in items, and those that run has taken out and not finished
+	down   bool // run waits before it dials again: nothing is queued meanwhile
+	kicked bool // the connection is to be closed
+
+	// The rest belongs to run.
+	sending []outSnap
+	nextID  uint64
+	arena   []byte
+	bufs    [][]byte
+	batch   []item
+	small   []raft.Message
+}
+
+// outSnap is a snapshot on its way.
+type outSnap struct {
+	id   uint64
+	data []byte
+}
+
+func (t *Transport) newLane(node raft.NodeID, kind laneKind) *lane {
+	l := &lane{t: t, node: node, kind: kind, wake: make(chan struct{}, 1)}
+	l.ctx, l.stop = context.WithCancel(t.ctx)
+	return l
+}
+
+func (l *lane) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// kick closes the connection, if there is one.
+func (l *lane) kick() {
+	l.mu.Lock()
+	l.kicked = true
+	l.mu.Unlock()
+	l.poke()
+}
+
+func (l *lane) limits() (count, bytes int) {
+	if l.kind == laneControl {
+		return l.t.o.MaxControlQueued, l.t.o.MaxControlBytes
+	}
+	return l.t.o.MaxBulkQueued, l.t.o.MaxBulkBytes
+}
+
+func (l *lane) push(msgs []raft.Message) {
+	l.mu.Lock()
+	for i := range msgs {
+		m := &msgs[i]
+		size := messageOverhead
+		for k := range m.Entries {
+			size += len(m.Entries[k].Frame)
+		}
+		if m.Snapshot != nil {
+			size += len(m.Snapshot.Data)
+			if l.snaps >= maxSnapshots {
+				l.t.stats.droppedFull.Add(1)
+				continue
+			}
+		}
+		if l.add(item{msg: *m, size: size}) && m.Snapshot != nil {
+			l.snaps++
+		}
+	}
+	l.mu.Unlock()
+	l.poke()
+}
+
+func (l *lane) pushFrame(f []byte) {
+	l.mu.Lock()
+	l.add(item{frame: f, size: len(f)})
+	l.mu.Unlock()
+	l.poke()
+}
+
+// add queues one item; mu is held.
+func (l *lane) add(it item) bool {
+	if l.down {
+		l.t.stats.droppedUnreachable.Add(1)
+		return false
+	}
+	maxCount, maxBytes := l.limits()
+	for n := len(l.items) - l.head; n > 0 && (n >= maxCount || l.bytes+it.size > maxBytes); n-- {
+		l.t.stats.droppedFull.Add(1)
+		if l.kind == laneBulk {
+			return false // the newest goes: what is behind a gap in the log is refused anyway
+		}
+		l.bytes -= l.items[l.head].size // the oldest goes: newer ones say more
+		l.items[l.head] = item{}
+		l.head++
+	}
+	if l.head > 1024 && l.head > len(l.items)/2 {
+		n := copy(l.items, l.items[l.head:])
+		clear(l.items[n:])
+		l.items, l.head = l.items[:n], 0
+	}
+	l.items = append(l.items, it)
+	l.bytes += it.size
+	return true
+}
+
+// take moves the next items for one write into l.batch.
+func (l *lane) take() (kicked bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	bytes := 0
+	for l.head < len(l.items) && len(l.batch) < maxBatchMessages {
+		it := &l.items[l.head]
+		if bytes > 0 && bytes+it.size > maxBatchBytes && it.msg.Snapshot == nil {
+			break
+		}
+		if it.msg.Snapshot == nil {
+			bytes += it.size
+		}
+		l.bytes -= it.size
+		l.batch = append(l.batch, *it)
+		*it = item{}
+		l.head++
+	}
+	if l.head == len(l.items) {
+		l.items, l.head = l.items[:0], 0
+		if cap(l.items) > 4*maxBatchMessages {
+			l.items = nil // a burst is over
+		}
+	}
+	return l.kicked
+}
+
+// drop empties the queue; down says whether it stays shut.
+func (l *lane) drop(down bool) {
+	l.mu.Lock()
+	n := len(l.items) - l.head + len(l.sending)
+	l.items, l.head, l.bytes, l.snaps = nil, 0, 0, 0
+	l.down, l.kicked = down, false
+	l.mu.Unlock()
+	l.sending = nil
+	l.t.stats.droppedUnreachable.Add(uint64(n))
+}
+
+func (l *lane) empty() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.head == len(l.items)
+}
+
+// run is the lane's life: wait for something to send, connect, send until something fails, tell, back off.
+func (l *lane) run() {
+	defer l.drop(true)
+	var backoff time.Duration
+	for {
+		for l.empty() {
+			select {
+			case <-l.wake:
+			case <-l.ctx.Done():
+				return
+			}
+		}
+		began := time.Now()
+		err := l.session()
+		if l.ctx.Err() != nil {
+			return
+		}
+		l.drop(true)
+		if !errors.Is(err, errRetired) {
+			l.t.o.OnUnreachable(l.node)
+		}
+		if time.Since(began) > 10*l.t.o.BackoffMax {
+			backoff = 0
+		}
+		backoff = min(max(2*backoff, l.t.o.BackoffMin), l.t.o.BackoffMax)
+		wait := backoff/2 + rand.N(backoff)
+		if permanent(err) {
+			wait = l.t.o.BackoffMax/2 + rand.N(l.t.o.BackoffMax)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-l.ctx.Done():
+			timer.Stop()
+			return
+		}
+		l.drop(false)
+	}
+}
+
+// session is one connection from dial to failure.
+func (l *lane) session() error {
+	id := l.t.ident.Load()
+	if id.cluster.IsZero() || id.self.ID == 0 {
+		return errRetired // a joiner: there is nothing to send yet
+	}
+	addr, ok := l.t.o.Resolve(l.node)
+	if !ok {
+		l.t.stats.dialFailures.Add(1)
+		l.t.logOnce(fmt.Sprint("resolve ", l.node), slog.LevelInfo, "no address is known of broker", "node", l.node)
+		return errNoAddress
+	}
+	c, fr, _, err := l.t.connect(l.ctx, addr, l.kind, l.node)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	// The reader's one job is to notice pongs and the end.
+	pongs, dead := make(chan struct{}, 1), make(chan error, 1)
+	l.t.wg.Go(func() {
+		for {
+			t, _, err := fr.next(0)
+			if err == nil && t != framePong {
+				err = errFrame
+			}
+			if err != nil {
+				dead <- err
+				return
+			}
+			select {
+			case pongs <- struct{}{}:
+			default:
+			}
+		}
+	})
+	err = l.pump(c, pongs, dead)
+	l.t.log.Debug("lane closed", "node", l.node, "lane", l.kind, "err", err)
+	return err
+}
+
+// pump writes until something fails.
+func (l *lane) pump(c net.Conn, pongs <-chan struct{}, dead <-chan error) error {
+	pingTimeout, writeTimeout := l.t.o.PingTimeout, l.t.o.WriteTimeout
+	if l.kind == laneBulk {
+		pingTimeout, writeTimeout = 3*pingTimeout, 3*writeTimeout
+	}
+	ping := beginFrame(nil, framePing)
+	endFrame(ping, 0)
+	ticker := time.NewTicker(l.t.o.PingInterval)
+	defer ticker.Stop()
+	// A stop must reach a writer that is stuck in a full socket.
+	defer context.AfterFunc(l.ctx, func() { _ = c.Close() })()
+	var unanswered time.Time // when the oldest unanswered ping went out
+	for {
+		if l.take() {
+			clear(l.batch)
+			l.batch = l.batch[:0]
+			return errRetired
+		}
+		if len(l.batch) == 0 && len(l.sending) == 0 {
+			select {
+			case <-l.wake:
+			case err := <-dead:
+				return err
+			case <-pongs:
+				unanswered = time.Time{}
+			case <-ticker.C:
+				if err := l.ping(c, ping, &unanswered, pingTimeout, writeTimeout); err != nil {
+					return err
+				}
+			case <-l.ctx.Done():
+				return l.ctx.Err()
+			}
+			continue
+		}
+		select { // busy: look after the connection without waiting
+		case err := <-dead:
+			return err
+		case <-pongs:
+			unanswered = time.Time{}
+		case <-ticker.C:
+			if err := l.ping(c, ping, &unanswered, pingTimeout, writeTimeout); err != nil {
+				return err
+			}
+		default:
+		}
+		if err := l.write(c, writeTimeout); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *lane) ping(c net.Conn, frame []byte, unanswered *time.Time, pingTimeout, writeTimeout time.Duration) error {
+	switch {
+	case unanswered.IsZero():
+		*unanswered = time.Now()
+	case time.Since(*unanswered) > pingTimeout:
+		return errPingUnsaid
+	}
+	return writeBuffers(c, net.Buffers{frame}, writeTimeout)
+}
+
+// write encodes the batch, adds a chunk of a snapshot if one is under way, and writes it all at once. Entries' frames
+// are written from where they lie.
+func (l *lane) write(c net.Conn, timeout time.Duration) error {
+	if cap(l.arena) > keepArena {
+		l.arena = nil
+	}
+	l.arena, l.bufs = l.arena[:0], l.bufs[:0]
+	messages := 0
+	for i := range l.batch {
+		it := &l.batch[i]
+		messages++
+		switch m := &it.msg; {
+		case it.frame != nil:
+			l.flushSmall()
+			l.bufs = append(l.bufs, it.frame)
+		case m.Snapshot != nil:
+			l.flushSmall()
+			l.startSnapshot(m)
+		case len(m.Entries) > 0:
+			l.flushSmall()
+			l.app(m)
+		default:
+			l.small = append(l.small, *m)
+		}
+	}
+	l.flushSmall()
+	clear(l.batch)
+	l.batch = l.batch[:0]
+	if len(l.sending) > 0 {
+		l.chunk()
+	}
+	var n int
+	for _, b := range l.bufs {
+		n += len(b)
+	}
+	bufs := net.Buffers(l.bufs)
+	err := writeBuffers(c, bufs, timeout)
+	clear(l.bufs)
+	if err != nil {
+		return err
+	}
+	l.t.stats.sentMessages.Add(uint64(messages))
+	l.t.stats.sentBytes.Add(uint64(n))
+	return nil
+}
+
+// finish completes the frame that begins at start of the arena and queues it, with what follows it in place. The arena
+// may move later; what was queued then stays where it was.
+func (l *lane) finish(start int, tail ...[]byte) {
+	endFrame(l.arena, start, tail...)
+	l.bufs = append(l.bufs, l.arena[start:len(l.arena):len(l.arena)])
+	l.bufs = append(l.bufs, tail...)
+}
+
+func (l *lane) flushSmall() {
+	if len(l.small) == 0 {
+		return
+	}
+	start := len(l.arena)
+	l.arena = appendMessages(beginFrame(l.arena, frameMessages), l.small)
+	l.finish(start)
+	clear(l.small)
+	l.small = l.small[:0]
+}
+
+func (l *lane) app(m *raft.Message) {
+	start := len(l.arena)
+	l.arena = appendMessage(beginFrame(l.arena, frameApp), m)
+	n := len(l.arena) - start - frameHeaderLen
+	frames := make([][]byte, len(m.Entries))
+	for i := range m.Entries {
+		frames[i] = m.Entries[i].Frame
+		n += len(frames[i])
+		if len(frames[i]) == 0 {
+			n = -1
+			break
+		}
+	}
+	if n < 0 || n > l.t.o.MaxFrame || len(frames) > maxEntries {
+		l.arena = l.arena[:start]
+		l.t.stats.droppedInvalid.Add(1)
+		l.t.logOnce(fmt.Sprint("app ", m.Group), slog.LevelError, "entries cannot be sent: unframed or too large",
+			"group", m.Group, "index", m.Index, "entries", len(m.Entries), "bytes", n, "MaxFrame", l.t.o.MaxFrame)
+		return
+	}
+	l.finish(start, frames...)
+}
+
+func (l *lane) startSnapshot(m *raft.Message) {
+	start := len(l.arena)
+	l.nextID++
+	l.arena = appendSnapHead(beginFrame(l.arena, frameSnapHead), l.nextID, m)
+	l.finish(start)
+	l.sending = append(l.sending, outSnap{id: l.nextID, data: m.Snapshot.Data})
+}
+
+// chunk adds the next piece of the first snapshot. One without data gets one empty piece.
+func (l *lane) chunk() {
+	s := &l.sending[0]
+	n := min(len(s.data), snapshotChunk)
+	start := len(l.arena)
+	l.arena = appendUvarint(beginFrame(l.arena, frameSnapChunk), s.id)
+	l.finish(start, s.data[:n])
+	s.data = s.data[n:]
+	if len(s.data) == 0 {
+		l.sending = append(l.sending[:0], l.sending[1:]...)
+		l.mu.Lock()
+		l.snaps--
+		l.mu.Unlock()
+	}
+}
