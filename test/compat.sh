@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Client compatibility: a three-node cluster of its own, and unmodified Kafka clients against it.
+#
+#   test/compat.sh            build, start a cluster in a temporary directory on free ports, run all checks, stop it
+#   test/compat.sh HOST:PORT  run the checks against a cluster that is there
+#
+# kcat and the Python clients are used where they are installed (.ci/run installs them); what is skipped says so.
+# ROUNDTRIP_RECORDS sets the size of the exact read-back (default 60000).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/balsa-compat.XXXXXX")
+dev_pid=
+cleanup() {
+	status=$?
+	trap - EXIT INT TERM
+	if [[ -n $dev_pid ]] && kill -0 "$dev_pid" 2>/dev/null; then
+		kill -TERM "$dev_pid" 2>/dev/null || true
+		wait "$dev_pid" 2>/dev/null || true
+	fi
+	if ((status != 0)); then
+		for log in "$work"/data/node-*.log "$work"/dev.err; do
+			[[ -s $log ]] && { echo "--- the end of $log"; tail -n 25 "$log"; }
+		done
+	fi
+	rm -rf "$work"
+	exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+echo "--- build"
+go build -o "$work/broker" ./cmd/broker
+go build -o "$work/roundtrip" ./test/compat/roundtrip
+
+if (($# > 0)); then
+	brokers=$1
+else
+	echo "--- a cluster of three"
+	"$work/broker" dev --config none --nodes 3 --data-dir "$work/data" --kafka-port 0 >"$work/dev.out" 2>"$work/dev.err" &
+	dev_pid=$!
+	brokers=
+	for ((i = 0; i < 600; i++)); do
+		brokers=$(sed -n 's/^ready: //p' "$work/dev.out")
+		[[ -n $brokers ]] && break
+		kill -0 "$dev_pid" 2>/dev/null || { echo "broker dev has ended"; cat "$work/dev.err"; exit 1; }
+		sleep 0.1
+	done
+	[[ -n $brokers ]] || { echo "the cluster was not ready within a minute"; exit 1; }
+	cat "$work/dev.out"
+fi
+export BALSA_BROKERS=$brokers
+
+failed=()
+step() { # NAME COMMAND…
+	local name=$1
+	shift
+	echo "--- $name"
+	if ! "$@"; then
+		echo "FAILED: $name"
+		failed+=("$name")
+	fi
+}
+
+cli() { # the way of the README
+	local t=compat-cli-$$ out
+	"$work/broker" topic create "$t" --partitions 6 --replicas 3 || return 1
+	seq 1 1000 | "$work/broker" produce "$t" || return 1
+	out=$("$work/broker" consume "$t" -e | sort -n | md5sum)
+	[[ $out == "$(seq 1 1000 | md5sum)" ]] || { echo "FAIL consume gave back something else"; return 1; }
+	"$work/broker" topic describe "$t" && "$work/broker" cluster status && "$work/broker" topic delete "$t"
+}
+
+step "the CLI" cli
+step "franz-go: exact read-back of 6 partitions" "$work/roundtrip" -brokers "$brokers" -records "${ROUNDTRIP_RECORDS:-60000}"
+if command -v kcat >/dev/null; then
+	step "kcat (librdkafka, C)" test/compat/kcat.sh "$brokers"
+else
+	echo "SKIPPED: kcat is not installed, so that no librdkafka client was checked (Debian: apt-get install kcat)"
+fi
+# The distribution's Python, not one that shadows it: that is where the distribution's packages are.
+python=/usr/bin/python3
+for lib in kafka confluent_kafka; do
+	if [[ -x $python ]] && $python -c "import $lib" 2>/dev/null; then
+		step "Python: $lib" "$python" test/compat/python.py "$lib" "$brokers"
+	else
+		echo "SKIPPED: the Python package $lib is not installed (Debian: apt-get install python3-${lib/_/-})"
+	fi
+done
+
+if ((${#failed[@]} > 0)); then
+	printf 'compat: failed: %s\n' "${failed[@]}"
+	exit 1
+fi
+echo "compat: all passed"

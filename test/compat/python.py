@@ -1,0 +1,124 @@
+#!/usr/bin/python3
+"""python.py kafka|confluent_kafka HOST:PORT,...: two Python clients against a cluster.
+
+kafka-python is a client of its own that speaks old versions; confluent_kafka is librdkafka with its admin client. Each
+makes a topic of six partitions, writes keyed records, and reads back exactly those, in order within each partition.
+"""
+import collections
+import sys
+import time
+
+RECORDS = 6000
+PARTITIONS = 6
+
+
+def verify(read, begins, ends):
+    """read: partition -> [(offset, value)]; values are 'partition:n' with n from 0 on."""
+    total = 0
+    for p in range(PARTITIONS):
+        got = read[p]
+        assert begins[p] == 0, f"partition {p} begins at {begins[p]}"
+        assert [o for o, _ in got] == list(range(len(got))), f"partition {p}: offsets are not 0, 1, 2, ..."
+        assert [v for _, v in got] == [f"{p}:{n}" for n in range(len(got))], f"partition {p}: values are not those written, in order"
+        assert ends[p] - begins[p] == len(got), f"partition {p}: {ends[p]} - {begins[p]} is not {len(got)}"
+        total += len(got)
+    assert total == RECORDS, f"{total} records instead of {RECORDS}"
+
+
+def kafka_python(brokers, topic):
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+    from kafka.admin import NewTopic
+
+    admin = KafkaAdminClient(bootstrap_servers=brokers)
+    admin.create_topics([NewTopic(topic, PARTITIONS, min(3, len(brokers)))])
+    producer = KafkaProducer(bootstrap_servers=brokers, acks="all", compression_type="gzip", linger_ms=5, retries=5,
+                             max_in_flight_requests_per_connection=1)
+    counts = collections.Counter()
+    futures = []
+    for i in range(RECORDS):
+        p = i * 7 % PARTITIONS
+        futures.append(producer.send(topic, f"{p}:{counts[p]}".encode(), key=b"k", partition=p))
+        counts[p] += 1
+    producer.flush(60)
+    for f in futures:
+        f.get(10)
+    producer.close()
+
+    parts = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+    consumer = KafkaConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest", consumer_timeout_ms=20000)
+    consumer.assign(parts)
+    begins = {tp.partition: o for tp, o in consumer.beginning_offsets(parts).items()}
+    ends = {tp.partition: o for tp, o in consumer.end_offsets(parts).items()}
+    read = collections.defaultdict(list)
+    left = RECORDS
+    for m in consumer:
+        read[m.partition].append((m.offset, m.value.decode()))
+        left -= 1
+        if left == 0:
+            break
+    consumer.close()
+    verify(read, begins, ends)
+
+    group = topic + "-group"
+    for want, what in ((RECORDS, "reads all"), (0, "goes on where it was")):
+        consumer = KafkaConsumer(topic, bootstrap_servers=brokers, group_id=group, auto_offset_reset="earliest",
+                                 consumer_timeout_ms=8000)
+        n = 0
+        for _ in consumer:
+            n += 1
+            if n == RECORDS:
+                break
+        consumer.close()
+        assert n == want, f"the group {what}: {n} records instead of {want}"
+    admin.delete_topics([topic])
+    admin.close()
+
+
+def confluent(brokers, topic):
+    from confluent_kafka import Consumer, Producer, TopicPartition
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    conf = {"bootstrap.servers": ",".join(brokers)}
+    admin = AdminClient(conf)
+    for f in admin.create_topics([NewTopic(topic, PARTITIONS, min(3, len(brokers)))], operation_timeout=30).values():
+        f.result(60)
+    errors = []
+    producer = Producer({**conf, "enable.idempotence": True, "linger.ms": 5, "compression.type": "lz4"})
+    counts = collections.Counter()
+    for i in range(RECORDS):
+        p = i * 7 % PARTITIONS
+        producer.produce(topic, f"{p}:{counts[p]}".encode(), key=b"k", partition=p,
+                         on_delivery=lambda err, _: errors.append(err) if err else None)
+        counts[p] += 1
+        producer.poll(0)
+    assert producer.flush(60) == 0, "records without an answer"
+    assert not errors, f"{len(errors)} records were refused: {errors[0]}"
+
+    consumer = Consumer({**conf, "group.id": topic + "-group", "auto.offset.reset": "earliest", "enable.auto.commit": False})
+    begins, ends = {}, {}
+    for p in range(PARTITIONS):
+        begins[p], ends[p] = consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=20)
+    consumer.subscribe([topic])
+    read = collections.defaultdict(list)
+    n, deadline = 0, time.time() + 60
+    while n < RECORDS and time.time() < deadline:
+        m = consumer.poll(1)
+        if m is None:
+            continue
+        assert not m.error(), m.error()
+        read[m.partition()].append((m.offset(), m.value().decode()))
+        n += 1
+    consumer.commit(asynchronous=False)
+    committed = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=20)
+    assert {c.partition: c.offset for c in committed} == ends, f"committed {committed}, the ends are {ends}"
+    consumer.close()
+    verify(read, begins, ends)
+    for f in admin.delete_topics([topic], operation_timeout=30).values():
+        f.result(60)
+
+
+if __name__ == "__main__":
+    which, servers = sys.argv[1], sys.argv[2].split(",")
+    name = f"compat-{which}-{int(time.time() * 1000)}".replace("_", "-")
+    {"kafka": kafka_python, "confluent_kafka": confluent}[which](servers, name)
+    print(f"ok    {which}: {RECORDS} records in {PARTITIONS} partitions came back exactly")

@@ -1,0 +1,111 @@
+// Command roundtrip writes numbered records to a new topic of six partitions with an unmodified franz-go client, and reads
+// back exactly those: in order within each partition, the first at offset 0, the end minus the beginning being the count.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const partitions = 6
+
+func main() {
+	brokers := flag.String("brokers", "localhost:9092", "addresses of brokers")
+	records := flag.Int("records", 60_000, "how many records")
+	replicas := flag.Int("replicas", 3, "replicas of each partition")
+	limit := flag.Duration("timeout", 2*time.Minute, "for all of it")
+	flag.Parse()
+	ctx, cancel := context.WithTimeout(context.Background(), *limit)
+	defer cancel()
+	topic := fmt.Sprintf("compat-roundtrip-%d", time.Now().UnixNano())
+	if err := run(ctx, strings.Split(*brokers, ","), topic, *records, int16(*replicas)); err != nil {
+		fmt.Fprintf(os.Stderr, "FAIL  %v\n", err)
+		os.Exit(1)
+	}
+	fmt.Printf("ok    %d records in %d partitions came back exactly\n", *records, partitions)
+}
+
+func run(ctx context.Context, brokers []string, topic string, records int, replicas int16) error {
+	producer, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		return err
+	}
+	defer producer.Close()
+	adm := kadm.NewClient(producer)
+	if _, err := adm.CreateTopic(ctx, partitions, replicas, nil, topic); err != nil {
+		return fmt.Errorf("create the topic: %w", err)
+	}
+
+	var written [partitions]int
+	var failed atomic.Int64
+	for i := range records {
+		p := int32(i % partitions)
+		r := &kgo.Record{Partition: p, Value: value(p, written[p])}
+		written[p]++
+		producer.Produce(ctx, r, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed.Add(1)
+			}
+		})
+	}
+	if err := producer.Flush(ctx); err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
+	if n := failed.Load(); n > 0 {
+		return fmt.Errorf("%d of %d records were refused", n, records)
+	}
+
+	starts, err := adm.ListStartOffsets(ctx, topic)
+	if err = errors.Join(err, starts.Error()); err != nil {
+		return fmt.Errorf("list start offsets: %w", err)
+	}
+	ends, err := adm.ListEndOffsets(ctx, topic)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		return fmt.Errorf("list end offsets: %w", err)
+	}
+	for p := range int32(partitions) {
+		start, _ := starts.Lookup(topic, p)
+		end, _ := ends.Lookup(topic, p)
+		if start.Offset != 0 || end.Offset != int64(written[p]) {
+			return fmt.Errorf("partition %d goes from %d to %d, and %d records were written", p, start.Offset, end.Offset, written[p])
+		}
+	}
+
+	consumer, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return err
+	}
+	defer consumer.Close()
+	var read [partitions]int
+	for got := 0; got < records; {
+		fetches := consumer.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			return fmt.Errorf("after %d of %d records: %w", got, records, err)
+		}
+		for r := range fetches.RecordsAll() {
+			n := read[r.Partition]
+			if r.Offset != int64(n) || string(r.Value) != string(value(r.Partition, n)) {
+				return fmt.Errorf("partition %d: offset %d holds %q, want %q at offset %d", r.Partition, r.Offset, r.Value, value(r.Partition, n), n)
+			}
+			read[r.Partition]++
+			got++
+		}
+	}
+	if _, err := adm.DeleteTopic(ctx, topic); err != nil {
+		return fmt.Errorf("delete the topic: %w", err)
+	}
+	return nil
+}
+
+func value(partition int32, n int) []byte {
+	return fmt.Appendf(nil, "record %d of partition %d", n, partition)
+}
