@@ -344,6 +344,7 @@ func (r *Raft) confChanged() {
 	add(c.Learners, true)
 	slices.SortFunc(peers, func(a, b *Progress) int { return int(int64(a.Member.ID) - int64(b.Member.ID)) })
 	r.peers = peers
+	r.sendSnapshot = slices.DeleteFunc(r.sendSnapshot, func(id NodeID) bool { return r.peer(id) == nil })
 	r.quorumSince = r.now // time for new voters to answer
 	if r.transferee != 0 && findMember(c.Voters, r.transferee) < 0 {
 		r.transferee = 0

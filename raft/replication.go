@@ -196,6 +196,8 @@ func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 		if p.stalled >= stallPatience {
 			if term, ok := r.termAt(p.Next - 1); ok {
 				r.sendAppend(p, p.Next-1, term, nil)
+			} else {
+				p.becomeProbe() // what is in flight is compacted here; where Match stands, too: a snapshot
 			}
 		}
 	case SnapshotState:
