@@ -1,0 +1,209 @@
+// The block, which wraps the frames of one write, and the header of a segment file. Diagrams and reasons: doc.go.
+
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strconv"
+	"strings"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	blockHeaderSize = 48
+	blockMagic      = 0xBA4B4C01 // above MaxFrameSize on purpose: see doc.go
+	// SegmentHeaderSize is where a segment file's first block begins.
+	SegmentHeaderSize = 56
+	segmentMagic      = 0xBA534701
+	segmentVersion    = 1
+
+	// maxBlockBytes bounds the frames of a block, unless a single frame is larger.
+	maxBlockBytes = 1 << 20
+	// maxBlockLength is what a reader accepts as a block's length.
+	maxBlockLength = maxBlockBytes + MaxFrameSize
+)
+
+var errBadBlock = errors.New("bad block")
+
+type blockHeader struct {
+	count      uint32
+	length     uint32
+	digest     uint32
+	generation uint64
+	first      raft.Index
+	synced     raft.Index
+}
+
+func (h *blockHeader) encode(group raft.GroupID, b []byte) {
+	_ = b[blockHeaderSize-1]
+	binary.LittleEndian.PutUint32(b[0:], blockMagic)
+	binary.LittleEndian.PutUint32(b[8:], 0)
+	binary.LittleEndian.PutUint32(b[12:], h.count)
+	binary.LittleEndian.PutUint32(b[16:], h.length)
+	binary.LittleEndian.PutUint32(b[20:], h.digest)
+	binary.LittleEndian.PutUint64(b[24:], h.generation)
+	binary.LittleEndian.PutUint64(b[32:], uint64(h.first))
+	binary.LittleEndian.PutUint64(b[40:], uint64(h.synced))
+	binary.LittleEndian.PutUint32(b[4:], crc32.Update(groupSeed(group)^blockMagic, castagnoli, b[8:blockHeaderSize]))
+}
+
+func decodeBlockHeader(group raft.GroupID, b []byte) (blockHeader, error) {
+	var h blockHeader
+	if len(b) < blockHeaderSize {
+		return h, fmt.Errorf("%w: header cut short", errBadBlock)
+	}
+	b = b[:blockHeaderSize]
+	if m := binary.LittleEndian.Uint32(b); m != blockMagic {
+		return h, fmt.Errorf("%w: magic %#08x", errBadBlock, m)
+	}
+	if binary.LittleEndian.Uint32(b[4:]) != crc32.Update(groupSeed(group)^blockMagic, castagnoli, b[8:]) {
+		return h, fmt.Errorf("%w: header checksum", errBadBlock)
+	}
+	if f := binary.LittleEndian.Uint32(b[8:]); f != 0 {
+		return h, fmt.Errorf("%w: unknown flags %#x", errBadBlock, f)
+	}
+	h = blockHeader{
+		count:      binary.LittleEndian.Uint32(b[12:]),
+		length:     binary.LittleEndian.Uint32(b[16:]),
+		digest:     binary.LittleEndian.Uint32(b[20:]),
+		generation: binary.LittleEndian.Uint64(b[24:]),
+		first:      raft.Index(binary.LittleEndian.Uint64(b[32:])),
+		synced:     raft.Index(binary.LittleEndian.Uint64(b[40:])),
+	}
+	switch {
+	case h.length > maxBlockLength || uint64(h.count)*FrameHeaderSize > uint64(h.length) || (h.count == 0) != (h.length == 0):
+		return h, fmt.Errorf("%w: %d frames in %d bytes", errBadBlock, h.count, h.length)
+	case h.first == 0 || h.first > maxIndex || h.synced >= h.first:
+		return h, fmt.Errorf("%w: first index %d, synced %d", errBadBlock, h.first, h.synced)
+	}
+	return h, nil
+}
+
+// digestFrame adds a frame to a block's digest.
+func digestFrame(d uint32, frame []byte) uint32 { return crc32.Update(d, castagnoli, frame[:8]) }
+
+// decodeBlock verifies the frames of the block whose header is h and hands them out in order. Terms never fall, and
+// indexes and offsets go on from prev without a gap. body is exactly h.length bytes.
+func decodeBlock(group raft.GroupID, h *blockHeader, body []byte, term raft.Term, next Offset, yield func(at int, r *record)) error {
+	var digest uint32
+	at := 0
+	index := h.first
+	recs := make([]record, 0, h.count)
+	for range h.count {
+		if len(body)-at < FrameHeaderSize {
+			return fmt.Errorf("%w: frames end early", errBadBlock)
+		}
+		n := int(binary.LittleEndian.Uint32(body[at:]))
+		if n < FrameHeaderSize || n > len(body)-at {
+			return fmt.Errorf("%w: frame of %d bytes in the last %d of the block", errBadBlock, n, len(body)-at)
+		}
+		r, err := decodeFrame(group, body[at:at+n])
+		if err != nil {
+			return err
+		}
+		if r.Index != index || r.Term < term || r.base != next {
+			return fmt.Errorf("%w: frame (term %d, index %d, offset %d) where (≥%d, %d, %d) belongs",
+				errBadBlock, r.Term, r.Index, r.base, term, index, next)
+		}
+		digest = digestFrame(digest, r.Frame)
+		recs = append(recs, r)
+		index, term, next = index+1, r.Term, r.next()
+		at += n
+	}
+	if at != len(body) || digest != h.digest {
+		return fmt.Errorf("%w: frames are not those that the header names", errBadBlock)
+	}
+	at = 0
+	for i := range recs {
+		yield(at, &recs[i])
+		at += len(recs[i].Frame)
+	}
+	return nil
+}
+
+type segmentHeader struct {
+	generation uint64
+	first      raft.Index
+	base       Offset
+	prevTerm   raft.Term
+}
+
+func (h *segmentHeader) encode(group raft.GroupID) []byte {
+	b := make([]byte, SegmentHeaderSize)
+	binary.LittleEndian.PutUint32(b[0:], segmentMagic)
+	binary.LittleEndian.PutUint16(b[8:], segmentVersion)
+	binary.LittleEndian.PutUint64(b[16:], uint64(group))
+	binary.LittleEndian.PutUint64(b[24:], h.generation)
+	binary.LittleEndian.PutUint64(b[32:], uint64(h.first))
+	binary.LittleEndian.PutUint64(b[40:], uint64(h.base))
+	binary.LittleEndian.PutUint64(b[48:], uint64(h.prevTerm))
+	binary.LittleEndian.PutUint32(b[4:], crc32.Update(groupSeed(group)^segmentMagic, castagnoli, b[8:]))
+	return b
+}
+
+func decodeSegmentHeader(group raft.GroupID, b []byte) (segmentHeader, error) {
+	var h segmentHeader
+	bad := func(format string, args ...any) (segmentHeader, error) {
+		return h, fmt.Errorf("bad segment header: "+format, args...)
+	}
+	if len(b) < SegmentHeaderSize {
+		return bad("%d bytes", len(b))
+	}
+	b = b[:SegmentHeaderSize]
+	if m := binary.LittleEndian.Uint32(b); m != segmentMagic {
+		return bad("magic %#08x", m)
+	}
+	if v := binary.LittleEndian.Uint16(b[8:]); v != segmentVersion {
+		return bad("version %d, this program knows %d", v, segmentVersion)
+	}
+	if g := binary.LittleEndian.Uint64(b[16:]); g != uint64(group) {
+		return bad("group %d, expected %d", g, group)
+	}
+	if binary.LittleEndian.Uint32(b[4:]) != crc32.Update(groupSeed(group)^segmentMagic, castagnoli, b[8:]) {
+		return bad("checksum")
+	}
+	if f := binary.LittleEndian.Uint16(b[10:]); f != 0 || binary.LittleEndian.Uint32(b[12:]) != 0 {
+		return bad("unknown flags %#x", f)
+	}
+	h = segmentHeader{
+		generation: binary.LittleEndian.Uint64(b[24:]),
+		first:      raft.Index(binary.LittleEndian.Uint64(b[32:])),
+		base:       Offset(binary.LittleEndian.Uint64(b[40:])),
+		prevTerm:   raft.Term(binary.LittleEndian.Uint64(b[48:])),
+	}
+	if h.first == 0 || h.first > maxIndex || h.base < 0 || uint64(h.base) > maxOffset || h.prevTerm > raft.MaxTerm {
+		return bad("first index %d, base offset %d, previous term %d", h.first, h.base, h.prevTerm)
+	}
+	return h, nil
+}
+
+const (
+	segmentSuffix = ".log"
+	indexSuffix   = ".idx"
+	tempSuffix    = ".tmp"
+	damagedPrefix = "damaged-"
+	metaName      = "meta"
+	snapshotName  = "snapshot"
+)
+
+func segmentName(first raft.Index, generation uint64) string {
+	return fmt.Sprintf("%020d-%08x%s", uint64(first), generation, segmentSuffix)
+}
+
+func parseSegmentName(name string) (first raft.Index, generation uint64, ok bool) {
+	name, ok = strings.CutSuffix(name, segmentSuffix)
+	a, b, ok2 := strings.Cut(name, "-")
+	if !ok || !ok2 || len(a) != 20 || len(b) < 8 {
+		return 0, 0, false
+	}
+	f, err1 := strconv.ParseUint(a, 10, 64)
+	g, err2 := strconv.ParseUint(b, 16, 64)
+	if err1 != nil || err2 != nil || f == 0 || raft.Index(f) > maxIndex {
+		return 0, 0, false
+	}
+	return raft.Index(f), g, true
+}

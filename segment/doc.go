@@ -1,0 +1,101 @@
+// Package segment keeps one Raft group's log on disk: it appends, syncs, reads, truncates at both ends, recovers, and
+// maps between Raft indexes, Kafka offsets and timestamps. It is the only package that knows both an entry's index and
+// its offset. All I/O goes through package vfs.
+//
+// # Directory
+//
+// One directory per group:
+//
+//	00000000000000000001-00000001.log   segment: first index (decimal), generation (hex)
+//	00000000000000000001-00000001.idx   sparse index of a closed segment; can always be rebuilt
+//	00000000000000004711-00000002.log
+//	meta                                where the log starts, damage not yet healed
+//	snapshot                            the stored snapshot
+//	damaged-00000003/                   files set aside by a recovery that met corruption; never read, never deleted
+//
+// All integers are little-endian. All checksums are CRC32C (Castagnoli) and seeded with the group id, so that a file
+// or a frame that strays into another group's log is not valid there.
+//
+// # Frame
+//
+// The frame is an entry, the same bytes in memory, on every disk and between brokers. The leader makes it once.
+//
+//	 0        4        8  9 10 11 12       16                24                32                40
+//	+--------+--------+--+--+--+--+--------+-----------------+-----------------+-----------------+- - -
+//	| length | crc    |v |fl|ty|0 | records| term            | index           | base offset     | payload
+//	+--------+--------+--+--+--+--+--------+-----------------+-----------------+-----------------+- - -
+//
+//	length      of the whole frame, these four bytes included: 40 ≤ length ≤ MaxFrameSize
+//	crc         over all that follows it, seeded with the group id, the version and the length
+//	v, fl       format version 1; flags, reserved: a reader that does not know a flag must refuse the frame
+//	ty          raft.EntryType
+//	records     Kafka offsets that the entry takes; 0 for every type but records
+//	base offset first offset of a record entry; for an internal entry the next one: that is why internal entries are
+//	            invisible to consumers, and why no table beside the log can get out of step with it
+//
+// # Block
+//
+// What is local to this replica wraps the frames. Each write is one block (a large one several); frames stand in it
+// verbatim.
+//
+//	 0        4        8        12       16       20       24               32               40               48
+//	+--------+--------+--------+--------+--------+--------+----------------+----------------+----------------+- - -
+//	| magic  | crc    | flags 0| count  | length | digest | generation     | first index    | synced index   | frames
+//	+--------+--------+--------+--------+--------+--------+----------------+----------------+----------------+- - -
+//
+//	magic       "BLK" and version; larger than any frame length, so that a reader at a boundary knows a block header from a
+//	            frame from the zeros of a preallocated extent by one word
+//	crc         over the rest of the header: a header can be believed even if its frames are damaged
+//	count       of frames; 0: a mark block, written only for its synced index
+//	length      of the frames together
+//	digest      CRC32C over the first eight bytes (length, crc) of each frame: binds exactly these frames to the header
+//	            without a second pass over the data
+//	generation  of the file; a block of another generation is not of this file's life
+//	synced      the index that was known to be durable when the block was written: the recovery's evidence
+//
+// A block is accepted as a whole or not at all.
+//
+// # Segment file
+//
+// A header (SegmentHeaderSize bytes) and blocks back to back, then the zeros of the preallocated extent.
+//
+//	 0        4        8    10   12               16                24               32               40               48               56
+//	+--------+--------+----+----+----------------+-----------------+----------------+----------------+----------------+----------------+
+//	| magic  | crc    |ver |flag| reserved       | group           | generation     | first index    | base offset    | previous term  |
+//	+--------+--------+----+----+----------------+-----------------+----------------+----------------+----------------+----------------+
+//
+// The generation is one larger than that of any file before it in this log. A file (first index f, generation g)
+// overrules every entry at or above f in files of smaller generation. That is the whole truncation protocol: to cut the
+// tail at f is to make a new file that begins at f. The old file is not touched, so there is no moment in which a crash
+// leaves half a truncation, and frames that stay behind it with good checksums are never taken for the log again. The
+// same rule takes entries after a recovery that found a torn tail: it goes on in a new file, and overwrites nothing.
+// (Overwriting in place is how stale but valid frames come back: a new block whose header reached the disk and whose
+// body did not, over the old frames.)
+//
+// Order of a roll or a cut, each step durable before the next: all earlier entries; then the new file's header, blocks
+// and name. So a file that exists says that everything before its first index was durable.
+//
+// # Recovery
+//
+// Files are read in the order of their rule above; the newest without an index file is read whole and every frame
+// verified. At the first block that is not valid, at index x: if anything else proves that x was durable (a later block's
+// synced index, a later file, the stored snapshot), the log is corrupt from x; otherwise it is the torn tail of the
+// last write, and cut. A corrupt log opens with what is intact before x; Recovery.DamagedUpTo is the last index known to
+// have been durable, and stays on record in meta until a leader has refilled the log up to there. The damaged files are
+// kept in a directory of their own.
+//
+// # Meta
+//
+//	magic | crc | ver, flags | group | first index | previous term | start offset | generation floor | damaged up to | n, n × epoch
+//
+// Replaced as a whole: written beside, synced, renamed, directory synced. Files of a generation below the floor are
+// dead: that makes the installation of a snapshot one atomic step. An epoch is (term, first index, start offset).
+//
+// # Snapshot
+//
+//	magic | crc | ver, flags | group | index | term | floor | membership | n, data
+//
+// Replaced like meta. A floor other than 0 says that the snapshot came from a leader and replaces the log; if meta's
+// floor is lower, the crash came in between and the next open finishes the installation. data is what EncodeSnapshot
+// made: the next offset and the epoch table as of the index, then the state machine's bytes.
+package segment

@@ -1,0 +1,347 @@
+// The inspector behind `broker log dump`: prints a segment file, an index, meta or snapshot file, or a whole log
+// directory, without changing anything, and says where something is damaged.
+
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+// DumpOptions say what Dump prints.
+type DumpOptions struct {
+	// Group whose log it is. 0: taken from the segment headers, which are then believed.
+	Group raft.GroupID
+	// Frames prints a line for every frame, not only for every block.
+	Frames bool
+	// Payload prints up to so many bytes of each frame's payload.
+	Payload int
+}
+
+// ErrDamaged: Dump met damage, and has printed where. A torn tail is not damage.
+var ErrDamaged = errors.New("damage found")
+
+// Dump prints the log directory or the single file at p to w.
+func Dump(f vfs.FS, p string, w io.Writer, o DumpOptions) error {
+	st, err := f.Stat(p)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	d := dumper{fs: f, w: w, o: o}
+	if !st.IsDir() {
+		if o.Group == 0 && !strings.HasSuffix(p, segmentSuffix) {
+			if d.o.Group, err = groupOf(f, path.Dir(p)); err != nil {
+				return err
+			}
+		}
+		err = d.file(p)
+	} else {
+		if o.Group == 0 {
+			if d.o.Group, err = groupOf(f, p); err != nil {
+				return err
+			}
+		}
+		err = d.dir(p)
+	}
+	if err == nil {
+		err = d.err
+	}
+	if err == nil && d.damage > 0 {
+		err = fmt.Errorf("%s: %w in %d places", p, ErrDamaged, d.damage)
+	}
+	return err
+}
+
+// groupOf finds the group id in the header of any readable segment of a directory.
+func groupOf(f vfs.FS, dir string) (raft.GroupID, error) {
+	names, err := f.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("dump: %w", err)
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, segmentSuffix) {
+			continue
+		}
+		if g, ok := headerGroup(f, path.Join(dir, name)); ok {
+			return g, nil
+		}
+	}
+	return 0, fmt.Errorf("dump %s: no segment file tells the group id: give it", dir)
+}
+
+func headerGroup(f vfs.FS, name string) (raft.GroupID, bool) {
+	file, err := f.Open(name)
+	if err != nil {
+		return 0, false
+	}
+	defer file.Close()
+	var b [SegmentHeaderSize]byte
+	if n, _ := file.ReadAt(b[:], 0); n < len(b) || frameWord(b[:]) != segmentMagic {
+		return 0, false
+	}
+	g := raft.GroupID(frameWord(b[16:])) | raft.GroupID(frameWord(b[20:]))<<32
+	_, err = decodeSegmentHeader(g, b[:])
+	return g, err == nil
+}
+
+type dumper struct {
+	fs     vfs.FS
+	w      io.Writer
+	o      DumpOptions
+	damage int
+	err    error // of w
+}
+
+func (d *dumper) printf(format string, args ...any) {
+	if _, err := fmt.Fprintf(d.w, format, args...); err != nil && d.err == nil {
+		d.err = err
+	}
+}
+
+func (d *dumper) damaged(format string, args ...any) {
+	d.damage++
+	d.printf("  DAMAGED: "+format+"\n", args...)
+}
+
+func (d *dumper) dir(dir string) error {
+	names, err := d.fs.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	d.printf("%s: group %d\n", dir, d.o.Group)
+	for _, name := range names {
+		switch {
+		case name == metaName || name == snapshotName || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix):
+			if err := d.file(path.Join(dir, name)); err != nil {
+				return err
+			}
+		case strings.HasPrefix(name, damagedPrefix):
+			d.printf("%s: files that a recovery set aside\n", path.Join(dir, name))
+		default:
+			d.printf("%s: not a part of a log\n", path.Join(dir, name))
+		}
+	}
+	return nil
+}
+
+func (d *dumper) file(name string) error {
+	base := path.Base(name)
+	switch {
+	case strings.HasSuffix(base, segmentSuffix):
+		return d.segment(name)
+	case strings.HasSuffix(base, indexSuffix):
+		return d.small(name, maxIndexFile, d.index)
+	case base == metaName:
+		return d.small(name, maxMetaFile, d.meta)
+	case base == snapshotName:
+		return d.small(name, snapshotHeaderSize+3*maxMembers*memberSize+MaxSnapshotSize, d.snapshot)
+	}
+	return fmt.Errorf("dump %s: not a file of a log", name)
+}
+
+func (d *dumper) small(name string, limit int64, decode func([]byte) error) error {
+	b, err := readFile(d.fs, name, limit)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	d.printf("%s: %d bytes\n", name, len(b))
+	if err := decode(b); err != nil {
+		d.damaged("%v", err)
+	}
+	return nil
+}
+
+func (d *dumper) meta(b []byte) error {
+	m, err := decodeMeta(d.o.Group, b)
+	if err != nil {
+		return err
+	}
+	d.printf("  first index %d, previous term %d, start offset %d, generation floor %d, damaged up to %d\n",
+		m.first, m.prevTerm, m.start, m.floor, m.damaged)
+	d.epochs(m.epochs)
+	return nil
+}
+
+func (d *dumper) epochs(es []epoch) {
+	for _, e := range es {
+		d.printf("  term %d begins at index %d, offset %d\n", e.term, e.first, e.start)
+	}
+}
+
+func (d *dumper) snapshot(b []byte) error {
+	s, floor, err := decodeSnapshotFile(d.o.Group, b)
+	if err != nil {
+		return err
+	}
+	d.printf("  index %d, term %d, generation floor %d, voters %v, outgoing %v, learners %v\n", s.Meta.Index, s.Meta.Term, floor,
+		s.Meta.Conf.Voters, s.Meta.Conf.Outgoing, s.Meta.Conf.Learners)
+	st, err := decodeLogState(d.o.Group, s.Data)
+	if err != nil {
+		return err
+	}
+	d.printf("  next offset %d, state %d bytes\n", st.next, len(st.state))
+	d.epochs(st.epochs)
+	return nil
+}
+
+func (d *dumper) index(b []byte) error {
+	si, err := decodeIndex(d.o.Group, b)
+	if err != nil {
+		d.printf("  not usable, will be rebuilt: %v\n", err)
+		return nil
+	}
+	d.printf("  generation %d, entries [%d, %d], next offset %d, %d index entries, largest timestamp %d\n",
+		si.generation, si.first, si.last, si.next, len(si.index), si.maxTime)
+	if d.o.Frames {
+		for _, e := range si.index {
+			d.printf("  %10d  index %d, offset %d, timestamps up to %d\n", e.pos, e.index, e.base, e.maxTime)
+		}
+	}
+	return nil
+}
+
+// segment prints a segment file. Behind a bad block it goes on at the next believable one, on its own terms.
+func (d *dumper) segment(name string) error {
+	file, err := d.fs.Open(name)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	defer file.Close()
+	size, err := file.Size()
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	w := &fileWindow{f: file, size: size}
+	d.printf("%s: %d bytes\n", name, size)
+	first, gen, ok := parseSegmentName(path.Base(name))
+	if !ok {
+		return fmt.Errorf("dump %s: the name is not that of a segment file", name)
+	}
+	group := d.o.Group
+	if group == 0 {
+		if group, ok = headerGroup(d.fs, name); !ok {
+			return fmt.Errorf("dump %s: the header does not tell the group id: give it", name)
+		}
+	}
+	b, err := w.bytes(0, SegmentHeaderSize)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	h, err := decodeSegmentHeader(group, b)
+	if err != nil {
+		d.damaged("header: %v", err)
+		h = segmentHeader{generation: gen, first: first, base: -1}
+	} else {
+		d.printf("  group %d, generation %d, first index %d, base offset %d, previous term %d\n", group, h.generation, h.first, h.base, h.prevTerm)
+	}
+	return d.blocks(w, group, &h)
+}
+
+func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader) error {
+	pos, index, term, next := int64(SegmentHeaderSize), h.first, h.prevTerm, h.base
+	bad := "" // of the block at badAt, until it is known whether it is a torn tail
+	badAt := int64(0)
+	durable := raft.Index(0)
+	for pos < w.size {
+		at, bh, ok, err := w.findBlock(group, h.generation, pos)
+		if err != nil {
+			return fmt.Errorf("dump: %w", err)
+		}
+		if bad == "" && (!ok || at != pos) {
+			zero, err := w.zeroFrom(pos)
+			if err != nil {
+				return fmt.Errorf("dump: %w", err)
+			}
+			if zero {
+				d.printf("  %10d  %d bytes of preallocated zeros\n", pos, w.size-pos)
+				return nil
+			}
+			bad, badAt = "no block header", pos
+		}
+		if !ok {
+			break
+		}
+		durable = max(durable, bh.synced)
+		if bh.count == 0 {
+			d.printf("  %10d  mark: synced %d\n", at, bh.synced)
+		} else {
+			d.printf("  %10d  block: %d frames, %d bytes, from index %d, synced %d\n", at, bh.count, bh.length, bh.first, bh.synced)
+		}
+		body, err := w.bytes(at+blockHeaderSize, int(bh.length))
+		if err != nil {
+			return fmt.Errorf("dump: %w", err)
+		}
+		err = errBadBlock
+		if len(body) == int(bh.length) {
+			if bh.first != index || next < 0 { // behind a gap: the block's own word for where it begins
+				if bad == "" {
+					bad, badAt = fmt.Sprintf("begins at index %d where %d belongs", bh.first, index), at
+				}
+				term, next = 0, 0
+				if r, err := decodeFirst(group, body); err == nil {
+					next = r.base
+				}
+			}
+			err = decodeBlock(group, &bh, body, term, next, func(off int, r *record) {
+				d.frame(at+blockHeaderSize+int64(off), r)
+				index, term, next = r.Index+1, r.Term, r.next()
+			})
+			if bh.count == 0 {
+				index = bh.first
+			}
+		}
+		if err != nil {
+			if bad == "" {
+				bad, badAt = err.Error(), at
+			}
+			d.printf("  %10d  not accepted: %v\n", at, err)
+			next = -1
+			pos = at + 1
+			continue
+		}
+		pos = at + blockHeaderSize + int64(bh.length)
+	}
+	switch {
+	case bad == "":
+	case durable >= h.first && durable >= d.badIndex(index, durable):
+		d.damaged("at %d: %s (durable up to %d)", badAt, bad, durable)
+	default:
+		d.printf("  %10d  torn tail: %s\n", badAt, bad)
+	}
+	return nil
+}
+
+// badIndex is the first index that is not intact.
+func (d *dumper) badIndex(next, durable raft.Index) raft.Index { return min(next, durable) }
+
+// decodeFirst decodes the first frame of a block's body.
+func decodeFirst(group raft.GroupID, body []byte) (record, error) {
+	if len(body) < FrameHeaderSize {
+		return record{}, ErrBadFrame
+	}
+	n := int64(frameWord(body))
+	if n > int64(len(body)) {
+		return record{}, ErrBadFrame
+	}
+	return decodeFrame(group, body[:n])
+}
+
+func (d *dumper) frame(pos int64, r *record) {
+	if !d.o.Frames {
+		return
+	}
+	d.printf("  %10d    %-7s term %d, index %d, offset %d, records %d, %d bytes", pos, r.Type, r.Term, r.Index, r.base, r.records, len(r.Frame))
+	if t := r.maxTimestamp(); t != noTimestamp {
+		d.printf(", timestamps %d to %d", batchFirstTimestamp(r.Payload), t)
+	}
+	if d.o.Payload > 0 {
+		d.printf(", %q", r.Payload[:min(len(r.Payload), d.o.Payload)])
+	}
+	d.printf("\n")
+}

@@ -1,0 +1,151 @@
+// The meta file: where the log starts, and what a recovery must not forget. Also how small files are replaced so that
+// a crash leaves the old or the new one.
+
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"path"
+	"sort"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	metaMagic      = 0xBA534D01
+	metaHeaderSize = 72
+	maxMetaFile    = metaHeaderSize + maxEpochs*epochSize
+	fileVersion    = 1
+)
+
+// meta is the content of the meta file; its zero value, with first 1, is that of a log that never had one.
+type meta struct {
+	first    raft.Index
+	prevTerm raft.Term // of the entry before first
+	start    Offset    // next offset before first
+	floor    uint64    // files of a smaller generation are dead
+	damaged  raft.Index
+	epochs   []epoch // that begin before first
+}
+
+func (m *meta) encode(group raft.GroupID) []byte {
+	le := binary.LittleEndian
+	b := make([]byte, metaHeaderSize, metaHeaderSize+len(m.epochs)*epochSize)
+	le.PutUint32(b[0:], metaMagic)
+	le.PutUint16(b[8:], fileVersion)
+	le.PutUint64(b[16:], uint64(group))
+	le.PutUint64(b[24:], uint64(m.first))
+	le.PutUint64(b[32:], uint64(m.prevTerm))
+	le.PutUint64(b[40:], uint64(m.start))
+	le.PutUint64(b[48:], m.floor)
+	le.PutUint64(b[56:], uint64(m.damaged))
+	le.PutUint64(b[64:], uint64(len(m.epochs)))
+	b = appendEpochs(b, m.epochs)
+	le.PutUint32(b[4:], crc32.Update(groupSeed(group)^metaMagic, castagnoli, b[8:]))
+	return b
+}
+
+func decodeMeta(group raft.GroupID, b []byte) (meta, error) {
+	le := binary.LittleEndian
+	var m meta
+	switch {
+	case len(b) < metaHeaderSize || le.Uint32(b) != metaMagic:
+		return m, errors.New("bad meta file: no header")
+	case le.Uint16(b[8:]) != fileVersion:
+		return m, fmt.Errorf("bad meta file: version %d, this program knows %d", le.Uint16(b[8:]), fileVersion)
+	case le.Uint64(b[16:]) != uint64(group):
+		return m, fmt.Errorf("bad meta file: group %d, expected %d", le.Uint64(b[16:]), group)
+	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^metaMagic, castagnoli, b[8:]):
+		return m, errors.New("bad meta file: checksum")
+	case le.Uint16(b[10:]) != 0 || le.Uint32(b[12:]) != 0:
+		return m, errors.New("bad meta file: unknown flags")
+	}
+	m = meta{
+		first: raft.Index(le.Uint64(b[24:])), prevTerm: raft.Term(le.Uint64(b[32:])), start: Offset(le.Uint64(b[40:])),
+		floor: le.Uint64(b[48:]), damaged: raft.Index(le.Uint64(b[56:])),
+	}
+	n := le.Uint64(b[64:])
+	if m.first == 0 || m.first > maxIndex || m.prevTerm > raft.MaxTerm || m.start < 0 || uint64(m.start) > maxOffset ||
+		m.damaged > maxIndex || n > maxEpochs || uint64(len(b)) != metaHeaderSize+n*epochSize {
+		return meta{}, errors.New("bad meta file: range")
+	}
+	var err error
+	if m.epochs, _, err = decodeEpochs(b[metaHeaderSize:], int(n)); err != nil {
+		return meta{}, fmt.Errorf("bad meta file: %w", err)
+	}
+	return m, nil
+}
+
+// metaLocked is the meta file that describes the log once it starts at first. The caller holds mu.
+func (l *Log) metaLocked(first raft.Index, prevTerm raft.Term, start Offset) meta {
+	n := sort.Search(len(l.epochs), func(k int) bool { return l.epochs[k].first >= first })
+	m := meta{first: first, prevTerm: prevTerm, start: start, floor: l.floor, epochs: l.epochs[:n]}
+	if l.synced < l.damaged {
+		m.damaged = l.damaged
+	}
+	return m
+}
+
+// writeMeta replaces the meta file durably.
+func (l *Log) writeMeta(m *meta) error {
+	if err := replaceFile(l.fs, l.dir, metaName, m.encode(l.group)); err != nil {
+		return fmt.Errorf("write meta of group %d: %w", l.group, err)
+	}
+	return nil
+}
+
+// replaceFile writes the parts to dir/name, so that after a crash the file is either the old or the new one, and after
+// a return without error the new one.
+func replaceFile(f vfs.FS, dir, name string, parts ...[]byte) error {
+	tmp := path.Join(dir, name+tempSuffix)
+	if err := f.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := f.Create(tmp)
+	if err != nil {
+		return err
+	}
+	_, err = file.WritevAt(parts, 0)
+	if err == nil {
+		err = file.Sync()
+	}
+	err = errors.Join(err, file.Close())
+	if err == nil {
+		err = f.Rename(tmp, path.Join(dir, name))
+	}
+	if err != nil {
+		_ = f.Remove(tmp)
+		return err
+	}
+	if err := f.SyncDir(dir); err != nil {
+		return fmt.Errorf("sync directory %s: %v", dir, err) // not wrapped: never one to wait out
+	}
+	return nil
+}
+
+// readFile reads a whole file of at most limit bytes.
+func readFile(f vfs.FS, name string, limit int64) ([]byte, error) {
+	file, err := f.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	size, err := file.Size()
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		return nil, fmt.Errorf("%s is %d bytes long, at most %d belong there", name, size, limit)
+	}
+	b := make([]byte, size)
+	if n, err := file.ReadAt(b, 0); err != nil && !(errors.Is(err, io.EOF) && int64(n) == size) {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return b, nil
+}

@@ -1,0 +1,523 @@
+// Reading: by raft index for replication, by Kafka offset for consumers, by timestamp, by term. Reads take the lock
+// only to find out where something is; files are opened for the read and closed after it, so that ten thousand logs
+// hold no descriptors for what nobody reads, and a file that retention removes in between is simply looked up again.
+
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"sort"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// readAhead is what a read of a single entry takes from the file at once.
+	readAhead = 16 << 10
+	// maxReadChunk bounds one read call, unless a single frame is larger.
+	maxReadChunk = 4 << 20
+	// tailChunk bounds the entries that are copied out of the tail under the lock.
+	tailChunk = 256
+	// maxRelocate bounds how often a read looks up a place again because its file was removed meanwhile.
+	maxRelocate = 16
+)
+
+// Term implements raft.LogReader.
+func (l *Log) Term(i raft.Index) (raft.Term, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.termLocked(i)
+}
+
+func (l *Log) termLocked(i raft.Index) (raft.Term, error) {
+	switch {
+	case i+1 < l.first:
+		return 0, raft.ErrCompacted
+	case i > l.last:
+		return 0, raft.ErrUnavailable
+	}
+	n := sort.Search(len(l.epochs), func(k int) bool { return l.epochs[k].first > i })
+	if n == 0 {
+		return 0, nil // before the first entry of all
+	}
+	return l.epochs[n-1].term, nil
+}
+
+// view is a stretch of a file: frames from index on, at pos, up to last.
+type view struct {
+	name  string
+	pos   int64
+	size  int64
+	index raft.Index
+	last  raft.Index
+}
+
+// inTail says whether the entry at i is in memory.
+func (l *Log) inTail(i raft.Index) bool {
+	return len(l.tail) > 0 && i >= l.tail[0].Index && i <= l.last
+}
+
+// locate finds the entry at i on disk. The caller holds mu.
+func (l *Log) locate(i raft.Index) (view, error) {
+	n := sort.Search(len(l.segs), func(k int) bool { return l.segs[k].first > i })
+	if n == 0 || i > l.segs[n-1].last {
+		return view{}, fmt.Errorf("group %d: %w: no file holds entry %d of [%d, %d]", l.group, ErrCorrupt, i, l.first, l.last)
+	}
+	s := l.segs[n-1]
+	k := sort.Search(len(s.index), func(k int) bool { return s.index[k].index > i }) - 1
+	return view{name: s.name, pos: s.index[k].pos, size: s.size, index: s.index[k].index, last: s.last}, nil
+}
+
+// walk yields the entries from index from to upTo, wherever they are, until yield returns false. hint is about how
+// many bytes of a file are wanted. The records are the callee's to keep.
+func (l *Log) walk(from, upTo raft.Index, hint int, yield func(*record) bool) error {
+	var chunk []record
+	for tries := 0; from <= upTo; {
+		l.mu.RLock()
+		if l.closed {
+			l.mu.RUnlock()
+			return ErrClosed
+		}
+		if from < l.first {
+			l.mu.RUnlock()
+			return raft.ErrCompacted
+		}
+		if upTo > l.last { // truncated meanwhile
+			upTo = l.last
+		}
+		if from > upTo {
+			l.mu.RUnlock()
+			return nil
+		}
+		if l.inTail(from) {
+			at := from - l.tail[0].Index
+			end := min(at+tailChunk, upTo-l.tail[0].Index+1)
+			chunk = append(chunk[:0], l.tail[at:end]...)
+			l.mu.RUnlock()
+			for i := range chunk {
+				if !yield(&chunk[i]) {
+					return nil
+				}
+			}
+			from += raft.Index(len(chunk))
+			continue
+		}
+		v, err := l.locate(from)
+		l.mu.RUnlock()
+		if err != nil {
+			return err
+		}
+		v.last = min(v.last, upTo)
+		more := true
+		err = l.scan(v, hint, func(r *record) bool {
+			if r.Index < from {
+				return true
+			}
+			from = r.Index + 1
+			more = yield(r)
+			return more
+		})
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && tries < maxRelocate:
+			tries++ // removed by a truncation: what is there instead is found by looking again
+			continue
+		case err != nil:
+			return l.readError(err)
+		case !more:
+			return nil
+		}
+	}
+	return nil
+}
+
+// readError notes damage that a read has met.
+func (l *Log) readError(err error) error {
+	err = fmt.Errorf("group %d: %w", l.group, err)
+	if errors.Is(err, ErrCorrupt) {
+		l.mu.Lock()
+		if l.readDamage == nil {
+			l.readDamage = err
+		}
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// scan reads the frames of v in order, verifies each, and yields them until yield returns false. Frames are slices of
+// buffers that are never written again.
+func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
+	f, err := l.fs.Open(path.Join(l.dir, v.name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var buf []byte
+	at := 0 // of the next unread byte in buf
+	pos := v.pos
+	// have makes n bytes available at buf[at:].
+	have := func(n int) error {
+		if len(buf)-at >= n {
+			return nil
+		}
+		if int64(n) > v.size-pos {
+			return fmt.Errorf("%w: %s at %d: %d bytes where %d are left", ErrCorrupt, v.name, pos, n, v.size-pos)
+		}
+		want := max(n, min(hint, maxReadChunk))
+		want = int(min(int64(want), v.size-pos))
+		buf, at = make([]byte, want), 0
+		if got, err := f.ReadAt(buf, pos); got < n {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				return fmt.Errorf("%w: %s at %d: %w", ErrCorrupt, v.name, pos, err)
+			}
+			return fmt.Errorf("read %s at %d: %w", v.name, pos, err)
+		} else {
+			buf = buf[:got]
+		}
+		return nil
+	}
+	for v.index <= v.last {
+		if err := have(4); err != nil {
+			return err
+		}
+		word := frameWord(buf[at:])
+		if word == blockMagic {
+			if err := have(blockHeaderSize); err != nil {
+				return err
+			}
+			if _, err := decodeBlockHeader(l.group, buf[at:]); err != nil {
+				return fmt.Errorf("%w: %s at %d: %w", ErrCorrupt, v.name, pos, err)
+			}
+			at, pos = at+blockHeaderSize, pos+blockHeaderSize
+			continue
+		}
+		if word < FrameHeaderSize || word > MaxFrameSize {
+			return fmt.Errorf("%w: %s at %d: no frame begins with %#08x", ErrCorrupt, v.name, pos, word)
+		}
+		n := int(word)
+		if err := have(n); err != nil {
+			return err
+		}
+		r, err := decodeFrame(l.group, buf[at:at+n])
+		if err != nil {
+			return fmt.Errorf("%w: %s at %d: %w", ErrCorrupt, v.name, pos, err)
+		}
+		if r.Index != v.index {
+			return fmt.Errorf("%w: %s at %d: entry %d where %d belongs", ErrCorrupt, v.name, pos, r.Index, v.index)
+		}
+		at, pos = at+n, pos+int64(n)
+		v.index++
+		if !yield(&r) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// Entries implements raft.LogReader.
+func (l *Log) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) {
+	l.mu.RLock()
+	switch {
+	case lo < l.first:
+		l.mu.RUnlock()
+		return nil, raft.ErrCompacted
+	case hi > l.last+1 || lo > hi:
+		l.mu.RUnlock()
+		return nil, raft.ErrUnavailable
+	case lo == hi:
+		l.mu.RUnlock()
+		return nil, nil
+	}
+	if l.inTail(lo) {
+		defer l.mu.RUnlock()
+		recs := l.tail[lo-l.tail[0].Index : hi-l.tail[0].Index]
+		n, bytes := 1, len(recs[0].Frame)
+		for n < len(recs) && bytes+len(recs[n].Frame) <= maxBytes {
+			bytes += len(recs[n].Frame)
+			n++
+		}
+		out := make([]raft.Entry, n)
+		for i := range out {
+			out[i] = recs[i].Entry
+		}
+		return out, nil
+	}
+	l.mu.RUnlock()
+	var out []raft.Entry
+	bytes := 0
+	hint := int(min(int64(maxBytes), maxReadChunk) + l.opt.IndexBytes)
+	if hi == lo+1 {
+		hint = readAhead
+	}
+	err := l.walk(lo, hi-1, hint, func(r *record) bool {
+		if len(out) > 0 && bytes+len(r.Frame) > maxBytes {
+			return false
+		}
+		out = append(out, r.Entry)
+		bytes += len(r.Frame)
+		return true
+	})
+	if err == nil && len(out) == 0 {
+		err = raft.ErrUnavailable
+	}
+	return out, err
+}
+
+// LastConfig implements raft.LogReader.
+func (l *Log) LastConfig(upTo raft.Index) (raft.Entry, bool, error) {
+	l.mu.RLock()
+	n := sort.Search(len(l.configs), func(k int) bool { return l.configs[k] > upTo })
+	if n == 0 || l.configs[n-1] < l.first {
+		l.mu.RUnlock()
+		return raft.Entry{}, false, nil
+	}
+	i := l.configs[n-1]
+	l.mu.RUnlock()
+	es, err := l.Entries(i, i+1, 0)
+	if err != nil {
+		return raft.Entry{}, false, fmt.Errorf("membership at %d: %w", i, err)
+	}
+	return es[0], true, nil
+}
+
+// OffsetAfter is the next offset once the entry at i is in: the high watermark when i is the commit index.
+// raft.ErrCompacted and raft.ErrUnavailable as for Term.
+func (l *Log) OffsetAfter(i raft.Index) (Offset, error) {
+	l.mu.RLock()
+	switch {
+	case i+1 < l.first:
+		l.mu.RUnlock()
+		return 0, raft.ErrCompacted
+	case i > l.last:
+		l.mu.RUnlock()
+		return 0, raft.ErrUnavailable
+	case i == l.last:
+		defer l.mu.RUnlock()
+		return l.next, nil
+	case i+1 == l.first:
+		defer l.mu.RUnlock()
+		return l.start, nil
+	}
+	if l.inTail(i + 1) { // the next entry's base is this one's end
+		defer l.mu.RUnlock()
+		return l.tail[i+1-l.tail[0].Index].base, nil
+	}
+	n := sort.Search(len(l.segs), func(k int) bool { return l.segs[k].first > i })
+	if n > 0 && l.segs[n-1].last == i {
+		defer l.mu.RUnlock()
+		return l.segs[n-1].next, nil
+	}
+	l.mu.RUnlock()
+	off, found := Offset(0), false
+	err := l.walk(i, i, int(l.opt.IndexBytes)+readAhead, func(r *record) bool {
+		off, found = r.next(), true
+		return false
+	})
+	if err == nil && !found {
+		err = raft.ErrUnavailable
+	}
+	return off, err
+}
+
+// ReadOffsets returns the payloads of record entries from the one that contains offset from on, in order, none above
+// index upTo: at least one however large, and then as many as fit into maxBytes together. Nothing at or above from up
+// to upTo: nil. [ErrOffsetOutOfRange] if from is below StartOffset or above NextOffset. The slices are shared and
+// immutable. Safe for any goroutine, also while the log is appended to or truncated.
+func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [][]byte, err error) {
+	bytes := 0
+	collect := func(r *record) bool {
+		if r.Index > upTo {
+			return false
+		}
+		if r.records == 0 || r.next() <= from {
+			return true
+		}
+		if len(batches) > 0 && bytes+len(r.Payload) > maxBytes {
+			return false
+		}
+		batches = append(batches, r.Payload)
+		bytes += len(r.Payload)
+		return true
+	}
+	l.mu.RLock()
+	if l.closed {
+		l.mu.RUnlock()
+		return nil, ErrClosed
+	}
+	if from < l.start || from > l.next {
+		defer l.mu.RUnlock()
+		return nil, fmt.Errorf("%w: %d, log holds [%d, %d)", ErrOffsetOutOfRange, from, l.start, l.next)
+	}
+	upTo = min(upTo, l.last)
+	if from == l.next || upTo < l.first {
+		l.mu.RUnlock()
+		return nil, nil
+	}
+	if len(l.tail) > 0 && from >= l.tail[0].base {
+		defer l.mu.RUnlock()
+		n := sort.Search(len(l.tail), func(k int) bool { return l.tail[k].next() > from })
+		for n < len(l.tail) && collect(&l.tail[n]) {
+			n++
+		}
+		return batches, nil
+	}
+	at := l.indexOf(from)
+	l.mu.RUnlock()
+	hint := int(min(int64(maxBytes), maxReadChunk) + l.opt.IndexBytes)
+	err = l.walk(max(at, 1), upTo, hint, collect)
+	return batches, err
+}
+
+// indexOf is an index at or below that of the entry that contains offset o, and at or above first. The caller holds mu.
+func (l *Log) indexOf(o Offset) raft.Index {
+	n := sort.Search(len(l.segs), func(k int) bool { return l.segs[k].base > o })
+	if n == 0 {
+		return l.first
+	}
+	s := l.segs[n-1]
+	k := sort.Search(len(s.index), func(k int) bool { return s.index[k].base > o }) - 1
+	if k < 0 {
+		return max(l.first, s.first)
+	}
+	return max(l.first, s.index[k].index)
+}
+
+// bucket is a stretch of entries with an upper bound of their timestamps.
+type bucket struct {
+	from, upTo raft.Index
+	maxTime    int64
+}
+
+// buckets lists, oldest first, the stretches up to upTo whose bound is at least ts; what is not on disk yet is one.
+func (l *Log) buckets(ts int64, upTo raft.Index) []bucket {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	upTo = min(upTo, l.last)
+	var out []bucket
+	for _, s := range l.segs {
+		if s.maxTime < ts || s.last < l.first || s.first > upTo {
+			continue
+		}
+		for k := range s.index {
+			e := &s.index[k]
+			end := s.last
+			if k+1 < len(s.index) {
+				end = s.index[k+1].index - 1
+			}
+			if e.maxTime >= ts && end >= l.first && e.index <= upTo {
+				out = append(out, bucket{max(e.index, l.first), min(end, upTo), e.maxTime})
+			}
+		}
+	}
+	if upTo > l.synced {
+		b := bucket{l.synced + 1, upTo, noTimestamp}
+		for i := b.from; i <= upTo; i++ {
+			b.maxTime = max(b.maxTime, l.tail[i-l.tail[0].Index].maxTimestamp())
+		}
+		if b.maxTime >= ts {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// OffsetForTime finds the first batch up to index upTo that has a record with a timestamp at or after ts (milliseconds):
+// its base offset, its largest timestamp and its term. When its first record is that old already, that is the record;
+// otherwise the caller looks inside the batch, which ReadOffsets returns for the offset. false: there is none.
+func (l *Log) OffsetForTime(ts int64, upTo raft.Index) (Offset, int64, raft.Term, bool, error) {
+	ts = max(ts, 0)
+	for _, b := range l.buckets(ts, upTo) {
+		off, at, term, ok, err := l.firstSince(b, ts)
+		if ok || err != nil {
+			return off, at, term, ok, err
+		}
+	}
+	return 0, 0, 0, false, nil
+}
+
+func (l *Log) firstSince(b bucket, ts int64) (off Offset, at int64, term raft.Term, ok bool, err error) {
+	err = l.walk(b.from, b.upTo, int(l.opt.IndexBytes)+readAhead, func(r *record) bool {
+		if t := r.maxTimestamp(); t >= ts {
+			off, at, term, ok = r.base, t, r.Term, true
+		}
+		return !ok
+	})
+	if errors.Is(err, raft.ErrCompacted) {
+		err = nil // retention took it meanwhile: the answer lies further on
+	}
+	return off, at, term, ok, err
+}
+
+// MaxTimestamp finds the batch with the largest timestamp up to index upTo (the first of several): its base offset, that
+// timestamp and its term. false: there is no batch with a timestamp.
+func (l *Log) MaxTimestamp(upTo raft.Index) (off Offset, ts int64, term raft.Term, found bool, err error) {
+	ts = noTimestamp
+	bs := l.buckets(0, upTo)
+	// Timestamps mostly rise: from the end, nearly every other stretch is ruled out by its bound.
+	for i := len(bs) - 1; i >= 0; i-- {
+		if bs[i].maxTime < ts || bs[i].maxTime == noTimestamp {
+			continue
+		}
+		best, at, bt := noTimestamp, Offset(0), raft.Term(0)
+		err = l.walk(bs[i].from, bs[i].upTo, int(l.opt.IndexBytes)+readAhead, func(r *record) bool {
+			if t := r.maxTimestamp(); t > best {
+				best, at, bt = t, r.base, r.Term
+			}
+			return true
+		})
+		if err != nil && !errors.Is(err, raft.ErrCompacted) {
+			return 0, 0, 0, false, err
+		}
+		err = nil
+		if best >= ts && best != noTimestamp { // an equal one further down is the first
+			off, ts, term, found = at, best, bt, true
+		}
+	}
+	return off, ts, term, found, nil
+}
+
+// EpochEnd answers OffsetForLeaderEpoch: the largest term at or below t that has entries up to index upTo, and the
+// offset at which it ends: where the next term begins, or for the last one, what follows upTo. A t below every known
+// term is answered with itself and the offset where the known ones begin; a log without entries with 0 and its end.
+// A t above every known term is answered with the last one.
+func (l *Log) EpochEnd(t raft.Term, upTo raft.Index) (raft.Term, Offset) {
+	end, err := l.OffsetAfter(upTo)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if err != nil {
+		end = l.next
+	}
+	n := sort.Search(len(l.epochs), func(k int) bool { return l.epochs[k].first > upTo })
+	es := l.epochs[:n]
+	k := sort.Search(len(es), func(k int) bool { return es[k].term > t })
+	switch {
+	case len(es) == 0:
+		return 0, end
+	case k == 0:
+		return t, es[0].start
+	case k == len(es):
+		return es[k-1].term, end
+	}
+	return es[k-1].term, es[k].start
+}
+
+// EpochAt is the term of the record at offset o; for NextOffset the last term. false: the log holds no such offset, or
+// knows no term for it.
+func (l *Log) EpochAt(o Offset) (raft.Term, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if o < l.start || o > l.next {
+		return 0, false
+	}
+	n := sort.Search(len(l.epochs), func(k int) bool { return l.epochs[k].start > o })
+	if n == 0 {
+		return 0, false
+	}
+	return l.epochs[n-1].term, true
+}

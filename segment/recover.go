@@ -1,0 +1,761 @@
+// Open: from what a crash, a killed process or a bad disk left behind to a log that can be trusted. The rules are in
+// doc.go; the order of steps matters, because a recovery can be interrupted by the next crash.
+//
+//	1. the directory is synced: whatever it shows is durable from here on
+//	2. meta and snapshot are read; an interrupted installation is finished
+//	3. files are ordered: which are live, up to where; the rest are dead
+//	4. live files are loaded (index file) or scanned (the newest, and those without one)
+//	5. damage is judged: torn tail or corruption; corruption goes on record before anything moves
+//	6. what was found without a mark is synced: after a mere process crash it may be in the page cache only
+//	7. dead files are removed
+
+package segment
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+// maxDamagedDirs bounds the names tried for a directory of damaged files.
+const maxDamagedDirs = 1 << 16
+
+// Open opens the log of a group in dir, and makes the directory if there is none. Errors are the file system's;
+// damaged files are not an error but are reported by [Log.Health] and [Log.Recovery].
+func Open(f vfs.FS, dir string, group raft.GroupID, o Options) (*Log, error) {
+	o.setDefaults()
+	l := &Log{fs: f, dir: path.Clean(dir), group: group, opt: o}
+	if err := makeDir(f, l.dir); err != nil {
+		return nil, fmt.Errorf("open log of group %d: %w", group, err)
+	}
+	r := recoverer{Log: l}
+	if err := r.run(); err != nil {
+		if l.w.file != nil {
+			_ = l.w.file.Close()
+		}
+		return nil, fmt.Errorf("open log of group %d in %s: %w", group, dir, err)
+	}
+	return l, nil
+}
+
+// makeDir makes dir and the directories above it, all durably.
+func makeDir(f vfs.FS, dir string) error {
+	var fresh []string
+	for d := dir; ; d = path.Dir(d) {
+		if _, err := f.Stat(d); err == nil || d == path.Dir(d) {
+			break
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		fresh = append(fresh, d)
+	}
+	if err := f.MkdirAll(dir); err != nil {
+		return err
+	}
+	if len(fresh) == 0 {
+		fresh = append(fresh, dir) // a crash may have come between its making and its sync
+	}
+	for _, d := range slices.Backward(fresh) {
+		if err := f.SyncDir(path.Dir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// found is a segment file that recovery looks at.
+type found struct {
+	name       string
+	first      raft.Index
+	generation uint64
+	upTo       raft.Index // entries above it are overruled by a later generation
+	size       int64
+	header     segmentHeader
+	headerErr  error
+}
+
+type recoverer struct {
+	*Log
+	meta    meta
+	snapIdx raft.Index
+	state   logState // the log's part of the snapshot, if there is one
+	files   []*found // by generation, newest first
+	live    []*found // ascending
+	dead    []string
+	orphans []string // index files without a segment
+	aside   string   // directory for damaged files, once there is one
+	newest  *segmentScan
+	mark    raft.Index // highest index that anything proves to have been durable
+}
+
+func (r *recoverer) run() error {
+	if err := r.fs.SyncDir(r.dir); err != nil {
+		return err
+	}
+	if err := r.list(); err != nil {
+		return err
+	}
+	whole, err := r.readSmallFiles()
+	if err != nil || whole {
+		return err
+	}
+	if err := r.order(); err != nil {
+		return err
+	}
+	if err := r.load(); err != nil {
+		return err
+	}
+	return r.removeDead()
+}
+
+// list reads the directory and the segment files' headers.
+func (r *recoverer) list() error {
+	names, err := r.fs.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		first, gen, ok := parseSegmentName(name)
+		switch {
+		case ok:
+			r.files = append(r.files, &found{name: name, first: first, generation: gen})
+			r.w.gen = max(r.w.gen, gen)
+		case strings.HasSuffix(name, tempSuffix):
+			if err := r.fs.Remove(path.Join(r.dir, name)); err != nil {
+				return err
+			}
+		case strings.HasSuffix(name, indexSuffix):
+			if _, found := slices.BinarySearch(names, strings.TrimSuffix(name, indexSuffix)+segmentSuffix); !found {
+				r.orphans = append(r.orphans, name)
+			}
+		}
+	}
+	slices.SortFunc(r.files, func(a, b *found) int { return cmp.Compare(b.generation, a.generation) })
+	for _, f := range r.files {
+		if err := r.readHeader(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recoverer) readHeader(f *found) error {
+	file, err := r.fs.Open(path.Join(r.dir, f.name))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if f.size, err = file.Size(); err != nil {
+		return err
+	}
+	w := fileWindow{f: file, size: min(f.size, SegmentHeaderSize)}
+	b, err := w.bytes(0, SegmentHeaderSize)
+	if err != nil {
+		return err
+	}
+	f.header, f.headerErr = decodeSegmentHeader(r.group, b)
+	if f.headerErr == nil && (f.header.first != f.first || f.header.generation != f.generation) {
+		f.headerErr = fmt.Errorf("bad segment header: first index %d, generation %d", f.header.first, f.header.generation)
+	}
+	return nil
+}
+
+// readSmallFiles reads meta and snapshot. It reports true if they are so damaged that the log had to start anew; then
+// everything is done.
+func (r *recoverer) readSmallFiles() (bool, error) {
+	r.meta = meta{first: 1}
+	var metaErr, snapErr error
+	b, err := readFile(r.fs, path.Join(r.dir, metaName), maxMetaFile)
+	switch {
+	case err == nil:
+		if r.meta, metaErr = decodeMeta(r.group, b); metaErr != nil {
+			r.meta = meta{first: 1}
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	snap, floor, err := r.readSnapshot()
+	switch {
+	case err == nil:
+		if r.state, snapErr = decodeLogState(r.group, snap.Data); snapErr == nil {
+			r.snapIdx = snap.Meta.Index
+			r.snap = snapshotInfo{index: snap.Meta.Index, term: snap.Meta.Term}
+		}
+	case errors.Is(err, ErrBadSnapshot):
+		snapErr = err
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	needed := r.meta.first > 1 || r.meta.floor > 0
+	switch {
+	case metaErr != nil:
+		return true, r.startAnew(metaErr, snap)
+	case snapErr != nil && needed:
+		return true, r.startAnew(snapErr, nil)
+	case snap == nil && needed:
+		return true, r.startAnew(errors.New("the snapshot that the log begins behind is missing"), nil)
+	case snapErr != nil:
+		// The log still begins at the beginning: the state can be folded anew.
+		r.recovery.SnapshotLost, r.recovery.Reason = true, snapErr.Error()
+		if err := r.setAside(snapshotName); err != nil {
+			return false, err
+		}
+	case snap != nil && floor > r.meta.floor:
+		m := installedMeta(&snap.Meta, &r.state, floor)
+		if snap.Meta.Index < r.meta.damaged {
+			m.damaged = r.meta.damaged
+		}
+		if err := r.writeMeta(&m); err != nil {
+			return false, err
+		}
+		r.meta = m
+	}
+	if r.snapIdx+1 < r.meta.first {
+		return true, r.startAnew(fmt.Errorf("the stored snapshot ends at %d, the log begins at %d", r.snapIdx, r.meta.first), snap)
+	}
+	r.mark = r.snapIdx // SaveSnapshot syncs the log first; an installed snapshot is where the log begins
+	r.adoptMeta(&r.meta)
+	r.w.gen = max(r.w.gen, max(r.meta.floor, 1)-1)
+	return false, nil
+}
+
+// evidence is the highest index that the files say was durable.
+func (r *recoverer) evidence(fs ...*found) (raft.Index, error) {
+	mark := max(r.mark, r.meta.damaged)
+	for _, f := range fs {
+		mark = max(mark, f.first-1)
+		late, err := r.marksIn(f)
+		if err != nil {
+			return 0, err
+		}
+		mark = max(mark, late)
+	}
+	return mark, nil
+}
+
+// marksIn is the highest synced index that any believable block header in f notes.
+func (r *recoverer) marksIn(f *found) (raft.Index, error) {
+	file, err := r.fs.Open(path.Join(r.dir, f.name))
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	w := fileWindow{f: file, size: f.size}
+	var s segmentScan
+	s.end = SegmentHeaderSize - 1
+	err = s.lookBehind(&w, r.group, f.generation)
+	return s.lateMark, err
+}
+
+// startAnew is for a log whose beginning is lost: everything is set aside, and a leader must fill it again.
+func (r *recoverer) startAnew(why error, snap *raft.Snapshot) error {
+	mark, err := r.evidence(r.files...)
+	if err != nil {
+		return err
+	}
+	if snap != nil {
+		mark = max(mark, snap.Meta.Index)
+	}
+	m := meta{first: 1, floor: r.w.gen + 1, damaged: max(mark, 1)}
+	if snap != nil && r.snapIdx > 0 {
+		m = installedMeta(&snap.Meta, &r.state, r.w.gen+1)
+		m.damaged = max(mark, 1)
+	}
+	if err := r.copyAside(metaName); err != nil {
+		return err
+	}
+	if m.first == 1 {
+		r.snap, r.recovery.SnapshotLost = snapshotInfo{}, true
+		if err := r.setAside(snapshotName); err != nil {
+			return err
+		}
+	}
+	// Also says that nothing may be removed: see removeDead.
+	if err := r.writeMeta(&m); err != nil {
+		return err
+	}
+	r.adoptMeta(&m)
+	r.report(m.first, why)
+	for _, f := range r.files {
+		if err := r.setAside(f.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recoverer) report(from raft.Index, why error) {
+	r.recovery.Corrupt, r.recovery.CorruptFrom, r.recovery.Reason = true, from, why.Error()
+	r.recovery.SetAside, r.recovery.DamagedUpTo = r.aside, r.damaged
+}
+
+// order decides which files are live. A file whose header was never durable has no say.
+func (r *recoverer) order() error {
+	limit := maxIndex + 1
+	for i, f := range r.files {
+		switch {
+		case f.generation < r.meta.floor || f.first >= limit || limit <= r.meta.first:
+			r.dead = append(r.dead, f.name)
+			continue
+		case f.headerErr != nil && i == 0:
+			late, err := r.marksIn(f)
+			if err != nil {
+				return err
+			}
+			if max(late, r.mark) >= f.first {
+				break // its entries were durable once: live, and damaged
+			}
+			if err := r.dropTorn(f); err != nil {
+				return err
+			}
+			continue
+		}
+		f.upTo = limit - 1
+		limit = f.first
+		r.live = append(r.live, f)
+	}
+	slices.Reverse(r.live)
+	return nil
+}
+
+// dropTorn takes away a file whose making a power loss interrupted. It must be gone, durably, before anything is
+// appended elsewhere: its name says that it begins a later generation.
+func (r *recoverer) dropTorn(f *found) error {
+	r.recovery.Torn, r.recovery.TornFile, r.recovery.TornAt, r.recovery.TornIndex = true, f.name, 0, f.first
+	file, err := r.fs.Open(path.Join(r.dir, f.name))
+	if err != nil {
+		return err
+	}
+	w := fileWindow{f: file, size: f.size}
+	zero, err := w.zeroFrom(0)
+	err = errors.Join(err, file.Close())
+	if err != nil {
+		return err
+	}
+	if !zero {
+		return r.setAside(f.name)
+	}
+	if err := r.fs.Remove(path.Join(r.dir, f.name)); err != nil {
+		return err
+	}
+	return r.fs.SyncDir(r.dir)
+}
+
+// load reads the live files in order and judges what it meets.
+func (r *recoverer) load() error {
+	for i, f := range r.live {
+		var why error
+		switch {
+		case f.headerErr != nil:
+			why = f.headerErr
+		case i == 0 && f.first > r.first:
+			why = fmt.Errorf("the first file begins at %d, the log at %d", f.first, r.first)
+		case i > 0 && f.first != r.segs[i-1].last+1:
+			why = fmt.Errorf("entries %d to %d are missing", r.segs[i-1].last+1, f.first-1)
+		case i > 0 && (f.header.base != r.segs[i-1].next || f.header.prevTerm != r.lastTerm()):
+			why = fmt.Errorf("%s does not continue what comes before it", f.name)
+		}
+		at := f.first
+		if why == nil {
+			var err error
+			if why, err = r.loadFile(f, i == len(r.live)-1); err != nil {
+				return err
+			}
+			if s := r.segs[len(r.segs)-1]; why != nil {
+				at = s.last + 1
+			} else if i < len(r.live)-1 && s.last < f.upTo {
+				why, at = fmt.Errorf("%s ends at %d, the next file begins at %d", f.name, s.last, f.upTo+1), s.last+1
+			}
+		}
+		if why != nil {
+			return r.corrupt(i, at, why)
+		}
+	}
+	last := r.first - 1
+	if n := len(r.segs); n > 0 {
+		last = max(last, r.segs[n-1].last)
+	}
+	if r.mark > last {
+		return r.corrupt(len(r.live), last+1, fmt.Errorf("the log ends at %d, the stored snapshot at %d", last, r.mark))
+	}
+	return r.finish(nil)
+}
+
+// lastTerm is the term of the last entry loaded so far.
+func (r *recoverer) lastTerm() raft.Term {
+	if n := len(r.epochs); n > 0 {
+		return r.epochs[n-1].term
+	}
+	return 0
+}
+
+// loadFile loads one file into r.segs. why is damage that is not a torn tail.
+func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
+	s := &seg{name: f.name, segmentHeader: f.header, last: f.first - 1, next: f.header.base, size: SegmentHeaderSize, maxTime: noTimestamp}
+	if len(r.segs) == 0 && len(r.epochs) == 0 && f.header.prevTerm > 0 {
+		// Only when the epoch table was cut short; the term of the entry before the first must be known.
+		r.addEpoch(epoch{f.header.prevTerm, f.first - 1, f.header.base})
+	}
+	if !newest {
+		if si, ok := r.loadIndex(f.name); ok && si.generation == f.generation && si.first == f.first && si.last >= f.upTo && si.size <= f.size {
+			s.last, s.next, s.size, s.index, s.maxTime = si.last, si.next, si.size, si.index, si.maxTime
+			next := r.live[slices.Index(r.live, f)+1]
+			if next.headerErr == nil {
+				s.cutAt(f.upTo+1, next.header.base)
+			} else if si.last > f.upTo {
+				ok = false // where the next file begins is not known from its header: scan
+			}
+			if ok {
+				for _, e := range si.epochs {
+					if e.first <= f.upTo && e.term > r.lastTerm() {
+						r.addEpoch(e)
+					}
+				}
+				for _, c := range si.configs {
+					if c <= f.upTo {
+						r.configs = append(r.configs, c)
+					}
+				}
+				r.segs = append(r.segs, s)
+				return nil, nil
+			}
+			s = &seg{name: f.name, segmentHeader: f.header, last: f.first - 1, next: f.header.base, maxTime: noTimestamp}
+		}
+	}
+	file, err := r.fs.Open(path.Join(r.dir, f.name))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	w := fileWindow{f: file, size: f.size}
+	scan, err := scanSegment(&w, r.group, &f.header, f.upTo, func(pos int64, rec *record) {
+		t := rec.maxTimestamp()
+		s.maxTime = max(s.maxTime, t)
+		if n := len(s.index); n == 0 || pos-s.index[n-1].pos >= r.opt.IndexBytes {
+			s.index = append(s.index, indexEntry{rec.Index, rec.base, pos, t})
+		} else {
+			s.index[n-1].maxTime = max(s.index[n-1].maxTime, t)
+		}
+		r.noteEntry(rec)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("scan %s: %w", f.name, err)
+	}
+	s.last, s.next, s.size = scan.last, scan.next, scan.end
+	r.segs = append(r.segs, s)
+	if newest {
+		r.newest = &scan
+	}
+	if scan.bad == nil {
+		return nil, nil
+	}
+	known := max(scan.lateMark, r.mark)
+	if !newest || known > scan.last {
+		r.mark = known
+		return fmt.Errorf("%s at %d: %w", f.name, scan.end, scan.bad), nil
+	}
+	r.recovery.Torn, r.recovery.TornFile, r.recovery.TornAt, r.recovery.TornIndex = true, f.name, scan.end, scan.last+1
+	return nil, nil
+}
+
+// corrupt opens the log with what is intact before from, which is in the i-th live file or behind all of them. The
+// damaged files are kept.
+func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
+	mark, err := r.evidence(r.live[min(i, len(r.live)):]...)
+	if err != nil {
+		return err
+	}
+	from = max(from, r.first)
+	r.damaged = max(mark, from)
+	// On record before anything moves: the next open must know it even if the proof is out of its sight.
+	last := from - 1
+	r.segs = slices.DeleteFunc(r.segs, func(s *seg) bool { return s.last < r.first && s.last < s.first })
+	r.last, r.synced = last, last
+	if r.snapIdx > last && (r.meta.first > 1 || r.meta.floor > 0) {
+		// The state at the log's end is lost, the state of the snapshot is not: the log goes on behind the snapshot, and
+		// what it held below is set aside with the rest.
+		return r.restartAtSnapshot(from, why)
+	}
+	m := r.meta
+	m.damaged = r.damaged
+	if err := r.writeMeta(&m); err != nil {
+		return err
+	}
+	if r.snapIdx > last {
+		r.recovery.SnapshotLost = true
+		r.snap, r.snapIdx = snapshotInfo{}, 0
+		if err := r.setAside(snapshotName); err != nil {
+			return err
+		}
+	}
+	for k, f := range r.live {
+		switch {
+		case k < i:
+		case k == i && slices.ContainsFunc(r.segs, func(s *seg) bool { return s.name == f.name && s.last >= s.first && s.last >= r.first }):
+			// Its beginning is still the log. The damaged end stays behind the cut, and a copy of it all aside.
+			if err := r.copyAside(f.name); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+				return err
+			}
+		default:
+			r.segs = slices.DeleteFunc(r.segs, func(s *seg) bool { return s.name == f.name })
+			if err := r.setAside(f.name); err != nil {
+				return err
+			}
+		}
+	}
+	r.epochs, r.configs = cutEpochs(r.epochs, from), cutIndexes(r.configs, from)
+	r.report(from, why)
+	return r.finish(why)
+}
+
+// restartAtSnapshot sets every file aside and begins an empty log behind the stored snapshot.
+func (r *recoverer) restartAtSnapshot(from raft.Index, why error) error {
+	sm := raft.SnapshotMeta{Index: r.snap.index, Term: r.snap.term}
+	m := installedMeta(&sm, &r.state, r.w.gen+1)
+	m.damaged = r.damaged
+	if err := r.writeMeta(&m); err != nil {
+		return err
+	}
+	r.segs, r.configs = nil, nil
+	r.adoptMeta(&m)
+	r.report(from, why)
+	for _, f := range r.live {
+		if err := r.setAside(f.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish sets the log's state from what was loaded and makes it durable.
+func (r *recoverer) finish(damage error) error {
+	r.recovery.DamagedUpTo = 0
+	if n := len(r.segs); n > 0 {
+		s := r.segs[n-1]
+		if s.last+1 > r.first {
+			r.last, r.next = s.last, s.next
+		}
+	}
+	r.last = max(r.last, r.first-1)
+	if r.last == r.first-1 {
+		r.next = r.start
+	}
+	r.synced, r.handed = r.last, r.last
+	r.epochs = cutEpochs(r.epochs, r.last+1)
+	for len(r.configs) > 0 && r.configs[0] < r.first {
+		r.configs = r.configs[1:]
+	}
+	if r.last < r.damaged {
+		r.recovery.DamagedUpTo = r.damaged
+	}
+	r.ticket = raft.Ticket{Term: r.lastTerm(), Index: r.last}
+	if damage != nil {
+		return r.sealDamage()
+	}
+	if len(r.live) == 0 {
+		return nil
+	}
+	return r.resume(r.live[len(r.live)-1])
+}
+
+// resume makes the newest file durable as it was found, and the one that is written on if its end is clean.
+func (r *recoverer) resume(f *found) error {
+	s, scan := r.segs[len(r.segs)-1], r.newest
+	file, err := r.fs.Open(path.Join(r.dir, f.name))
+	if err != nil {
+		return err
+	}
+	r.w.file = file // closed by Open if anything fails from here on
+	if scan.mark < s.last || s.last < s.first {
+		// Not known to be durable. After a failed fsync the kernel may hold clean pages that never reached the disk
+		// (fsyncgate): write them again, so that this sync means something.
+		from := int64(0)
+		if len(scan.unmarked) > 0 && scan.mark >= s.first {
+			from = scan.unmarked[0].pos
+		}
+		if err := rewrite(file, from, scan.end); err != nil {
+			return fmt.Errorf("rewrite the tail of %s: %w", f.name, err)
+		}
+		if err := file.Sync(); err != nil {
+			return fmt.Errorf("sync %s: %w", f.name, err)
+		}
+	}
+	r.marked = scan.mark
+	if scan.bad != nil {
+		r.w.file = nil
+		r.w.seal = true
+		r.dropEmpty(s)
+		return file.Close()
+	}
+	r.w.seg, r.w.pos, r.w.alloc = s, scan.end, f.size
+	r.w.fresh = s.last < s.first
+	r.canMark = !r.w.fresh
+	r.dropEmpty(s)
+	return nil
+}
+
+// dropEmpty takes a file without entries out of the readers' sight.
+func (r *recoverer) dropEmpty(s *seg) {
+	if s.last < s.first {
+		r.segs = r.segs[:len(r.segs)-1]
+	}
+}
+
+// rewrite writes what a file holds in [from, to) once more.
+func rewrite(f vfs.File, from, to int64) error {
+	buf := make([]byte, min(to-from, scanWindow))
+	for from < to {
+		n := int(min(int64(len(buf)), to-from))
+		if got, err := f.ReadAt(buf[:n], from); got < n {
+			return err
+		}
+		if _, err := f.WriteAt(buf[:n], from); err != nil {
+			return err
+		}
+		from += int64(n)
+	}
+	return nil
+}
+
+// sealDamage ends the damaged file where it is intact, with a new generation, so that the next open does not judge the
+// same damage again. Without room for that, the next Sync does it.
+func (r *recoverer) sealDamage() error {
+	if n := len(r.segs); n > 0 {
+		file, err := r.fs.Open(path.Join(r.dir, r.segs[n-1].name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(rewrite(file, 0, r.segs[n-1].size), file.Sync(), file.Close()); err != nil {
+			return fmt.Errorf("sync %s: %w", r.segs[n-1].name, err)
+		}
+	}
+	r.w.seal = true
+	err := r.begin(segmentHeader{first: r.last + 1, base: r.next, prevTerm: r.lastTerm()})
+	if errors.Is(err, vfs.ErrNoSpace) {
+		r.w.seal = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := r.w.file.WriteAt(r.w.seg.encode(r.group), 0); err != nil {
+		return err
+	}
+	if err := r.w.file.Sync(); err != nil {
+		return err
+	}
+	return r.fs.SyncDir(r.dir)
+}
+
+// removeDead removes files that are overruled or superseded. While damage is on record they are kept instead.
+func (r *recoverer) removeDead() error {
+	for _, name := range r.orphans {
+		if err := r.fs.Remove(path.Join(r.dir, name)); err != nil {
+			return err
+		}
+	}
+	for _, name := range r.dead {
+		if r.damaged != 0 {
+			if err := r.setAside(name); err != nil {
+				return err
+			}
+			continue
+		}
+		r.removeSegment(name)
+	}
+	return nil
+}
+
+// asideDir makes the directory for damaged files.
+func (r *recoverer) asideDir() error {
+	if r.aside != "" {
+		return nil
+	}
+	for n := range maxDamagedDirs {
+		dir := path.Join(r.dir, fmt.Sprintf("%s%08d", damagedPrefix, n+1))
+		_, err := r.fs.Stat(dir)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := r.fs.MkdirAll(dir); err != nil {
+			return err
+		}
+		r.aside = dir
+		return r.fs.SyncDir(r.dir)
+	}
+	return fmt.Errorf("%d directories of damaged files: somebody should look at them", maxDamagedDirs)
+}
+
+// setAside moves a file, if it is there, to where it is kept and never read.
+func (r *recoverer) setAside(name string) error {
+	from := path.Join(r.dir, name)
+	if _, err := r.fs.Stat(from); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := r.asideDir(); err != nil {
+		return err
+	}
+	_ = r.fs.Remove(path.Join(r.dir, indexName(name))) // says nothing that the segment does not say
+	if err := r.fs.Rename(from, path.Join(r.aside, name)); err != nil {
+		return err
+	}
+	r.recovery.SetAside = r.aside
+	if err := r.fs.SyncDir(r.aside); err != nil {
+		return err
+	}
+	return r.fs.SyncDir(r.dir)
+}
+
+// copyAside keeps a copy of a file.
+func (r *recoverer) copyAside(name string) error {
+	src, err := r.fs.Open(path.Join(r.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	size, err := src.Size()
+	if err != nil {
+		return err
+	}
+	if err := r.asideDir(); err != nil {
+		return err
+	}
+	to := path.Join(r.aside, name)
+	dst, err := r.fs.Create(to)
+	if err != nil {
+		return err
+	}
+	w := fileWindow{f: src, size: size}
+	for pos := int64(0); pos < size && err == nil; {
+		var b []byte
+		if b, err = w.bytes(pos, scanWindow); err == nil {
+			if len(b) == 0 {
+				break
+			}
+			_, err = dst.WriteAt(b, pos)
+			pos += int64(len(b))
+		}
+	}
+	if err == nil {
+		err = dst.Sync()
+	}
+	if err = errors.Join(err, dst.Close()); err != nil {
+		_ = r.fs.Remove(to)
+		return err
+	}
+	r.recovery.SetAside = r.aside
+	return r.fs.SyncDir(r.aside)
+}

@@ -1,0 +1,204 @@
+// Reading a segment file from end to end, trusting nothing: for recovery and for the inspector.
+
+package segment
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+// scanWindow is how much of a file is read at once.
+const scanWindow = 1 << 20
+
+// fileWindow reads a file through a buffer that follows the reader.
+type fileWindow struct {
+	f    vfs.File
+	size int64
+	buf  []byte
+	off  int64
+}
+
+// bytes returns n bytes at pos, or fewer at the end of the file. They are valid until the next call.
+func (w *fileWindow) bytes(pos int64, n int) ([]byte, error) {
+	n = int(min(int64(n), w.size-pos))
+	if n <= 0 {
+		return nil, nil
+	}
+	if pos < w.off || pos+int64(n) > w.off+int64(len(w.buf)) {
+		want := int(min(int64(max(n, scanWindow)), w.size-pos))
+		if cap(w.buf) < want {
+			w.buf = make([]byte, want)
+		}
+		w.buf, w.off = w.buf[:want], pos
+		got, err := w.f.ReadAt(w.buf, pos)
+		w.buf = w.buf[:got]
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		n = min(n, got)
+	}
+	at := int(pos - w.off)
+	return w.buf[at : at+n], nil
+}
+
+// zeroFrom reports whether there are only zeros from pos to the end of the file.
+func (w *fileWindow) zeroFrom(pos int64) (bool, error) {
+	for pos < w.size {
+		b, err := w.bytes(pos, scanWindow)
+		if err != nil {
+			return false, err
+		}
+		if len(b) == 0 {
+			return true, nil
+		}
+		if len(bytes.TrimLeft(b, "\x00")) > 0 {
+			return false, nil
+		}
+		pos += int64(len(b))
+	}
+	return true, nil
+}
+
+// findBlock finds the first believable block header of the generation at or after pos; false if there is none.
+func (w *fileWindow) findBlock(group raft.GroupID, generation uint64, pos int64) (int64, blockHeader, bool, error) {
+	var magic [4]byte
+	binary.LittleEndian.PutUint32(magic[:], blockMagic)
+	for pos < w.size {
+		b, err := w.bytes(pos, scanWindow)
+		if err != nil || len(b) < blockHeaderSize {
+			return 0, blockHeader{}, false, err
+		}
+		k := bytes.Index(b, magic[:])
+		if k < 0 || len(b)-k < blockHeaderSize {
+			if int64(len(b)) >= w.size-pos {
+				return 0, blockHeader{}, false, nil
+			}
+			if k < 0 {
+				k = len(b) - (len(magic) - 1)
+			}
+			pos += int64(k)
+			continue
+		}
+		if h, err := decodeBlockHeader(group, b[k:]); err == nil && h.generation == generation {
+			return pos + int64(k), h, true, nil
+		}
+		pos += int64(k) + 1
+	}
+	return 0, blockHeader{}, false, nil
+}
+
+// blockRef is a block and its last index.
+type blockRef struct {
+	pos  int64
+	last raft.Index
+}
+
+// segmentScan is what reading a segment file found.
+type segmentScan struct {
+	end  int64      // behind the last good block
+	last raft.Index // of the good entries
+	next Offset
+	term raft.Term // of the last good entry
+	// mark is the highest synced index that a good block notes; lateMark that of believable block headers behind the
+	// first bad one.
+	mark, lateMark raft.Index
+	// bad is why the block at end was not accepted; nil at the limit and at the end of what was written.
+	bad error
+	// unmarked are blocks with entries above mark.
+	unmarked []blockRef
+}
+
+// scanSegment reads the blocks of a segment file up to entry upTo, and yields its entries. If it meets a block that
+// is not good it looks for believable ones behind it.
+func scanSegment(w *fileWindow, group raft.GroupID, h *segmentHeader, upTo raft.Index, yield func(pos int64, r *record),
+) (segmentScan, error) {
+	s := segmentScan{end: SegmentHeaderSize, last: h.first - 1, next: h.base, term: h.prevTerm}
+	for s.last < upTo {
+		b, err := w.bytes(s.end, blockHeaderSize)
+		if err != nil {
+			return s, err
+		}
+		if len(b) == 0 {
+			return s, nil
+		}
+		if len(b) < 4 || frameWord(b) != blockMagic {
+			zero, err := w.zeroFrom(s.end)
+			if err != nil {
+				return s, err
+			}
+			if zero {
+				return s, nil
+			}
+		}
+		s.bad = s.block(w, group, h, b, upTo, yield)
+		if s.bad != nil {
+			if ioErr, ok := errors.AsType[*scanIOError](s.bad); ok {
+				return s, ioErr.err
+			}
+			return s, s.lookBehind(w, group, h.generation)
+		}
+	}
+	return s, nil
+}
+
+// scanIOError tells "could not be read" from "is not good".
+type scanIOError struct{ err error }
+
+func (e *scanIOError) Error() string { return e.err.Error() }
+
+func (s *segmentScan) block(w *fileWindow, group raft.GroupID, h *segmentHeader, b []byte, upTo raft.Index, yield func(int64, *record)) error {
+	bh, err := decodeBlockHeader(group, b)
+	switch {
+	case err != nil:
+		return err
+	case bh.generation != h.generation:
+		return fmt.Errorf("%w: generation %d in a file of %d", errBadBlock, bh.generation, h.generation)
+	case bh.first != s.last+1:
+		return fmt.Errorf("%w: begins at %d where %d belongs", errBadBlock, bh.first, s.last+1)
+	}
+	body, err := w.bytes(s.end+blockHeaderSize, int(bh.length))
+	if err != nil {
+		return &scanIOError{err}
+	}
+	if len(body) < int(bh.length) {
+		return fmt.Errorf("%w: file ends %d bytes early", errBadBlock, int(bh.length)-len(body))
+	}
+	at := s.end + blockHeaderSize
+	err = decodeBlock(group, &bh, body, s.term, s.next, func(off int, r *record) {
+		if r.Index > upTo {
+			return
+		}
+		s.last, s.next, s.term = r.Index, r.next(), r.Term
+		yield(at+int64(off), r)
+	})
+	if err != nil {
+		return err
+	}
+	s.end = at + int64(bh.length)
+	s.mark = max(s.mark, bh.synced)
+	for len(s.unmarked) > 0 && s.unmarked[0].last <= s.mark {
+		s.unmarked = s.unmarked[1:]
+	}
+	if s.last > s.mark {
+		s.unmarked = append(s.unmarked, blockRef{at - blockHeaderSize, s.last})
+	}
+	return nil
+}
+
+// lookBehind collects the evidence behind a bad block.
+func (s *segmentScan) lookBehind(w *fileWindow, group raft.GroupID, generation uint64) error {
+	for pos := s.end + 1; ; {
+		at, h, ok, err := w.findBlock(group, generation, pos)
+		if err != nil || !ok {
+			return err
+		}
+		s.lateMark = max(s.lateMark, h.synced)
+		pos = at + 1
+	}
+}

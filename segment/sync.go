@@ -1,0 +1,515 @@
+// Sync: writes what is pending as blocks, syncs, and only then publishes it.
+//
+// The naive way writes in Append and syncs in Sync. Here Append only takes entries and Sync does all I/O, so that one
+// write and one sync serve all that came meanwhile, and the worker never waits for a disk. What makes it delicate is a
+// truncation that arrives while a Sync is writing the very entries that it voids:
+//
+//	Append 10..20 (term 5)   Sync takes 10..20 ──────── write, fdatasync ────────▶ publishes up to 14 only
+//	                              Append 15..17 (term 6): cut = 15
+//	                                                                              next Sync: new generation at 15
+//
+// So a Sync takes the pending entries and the cut together, and when it publishes, looks whether a newer cut stands. The
+// ticket that it returns still says (term 5, index 20); the core knows that term 5 is older than its last truncation.
+
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// reserveBytes is kept free at the end of the current extent: when the next extent cannot be had, records are
+	// refused (Full) and internal entries, which retention needs, still fit.
+	reserveBytes = 16 << 10
+	// maxWriteBytes bounds one write call, unless a single frame is larger.
+	maxWriteBytes = 8 << 20
+	allocUnit     = 4096
+)
+
+// writer is the state of the file that is being written.
+type writer struct {
+	gen   uint64 // highest generation in use
+	seg   *seg   // nil: the next entry begins a new file
+	file  vfs.File
+	pos   int64 // where the next block goes
+	alloc int64 // preallocated up to here
+	// fresh: the file's name and header are not durable, and nothing of it is published.
+	fresh bool
+	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
+	// a new generation.
+	seal bool
+}
+
+// Sync implements multi.Log.
+func (l *Log) Sync() (raft.Ticket, error) {
+	l.io.Lock()
+	defer l.io.Unlock()
+	t, err := l.syncLocked()
+	if err == nil {
+		l.opt.Cache.evict()
+	}
+	return t, err
+}
+
+// job is what one Sync has taken on.
+type job struct {
+	recs []record
+	cut  raft.Index
+	mark raft.Index // durable before the next block is written
+	prev raft.Term  // of the entry before recs[0]
+	dead []string
+}
+
+func (l *Log) syncLocked() (raft.Ticket, error) {
+	l.mu.Lock()
+	if err := l.usable(); err != nil {
+		l.mu.Unlock()
+		return raft.Ticket{}, err
+	}
+	ticket := l.ticket
+	if l.synced == l.last {
+		due, mark := l.markDue(), l.synced
+		l.mu.Unlock()
+		if due {
+			if err := l.writeMark(mark); err != nil {
+				return raft.Ticket{}, l.fail(err)
+			}
+		}
+		return ticket, nil
+	}
+	prev, err := l.termLocked(l.synced)
+	if err != nil {
+		l.mu.Unlock()
+		return raft.Ticket{}, l.fail(err)
+	}
+	j := job{recs: l.tail[l.synced+1-l.tail[0].Index:], cut: l.cut, mark: l.synced, prev: prev, dead: l.dead}
+	l.handed, l.cut, l.dead = l.last, 0, nil
+	l.mu.Unlock()
+
+	cut := j.cut
+	err = l.write(&j)
+
+	l.mu.Lock()
+	l.handed = l.synced
+	if err != nil && cut != 0 && j.cut != 0 {
+		// The new generation is not there yet: the cut still stands, or a lower one that came meanwhile.
+		if l.cut == 0 || cut < l.cut {
+			l.cut = cut
+		}
+		l.dead = append(j.dead, l.dead...)
+		j.dead = nil
+	}
+	l.mu.Unlock()
+	for _, name := range j.dead {
+		l.removeSegment(name) // overruled by a durable generation: what stays behind goes at the next open
+	}
+	switch {
+	case err == nil:
+		return ticket, nil
+	case errors.Is(err, vfs.ErrNoSpace):
+		l.mu.Lock()
+		l.full = true
+		l.mu.Unlock()
+		return raft.Ticket{}, fmt.Errorf("sync of group %d: %w", l.group, err)
+	}
+	return raft.Ticket{}, l.fail(err)
+}
+
+// write writes the job's entries, in as many files as they need. It sets j.cut to 0 once the cut is durable. An error
+// that is vfs.ErrNoSpace leaves everything that is not published pending.
+func (l *Log) write(j *job) error {
+	w := &l.w
+	if j.cut != 0 || w.seal {
+		l.leave()
+	}
+	for len(j.recs) > 0 {
+		if w.seg == nil {
+			if err := l.begin(segmentHeader{first: j.recs[0].Index, base: j.recs[0].base, prevTerm: j.prev}); err != nil {
+				return err
+			}
+		} else if w.pos+blockHeaderSize+int64(len(j.recs[0].Frame)) > l.opt.SegmentBytes && w.seg.first < j.recs[0].Index {
+			if err := l.roll(j); err != nil {
+				return err
+			}
+		}
+		n, err := l.writeFile(j)
+		if err != nil {
+			if w.fresh {
+				l.abandon()
+			}
+			return err
+		}
+		j.recs = j.recs[n:]
+		j.cut = 0
+	}
+	return nil
+}
+
+// writeFile writes entries to the current file until that is full, syncs it and publishes them. It returns how many
+// there were.
+func (l *Log) writeFile(j *job) (int, error) {
+	w := &l.w
+	p := publication{seg: w.seg, fresh: w.fresh}
+	start := w.pos
+	done := 0
+	for done < len(j.recs) {
+		// One write: as many entries as fit in the file and in maxWriteBytes.
+		n, bytes := 0, int64(0)
+		for done+n < len(j.recs) {
+			size := int64(len(j.recs[done+n].Frame))
+			if n > 0 && bytes+size > maxWriteBytes {
+				break
+			}
+			if w.pos+bytes+size+2*blockHeaderSize > l.opt.SegmentBytes && done+n > 0 {
+				break
+			}
+			bytes += size
+			n++
+		}
+		if n == 0 {
+			break // the file is full
+		}
+		bufs, length := l.encodeBlocks(j, j.recs[done:done+n], &p)
+		if err := l.reserve(length); err != nil {
+			if done == 0 {
+				return 0, err
+			}
+			break // publish what is written; the rest meets the full disk again
+		}
+		at := w.pos
+		if w.fresh && at == SegmentHeaderSize {
+			bufs, at = append([][]byte{w.seg.encode(l.group)}, bufs...), 0
+		}
+		if _, err := w.file.WritevAt(bufs, at); err != nil {
+			// Some of it may be there. Never write over it: a shorter block would leave valid ones behind its end.
+			w.seal = true
+			return 0, fmt.Errorf("write %s at %d: %w", w.seg.name, at, err)
+		}
+		w.pos += length
+		done += n
+		p.commit(j.recs[:done], w.pos)
+	}
+	if w.pos == start {
+		return 0, fmt.Errorf("nothing of %d entries fits into %s", len(j.recs), w.seg.name)
+	}
+	if err := w.file.Sync(); err != nil {
+		return 0, fmt.Errorf("sync %s: %v", w.seg.name, err) // fatal even if it says "no space"
+	}
+	if w.fresh {
+		if err := l.fs.SyncDir(l.dir); err != nil {
+			return 0, fmt.Errorf("sync directory %s: %v", l.dir, err)
+		}
+		w.fresh = false
+	}
+	p.mark = j.mark
+	l.publish(&p)
+	j.mark = j.recs[done-1].Index
+	j.prev = j.recs[done-1].Term
+	return done, nil
+}
+
+// publication is what a Sync has made durable in one file and is about to show to readers.
+type publication struct {
+	seg     *seg
+	fresh   bool
+	recs    []record // written so far
+	size    int64
+	index   []indexEntry // for recs, and what is being written
+	lastAt  int64        // position of the last index entry
+	started bool
+	mark    raft.Index
+}
+
+func (p *publication) commit(recs []record, size int64) { p.recs, p.size = recs, size }
+
+// encodeBlocks wraps recs into blocks that will stand at w.pos. The frames are not copied.
+func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte, length int64) {
+	w := &l.w
+	if !p.started {
+		p.started = true
+		p.lastAt = -l.opt.IndexBytes // an index entry at the first frame of each sync that is far enough from the last
+		if n := len(p.seg.index); n > 0 {
+			p.lastAt = p.seg.index[n-1].pos
+		}
+	}
+	pos := w.pos
+	for len(recs) > 0 {
+		n, bytes := 1, len(recs[0].Frame)
+		for n < len(recs) && bytes+len(recs[n].Frame) <= maxBlockBytes {
+			bytes += len(recs[n].Frame)
+			n++
+		}
+		h := blockHeader{count: uint32(n), length: uint32(bytes), generation: p.seg.generation, first: recs[0].Index, synced: j.mark}
+		head := make([]byte, blockHeaderSize)
+		bufs = append(bufs, head)
+		pos += blockHeaderSize
+		for i := range recs[:n] {
+			r := &recs[i]
+			h.digest = digestFrame(h.digest, r.Frame)
+			bufs = append(bufs, r.Frame)
+			t := r.maxTimestamp()
+			if pos-p.lastAt >= l.opt.IndexBytes || (len(p.seg.index) == 0 && len(p.index) == 0) {
+				p.index = append(p.index, indexEntry{r.Index, r.base, pos, t})
+				p.lastAt = pos
+			} else if k := len(p.index); k > 0 {
+				p.index[k-1].maxTime = max(p.index[k-1].maxTime, t)
+			}
+			pos += int64(len(r.Frame))
+		}
+		h.encode(l.group, head)
+		recs = recs[n:]
+	}
+	return bufs, pos - w.pos
+}
+
+// publish shows durable entries to readers, except those that a truncation has voided meanwhile.
+func (l *Log) publish(p *publication) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := p.seg
+	last := p.recs[len(p.recs)-1].Index
+	next := p.recs[len(p.recs)-1].next()
+	limit := last
+	if l.cut != 0 && l.cut <= limit {
+		limit = l.cut - 1
+	}
+	l.canMark = true
+	s.size = p.size
+	if s.first > limit {
+		// All that this file added is void already. If the file is not dead yet, it is now.
+		if p.fresh {
+			l.dead = append(l.dead, s.name)
+		}
+		return
+	}
+	if p.fresh {
+		l.segs = append(l.segs, s)
+	}
+	first := p.recs[0].Index
+	if limit < first {
+		return // s was cut below what this Sync added
+	}
+	if limit < last {
+		next = p.recs[limit-first].next()
+	}
+	k := 0
+	for i := range p.recs {
+		r := &p.recs[i]
+		if r.Index > limit {
+			break
+		}
+		t := r.maxTimestamp()
+		s.maxTime = max(s.maxTime, t)
+		if k < len(p.index) && p.index[k].index == r.Index {
+			s.index = append(s.index, p.index[k])
+			k++
+		} else if n := len(s.index); n > 0 {
+			s.index[n-1].maxTime = max(s.index[n-1].maxTime, t)
+		}
+		l.pendingBytes -= int64(len(r.Frame))
+	}
+	s.last, s.next = limit, next
+	l.synced = limit
+	l.marked = max(l.marked, min(p.mark, limit))
+}
+
+// begin makes a new segment file, whose header goes out with its first block.
+func (l *Log) begin(h segmentHeader) error {
+	w := &l.w
+	w.gen++
+	h.generation = w.gen
+	name := segmentName(h.first, h.generation)
+	f, err := l.fs.Create(path.Join(l.dir, name))
+	if err != nil {
+		return fmt.Errorf("create segment: %w", err)
+	}
+	w.file, w.fresh, w.seal = f, true, false
+	w.seg = &seg{name: name, segmentHeader: h, last: h.first - 1, next: h.base, maxTime: noTimestamp}
+	w.pos, w.alloc = SegmentHeaderSize, 0
+	if err := l.reserve(0); err != nil {
+		l.abandon()
+		return err
+	}
+	return nil
+}
+
+// abandon removes a file that nothing was published of.
+func (l *Log) abandon() {
+	w := &l.w
+	name := w.seg.name
+	_ = w.file.Close()
+	// If it stays: it begins where the next generation will begin or above, and is overruled by that.
+	_ = l.fs.Remove(path.Join(l.dir, name))
+	*w = writer{gen: w.gen}
+	l.mu.Lock()
+	l.canMark = false
+	l.mu.Unlock()
+}
+
+// leave closes the current file: entries go on in a new one. Everything published in it is durable.
+func (l *Log) leave() {
+	w := &l.w
+	if w.seg == nil {
+		w.seal = false
+		return
+	}
+	s := w.seg
+	if !w.seal && w.pos < w.alloc {
+		_ = w.file.Truncate(w.pos) // gives back what was preallocated; nothing depends on it
+	}
+	_ = w.file.Close() // all of it has been synced
+	*w = writer{gen: w.gen}
+	l.mu.Lock()
+	l.canMark = false
+	live := len(l.segs) > 0 && l.segs[len(l.segs)-1] == s
+	var img []byte
+	if live {
+		img = l.encodeIndexLocked(s)
+	}
+	l.mu.Unlock()
+	if live {
+		l.writeIndex(s.name, img)
+	}
+}
+
+// roll closes the current file and begins the next, unless the disk is too full for that and the entry still fits.
+func (l *Log) roll(j *job) error {
+	w := &l.w
+	old := *w
+	w.seg, w.file = nil, nil
+	err := l.begin(segmentHeader{first: j.recs[0].Index, base: j.recs[0].base, prevTerm: j.prev})
+	if err == nil {
+		fresh := *w
+		*w = old
+		w.gen = fresh.gen
+		l.leave()
+		*w = fresh
+		return nil
+	}
+	gen := w.gen
+	*w = old
+	w.gen = gen
+	l.mu.Lock()
+	l.canMark = true
+	l.mu.Unlock()
+	if errors.Is(err, vfs.ErrNoSpace) && w.pos+2*blockHeaderSize+int64(len(j.recs[0].Frame)) <= w.alloc {
+		l.mu.Lock()
+		l.full = true
+		l.mu.Unlock()
+		return nil
+	}
+	return err
+}
+
+// reserve makes sure that length bytes fit at w.pos, with reserveBytes to spare if the disk has them.
+func (l *Log) reserve(length int64) error {
+	w := &l.w
+	need := w.pos + length
+	if need+reserveBytes <= w.alloc {
+		return nil
+	}
+	target := w.alloc
+	for target < need+reserveBytes {
+		target += min(max(target, l.opt.FirstExtent), l.opt.MaxExtent)
+	}
+	target = max(min(target, l.opt.SegmentBytes), roundUp(need+reserveBytes))
+	err := w.file.Allocate(w.alloc, target-w.alloc)
+	if err == nil {
+		w.alloc = target
+		l.mu.Lock()
+		l.full = false
+		l.mu.Unlock()
+		return nil
+	}
+	if !errors.Is(err, vfs.ErrNoSpace) {
+		return fmt.Errorf("allocate %s: %w", w.seg.name, err)
+	}
+	l.mu.Lock()
+	l.full = true
+	l.mu.Unlock()
+	if need <= w.alloc {
+		return nil
+	}
+	if target = roundUp(need); w.file.Allocate(w.alloc, target-w.alloc) == nil {
+		w.alloc = target
+		return nil
+	}
+	return fmt.Errorf("allocate %s: %w", w.seg.name, err)
+}
+
+func roundUp(n int64) int64 { return (n + allocUnit - 1) / allocUnit * allocUnit }
+
+// writeMark writes an empty block that notes mark as durable.
+func (l *Log) writeMark(mark raft.Index) error {
+	w := &l.w
+	if w.seg == nil || w.seal || w.fresh {
+		return nil
+	}
+	if err := l.reserve(blockHeaderSize); err != nil {
+		if errors.Is(err, vfs.ErrNoSpace) {
+			return nil // Full suppresses the mark until there is room
+		}
+		return err
+	}
+	h := blockHeader{generation: w.seg.generation, first: mark + 1, synced: mark}
+	b := make([]byte, blockHeaderSize)
+	h.encode(l.group, b)
+	if _, err := w.file.WriteAt(b, w.pos); err != nil {
+		w.seal = true
+		return fmt.Errorf("write mark to %s: %w", w.seg.name, err)
+	}
+	w.pos += blockHeaderSize
+	if err := w.file.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %v", w.seg.name, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.seg.size = w.pos
+	if l.cut == 0 {
+		l.marked = max(l.marked, mark)
+	}
+	return nil
+}
+
+// removeSegment removes a file and its index. Names that stay behind are removed by the next Open.
+func (l *Log) removeSegment(name string) {
+	_ = l.fs.Remove(path.Join(l.dir, indexName(name)))
+	_ = l.fs.Remove(path.Join(l.dir, name))
+}
+
+// Close implements multi.Log. What is pending is synced first, if that is still possible.
+func (l *Log) Close() error {
+	l.io.Lock()
+	defer l.io.Unlock()
+	l.mu.RLock()
+	closed, healthy := l.closed, l.failed == nil
+	l.mu.RUnlock()
+	if closed {
+		return nil
+	}
+	var err error
+	if healthy {
+		if _, err = l.syncLocked(); err == nil {
+			_, err = l.syncLocked() // the mark
+		}
+	}
+	if l.w.file != nil {
+		err = errors.Join(err, l.w.file.Close())
+	}
+	l.w = writer{gen: l.w.gen}
+	l.mu.Lock()
+	l.closed = true
+	l.dropTail(l.last)
+	l.mu.Unlock()
+	l.opt.Cache.forget(l)
+	return err
+}
+
+// frameWord tells at a boundary inside a segment file what stands there.
+func frameWord(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
