@@ -18,7 +18,7 @@ type flushState struct {
 	want    bool // there are appends that no Sync has covered yet
 	queued  bool
 	running bool
-	since   raft.Time // when it was queued, or its work began
+	since   raft.Time // when a Sync was asked for, or began; 0: none
 	jobs    []job
 }
 
@@ -42,7 +42,10 @@ func (f *flusher) enqueueLocked(g *Group, now raft.Time) {
 	if g.fl.queued || g.fl.running {
 		return // finish puts it back
 	}
-	g.fl.queued, g.fl.since = true, now
+	g.fl.queued = true
+	if g.fl.since = 0; g.fl.want {
+		g.fl.since = now
+	}
 	f.queue = append(f.queue, g)
 	f.cond.Signal()
 }
@@ -52,6 +55,9 @@ func (h *Host) requestSync(g *Group) {
 	now := h.now()
 	h.flusher.mu.Lock()
 	g.fl.want = true
+	if g.fl.queued && g.fl.since == 0 {
+		g.fl.since = now
+	}
 	h.flusher.enqueueLocked(g, now)
 	h.flusher.mu.Unlock()
 }
@@ -65,12 +71,12 @@ func (h *Host) addJob(g *Group, run func(*Group)) {
 }
 
 // popLocked takes the group at position i of the queue, and what is to be done for it.
-func (f *flusher) popLocked(i int, now raft.Time) (g *Group, sync bool, jobs []job) {
+func (f *flusher) popLocked(i int) (g *Group, sync bool, jobs []job) {
 	g = f.queue[i]
 	copy(f.queue[i:], f.queue[i+1:])
 	f.queue[len(f.queue)-1] = nil
 	f.queue = f.queue[:len(f.queue)-1]
-	g.fl.queued, g.fl.running, g.fl.since = false, true, now
+	g.fl.queued, g.fl.running = false, true // since goes on: a Sync is as old as the wish for it
 	sync, jobs = g.fl.want, g.fl.jobs
 	g.fl.want, g.fl.jobs = false, nil
 	f.running = append(f.running, g)
@@ -103,7 +109,7 @@ func (h *Host) flushLoop() {
 			f.mu.Unlock()
 			return
 		}
-		g, sync, jobs := f.popLocked(0, h.now())
+		g, sync, jobs := f.popLocked(0)
 		f.mu.Unlock()
 		h.flushOne(g, sync, jobs)
 	}
@@ -120,6 +126,9 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 				h.stats.syncErrors.Add(1)
 			}
 		}
+		h.flusher.mu.Lock()
+		g.fl.since = 0
+		h.flusher.mu.Unlock()
 		_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
 	}
 	for _, j := range jobs {
@@ -155,19 +164,32 @@ func (h *Host) flushIdle(g *Group) bool {
 	return true
 }
 
-// oldest is when the longest sync that runs or waits began to; 0 if there is none.
+// oldest is when the longest Sync that runs or waits was asked for; 0 if there is none. Snapshot work does not count: it
+// is long by nature.
 func (f *flusher) oldest() (at raft.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, g := range f.running {
-		if at == 0 || g.fl.since < at {
+		if g.fl.since != 0 && (at == 0 || g.fl.since < at) {
 			at = g.fl.since
 		}
 	}
-	if len(f.queue) > 0 && (at == 0 || f.queue[0].fl.since < at) {
-		at = f.queue[0].fl.since
+	for _, g := range f.queue { // in the order of asking, but for those with snapshot work only
+		if g.fl.since != 0 {
+			if at == 0 || g.fl.since < at {
+				at = g.fl.since
+			}
+			break
+		}
 	}
 	return at
+}
+
+// syncHangs: this group's own Sync is beyond all hope.
+func (h *Host) syncHangs(g *Group, now raft.Time) bool {
+	h.flusher.mu.Lock()
+	defer h.flusher.mu.Unlock()
+	return g.fl.since != 0 && now-g.fl.since > raft.Time(h.o.HangBound)
 }
 
 func (f *flusher) close() {
@@ -198,7 +220,7 @@ func (h *Host) FlushGroup(id raft.GroupID) bool {
 	f.mu.Lock()
 	for i, g := range f.queue {
 		if g.id == id {
-			_, sync, jobs := f.popLocked(i, h.now())
+			_, sync, jobs := f.popLocked(i)
 			f.mu.Unlock()
 			h.flushOne(g, sync, jobs)
 			return true

@@ -60,7 +60,8 @@ type Group struct {
 	markAt    raft.Time // when the log must have its synced mark; 0: it has
 	retryAt   raft.Time // when a sync that found no space is tried again; 0: none
 	retryWait raft.Time
-	appended  bool // something was appended since the last Sync began to be reported
+	mute      bool      // leader whose disk hangs: nothing is sent, see Options.HangBound
+	muteUntil raft.Time // looked at again
 
 	appliedBytes int64
 	snapshotting bool
@@ -275,6 +276,9 @@ func (g *Group) publish() {
 		if g.covers[i].state == coverOn {
 			s.CoveredPeers++
 		}
+	}
+	if s.Role == raft.Leader {
+		s.peers = g.r.Peers()
 	}
 	if g.failed != nil {
 		s.Err = failedError(g.failed)

@@ -82,6 +82,9 @@ type Options struct {
 	// StallBound: with the oldest waiting group or the oldest sync older than this, the process counts as dead to its
 	// peers and sends no pair heartbeat and no answer; default ElectionTimeout.
 	StallBound time.Duration
+	// HangBound: a leader whose own sync has been running for longer falls silent, so that another is elected: a disk
+	// that hangs rather than fails must not keep leadership for ever. Default 10 ElectionTimeout.
+	HangBound time.Duration
 
 	Clock      Clock          // default: CLOCK_BOOTTIME
 	Transport  Transport      // required
@@ -128,6 +131,7 @@ func (o *Options) setDefaults() error {
 	defaultTo(&o.ClockDrift, o.ElectionTimeout/20)
 	defaultTo(&o.CoverAfter, o.ElectionTimeout)
 	defaultTo(&o.StallBound, o.ElectionTimeout)
+	defaultTo(&o.HangBound, 10*o.ElectionTimeout)
 	defaultTo(&o.MaxInboxMessages, 4096)
 	defaultTo(&o.MaxInboxBytes, 64<<20)
 	defaultTo(&o.MaxInboxProposals, 16384)
@@ -184,11 +188,12 @@ type GroupConfig struct {
 // Status is a copy of what a group last knew about itself.
 type Status struct {
 	raft.Status
-	Ready bool // leader, with its own no-op applied: its state is complete and it takes proposals
-	Full  bool // the last sync found no space; it is tried again
+	Ready bool  // leader, with its own no-op applied: its state is complete and it takes proposals
+	Full  bool  // the last sync found no space; it is tried again
 	Err   error // why the group has stopped, if it has
 	// CoveredPeers is, on a leader, the number of followers whose heartbeats the pair carries.
 	CoveredPeers int
+	peers        []raft.PeerStatus // leader: see Group.Peers
 }
 
 // Stats are counters of a host since its start, and gauges.
@@ -209,6 +214,7 @@ type Stats struct {
 	MsgsOut     uint64
 	MsgsDropped uint64 // inbox bound or unknown group
 	BadFrames   uint64 // entries from a peer that did not verify
+	Muted       uint64 // ticks and messages withheld by leaders whose disk hangs
 	Throttled   uint64 // appends dropped because too much is not synced yet
 
 	PairHeartbeats  uint64 // sent

@@ -116,6 +116,12 @@ func (g *Group) tick(now raft.Time) {
 	if g.r.Deadline() > now {
 		return
 	}
+	s := g.r.Status()
+	if g.mute = s.Role == raft.Leader && s.Stable < s.Last && g.h.syncHangs(g, now); g.mute {
+		g.h.stats.muted.Add(1)
+		g.muteUntil = now + raft.Time(g.h.o.HeartbeatInterval)
+		return
+	}
 	g.h.stats.ticks.Add(1)
 	g.ticked = true
 	g.feedPromise(now)
@@ -128,7 +134,9 @@ func (g *Group) tick(now raft.Time) {
 func (g *Group) arm() {
 	at := never
 	if !g.blocked {
-		at = g.r.Deadline()
+		if at = g.r.Deadline(); g.mute {
+			at = max(at, g.muteUntil)
+		}
 	}
 	if g.retryAt != 0 {
 		at = min(at, g.retryAt)

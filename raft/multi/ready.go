@@ -52,6 +52,10 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 		})
 	}
 	for i := range rd.Messages {
+		if g.mute && rd.Messages[i].Type != raft.MsgVoteResp && g.r.Status().Role == raft.Leader {
+			g.h.stats.muted.Add(1)
+			continue
+		}
 		w.send(&rd.Messages[i])
 	}
 	if len(rd.Committed) > 0 {
