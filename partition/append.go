@@ -2,6 +2,16 @@
 
 package partition
 
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+)
+
 // AppendRequest is one batch to append. It belongs to the replica until Done has been called, Batch for ever.
 type AppendRequest struct {
 	// Batch is one record batch of magic 2, as the client sent it. The replica owns it from here on.
@@ -13,7 +23,13 @@ type AppendRequest struct {
 	// broker's affair: the batch stays proposed.
 	Done func(AppendResult)
 
-	result AppendResult
+	r          *Replica
+	m          *machine
+	timestamps TimestampType
+	minInsync  int // waited for after the commit; 0: the quorum is enough
+	index      raft.Index
+	result     AppendResult
+	proposal   multi.Proposal
 }
 
 // AppendResult is how an append ended.
@@ -29,5 +45,143 @@ type AppendResult struct {
 
 // Append checks req and proposes it. It never blocks; every outcome, also an immediate refusal, goes through Done.
 func (r *Replica) Append(req *AppendRequest) {
-	req.Done(AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, LeaderEpoch: -1, Err: ErrClosed})
+	req.r = r
+	req.result = AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, LeaderEpoch: -1}
+	v, err := r.serving()
+	if err != nil {
+		req.answer(err)
+		return
+	}
+	req.m = v.m
+	req.result.LeaderEpoch = v.lead.Epoch
+	s := r.settings.Load()
+	if req.Acks < -1 || req.Acks > 1 {
+		req.answer(fmt.Errorf("%w: %d", ErrInvalidAcks, req.Acks))
+		return
+	}
+	if err := checkBatch(req.Batch, s, r.now); err != nil {
+		req.answer(err)
+		return
+	}
+	if v.m.log.Full() {
+		// Before the proposal: what is left of the last extent is kept for no-ops, memberships and commands.
+		req.answer(ErrStorageFull)
+		return
+	}
+	req.timestamps, req.minInsync = s.TimestampType, 0
+	// A quorum is the floor: only more than that has to be looked at.
+	if req.Acks == -1 && s.MinInsync > 1 {
+		if l := lookAt(v.group); s.MinInsync > l.quorum() {
+			if n := len(l.inSync()); n < s.MinInsync {
+				req.answer(fmt.Errorf("%w: %d in sync, %d asked for", ErrNotEnoughReplicas, n, s.MinInsync))
+				return
+			}
+			req.minInsync = s.MinInsync
+		}
+	}
+	req.proposal = multi.Proposal{Type: raft.EntryRecords, Payload: req.Batch, Tag: req, AckLocal: req.Acks != -1, Done: req.done}
+	v.group.Propose(&req.proposal)
+}
+
+// checkBatch is all that can be said of a batch before it has a place. It costs one pass over the bytes, for the CRC.
+func checkBatch(raw []byte, s *Settings, now func() time.Time) error {
+	if len(raw) > s.MaxMessageBytes {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(raw), s.MaxMessageBytes)
+	}
+	b, err := protocol.ParseBatch(raw)
+	if err != nil {
+		if errors.Is(err, protocol.ErrTruncated) {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		return fmt.Errorf("%w: %w", ErrInvalidRecord, err) // an old magic, a second batch, an impossible length
+	}
+	if err := b.CheckCRC(); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if err := b.Check(); err != nil {
+		if errors.Is(err, protocol.ErrCodec) {
+			return fmt.Errorf("%w: %w", ErrUnsupportedCompression, err)
+		}
+		return fmt.Errorf("%w: %w", ErrInvalidRecord, err)
+	}
+	if b.Control() {
+		return fmt.Errorf("%w: control batches are the broker's to write", ErrInvalidRecord)
+	}
+	if b.Transactional() {
+		return fmt.Errorf("%w: producer %d", ErrInvalidTxnState, b.ProducerID())
+	}
+	if s.TimestampType == CreateTime {
+		return checkTimestamps(b, s, now().UnixMilli())
+	}
+	return nil
+}
+
+// checkTimestamps judges by the header: the base timestamp (the first record's) and the maximum. Kafka decodes every
+// record for it; a record older than the first one of its batch passes here.
+func checkTimestamps(b protocol.Batch, s *Settings, now int64) error {
+	if first := b.BaseTimestamp(); s.TimestampBefore >= 0 && first >= 0 && first < now-s.TimestampBefore.Milliseconds() {
+		return fmt.Errorf("%w: %d is more than %v before now", ErrInvalidTimestamp, first, s.TimestampBefore)
+	}
+	if last := max(b.BaseTimestamp(), b.MaxTimestamp()); s.TimestampAfter >= 0 && last > now+s.TimestampAfter.Milliseconds() {
+		return fmt.Errorf("%w: %d is more than %v after now", ErrInvalidTimestamp, last, s.TimestampAfter)
+	}
+	return nil
+}
+
+// done is the proposal's outcome.
+func (req *AppendRequest) done(o multi.Outcome) {
+	if errors.Is(o.Err, errRepeat) {
+		o.Err = nil
+	}
+	if o.Err == nil && req.minInsync > 0 && !req.result.Repeated {
+		req.index = o.Index
+		if req.m.park(req) {
+			return
+		}
+		if done, err := req.m.settle(req); !done {
+			o.Err = ErrNotEnoughReplicasAfterAppend // no room to wait in
+		} else {
+			o.Err = err
+		}
+	}
+	req.answer(o.Err)
+}
+
+// answer ends the request.
+func (req *AppendRequest) answer(err error) {
+	if err != nil {
+		req.result.Err = req.r.typed(err)
+		req.result.BaseOffset, req.result.LogAppendTime = -1, -1
+	}
+	if req.m != nil {
+		req.result.LogStart = int64(req.m.log.StartOffset())
+	}
+	req.Done(req.result)
+}
+
+// typed turns the runtime's errors into this package's.
+func (r *Replica) typed(err error) error {
+	switch {
+	case errors.Is(err, multi.ErrNotLeader), errors.Is(err, multi.ErrLeadershipLost):
+		r.mu.Lock()
+		e := &NotLeaderError{Leader: r.lead.Leader, Epoch: r.lead.Epoch, MayCommit: errors.Is(err, multi.ErrLeadershipLost)}
+		if r.lead.Self {
+			e.Leader = 0 // it was us, a moment ago
+		}
+		r.mu.Unlock()
+		return e
+	case errors.Is(err, multi.ErrNotReady):
+		return ErrNotReady
+	case errors.Is(err, multi.ErrOverloaded):
+		return fmt.Errorf("%w: %w", ErrOverloaded, err)
+	case errors.Is(err, multi.ErrFull):
+		return fmt.Errorf("%w: %w", ErrStorageFull, err)
+	case errors.Is(err, multi.ErrNoLease):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.Is(err, multi.ErrClosed):
+		return ErrClosed
+	case errors.Is(err, multi.ErrFailed):
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	return err
 }

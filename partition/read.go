@@ -2,7 +2,15 @@
 
 package partition
 
-import "github.com/balsamq/balsa/raft"
+import (
+	"fmt"
+	"sync"
+
+	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/segment"
+)
 
 // ReadQuery asks for batches from Offset on.
 type ReadQuery struct {
@@ -49,25 +57,196 @@ type OffsetResult struct {
 // before it believes them, as a deposed leader could not know better. The pattern:
 //
 //	Read → batches: answer. Empty or out of range → Linearize → Read again → still empty: Subscribe or answer.
+//
+// Errors: ErrNotLeader, ErrNotReady, ErrFencedLeaderEpoch, ErrUnknownLeaderEpoch, ErrOffsetOutOfRange, ErrFailed (also
+// for damage in just what was to be read), ErrClosed.
 func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
-	return ReadResult{HighWatermark: -1, LastStable: -1, LogStart: -1, LeaderEpoch: -1}, ErrClosed
+	v, err := r.view(q.LeaderEpoch, q.AnyReplica)
+	res := ReadResult{HighWatermark: -1, LastStable: -1, LogStart: -1, LeaderEpoch: v.lead.Epoch}
+	if err != nil {
+		return res, err
+	}
+	// The start is read after the high watermark: it only grows, and never beyond it.
+	res.HighWatermark, res.LastStable, res.LogStart = v.pub.hw, v.pub.hw, v.logStart()
+	if q.Offset < res.LogStart || q.Offset > res.HighWatermark {
+		return res, &RangeError{Offset: q.Offset, Start: res.LogStart, HighWatermark: res.HighWatermark}
+	}
+	if q.Offset == res.HighWatermark || q.MaxBytes <= 0 {
+		return res, nil
+	}
+	batches, err := v.m.log.ReadOffsets(segment.Offset(q.Offset), v.pub.applied, q.MaxBytes)
+	if err != nil {
+		if start := v.logStart(); q.Offset < start { // retention overtook us
+			res.LogStart = start
+			return res, &RangeError{Offset: q.Offset, Start: start, HighWatermark: res.HighWatermark}
+		}
+		return res, fmt.Errorf("%w: read offset %d: %w", ErrFailed, q.Offset, err)
+	}
+	res.Batches = batches
+	for _, b := range batches {
+		res.Bytes += len(b)
+	}
+	return res, nil
+}
+
+// view is a consistent look at what a reader needs.
+type view struct {
+	m     *machine
+	group *multi.Group
+	lead  Leadership
+	pub   published
+}
+
+func (v view) logStart() int64 { return min(int64(v.m.log.StartOffset()), v.pub.hw) }
+
+// serving is the view if this node leads and serves.
+func (r *Replica) serving() (view, error) { return r.view(-1, false) }
+
+// view checks state, leadership and the client's leader epoch (-1: none), in Kafka's order: epochs first, so that a
+// client that is ahead of us is told so (KIP-320).
+func (r *Replica) view(epoch int32, anyReplica bool) (view, error) {
+	r.mu.Lock()
+	v := view{m: r.m, lead: r.lead, pub: r.pub}
+	if r.m != nil {
+		v.group = r.m.group
+	}
+	state, cause := r.state, r.err
+	r.mu.Unlock()
+	switch {
+	case state == StateClosed:
+		return v, ErrClosed
+	case state == StateFailed:
+		return v, fmt.Errorf("%w: %w", ErrFailed, cause)
+	case v.group == nil:
+		return v, &NotLeaderError{Epoch: v.lead.Epoch}
+	case epoch >= 0 && epoch != v.lead.Epoch:
+		return v, &EpochError{Asked: epoch, Current: v.lead.Epoch}
+	case v.lead.Self && !v.lead.Ready:
+		return v, ErrNotReady
+	case !v.lead.Self && !anyReplica:
+		return v, &NotLeaderError{Leader: v.lead.Leader, Epoch: v.lead.Epoch}
+	}
+	return v, nil
 }
 
 // Linearize calls done, at once where the leader's lease allows it, when the high watermark is at least what any
 // acknowledged produce had reached at the call. done may be called before Linearize returns; otherwise a worker calls
-// it, and it must not block. Errors: ErrNotLeader, ErrNotReady, ErrUnavailable, ErrFailed, ErrClosed.
-func (r *Replica) Linearize(done func(error)) { done(ErrClosed) }
+// it, and it must not block. Errors: ErrNotLeader, ErrNotReady, ErrUnavailable, ErrOverloaded, ErrFailed, ErrClosed.
+func (r *Replica) Linearize(done func(error)) {
+	v, err := r.serving()
+	if err != nil {
+		done(err)
+		return
+	}
+	v.group.Read(func(_ raft.Index, err error) {
+		if err != nil {
+			err = r.typed(err)
+		}
+		done(err)
+	})
+}
 
 // ListOffset answers by timestamp (or one of the special ones): the first offset whose record is at or after ts. It
 // speaks of the end of the log: call Linearize first. leaderEpoch is the client's, -1 if it does not say.
 func (r *Replica) ListOffset(ts int64, leaderEpoch int32) (OffsetResult, error) {
-	return OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}, ErrClosed
+	none := OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
+	v, err := r.view(leaderEpoch, false)
+	if err != nil {
+		return none, err
+	}
+	var off segment.Offset
+	var term raft.Term
+	ok, asked := true, ts
+	switch ts {
+	case LatestTimestamp:
+		return OffsetResult{Offset: v.pub.hw, Timestamp: -1, LeaderEpoch: v.lead.Epoch}, nil
+	case EarliestTimestamp, EarliestLocalTimestamp:
+		start := v.logStart()
+		epoch := v.lead.Epoch // of an empty log: the leader's
+		if t, ok := v.m.log.EpochAt(segment.Offset(start)); ok && start < v.pub.hw {
+			epoch = int32(t)
+		}
+		return OffsetResult{Offset: start, Timestamp: -1, LeaderEpoch: epoch}, nil
+	case MaxTimestamp:
+		off, ts, term, ok, err = v.m.log.MaxTimestamp(v.pub.applied)
+	case LastTieredTimestamp:
+		return none, nil
+	default:
+		off, ts, term, ok, err = v.m.log.OffsetForTime(ts, v.pub.applied)
+	}
+	if err != nil {
+		return none, fmt.Errorf("%w: list offset: %w", ErrFailed, err)
+	}
+	if !ok {
+		return none, nil
+	}
+	if b := v.batchAt(off); b != nil {
+		off, ts = firstRecordSince(b, wanted(asked, ts), off, ts)
+	}
+	return OffsetResult{Offset: int64(off), Timestamp: ts, LeaderEpoch: int32(term)}, nil
+}
+
+// maxInflated bounds what one batch may inflate to when ListOffset has to look for a record in it; beyond, and for a
+// damaged one, the batch's first offset is the answer, from which a consumer finds the record as well.
+const maxInflated = 2 * MaxBatchBytes
+
+var inflater = sync.OnceValue(func() *protocol.Inflater { return protocol.NewInflater(maxInflated) })
+
+// wanted is the timestamp to look for within the batch that the log has found: the one asked for, or the largest.
+func wanted(asked, found int64) int64 {
+	if asked == MaxTimestamp {
+		return found
+	}
+	return asked
+}
+
+// batchAt is the batch that begins at off; nil if it cannot be read (any more).
+func (v view) batchAt(off segment.Offset) protocol.Batch {
+	raw, err := v.m.log.ReadOffsets(off, v.pub.applied, 1)
+	if err != nil || len(raw) == 0 {
+		return nil
+	}
+	b, err := protocol.ParseBatch(raw[0])
+	if err != nil || b.BaseOffset() != int64(off) {
+		return nil
+	}
+	return b
+}
+
+// firstRecordSince is the first record of b at or after ts; off and at, if there is none to be seen.
+func firstRecordSince(b protocol.Batch, ts int64, off segment.Offset, at int64) (segment.Offset, int64) {
+	if b.LogAppendTime() {
+		return off, b.MaxTimestamp()
+	}
+	for r, err := range b.Records(inflater()) {
+		if err != nil {
+			break
+		}
+		if r.Timestamp >= ts {
+			return segment.Offset(r.Offset), r.Timestamp
+		}
+	}
+	return off, at
 }
 
 // OffsetForLeaderEpoch returns the largest epoch at or below epoch that has records here, and the offset at which it ends;
 // -1, -1 if there is none. Call Linearize first. leaderEpoch is the client's current one, -1 if it does not say.
 func (r *Replica) OffsetForLeaderEpoch(epoch, leaderEpoch int32) (foundEpoch int32, end int64, err error) {
-	return -1, -1, ErrClosed
+	v, err := r.view(leaderEpoch, false)
+	switch {
+	case err != nil:
+		return -1, -1, err
+	case epoch < 0 || epoch > v.lead.Epoch:
+		return -1, -1, nil // Kafka: UNDEFINED_EPOCH for what this leader has not seen
+	case epoch == v.lead.Epoch:
+		// Also without a record of this term: whatever comes, begins there.
+		return epoch, v.pub.hw, nil
+	}
+	term, off := v.m.log.EpochEnd(raft.Term(epoch), v.pub.applied)
+	if term == 0 && epoch > 0 {
+		return -1, -1, nil // no entries at all
+	}
+	return int32(term), min(int64(off), v.pub.hw), nil
 }
 
 // HighWatermark is the offset below which everything is committed, as far as this node knows. false: this node is a
@@ -77,6 +256,17 @@ func (r *Replica) HighWatermark() (int64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.pub.hw, r.state == StateOpen && (!r.lead.Self || r.lead.Ready)
+}
+
+// LogStart is the first offset that is there; -1 if the replica is closed.
+func (r *Replica) LogStart() int64 {
+	r.mu.Lock()
+	v := view{m: r.m, pub: r.pub}
+	r.mu.Unlock()
+	if v.m == nil {
+		return -1
+	}
+	return v.logStart()
 }
 
 // Leader is who leads, as far as this node knows (0: nobody), and in which epoch. ready: it is this node, and it

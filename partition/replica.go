@@ -3,12 +3,19 @@
 package partition
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"path"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/segment"
 )
 
 // Config is what a replica is opened with.
@@ -18,8 +25,13 @@ type Config struct {
 	TopicID   [16]byte
 	Partition int32
 
-	FS  vfs.FS
-	Dir string // of this replica alone; made if it is not there
+	Host    *multi.Host
+	FS      vfs.FS
+	Dir     string // of this replica alone; made if it is not there
+	Segment segment.Options
+	// SnapshotEvery is the number of applied bytes between checkpoints of the producers' state, which bound what is
+	// replayed after a restart; default [DefaultSnapshotEvery].
+	SnapshotEvery int64
 
 	// Existing: this broker's journal already has a hard state for the group. Then a missing directory is damage and not a
 	// first start, and Open refuses it.
@@ -64,21 +76,32 @@ type Leadership struct {
 // Serving reports that this node leads and may answer.
 func (l Leadership) Serving() bool { return l.Self && l.Ready }
 
+// DefaultSnapshotEvery is about how much of a partition's log is read again at a restart.
+const DefaultSnapshotEvery = 64 << 20
+
 // Replica is one partition on this node. All methods are safe for concurrent use.
 //
-// Lock order: life, then mu. mu is a leaf: nothing outside this package is called while it is held, no callback, no log and no
-// group, so that it may be taken under any other lock. life serialises Close, Remove and Reopen only.
+// Lock order: life, then mu. mu is a leaf: nothing outside this package is called while it is held, no callback, no log
+// and no group, so that it may be taken under any other lock. life serialises Close, Remove and Reopen only, and must not
+// be wanted by a worker: those three wait for the group's last turn.
 type Replica struct {
+	cfg      Config
+	settings atomic.Pointer[Settings]
+
 	life sync.Mutex
 
-	mu    sync.Mutex // guards everything below
+	mu    sync.Mutex // guards everything below, and machine.group
 	state State
+	err   error    // why it failed
+	m     *machine // the current life; nil when closed
 	lead  Leadership
 	pub   published
-	// committedBytes counts record bytes applied since Open; Waiter.MinBytes is measured by it.
+	// committedBytes counts record bytes applied since Open; Waiter.until is measured by it.
 	committedBytes int64
+	producers      int
 	waiters        *Waiter
 	waiting        int
+	parked         parking
 }
 
 // published is the point up to which clients may read. hw is the offset after applied, always both or neither.
@@ -87,57 +110,238 @@ type published struct {
 	hw      int64
 }
 
-// ReplicaStatus is one voter or learner as the leader sees it.
-type ReplicaStatus struct {
-	Node    raft.NodeID
-	Learner bool
-	Match   raft.Index
-	InSync  bool
-}
-
-// Description is a replica's status for people.
-type Description struct {
-	Group         raft.GroupID
-	Topic         string
-	Partition     int32
-	State         State
-	Err           error // why it failed
-	Leadership    Leadership
-	Voters        []raft.Member
-	Replicas      []ReplicaStatus // on the leader
-	LogStart      int64
-	HighWatermark int64
-	NextOffset    int64
-	Commit        raft.Index
-	Applied       raft.Index
-	Size          int64
-	Full          bool
-	Producers     int
-}
-
 // Open opens or makes the replica's log and joins its group.
 func Open(cfg Config) (*Replica, error) {
-	if err := cfg.Settings.withDefaults().validate(); err != nil {
+	settings := cfg.Settings.withDefaults()
+	if err := settings.validate(); err != nil {
 		return nil, err
 	}
-	return nil, ErrClosed
+	if cfg.Group == 0 || cfg.Host == nil || cfg.FS == nil || cfg.Dir == "" {
+		return nil, fmt.Errorf("partition: %s-%d: Config lacks a group, host, file system or directory", cfg.Topic, cfg.Partition)
+	}
+	if cfg.SnapshotEvery == 0 {
+		cfg.SnapshotEvery = DefaultSnapshotEvery
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	r := &Replica{cfg: cfg}
+	r.settings.Store(&settings)
+	r.life.Lock()
+	defer r.life.Unlock()
+	if err := r.open(cfg.Existing, cfg.Campaign); err != nil {
+		return nil, fmt.Errorf("partition: open %s-%d: %w", cfg.Topic, cfg.Partition, err)
+	}
+	return r, nil
 }
 
-// Close leaves the group and closes the log; the files stay. Waiters fire, proposals end with ErrClosed.
-func (r *Replica) Close() error { return nil }
+func (r *Replica) now() time.Time { return r.cfg.Now() }
 
-// Remove closes the replica and deletes its files. It may be called after Close, and again after a failure.
-func (r *Replica) Remove() error { return nil }
+// errMissing says that the log's directory of a replica that has voted before is gone.
+var errMissing = errors.New("the log's directory is missing, though this replica has voted before: its data is lost, re-add it as a new replica")
 
-// Reopen closes what is left of a failed replica and opens it again. Only for StateFailed; with an error it stays there.
-func (r *Replica) Reopen() error { return nil }
+// open starts a life. life is held.
+func (r *Replica) open(existing, campaign bool) error {
+	c := &r.cfg
+	_, err := c.FS.Stat(c.Dir)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err != nil && !fresh:
+		return err
+	case fresh && existing:
+		return fmt.Errorf("%s: %w", c.Dir, errMissing)
+	}
+	log, err := segment.Open(c.FS, c.Dir, c.Group, c.Segment)
+	if err != nil {
+		return err
+	}
+	r.sayRecovery(log.Health())
+	m := &machine{r: r, log: log, fold: newFold()}
+	r.mu.Lock()
+	before := r.state
+	// Callbacks may come before CreateGroup returns. Until then the state keeps everybody else out.
+	r.m, r.lead, r.pub = m, Leadership{Epoch: r.lead.Epoch}, published{}
+	r.mu.Unlock()
+	group, err := c.Host.CreateGroup(multi.GroupConfig{
+		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Fresh: fresh, Campaign: campaign,
+		VoteAfter: log.Health().DamagedUpTo, SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed,
+	})
+	if err != nil {
+		r.mu.Lock()
+		r.m, r.state = nil, before
+		r.mu.Unlock()
+		return errors.Join(err, log.Close())
+	}
+	r.mu.Lock()
+	m.group = group
+	if !m.dead {
+		r.state, r.err = StateOpen, nil
+	}
+	r.mu.Unlock()
+	return nil
+}
+
+// sayRecovery logs what the opening of the log has found.
+func (r *Replica) sayRecovery(h segment.Health) {
+	l := r.cfg.Logger.With("topic", r.cfg.Topic, "partition", r.cfg.Partition, "group", uint64(r.cfg.Group))
+	rec := h.Recovery
+	if rec.Torn {
+		l.Info("cut the torn tail of the last write", "file", rec.TornFile, "at", rec.TornAt, "index", uint64(rec.TornIndex))
+	}
+	if rec.Corrupt {
+		l.Error("the log is damaged; it keeps the bytes and is repaired by its leader", "from", uint64(rec.CorruptFrom),
+			"reason", rec.Reason, "setAside", rec.SetAside)
+	}
+	if h.DamagedUpTo > 0 {
+		l.Warn("neither votes nor campaigns until a leader has caught it up", "upTo", uint64(h.DamagedUpTo))
+	}
+}
+
+// current is the life and its group, or nil.
+func (r *Replica) current() (*machine, *multi.Group) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.m == nil {
+		return nil, nil
+	}
+	return r.m, r.m.group
+}
+
+// Close leaves the group and closes the log; the files stay. Waiters fire, proposals end with ErrClosed. A second Close
+// does nothing.
+func (r *Replica) Close() error {
+	r.life.Lock()
+	defer r.life.Unlock()
+	return r.close(StateClosed)
+}
+
+// close ends the current life, if there is one. life is held.
+func (r *Replica) close(as State) error {
+	r.mu.Lock()
+	m := r.m
+	r.m, r.state = nil, as
+	r.lead = Leadership{Epoch: r.lead.Epoch}
+	fns := r.due(true)
+	reqs := r.parked.take()
+	r.mu.Unlock()
+	fire(fns)
+	for _, req := range reqs {
+		req.answer(ErrClosed)
+	}
+	if m == nil || m.group == nil {
+		return nil
+	}
+	if err := m.group.Close(); err != nil {
+		return fmt.Errorf("partition: close %s-%d: %w", r.cfg.Topic, r.cfg.Partition, err)
+	}
+	return nil
+}
+
+// RemovedSuffix ends the names of directories whose deletion was begun. Whoever owns the parent directory deletes
+// what it finds of them at start: see [CleanRemoved].
+const RemovedSuffix = ".removed"
+
+// Remove closes the replica and deletes its files: durably renamed aside first, so that after a crash nobody takes
+// half of a log for a log. It may be called after Close, and again after an error. The hard state in the host's journal is the
+// caller's to delete, afterwards.
+func (r *Replica) Remove() error {
+	r.life.Lock()
+	defer r.life.Unlock()
+	closeErr := r.close(StateClosed) // a log that does not close is deleted all the same
+	if err := r.remove(); err != nil {
+		return fmt.Errorf("partition: remove %s-%d: %w", r.cfg.Topic, r.cfg.Partition, errors.Join(err, closeErr))
+	}
+	return nil
+}
+
+func (r *Replica) remove() error {
+	c := &r.cfg
+	parent, aside := path.Dir(c.Dir), c.Dir+RemovedSuffix
+	if _, err := c.FS.Stat(c.Dir); err == nil {
+		if err := c.FS.RemoveAll(aside); err != nil { // of an earlier try
+			return err
+		}
+		if err := c.FS.Rename(c.Dir, aside); err != nil {
+			return err
+		}
+		if err := c.FS.SyncDir(parent); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := c.FS.RemoveAll(aside); err != nil {
+		return err
+	}
+	return c.FS.SyncDir(parent)
+}
+
+// CleanRemoved deletes what interrupted Removes have left in parent.
+func CleanRemoved(fsys vfs.FS, parent string) error {
+	names, err := fsys.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("partition: clean %s: %w", parent, err)
+	}
+	for _, name := range names {
+		if path.Ext(name) == RemovedSuffix {
+			if err := fsys.RemoveAll(path.Join(parent, name)); err != nil {
+				return fmt.Errorf("partition: clean %s: %w", name, err)
+			}
+		}
+	}
+	return fsys.SyncDir(parent)
+}
+
+// Reopen closes what is left of a failed replica and opens it again, recovery included. Only for StateFailed: in any other
+// state it does nothing. With an error the replica stays failed, and Reopen may be called again.
+func (r *Replica) Reopen() error {
+	r.life.Lock()
+	defer r.life.Unlock()
+	r.mu.Lock()
+	failed := r.state == StateFailed
+	r.mu.Unlock()
+	if !failed {
+		return nil
+	}
+	// What closing a failed log reports is what it failed of, or its consequence.
+	if err := r.close(StateFailed); err != nil {
+		r.cfg.Logger.Warn("closing a failed replica", "topic", r.cfg.Topic, "partition", r.cfg.Partition, "err", err)
+	}
+	if err := r.open(true, false); err != nil {
+		return fmt.Errorf("partition: reopen %s-%d: %w", r.cfg.Topic, r.cfg.Partition, err)
+	}
+	return nil
+}
 
 // UpdateSettings takes effect for the next batch.
-func (r *Replica) UpdateSettings(s Settings) error { return s.withDefaults().validate() }
+func (r *Replica) UpdateSettings(s Settings) error {
+	s = s.withDefaults()
+	if err := s.validate(); err != nil {
+		return err
+	}
+	r.settings.Store(&s)
+	return nil
+}
 
-// Describe is the replica's status.
-func (r *Replica) Describe() Description { return Description{} }
+// Settings are the ones in force, defaults filled in.
+func (r *Replica) Settings() Settings { return *r.settings.Load() }
 
-// ISR is, on the leader, the voters that are alive and hold everything that is committed (or nearly: what is in flight
-// does not count), itself included, in order of their ids. On another node it is nil.
-func (r *Replica) ISR() []raft.NodeID { return nil }
+// State is where the replica is in its life, and why it failed.
+func (r *Replica) State() (State, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state, r.err
+}
+
+// GroupID is the replica's raft group.
+func (r *Replica) GroupID() raft.GroupID { return r.cfg.Group }
+
+// Raft is the running group, for leadership transfer and membership changes; nil unless the replica is open. A reopened
+// replica has another one: do not keep it.
+func (r *Replica) Raft() *multi.Group {
+	_, g := r.current()
+	return g
+}

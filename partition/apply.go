@@ -1,0 +1,163 @@
+// The state machine: committed entries become the high watermark, the producers' state and woken waiters.
+
+package partition
+
+import (
+	"fmt"
+
+	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/segment"
+)
+
+// machine is one life of a replica: from the opening of its log to the close or failure of its group. It implements
+// [multi.Stager] and [multi.StateMachine]. Except where said, its fields belong to the worker that holds the group.
+type machine struct {
+	r   *Replica
+	log *segment.Log // has its own locks
+
+	fold    *fold
+	applied raft.Index
+	staging staging
+
+	ready      bool // this node leads and serves
+	clockAsked bool // a clock command is on its way
+
+	// Guarded by Replica.mu.
+	group *multi.Group // nil until CreateGroup has returned
+	dead  bool         // the group has failed
+}
+
+// Apply implements [multi.StateMachine].
+func (m *machine) Apply(entries []raft.Entry) ([]any, error) {
+	var bytes int64
+	for i := range entries {
+		e := &entries[i]
+		switch e.Type {
+		case raft.EntryRecords:
+			if err := m.fold.records(e.Index, e.Payload); err != nil {
+				return nil, err
+			}
+			bytes += int64(len(e.Payload))
+			if len(m.staging.over) > 0 {
+				m.staging.over.applied(protocol.Batch(e.Payload).ProducerID(), e.Index)
+			}
+		case raft.EntryCommand:
+			if err := m.fold.command(e.Index, e.Payload); err != nil {
+				return nil, err
+			}
+		}
+		m.applied = e.Index
+	}
+	m.publish(bytes)
+	m.askClock()
+	return nil, nil
+}
+
+// publish moves the high watermark and calls the waiters that waited for it.
+func (m *machine) publish(bytes int64) {
+	r := m.r
+	r.mu.Lock()
+	if r.m != m {
+		r.mu.Unlock()
+		return
+	}
+	r.pub = published{applied: m.applied, hw: m.fold.next}
+	r.committedBytes += bytes
+	r.producers = len(m.fold.byID)
+	fns := r.due(false)
+	r.mu.Unlock()
+	fire(fns)
+}
+
+// clockShare is the part of the producers' expiry that passes between two clock commands. A partition that is not
+// written to gets none.
+const clockShare = 8
+
+// askClock proposes the leader's clock when it has moved on enough to matter to a producer's expiry.
+func (m *machine) askClock() {
+	if !m.ready || m.clockAsked || m.fold.newest == nil {
+		return
+	}
+	now, expiry := m.r.now().UnixMilli(), m.r.settings.Load().ProducerExpiry.Milliseconds()
+	if now < m.fold.clock || now-m.fold.clock < expiry/clockShare {
+		return
+	}
+	_, g := m.r.current()
+	if g == nil {
+		return
+	}
+	m.clockAsked = true
+	g.Propose(&multi.Proposal{
+		Type:    raft.EntryCommand,
+		Payload: encodeClock(now, expiry),
+		// From the same worker; whatever came of it, the next batch asks again if it is still due.
+		Done: func(multi.Outcome) { m.clockAsked = false },
+	})
+}
+
+// Snapshot implements [multi.StateMachine].
+func (m *machine) Snapshot() ([]byte, error) { return m.fold.encode(), nil }
+
+// Restore implements [multi.StateMachine].
+func (m *machine) Restore(meta raft.SnapshotMeta, state []byte) error {
+	f, err := decodeFold(state)
+	if err != nil {
+		return fmt.Errorf("restore at index %d: %w", meta.Index, err)
+	}
+	// Leadership and a snapshot from another leader exclude each other, so nothing staged can be pending.
+	m.fold, m.applied, m.staging = f, meta.Index, staging{}
+	m.publish(0)
+	return nil
+}
+
+// leadershipOf is what a status says about who leads.
+func leadershipOf(s multi.Status) Leadership {
+	self := s.Role == raft.Leader
+	return Leadership{Leader: s.Leader, Epoch: int32(s.Term), Self: self, Ready: self && s.Ready}
+}
+
+// LeadershipChanged implements [multi.StateMachine].
+func (m *machine) LeadershipChanged(s multi.Status) {
+	l := leadershipOf(s)
+	m.ready = l.Serving()
+	if !l.Self {
+		m.staging = staging{} // the overlay goes with leadership
+	}
+	r := m.r
+	r.mu.Lock()
+	if r.m != m || r.lead == l {
+		r.mu.Unlock()
+		return
+	}
+	r.lead = l
+	fns := r.due(true)
+	r.mu.Unlock()
+	fire(fns)
+	if r.cfg.OnLeadership != nil {
+		r.cfg.OnLeadership(r, l)
+	}
+}
+
+// failed is the group's OnFatal.
+func (m *machine) failed(err error) {
+	r := m.r
+	r.mu.Lock()
+	if r.m != m || m.dead {
+		r.mu.Unlock()
+		return
+	}
+	m.dead = true
+	r.state, r.err, r.lead = StateFailed, err, Leadership{Epoch: r.lead.Epoch}
+	fns, reqs := r.due(true), r.parked.take()
+	r.mu.Unlock()
+	for _, req := range reqs {
+		req.answer(ErrNotEnoughReplicasAfterAppend)
+	}
+	r.cfg.Logger.Error("replica failed", "topic", r.cfg.Topic, "partition", r.cfg.Partition, "group", r.cfg.Group, "err", err)
+	fire(fns)
+	if r.cfg.OnFailed != nil {
+		r.cfg.OnFailed(r, err)
+	}
+}

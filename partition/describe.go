@@ -1,0 +1,77 @@
+// The replica's status for people and for DescribeQuorum, DescribeLogDirs and the like.
+
+package partition
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/segment"
+)
+
+// ReplicaStatus is one member as the leader sees it.
+type ReplicaStatus struct {
+	Node    raft.NodeID
+	Learner bool
+	Match   raft.Index // durable there up to here
+	InSync  bool
+}
+
+// Description is a replica's status.
+type Description struct {
+	Group         raft.GroupID
+	Topic         string
+	TopicID       [16]byte
+	Partition     int32
+	State         State
+	Err           error // why it failed
+	Leadership    Leadership
+	Voters        []raft.Member
+	Learners      []raft.Member
+	Replicas      []ReplicaStatus // on the leader, in order of their ids
+	LogStart      int64
+	HighWatermark int64
+	NextOffset    int64 // appended here, committed or not
+	Commit        raft.Index
+	Applied       raft.Index
+	Size          int64      // bytes on disk
+	Full          bool       // the disk is full: produce is refused
+	DamagedUpTo   raft.Index // recovery found damage that a leader has not healed yet; it neither votes nor campaigns
+	Log           segment.Health
+	Producers     int
+	Waiters       int
+}
+
+// Describe is the replica's status.
+func (r *Replica) Describe() Description {
+	c := &r.cfg
+	r.mu.Lock()
+	d := Description{
+		Group: c.Group, Topic: c.Topic, TopicID: c.TopicID, Partition: c.Partition, State: r.state, Err: r.err,
+		Leadership: r.lead, HighWatermark: r.pub.hw, Applied: r.pub.applied, Producers: r.producers, Waiters: r.waiting,
+	}
+	m := r.m
+	var g *multi.Group
+	if m != nil {
+		g = m.group
+	}
+	r.mu.Unlock()
+	if g == nil {
+		return d
+	}
+	d.LogStart, d.NextOffset, d.Size = int64(m.log.StartOffset()), int64(m.log.NextOffset()), m.log.Size()
+	d.Log = m.log.Health()
+	l := lookAt(g)
+	d.Voters, d.Learners, d.Commit, d.Full, d.DamagedUpTo = l.Conf.Voters, l.Conf.Learners, l.Commit, l.Full || m.log.Full(), l.VoteAfter
+	if l.Role == raft.Leader {
+		d.Replicas = append(d.Replicas, ReplicaStatus{Node: l.Self.ID, Match: l.Stable, InSync: true})
+		for i := range l.peers {
+			p := &l.peers[i]
+			d.Replicas = append(d.Replicas, ReplicaStatus{Node: p.Member.ID, Learner: p.Learner, Match: p.Match, InSync: l.isInSync(p)})
+		}
+		slices.SortFunc(d.Replicas, func(a, b ReplicaStatus) int { return cmp.Compare(a.Node, b.Node) })
+	}
+	return d
+}
