@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -97,6 +98,8 @@ type devNode struct {
 	logPath    string
 	logStart   int64 // where this run's part of the log begins
 	cmd        *exec.Cmd
+	again      []string      // the command line that starts it once more
+	voters     chan struct{} // closed when it has seen the metadata group complete
 	exited     chan struct{} // closed when it has ended; err is set then
 	err        error
 }
@@ -178,7 +181,7 @@ func (a *app) watch(ctx context.Context, nodes []*devNode) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			fmt.Fprintf(a.err, "node %d: pid %d has ended (%s), log %s\n  start it again: %s\n", n.number, n.cmd.Process.Pid, n.cmd.ProcessState, n.logPath, shellCommand(n.cmd.Args))
+			fmt.Fprintf(a.err, "node %d: pid %d has ended (%s), log %s\n  start it again: %s\n", n.number, n.cmd.Process.Pid, n.cmd.ProcessState, n.logPath, shellCommand(n.again))
 		}
 	}
 	return &cliError{code: exitFailure, what: "all brokers have ended", where: filepath.Dir(nodes[0].logPath), mend: "read their logs; 'broker dev' starts them again"}
@@ -336,7 +339,7 @@ func (st *devState) pickPorts(o *devOptions) error {
 
 // startNode starts the child of index i.
 func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNode, error) {
-	n := &devNode{number: i + 1, exited: make(chan struct{}),
+	n := &devNode{number: i + 1, voters: make(chan struct{}), exited: make(chan struct{}),
 		kafka:   net.JoinHostPort(devHost, strconv.Itoa(st.KafkaPorts[i])),
 		rpc:     net.JoinHostPort(devHost, strconv.Itoa(st.RPCPorts[i])),
 		logPath: filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1)),
@@ -347,6 +350,7 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 	}
 	args := []string{"start", "--config", noConfigFile, "--data-dir", filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
 		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc}
+	hidden := []string{"--report-voters", strconv.Itoa(metadataVoters(st.Nodes))}
 	var others []string
 	for j, p := range st.RPCPorts {
 		if j != i {
@@ -364,8 +368,13 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 	if info, err := logFile.Stat(); err == nil {
 		n.logStart = info.Size()
 	}
-	n.cmd = exec.Command(exe, append(args, extra...)...)
-	n.cmd.Stdout, n.cmd.Stderr = logFile, logFile
+	n.again = append(append([]string{exe}, args...), extra...)
+	n.cmd = exec.Command(exe, slices.Concat(args, hidden, extra)...)
+	n.cmd.Stderr = logFile
+	stdout, err := n.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
 	n.cmd.SysProcAttr = procAttr()
 	// What is set for this process is not meant for each of its brokers: they get all they need as flags.
 	n.cmd.Env = slices.DeleteFunc(a.environ(), func(kv string) bool { return strings.HasPrefix(kv, envPrefix+"_") })
@@ -373,10 +382,28 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 		return nil, &cliError{code: exitFailure, what: fmt.Sprintf("node %d cannot be started: %v", n.number, err), where: exe, err: err}
 	}
 	go func() {
-		n.err = n.cmd.Wait()
+		lines := bufio.NewScanner(stdout)
+		for seen := false; lines.Scan(); {
+			if strings.HasPrefix(lines.Text(), votersLine) && !seen {
+				seen = true
+				close(n.voters)
+			}
+		}
+		n.err = n.cmd.Wait() // only after the pipe has been read to its end
 		close(n.exited)
 	}()
 	return n, nil
+}
+
+// metadataVoters is how many brokers of n keep the cluster's metadata.
+func metadataVoters(n int) int {
+	switch {
+	case n >= 5:
+		return 5
+	case n >= 3:
+		return 3
+	}
+	return 1
 }
 
 // stopNodes asks all children to end, kills those that do not, and returns when none is left.
@@ -399,7 +426,8 @@ func stopNodes(nodes []*devNode) {
 	}
 }
 
-// waitReady returns when every node lists all nodes and a topic could be created, or when one of them has ended.
+// waitReady returns when every node lists all nodes, a topic could be created and the metadata group has its voters, or when
+// a node has ended.
 func waitReady(ctx context.Context, nodes []*devNode) error {
 	ctx, cancel := context.WithTimeout(ctx, devReadyTimeout)
 	defer cancel()
@@ -418,6 +446,13 @@ func waitReady(ctx context.Context, nodes []*devNode) error {
 	for _, n := range nodes {
 		if err = waitNode(ctx, n, len(nodes)); err != nil {
 			break
+		}
+	}
+	if err == nil {
+		select {
+		case <-nodes[0].voters:
+		case <-ctx.Done():
+			err = fmt.Errorf("the metadata group does not have its %d voters: %w", metadataVoters(len(nodes)), ctx.Err())
 		}
 	}
 	select {

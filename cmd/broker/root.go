@@ -19,10 +19,12 @@ import (
 // line here.
 var commands = []func(*app) *cobra.Command{
 	newDevCommand,
+	newStartCommand,
 	newTopicCommand,
 	newProduceCommand,
 	newConsumeCommand,
 	newClusterCommand,
+	newLogCommand,
 	newVersionCommand,
 }
 

@@ -299,11 +299,8 @@ func checkValue(f *pflag.Flag, n *yaml.Node) string {
 	var err error
 	switch f.Value.Type() {
 	case "string", "stringSlice":
-	case "int", "int32", "int64":
-		bits := 64
-		if f.Value.Type() == "int32" {
-			bits = 32
-		}
+	case "int", "int16", "int32", "int64":
+		bits := map[string]int{"int": 64, "int16": 16, "int32": 32, "int64": 64}[f.Value.Type()]
 		_, err = strconv.ParseInt(n.Value, 10, bits)
 	case "bool":
 		_, err = strconv.ParseBool(n.Value)
@@ -324,7 +321,7 @@ func checkValue(f *pflag.Flag, n *yaml.Node) string {
 
 func kindName(f *pflag.Flag) string {
 	switch f.Value.Type() {
-	case "int", "int32", "int64":
+	case "int", "int16", "int32", "int64":
 		return "a whole number"
 	case "bool":
 		return "true or false"

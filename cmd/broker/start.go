@@ -1,0 +1,161 @@
+// broker start: one broker, until it is told to end.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/balsamq/balsa/broker"
+)
+
+type startOptions struct {
+	cfg       broker.Config
+	logLevel  *choice
+	logFormat *choice
+	autoTopic bool
+	voters    int
+}
+
+func newStartCommand(a *app) *cobra.Command {
+	o := &startOptions{logLevel: newChoice("info", "debug", "info", "warn", "error"), logFormat: newChoice("text", "text", "json")}
+	cmd := &cobra.Command{
+		Use:   "start",
+		Short: "Run one broker until interrupted",
+		Long: `Run one broker until it is interrupted or terminated; it hands leadership over and stops in order then.
+
+Without any configuration it founds a cluster of one in ./balsa-data and listens on this machine only. With --join it
+becomes a member of the cluster that the brokers at these addresses belong to. A data directory remembers which broker
+of which cluster it is: started again on it, the same command gives the same broker.
+
+The log goes to the standard error. On the standard output it prints one line when clients can come:
+
+  ready: HOST:PORT`,
+		Example: `  broker start
+  broker start --data-dir /var/lib/balsa --kafka-listen 0.0.0.0:9092 --kafka-advertise broker-1.example:9092 \
+      --rpc-listen 0.0.0.0:9192 --rpc-advertise broker-1.example:9192
+  broker start --data-dir /var/lib/balsa-2 --kafka-listen 127.0.0.1:9093 --rpc-listen 127.0.0.1:9193 --join 127.0.0.1:9192`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.start(cmd.Context(), cmd, o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.cfg.DataDir, "data-dir", "balsa-data", "where everything that the broker keeps lives, `DIR`")
+	f.StringVar(&o.cfg.Listen, "kafka-listen", "127.0.0.1:9092", "listen for Kafka clients on `HOST:PORT`; port 0: a free one")
+	f.StringVar(&o.cfg.Advertise, "kafka-advertise", "", "the `HOST:PORT` that clients are told; default: where it listens")
+	f.StringVar(&o.cfg.ListenRPC, "rpc-listen", "127.0.0.1:9192", "listen for other brokers on `HOST:PORT`; port 0: a free one")
+	f.StringVar(&o.cfg.AdvertiseRPC, "rpc-advertise", "", "the `HOST:PORT` that other brokers are told; default: where it listens")
+	f.StringSliceVar(&o.cfg.Join, "join", nil, "rpc addresses `HOST:PORT,…` of brokers of the cluster to belong to")
+	f.Int32Var(&o.cfg.NodeID, "node-id", 0, "the id to ask for; 0: the cluster gives one")
+	f.StringVar(&o.cfg.ClusterID, "cluster-id", "", "found a cluster of this `NAME`, or belong to no other")
+	f.StringVar(&o.cfg.Rack, "rack", "", "where the broker stands, `NAME`; replicas are spread over racks")
+	f.DurationVar(&o.cfg.ElectionTimeout, "election-timeout", time.Second, "how long a partition goes without a leader before it elects another")
+	f.Int32Var(&o.cfg.Partitions, "default-partitions", 1, "partitions of a topic whose creator names no number")
+	f.Int16Var(&o.cfg.ReplicationFactor, "default-replicas", 0, "replicas likewise; 0: three, or as many as there are brokers")
+	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
+	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
+	f.Int64Var(&o.cfg.CacheBytes, "cache-bytes", 64<<20, "bound of the memory that holds the newest records")
+	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
+	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
+	f.Var(o.logFormat, "log-format", "`text|json`")
+	settingsAll(f, "")
+	f.IntVar(&o.voters, "report-voters", 0, "print a line when the metadata group has so many voters (for broker dev)")
+	_ = f.MarkHidden("report-voters") // the flag exists: it was defined one line above
+	return cmd
+}
+
+func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) error {
+	cfg := o.cfg
+	cfg.DisableAutoCreate = !o.autoTopic
+	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
+	a.warnUnknownEnvironment(cmd, cfg.Logger)
+	b, err := broker.Start(ctx, cfg)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // interrupted before it was ready
+		}
+		return startError(err)
+	}
+	fmt.Fprintf(a.out, "ready: %s\n", b.KafkaAddr())
+	if o.voters > 0 {
+		go a.reportVoters(ctx, b, o.voters)
+	}
+	select {
+	case <-ctx.Done():
+		return b.Close()
+	case fatal := <-b.Fatal():
+		return &cliError{code: exitFailure, what: "the broker had to stop: " + errors.Join(fatal, b.Close()).Error(), where: cfg.DataDir,
+			mend: "see to the disk, then start it again", err: fatal}
+	}
+}
+
+// reportVoters is how `broker dev` learns that the metadata group can lose a broker.
+func (a *app) reportVoters(ctx context.Context, b *broker.Broker, want int) {
+	tick := time.NewTicker(devPollInterval)
+	defer tick.Stop()
+	for {
+		if len(b.MetadataVoters()) == want {
+			fmt.Fprintf(a.out, "%s%d\n", votersLine, want)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+const votersLine = "metadata voters: "
+
+// startError words what a broker said when it did not start. Its own errors name the place and the mending already.
+func startError(err error) error {
+	e := &cliError{code: exitFailure, what: err.Error(), err: err}
+	switch {
+	case errors.Is(err, broker.ErrConfig):
+		e.code = exitUsage
+		e.what = strings.ReplaceAll(err.Error(), "\n", "; ")
+		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, Join --join"
+	case errors.Is(err, syscall.EADDRINUSE):
+		e.mend = "stop the program that listens there, or choose another --kafka-listen or --rpc-listen"
+	case errors.Is(err, broker.ErrDataDir):
+		e.mend = "nothing was changed; --data-dir names another directory"
+	case errors.Is(err, context.DeadlineExceeded):
+		e.code = exitTimeout
+		e.mend = "check that a majority of the brokers runs and that --join names the rpc address of one"
+	}
+	return e
+}
+
+func newLogger(w io.Writer, level, format string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		panic(err) // the flag allows only levels that slog knows
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// warnUnknownEnvironment names variables that look like settings and are none: most likely a typing error.
+func (a *app) warnUnknownEnvironment(cmd *cobra.Command, log *slog.Logger) {
+	names := map[string]bool{envPrefix + "_CONFIG": true}
+	for key := range knownSettings(cmd.Root()) {
+		names[envName(key)] = true
+	}
+	for _, kv := range a.environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, envPrefix+"_") && !names[name] {
+			log.Warn("environment variable is no setting and has no effect; 'broker help config' lists the settings", "name", name)
+		}
+	}
+}
