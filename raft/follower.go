@@ -139,12 +139,6 @@ func (r *Raft) handleSnapshot(m *Message) error {
 		return diverged(m, "snapshot of (%d,%d) contradicts what matched", meta.Term, meta.Index)
 	}
 	r.installed, r.install = m.Snapshot, true
-	// What was appended and not handed out goes with the log that is replaced.
-	if len(r.pending) > 0 {
-		r.pending = nil
-		r.last = r.log.LastIndex()
-		r.matched = min(r.matched, r.last)
-	}
 	return nil
 }
 

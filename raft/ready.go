@@ -4,6 +4,8 @@ package raft
 
 // Ready is what the core wants done. It is handed out once. Entries must be in the log (durable or not) before the core
 // is called again; all the rest may take its time. Everything in it is immutable.
+//
+// Entries and Snapshot never come together.
 type Ready struct {
 	Term      Term       // current: the one to append Entries under
 	HardState *HardState // changed: persist, then HardStateSynced; messages that depend on it are held inside until then
@@ -52,15 +54,14 @@ func (r *Raft) Ready() (Ready, bool) {
 		rd.Entries = r.pending
 		r.pending = nil
 		some = true
+	} else if r.install { // only then: entries handed out together with it would belong to the log that it replaces
+		rd.Snapshot = r.installed
+		r.install = false
+		some = true
 	}
 	if len(r.out) > 0 {
 		rd.Messages = r.out
 		r.out = nil
-		some = true
-	}
-	if r.install {
-		rd.Snapshot = r.installed
-		r.install = false
 		some = true
 	}
 	if len(r.sendSnapshot) > 0 {
