@@ -78,7 +78,7 @@ func (m *metaGroup) open() error {
 	}
 	g, err := m.host.CreateGroup(multi.GroupConfig{
 		ID: raft.MetadataGroup, Log: log, Stager: m.md, StateMachine: m.md, Bootstrap: m.bootstrap, Fresh: fresh, Campaign: m.campaign,
-		VoteAfter: log.Health().VoteAfter, SnapshotEvery: metaSnapshotEvery, KeepEntries: metaKeepEntries, OnFatal: m.failed,
+		VoteAfter: log.Health().DamagedUpTo, SnapshotEvery: metaSnapshotEvery, KeepEntries: metaKeepEntries, OnFatal: m.failed,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the metadata group: %w", err), log.Close())

@@ -245,7 +245,7 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		Bootstrap: raft.ConfState{Voters: voters},
 		Campaign:  !existing && p.Replicas[0] == r.self,
 		Settings:  settingsOf(t.Configs),
-		OnFailed:  r.onFailed,
+		OnFailed:  func(_ *partition.Replica, err error) { r.onFailed(h.group, err) },
 		OnLeadership: func(_ *partition.Replica, l partition.Leadership) {
 			r.leads(h.group, l)
 		},
@@ -265,10 +265,10 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 }
 
 // onFailed is called by a worker, or the flush loop.
-func (r *reconciler) onFailed(rep *partition.Replica, err error) {
+func (r *reconciler) onFailed(g raft.GroupID, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h := r.groups[rep.Group()]
+	h := r.groups[g]
 	if h == nil || r.closed || h.failed {
 		return
 	}

@@ -1,0 +1,169 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/raft"
+)
+
+func TestLeaderTableHighestEpochWins(t *testing.T) {
+	tab := &leaderTable{self: 1, m: make(map[raft.GroupID]leading)}
+	is := func(leader raft.NodeID, epoch raft.Term, ready bool) {
+		t.Helper()
+		if got := tab.get(5); got != (leading{leader, epoch, ready}) {
+			t.Fatalf("table says %+v, want %d in %d ready %v", got, leader, epoch, ready)
+		}
+	}
+	observe := func(leader raft.NodeID, epoch int32, ready bool) (bool, bool) {
+		return tab.observed(5, partition.Leadership{Leader: leader, Epoch: epoch, Self: leader == 1, Ready: ready})
+	}
+	tab.told(leaderEntry{5, 2, 7})
+	is(2, 7, true)
+	if tab.told(leaderEntry{5, 3, 6}) {
+		t.Fatal("an older epoch was news")
+	}
+	is(2, 7, true)
+	if _, news := observe(2, 7, false); news {
+		t.Fatal("what is known already was news")
+	}
+	is(2, 7, true)
+	observe(0, 8, false) // an election under way: the last known leader is still the best answer
+	is(2, 7, true)
+	observe(3, 8, false)
+	is(3, 8, false)
+	tab.told(leaderEntry{5, 3, 8})
+	is(3, 8, true)
+	observe(1, 9, false) // leads, but not ready
+	is(3, 8, true)
+	if ready, news := observe(1, 9, true); !ready || !news {
+		t.Fatal("becoming ready is no news")
+	}
+	is(1, 9, true)
+	if !slices.Equal(tab.led(), []raft.GroupID{5}) {
+		t.Fatalf("led %v", tab.led())
+	}
+	observe(0, 9, false) // failed or deposed
+	is(0, 9, false)
+	if len(tab.led()) != 0 {
+		t.Fatal("leads what it does not lead")
+	}
+	tab.told(leaderEntry{5, 2, 10})
+	is(2, 10, true)
+	tab.forget(func(g raft.GroupID) bool { return g == 5 })
+	is(0, 0, false)
+}
+
+// wire connects peers of several brokers in memory; what is in cut is lost.
+type wire struct {
+	mu  sync.Mutex
+	all map[raft.NodeID]*peers
+	cut map[raft.NodeID]bool
+}
+
+type wireCaller struct {
+	w    *wire
+	from raft.NodeID
+}
+
+func (c wireCaller) Call(_ context.Context, to raft.NodeID, _ uint16, body []byte) ([]byte, error) {
+	c.w.mu.Lock()
+	p := c.w.all[to]
+	lost := c.w.cut[to] || c.w.cut[c.from] || p == nil
+	c.w.mu.Unlock()
+	if lost {
+		return nil, errors.New("lost")
+	}
+	h, err := decodeBeat(body)
+	if err != nil {
+		return nil, err
+	}
+	return p.heard(h).encode(), nil
+}
+
+func (w *wire) start(t *testing.T, id raft.NodeID, boot uint64) *peers {
+	md := coordinator.NewMetadata()
+	ps := newPeers(peersConfig{self: &identity{ClusterID: "c", NodeID: id, Incarnation: raft.Incarnation(id), Boots: boot}, addr: "addr",
+		interval: 5 * time.Millisecond, timeout: 50 * time.Millisecond, caller: wireCaller{w, id}, setAddr: func(raft.NodeID, string) {},
+		image: md.Image, heard: func(raft.NodeID, raft.Incarnation) {}, log: slog.New(slog.DiscardHandler)})
+	w.mu.Lock()
+	w.all[id] = ps
+	w.mu.Unlock()
+	t.Cleanup(ps.close)
+	for other := range raft.NodeID(4) {
+		ps.learn(other, "addr")
+	}
+	return ps
+}
+
+// soon polls; it fails the test after a time that no healthy machine needs.
+func soon(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s: not within 30 s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func TestLeadershipTravels(t *testing.T) {
+	w := &wire{all: make(map[raft.NodeID]*peers), cut: make(map[raft.NodeID]bool)}
+	a, b := w.start(t, 1, 1), w.start(t, 2, 1)
+	lead := func(ps *peers, g raft.GroupID, epoch int32) {
+		ps.leadership(g, partition.Leadership{Leader: ps.cfg.self.NodeID, Epoch: epoch, Self: true, Ready: true})
+	}
+	lead(a, 5, 1)
+	soon(t, "news reach a peer", func() bool { return b.table.get(5) == leading{1, 1, true} })
+
+	w.mu.Lock()
+	w.cut[2] = true
+	w.mu.Unlock()
+	soon(t, "a cut peer is absent", func() bool { return !a.present(2) })
+	lead(a, 6, 3)
+	w.mu.Lock()
+	w.cut[2] = false
+	w.mu.Unlock()
+	soon(t, "news wait for a peer that was away", func() bool { return b.table.get(6) == leading{1, 3, true} })
+	if !a.present(2) {
+		t.Error("a peer that has answered is absent")
+	}
+
+	c := w.start(t, 3, 1)
+	soon(t, "a newcomer is told everything", func() bool { return c.table.get(5).leader == 1 && c.table.get(6).leader == 1 })
+	b.close()
+	b2 := w.start(t, 2, 2)
+	soon(t, "a restarted peer is told everything", func() bool { return b2.table.get(5).leader == 1 && b2.table.get(6).leader == 1 })
+	// What its earlier life still had on the way does not count.
+	a.heard(&beat{cluster: "c", node: 2, incarnation: 2, boot: 1, image: 99})
+	if len(a.withImage(99)) != 0 {
+		t.Error("an earlier boot's heartbeat counted")
+	}
+}
+
+func TestManyLeadersTravelInPieces(t *testing.T) {
+	w := &wire{all: make(map[raft.NodeID]*peers), cut: make(map[raft.NodeID]bool)}
+	a := w.start(t, 1, 1)
+	const n = 2*maxBeatLeaders + 10
+	for g := range raft.GroupID(n) {
+		a.leadership(g+2, partition.Leadership{Leader: 1, Epoch: 1, Self: true, Ready: true})
+	}
+	b := w.start(t, 2, 1)
+	soon(t, "all of them arrive", func() bool {
+		b.table.mu.RLock()
+		defer b.table.mu.RUnlock()
+		return len(b.table.m) == n
+	})
+}
