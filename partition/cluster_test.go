@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // crashable file systems, a fake clock, and a network that the test cuts. The same calls give the same run.
 type cluster struct {
 	t      testing.TB
-	clock  raft.Time
+	clock  atomic.Int64 // read by the timer of parked answers, too
 	nodes  []*node
 	wires  []packet
 	cut    func(from, to raft.NodeID) bool // nil: all is well
@@ -60,7 +61,7 @@ func (h *hardStates) Delete(g raft.GroupID, done func(error)) {
 	h.pending = append(h.pending, func() { delete(h.saved, g); done(nil) })
 }
 
-func (c *cluster) Now() raft.Time { return c.clock }
+func (c *cluster) Now() raft.Time { return raft.Time(c.clock.Load()) }
 
 func (n *node) Send(to raft.NodeID, msgs []raft.Message) {
 	n.c.wires = append(n.c.wires, packet{from: n.id, to: to, msgs: msgs})
@@ -77,7 +78,8 @@ func (n *node) member() raft.Member {
 // newCluster starts n nodes; change, if not nil, adjusts every replica's Config.
 func newCluster(t testing.TB, n int, change func(*Config)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, clock: 1_000_000_000, config: change}
+	c := &cluster{t: t, config: change}
+	c.clock.Store(1_000_000_000)
 	for i := range n {
 		mem := vfs.NewMem(uint64(i + 1))
 		c.nodes = append(c.nodes, &node{c: c, id: raft.NodeID(i + 1), mem: mem, fs: mem,
@@ -118,7 +120,7 @@ func (n *node) start() {
 	_, existing := n.hs.Load(testGroup)
 	cfg := Config{Group: testGroup, Topic: "orders", Partition: 0, Host: host, FS: n.fs, Dir: "data/orders-0",
 		Segment: segment.Options{}, Bootstrap: n.c.conf(), Campaign: n.id == 1 && n.boot == 1, Existing: existing,
-		Now:      func() time.Time { return time.UnixMilli(1_700_000_000_000 + int64(n.c.clock)/1e6) },
+		Now:      func() time.Time { return time.UnixMilli(1_700_000_000_000 + n.c.clock.Load()/1e6) },
 		OnFailed: func(_ *Replica, err error) { n.fails = append(n.fails, err) },
 	}
 	if n.c.config != nil {
@@ -197,7 +199,7 @@ func (c *cluster) until(what string, cond func() bool) {
 		if cond() {
 			return
 		}
-		c.clock += raft.Time(10 * time.Millisecond)
+		c.clock.Add(int64(10 * time.Millisecond))
 	}
 	for _, n := range c.nodes {
 		if n.rep != nil {
@@ -208,7 +210,7 @@ func (c *cluster) until(what string, cond func() bool) {
 }
 
 func (c *cluster) pass(d time.Duration) {
-	for end := c.clock + raft.Time(d); c.clock < end; c.clock += raft.Time(10 * time.Millisecond) {
+	for end := c.clock.Load() + int64(d); c.clock.Load() < end; c.clock.Add(int64(10 * time.Millisecond)) {
 		c.settle()
 	}
 	c.settle()

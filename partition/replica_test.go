@@ -786,3 +786,39 @@ func TestMinInsync(t *testing.T) {
 	c.heal()
 	c.until("it comes back", func() bool { return len(l.rep.ISR()) == 3 })
 }
+
+// An answer that waits for more than the quorum: given when the last one has it, or when that one is out of sync.
+func TestMinInsyncWaits(t *testing.T) {
+	for _, comesBack := range []bool{true, false} {
+		c := newCluster(t, 3, func(c *Config) { c.Settings.MinInsync = 3 })
+		l := c.leader()
+		c.until("all are in sync", func() bool { return len(l.rep.ISR()) == 3 })
+		c.isolate(c.nodes[l.id%3].id) // nobody has noticed yet
+		answer := make(chan AppendResult, 1)
+		l.rep.Append(&AppendRequest{Batch: plain("x"), Acks: -1, Done: func(r AppendResult) { answer <- r }})
+		c.settle()
+		if hw, _ := l.rep.HighWatermark(); hw != 1 {
+			t.Fatalf("not committed by the other two: %d", hw)
+		}
+		select {
+		case r := <-answer:
+			t.Fatalf("answered before the third has it: %+v", r)
+		case <-time.After(4 * parkedCheck):
+		}
+		var want error
+		if comesBack {
+			c.heal()
+		} else {
+			want = ErrNotEnoughReplicasAfterAppend
+		}
+		c.pass(1500 * time.Millisecond)
+		select {
+		case r := <-answer:
+			if !errors.Is(r.Err, want) || want == nil && r.BaseOffset != 0 {
+				t.Errorf("comes back %v: %+v", comesBack, r)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("comes back %v: no answer", comesBack)
+		}
+	}
+}
