@@ -1,0 +1,62 @@
+package sim
+
+import (
+	"path"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/balsamq/balsa/internal/vfs"
+)
+
+// digits make the names of files of one kind differ.
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// syncKind names a sync by what it makes durable, or is "" for everything else.
+func syncKind(op vfs.Op, name string) string {
+	switch op {
+	case vfs.OpSyncDir:
+		return "directory " + digits.ReplaceAllString(name, "N")
+	case vfs.OpSync:
+		base := path.Base(name)
+		return "file *" + digits.ReplaceAllString(base[max(0, strings.LastIndexByte(base, '.')):], "N")
+	}
+	return ""
+}
+
+// TestLostSyncsAreSeen leaves out one kind of sync at a time: the disk says "done" and has done nothing. If no seed
+// notices, either that sync is not needed or the checker is blind.
+func TestLostSyncsAreSeen(t *testing.T) {
+	if testing.Short() {
+		t.Skip("searches many seeds")
+	}
+	kinds := map[string]bool{}
+	for s := uint64(1); s <= 4; s++ {
+		if _, err := Run(Options{Seed: s, Disk: func(op vfs.Op, name string) error {
+			if k := syncKind(op, name); k != "" {
+				kinds[k] = true
+			}
+			return nil
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const tries = 300
+	for kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			for s := uint64(1); s <= tries; s++ {
+				_, err := Run(Options{Seed: s, Disk: func(op vfs.Op, name string) error {
+					if syncKind(op, name) == kind {
+						return vfs.ErrSkip
+					}
+					return nil
+				}})
+				if err != nil {
+					t.Logf("seen with seed %d: %.300v", s, err)
+					return
+				}
+			}
+			t.Errorf("%d seeds ran without this sync, and nothing noticed", tries)
+		})
+	}
+}

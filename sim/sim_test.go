@@ -1,0 +1,154 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	seeds   = flag.Int("seeds", 40, "how many seeds TestSeeds runs, from -from on")
+	from    = flag.Uint64("from", 1, "first seed of TestSeeds")
+	fresh   = flag.Int("fresh", 0, "how many seeds drawn afresh TestFreshSeeds runs; they are printed")
+	seconds = flag.Int("seconds", 0, "run TestSoak for that long on fresh seeds")
+	seed    = flag.Uint64("seed", 0, "the seed of TestSeed")
+	trace   = flag.Bool("trace", false, "TestSeed prints every step")
+)
+
+// sweep runs seeds on all processors until next is exhausted or one fails.
+func sweep(t *testing.T, next func() (uint64, bool)) {
+	t.Helper()
+	var (
+		mu    sync.Mutex
+		total Report
+		fails int
+		stop  atomic.Bool
+		wg    sync.WaitGroup
+	)
+	begin := time.Now()
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for !stop.Load() {
+				mu.Lock()
+				s, ok := next()
+				mu.Unlock()
+				if !ok {
+					return
+				}
+				rep, err := Run(Options{Seed: s})
+				mu.Lock()
+				total.Add(rep)
+				if err != nil {
+					t.Error(err)
+					if fails++; fails >= 5 {
+						stop.Store(true)
+					}
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(begin)
+	t.Logf("%s  %.0f seeds a minute, %.0f events a second", total, float64(total.Runs)/took.Minutes(), float64(total.Events)/took.Seconds())
+}
+
+// TestSeeds runs fixed seeds: -seeds of them, from -from on.
+func TestSeeds(t *testing.T) {
+	n, s := *seeds, *from
+	if testing.Short() {
+		n = min(n, 10)
+	}
+	sweep(t, func() (uint64, bool) {
+		if n == 0 {
+			return 0, false
+		}
+		n--
+		s++
+		return s - 1, true
+	})
+}
+
+// TestFreshSeeds runs -fresh seeds that nobody has seen before, and prints them.
+func TestFreshSeeds(t *testing.T) {
+	n := *fresh
+	if n == 0 {
+		t.Skip("-fresh N asks for fresh seeds")
+	}
+	base := rand.Uint64() >> 16
+	t.Logf("fresh seeds %d to %d", base, base+uint64(n)-1)
+	sweep(t, func() (uint64, bool) {
+		if n == 0 {
+			return 0, false
+		}
+		n--
+		base++
+		return base - 1, true
+	})
+}
+
+// TestSoak runs fresh seeds for -seconds.
+func TestSoak(t *testing.T) {
+	if *seconds == 0 {
+		t.Skip("-seconds S asks for a soak")
+	}
+	s := rand.Uint64() >> 16
+	t.Logf("soak from seed %d on", s)
+	end := time.Now().Add(time.Duration(*seconds) * time.Second)
+	sweep(t, func() (uint64, bool) {
+		s++
+		return s - 1, time.Now().Before(end)
+	})
+}
+
+// TestSeed replays one seed, with -trace step by step.
+func TestSeed(t *testing.T) {
+	if *seed == 0 {
+		t.Skip("-seed N asks for one seed")
+	}
+	var out io.Writer
+	if *trace {
+		out = os.Stdout
+	}
+	rep, err := Run(Options{Seed: *seed, Trace: out})
+	t.Log(rep)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSameSeedSameRun guards determinism: everything else here stands on it.
+func TestSameSeedSameRun(t *testing.T) {
+	a, errA := Run(Options{Seed: 7})
+	b, errB := Run(Options{Seed: 7})
+	if fmt.Sprint(a, errA) != fmt.Sprint(b, errB) {
+		t.Fatalf("seed 7 gave two runs:\n%v%v\n%v%v", a, errA, b, errB)
+	}
+}
+
+// TestCoverage requires that the schedule reaches what it is there for.
+func TestCoverage(t *testing.T) {
+	var total Report
+	for s := uint64(1); s <= 12; s++ {
+		rep, err := Run(Options{Seed: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rep.Faults < minFaults || rep.Ops < 200 || rep.Simulated < 60*time.Second {
+			t.Errorf("seed %d did too little: %v", s, rep)
+		}
+		total.Add(rep)
+	}
+	for _, what := range coverage {
+		if total.Reached[what] == 0 {
+			t.Errorf("12 seeds never reached: %s", what)
+		}
+	}
+}
