@@ -1,0 +1,23 @@
+// The metadata group's membership, for whoever waits until the cluster can lose a broker.
+
+package broker
+
+import "github.com/balsamq/balsa/raft"
+
+// MetadataVoters are the brokers whose majority keeps the cluster's metadata, as this broker knows them; none while their
+// membership is changing.
+func (b *Broker) MetadataVoters() []raft.NodeID {
+	g := b.host.Group(raft.MetadataGroup)
+	if g == nil {
+		return nil
+	}
+	conf := g.Status().Conf
+	if conf.Joint() {
+		return nil
+	}
+	ids := make([]raft.NodeID, 0, len(conf.Voters))
+	for _, m := range conf.Voters {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
