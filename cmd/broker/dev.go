@@ -99,6 +99,7 @@ type devNode struct {
 	logStart   int64 // where this run's part of the log begins
 	cmd        *exec.Cmd
 	again      []string      // the command line that starts it once more
+	ready      chan struct{} // closed when it serves clients
 	voters     chan struct{} // closed when it has seen the metadata group complete
 	exited     chan struct{} // closed when it has ended; err is set then
 	err        error
@@ -143,6 +144,15 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 		}
 		nodes = append(nodes, n)
 		fmt.Fprintf(a.out, "node %d: pid %d, kafka %s, rpc %s, log %s\n", n.number, n.cmd.Process.Pid, n.kafka, n.rpc, n.logPath)
+		if !st.Founded && i == 0 && st.Nodes > 1 { // there is nothing to join before it serves
+			select {
+			case <-n.ready:
+			case <-n.exited:
+				return nodeFailure(n)
+			case <-ctx.Done():
+				return nil
+			}
+		}
 	}
 	if err := waitReady(ctx, nodes); err != nil {
 		if ctx.Err() != nil {
@@ -339,7 +349,7 @@ func (st *devState) pickPorts(o *devOptions) error {
 
 // startNode starts the child of index i.
 func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNode, error) {
-	n := &devNode{number: i + 1, voters: make(chan struct{}), exited: make(chan struct{}),
+	n := &devNode{number: i + 1, ready: make(chan struct{}), voters: make(chan struct{}), exited: make(chan struct{}),
 		kafka:   net.JoinHostPort(devHost, strconv.Itoa(st.KafkaPorts[i])),
 		rpc:     net.JoinHostPort(devHost, strconv.Itoa(st.RPCPorts[i])),
 		logPath: filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1)),
@@ -349,7 +359,7 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 		return nil, err
 	}
 	args := []string{"start", "--config", noConfigFile, "--data-dir", filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
-		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc}
+		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc, "--node-id", strconv.Itoa(n.number)}
 	hidden := []string{"--report-voters", strconv.Itoa(metadataVoters(st.Nodes))}
 	var others []string
 	for j, p := range st.RPCPorts {
@@ -383,10 +393,12 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 	}
 	go func() {
 		lines := bufio.NewScanner(stdout)
-		for seen := false; lines.Scan(); {
-			if strings.HasPrefix(lines.Text(), votersLine) && !seen {
-				seen = true
-				close(n.voters)
+		signals := map[string]chan struct{}{readyLine: n.ready, votersLine: n.voters}
+		for lines.Scan() {
+			word, _, _ := strings.Cut(lines.Text(), ": ")
+			if c := signals[word]; c != nil {
+				close(c)
+				delete(signals, word)
 			}
 		}
 		n.err = n.cmd.Wait() // only after the pipe has been read to its end

@@ -83,7 +83,7 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 		}
 		return startError(err)
 	}
-	fmt.Fprintf(a.out, "ready: %s\n", b.KafkaAddr())
+	fmt.Fprintf(a.out, "%s: %s\n", readyLine, b.KafkaAddr())
 	if o.voters > 0 {
 		go a.reportVoters(ctx, b, o.voters)
 	}
@@ -102,7 +102,7 @@ func (a *app) reportVoters(ctx context.Context, b *broker.Broker, want int) {
 	defer tick.Stop()
 	for {
 		if len(b.MetadataVoters()) == want {
-			fmt.Fprintf(a.out, "%s%d\n", votersLine, want)
+			fmt.Fprintf(a.out, "%s: %d\n", votersLine, want)
 			return
 		}
 		select {
@@ -113,7 +113,11 @@ func (a *app) reportVoters(ctx context.Context, b *broker.Broker, want int) {
 	}
 }
 
-const votersLine = "metadata voters: "
+// What the lines on the standard output begin with.
+const (
+	readyLine  = "ready"
+	votersLine = "metadata voters"
+)
 
 // startError words what a broker said when it did not start. Its own errors name the place and the mending already.
 func startError(err error) error {
