@@ -85,14 +85,16 @@ type recoverer struct {
 	*Log
 	meta    meta
 	snapIdx raft.Index
-	state   logState // the log's part of the snapshot, if there is one
-	files   []*found // by generation, newest first
-	live    []*found // ascending
-	dead    []string
-	orphans []string // index files without a segment
-	aside   string   // directory for damaged files, once there is one
-	newest  *segmentScan
-	mark    raft.Index // highest index that anything proves to have been durable
+	// snapFloor is the floor of the stored snapshot; meta's must not be lower, or the snapshot would be installed again.
+	snapFloor uint64
+	state     logState // the log's part of the snapshot, if there is one
+	files     []*found // by generation, newest first
+	live      []*found // ascending
+	dead      []string
+	orphans   []string // index files without a segment
+	aside     string   // directory for damaged files, once there is one
+	newest    *segmentScan
+	mark      raft.Index // highest index that anything proves to have been durable
 }
 
 func (r *recoverer) run() error {
@@ -182,6 +184,7 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 		return false, err
 	}
 	snap, floor, err := r.readSnapshot()
+	r.snapFloor = floor
 	switch {
 	case err == nil:
 		if r.state, snapErr = decodeLogState(r.group, snap.Data); snapErr == nil {
@@ -263,9 +266,9 @@ func (r *recoverer) startAnew(why error, snap *raft.Snapshot) error {
 	if snap != nil {
 		mark = max(mark, snap.Meta.Index)
 	}
-	m := meta{first: 1, floor: r.w.gen + 1, damaged: max(mark, 1)}
+	m := meta{first: 1, floor: max(r.nextFloor(), r.snapFloor), damaged: max(mark, 1)}
 	if snap != nil && r.snapIdx > 0 {
-		m = installedMeta(&snap.Meta, &r.state, r.w.gen+1)
+		m = installedMeta(&snap.Meta, &r.state, m.floor)
 		m.damaged = max(mark, 1)
 	}
 	if err := r.copyAside(metaName); err != nil {
@@ -282,6 +285,7 @@ func (r *recoverer) startAnew(why error, snap *raft.Snapshot) error {
 		return err
 	}
 	r.adoptMeta(&m)
+	r.w.gen = m.floor - 1
 	r.report(m.first, why)
 	for _, f := range r.files {
 		if err := r.setAside(f.name); err != nil {
@@ -299,17 +303,18 @@ func (r *recoverer) report(from raft.Index, why error) {
 // order decides which files are live. A file whose header was never durable has no say.
 func (r *recoverer) order() error {
 	limit := maxIndex + 1
-	for i, f := range r.files {
+	top := true // no file of a later generation was ever durable
+	for _, f := range r.files {
 		switch {
 		case f.generation < r.meta.floor || f.first >= limit || limit <= r.meta.first:
 			r.dead = append(r.dead, f.name)
 			continue
-		case f.headerErr != nil && i == 0:
+		case f.headerErr != nil && top:
 			late, err := r.marksIn(f)
 			if err != nil {
 				return err
 			}
-			if max(late, r.mark) >= f.first {
+			if late >= f.first {
 				break // its entries were durable once: live, and damaged
 			}
 			if err := r.dropTorn(f); err != nil {
@@ -319,6 +324,7 @@ func (r *recoverer) order() error {
 		}
 		f.upTo = limit - 1
 		limit = f.first
+		top = false
 		r.live = append(r.live, f)
 	}
 	slices.Reverse(r.live)
@@ -518,13 +524,14 @@ func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
 // restartAtSnapshot sets every file aside and begins an empty log behind the stored snapshot.
 func (r *recoverer) restartAtSnapshot(from raft.Index, why error) error {
 	sm := raft.SnapshotMeta{Index: r.snap.index, Term: r.snap.term}
-	m := installedMeta(&sm, &r.state, r.w.gen+1)
+	m := installedMeta(&sm, &r.state, r.nextFloor())
 	m.damaged = r.damaged
 	if err := r.writeMeta(&m); err != nil {
 		return err
 	}
 	r.segs, r.configs = nil, nil
 	r.adoptMeta(&m)
+	r.w.gen = m.floor - 1
 	r.report(from, why)
 	for _, f := range r.live {
 		if err := r.setAside(f.name); err != nil {

@@ -333,7 +333,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	if s.Meta.Index == 0 || s.Meta.Index > maxIndex || s.Meta.Term == 0 || s.Meta.Term > raft.MaxTerm {
 		return nil, fmt.Errorf("install snapshot of group %d: %w: index %d, term %d", l.group, ErrBadSnapshot, s.Meta.Index, s.Meta.Term)
 	}
-	floor := l.w.gen + 1
+	floor := l.nextFloor()
 	if err := replaceFile(l.fs, l.dir, snapshotName, encodeSnapshotFile(l.group, &s.Meta, floor, s.Data)...); err != nil {
 		if errors.Is(err, vfs.ErrNoSpace) {
 			return nil, fmt.Errorf("install snapshot of group %d: %w", l.group, err) // before the rename: nothing has changed
@@ -353,7 +353,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	if l.w.file != nil {
 		_ = l.w.file.Close()
 	}
-	l.w = writer{gen: l.w.gen}
+	l.w = writer{gen: floor - 1}
 	l.mu.Lock()
 	names := l.dead
 	for _, sg := range l.segs {
@@ -374,6 +374,9 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	}
 	return st.state, nil
 }
+
+// nextFloor is a generation above all files and above the floor that is in force. The caller holds io.
+func (l *Log) nextFloor() uint64 { return max(l.w.gen, l.floor) + 1 }
 
 // installedMeta is the meta file of a log that was replaced by a snapshot.
 func installedMeta(sm *raft.SnapshotMeta, st *logState, floor uint64) meta {
