@@ -286,7 +286,7 @@ func (b *Broker) startRaft() (err error) {
 		heard: func(n raft.NodeID, inc raft.Incarnation) { b.ctl.Heard(n, inc) },
 	})
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
-		Self: id.NodeID, Session: b.cfg.SessionTimeout, Now: clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
+		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
 	b.rec = &reconciler{
 		self: b.self(), store: b.store, image: b.Image, log: b.log, parallel: b.cfg.OpenParallel,
 		existing: func(g raft.GroupID) bool { _, ok := b.hardStates.Load(g); return ok },

@@ -67,6 +67,7 @@ var ErrNotController = errors.New("not the metadata leader")
 type ControllerConfig struct {
 	Self    raft.NodeID
 	Session time.Duration // a broker not heard from for so long is fenced
+	Doubt   time.Duration // one not heard from for so long gets no new replica, if there are enough others
 	Now     func() raft.Time
 	Seed    uint64 // where placement starts
 	Logger  *slog.Logger
@@ -145,7 +146,8 @@ func (c *Controller) create(ctx context.Context, in *Intent) (*Result, error) {
 	im := c.md.Image()
 	cmd := &CreateTopics{}
 	failures := make([]Failure, len(in.Create))
-	live := len(im.LiveBrokers())
+	live := im.LiveBrokers()
+	trusted := c.trusted(live)
 	used := make(map[raft.NodeID]bool)
 	for i, s := range in.Create {
 		if s.ID.IsZero() {
@@ -158,9 +160,13 @@ func (c *Controller) create(ctx context.Context, in *Intent) (*Result, error) {
 		} else {
 			rf := int(s.Replication)
 			if rf == 0 {
-				rf = min(DefaultReplication, live)
+				rf = min(DefaultReplication, len(live))
 			}
-			replicas, err = im.PlaceTopic(int(s.Partitions), rf, c.cfg.Seed+uint64(im.nextGroup)+uint64(i))
+			on := live
+			if len(trusted) >= rf {
+				on = trusted
+			}
+			replicas, err = im.place(on, int(s.Partitions), rf, c.cfg.Seed+uint64(im.nextGroup)+uint64(i))
 		}
 		// A topic of this very id is there if a repeat comes after its request was forgotten.
 		if err == nil && im.TopicByID(s.ID) == nil {
@@ -270,6 +276,15 @@ func (c *Controller) lastHeard(b *Broker) raft.Time {
 		return raft.Time(-1 << 62)
 	}
 	return h.at
+}
+
+// trusted are those of the live brokers that were heard from lately: a broker that has just died is not fenced yet, and a
+// group that begins with it begins short of a replica, or without a quorum.
+func (c *Controller) trusted(live []*Broker) []*Broker {
+	now := c.cfg.Now()
+	return slices.DeleteFunc(slices.Clone(live), func(b *Broker) bool {
+		return b.ID != c.cfg.Self && c.lastHeard(b)+raft.Time(c.cfg.Doubt) <= now
+	})
 }
 
 func memberIDs(ms []raft.Member) []raft.NodeID {

@@ -48,7 +48,7 @@ func newControlled(t *testing.T, brokers int) (*controlled, *Controller) {
 	c := &controlled{log: newLog(t), leads: true, now: 1}
 	c.found(brokers)
 	c.conf = raft.ConfState{Voters: []raft.Member{{ID: 1, Incarnation: 101}}}
-	return c, NewController(ControllerConfig{Self: 1, Session: 5 * time.Second, Now: func() raft.Time { return c.now }, Logger: slog.New(slog.DiscardHandler)}, c.md, c)
+	return c, NewController(ControllerConfig{Self: 1, Session: 5 * time.Second, Doubt: time.Second, Now: func() raft.Time { return c.now }, Logger: slog.New(slog.DiscardHandler)}, c.md, c)
 }
 
 func fenced(im *Image) (out []raft.NodeID) {
@@ -187,6 +187,29 @@ func TestCreateThroughTheController(t *testing.T) {
 	c.leads = false
 	if _, err := ctl.Do(t.Context(), in); !errors.Is(err, ErrNotController) {
 		t.Fatal(err)
+	}
+}
+
+func TestNewReplicasAvoidTheSilent(t *testing.T) {
+	c, ctl := newControlled(t, 3)
+	c.now += raft.Time(10 * time.Second)
+	ctl.Heard(3, 103)
+	create := func(n, rf int) *Topic {
+		r, err := ctl.Do(t.Context(), &Intent{Request: fmt.Sprint(n), Create: []TopicSpec{{Name: fmt.Sprint(n), ID: topicID(n), Partitions: 4, Replication: int16(rf)}}})
+		if err != nil || r.Topics[0].Err() != nil {
+			t.Fatal(r, err)
+		}
+		return c.md.Image().TopicByID(topicID(n))
+	}
+	for _, p := range create(1, 2).Partitions {
+		if p.HasReplica(2) {
+			t.Fatalf("placed on a broker that is not heard from: %v", p.Replicas)
+		}
+	}
+	for _, p := range create(2, 3).Partitions {
+		if len(p.Replicas) != 3 {
+			t.Fatalf("a broker that is not fenced was not used where it is needed: %v", p.Replicas)
+		}
 	}
 }
 

@@ -20,10 +20,14 @@ type load struct{ leaders, replicas int }
 
 // PlaceTopic places a new topic's partitions on the image's live brokers. The same image and seed give the same answer.
 func (im *Image) PlaceTopic(partitions, replication int, seed uint64) ([][]raft.NodeID, error) {
+	return im.place(im.LiveBrokers(), partitions, replication, seed)
+}
+
+// place is PlaceTopic on these brokers only.
+func (im *Image) place(live []*Broker, partitions, replication int, seed uint64) ([][]raft.NodeID, error) {
 	if partitions < 1 || partitions > MaxPartitionsPerTopic {
 		return nil, fmt.Errorf("%w: %d, allowed are 1 to %d", ErrInvalidPartitions, partitions, MaxPartitionsPerTopic)
 	}
-	live := im.LiveBrokers()
 	if replication < 1 || replication > MaxReplicationFactor {
 		return nil, fmt.Errorf("%w: %d, allowed are 1 to %d", ErrInvalidReplicationFactor, replication, MaxReplicationFactor)
 	}
