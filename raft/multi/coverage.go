@@ -83,7 +83,6 @@ func (g *Group) leaderCoverageChanged(now raft.Time, id raft.NodeID) {
 		g.r.PeerAcked(max(now, sentAt), id, c.term, sentAt)
 		g.r.SetCovered(now, id, true)
 	}
-	g.publish()
 }
 
 // feedAcks gives the core what the pair heartbeats have brought for this group: before leases and check-quorum are
@@ -229,5 +228,4 @@ func (g *Group) followerCoverageChanged(now raft.Time) {
 		g.resting = true
 		g.r.SetResting(now, true)
 	}
-	g.publish()
 }

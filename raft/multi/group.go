@@ -43,6 +43,7 @@ type Group struct {
 	stopped    bool // shut down: everything is completed, the log is closed
 	blocked    bool // a snapshot is being installed: the core and the log are left alone
 	ready      bool // leader, own no-op applied
+	peersMoved bool // a leader heard from members since Status was last published
 	resting    bool // SetResting(true) is in force
 	full       bool
 	overloaded bool // proposals are held back until something commits
@@ -269,20 +270,38 @@ func (g *Group) fail(err error) {
 	}
 }
 
-// publish stores the status for lock-free readers; it reports whether role, term, leader or readiness changed.
+// publish stores the status for lock-free readers, if it is another than the last.
 func (g *Group) publish() {
-	s := &Status{Status: g.r.Status(), Ready: g.ready, Full: g.full}
+	s := Status{Status: g.r.Status(), Ready: g.ready, Full: g.full}
 	for i := range g.covers {
 		if g.covers[i].state == coverOn {
 			s.CoveredPeers++
 		}
 	}
-	if s.Role == raft.Leader {
-		s.peers = g.r.Peers()
-	}
 	if g.failed != nil {
 		s.Err = failedError(g.failed)
 		s.Role, s.Leader, s.Ready = raft.Follower, 0, false
 	}
-	g.status.Store(s)
+	old := g.status.Load()
+	if s.Role == raft.Leader {
+		if g.peersMoved || old == nil || old.peers == nil || old.CoveredPeers != s.CoveredPeers {
+			s.peers = g.r.Peers()
+		} else {
+			s.peers = old.peers
+		}
+	}
+	if old != nil && !g.peersMoved && sameStatus(old, &s) {
+		return
+	}
+	g.peersMoved = false
+	g.status.Store(&s)
+}
+
+// sameStatus compares what moves; Conf moves with ConfIndex or Applied.
+func sameStatus(a, b *Status) bool {
+	return a.Role == b.Role && a.Term == b.Term && a.Vote == b.Vote && a.Leader == b.Leader && a.Commit == b.Commit &&
+		a.Applied == b.Applied && a.Stable == b.Stable && a.Last == b.Last && a.ConfIndex == b.ConfIndex &&
+		a.Resting == b.Resting && a.Installing == b.Installing && a.Transferee == b.Transferee &&
+		a.Uncommitted == b.Uncommitted && a.VoteAfter == b.VoteAfter && a.TermStart == b.TermStart &&
+		a.Ready == b.Ready && a.Full == b.Full && a.CoveredPeers == b.CoveredPeers && (a.Err == nil) == (b.Err == nil)
 }

@@ -324,6 +324,17 @@ func TestPromiseOutlivesCoverage(t *testing.T) {
 			}
 			vote := raft.Message{Type: raft.MsgVote, Group: 1, From: raft.NodeID((l+2)%3 + 1), To: n.id, Term: st.Term + 1,
 				Index: st.Last + 100, LogTerm: st.Term, FromIncarnation: 1}
+			if how == "covered" { // it takes itself out for the request, and refuses it
+				s.clock.now = heard + raft.Time(simET)/2 - 1
+				if s.settle(); !g.Status().Resting {
+					t.Fatal("not resting")
+				}
+				n.host.Deliver([]raft.Message{vote})
+				s.settle()
+				if got := g.Status(); got.Term != st.Term || got.Resting {
+					t.Fatalf("covered, it voted: %+v", got)
+				}
+			}
 			s.clock.now = heard + raft.Time(simET) - 1
 			n.host.Deliver([]raft.Message{vote})
 			s.settle()
@@ -370,6 +381,7 @@ func (b *leaderBench) next() *PairMessage {
 }
 
 func (b *leaderBench) answer(m *PairMessage, except ...raft.GroupID) {
+	b.clock.now += raft.Time(time.Millisecond) // an answer takes its time, which is not the lease's
 	b.n.host.DeliverPair(b.f, &PairMessage{Response: true, Session: m.Session, Seq: m.Seq, SentAt: m.SentAt, Except: except})
 	b.settle()
 }

@@ -33,6 +33,7 @@ func (g *Group) process(w *worker) (more bool) {
 	}
 	now := g.h.now()
 	if b != nil {
+		g.peersMoved = len(b.msgs) > 0
 		for i := range b.events {
 			if g.failed == nil {
 				g.handleEvent(w, now, &b.events[i])
@@ -97,6 +98,7 @@ func (g *Group) process(w *worker) (more bool) {
 		return false
 	}
 	g.coverIdle(now)
+	g.publish()
 	g.arm()
 	return more && !g.blocked
 }
@@ -123,7 +125,7 @@ func (g *Group) tick(now raft.Time) {
 		return
 	}
 	g.h.stats.ticks.Add(1)
-	g.ticked = true
+	g.ticked, g.peersMoved = true, true
 	g.feedPromise(now)
 	g.feedAcks(now)
 	g.r.Tick(now)

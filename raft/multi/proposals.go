@@ -275,6 +275,16 @@ func (g *Group) read(now raft.Time, b *batch) {
 	if len(b.reads) == 0 {
 		return
 	}
+	waiting := 0
+	for i := range g.reads {
+		waiting += len(g.reads[i].done)
+	}
+	if waiting+len(b.reads) > g.h.o.MaxReads {
+		for _, done := range b.reads {
+			done(0, ErrOverloaded)
+		}
+		return
+	}
 	g.h.stats.reads.Add(uint64(len(b.reads)))
 	g.feedAcks(now)
 	s := g.r.Status()

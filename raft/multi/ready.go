@@ -69,8 +69,6 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 		g.ready = ready
 		g.publish()
 		g.sm.LeadershipChanged(*g.status.Load())
-	} else {
-		g.publish()
 	}
 	if len(rd.Reads) > 0 {
 		g.readConfirmed(rd.Reads)
