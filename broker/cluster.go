@@ -135,7 +135,7 @@ func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error)
 	if cluster == "" {
 		cluster = b.cfg.ClusterID
 	}
-	body, err := encodeJSON(&joinRequest{ClusterID: cluster, Broker: b.registration()})
+	body, err := encodeJSON(&joinRequest{ClusterID: cluster, Broker: b.registration(), Member: b.store.id.joined()})
 	if err != nil {
 		return nil, err
 	}
@@ -149,17 +149,22 @@ func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error)
 	return reply, decodeJSON(answer, reply)
 }
 
-// serveJoin registers a broker that asks for it. One that belongs to the cluster already asks too, when it finds nobody
-// at the addresses that it remembers.
+// serveJoin registers a broker that asks for it. One that belongs to the cluster already only asks for addresses, when it
+// may find nobody at those that it remembers.
 func (b *Broker) serveJoin(ctx context.Context, q *joinRequest) *joinReply {
 	id := &b.store.id
 	reply := &joinReply{ClusterID: id.ClusterID, Founder: id.Founder, Peers: b.peers.addresses()}
 	if q.ClusterID != "" && q.ClusterID != id.ClusterID {
 		return &joinReply{Failure: coordinator.FailureOf(fmt.Errorf("%w: this is cluster %s, not %s", coordinator.ErrWrongCluster, id.ClusterID, q.ClusterID))}
 	}
-	im := b.Image()
-	if old := im.Broker(q.Broker.Node); old != nil && old.Incarnation == q.Broker.Incarnation {
-		b.peers.learn(old.ID, q.Broker.RPC)
+	if q.Member {
+		// Where all addresses have changed there is no leader to ask, and the Image may be empty yet: brokers of one
+		// cluster believe each other. Another incarnation is nobody's that we know.
+		if old := b.Image().Broker(q.Broker.Node); q.ClusterID == id.ClusterID && (old == nil || old.Incarnation == q.Broker.Incarnation) {
+			b.peers.learn(q.Broker.Node, q.Broker.RPC)
+		}
+		reply.Node = q.Broker.Node
+		return reply
 	}
 	ctx, cancel := context.WithTimeout(ctx, rpcTimeout*3/4) // so that the asker hears about it
 	defer cancel()

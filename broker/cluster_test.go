@@ -19,6 +19,8 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
 )
@@ -466,13 +468,16 @@ func TestAllAddressesChange(t *testing.T) {
 	}
 	c.start(c.nodes...)
 	soon(t, "the topic is served", func() bool { return c.served(id) })
-	for _, n := range c.nodes {
-		for _, m := range c.nodes {
-			if got := n.Image().Broker(m.NodeID()).RPC; got != m.RPCAddr() {
-				t.Errorf("broker %d knows %s for broker %d, it is %s", n.NodeID(), got, m.NodeID(), m.RPCAddr())
+	soon(t, "everyone has everyone's new address", func() bool {
+		for _, n := range c.nodes {
+			for _, m := range c.nodes {
+				if n.Image().Broker(m.NodeID()).RPC != m.RPCAddr() {
+					return false
+				}
 			}
 		}
-	}
+		return true
+	})
 }
 
 func TestJoinRefusals(t *testing.T) {
@@ -554,7 +559,8 @@ func TestFailedLogIsReopened(t *testing.T) {
 	g, _ := n.group(id, 0)
 	rep := n.rec.replica(g)
 	fail(n.store.groupDir(g))
-	n.host.Group(g).Propose(&multi.Proposal{Type: raft.EntryCommand, Payload: []byte("x"), Done: func(multi.Outcome) {}})
+	rep.Append(&partition.AppendRequest{Batch: protocol.BuildBatch([]protocol.Record{{Value: []byte("x")}}, protocol.NewBatchOptions()), Acks: -1,
+		Done: func(partition.AppendResult) {}})
 	soon(t, "the replica has failed", func() bool { return n.log.contains("a replica has failed") })
 	failing.Store(nil)
 	soon(t, "it serves again", func() bool { _, _, ready := rep.Leader(); return ready })

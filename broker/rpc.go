@@ -49,6 +49,8 @@ var errRPC = errors.New("malformed rpc body")
 type joinRequest struct {
 	ClusterID string                     `json:"cluster_id,omitempty"` // empty: whichever you are
 	Broker    coordinator.RegisterBroker `json:"broker"`
+	// Member: the asker belongs to the cluster, and only exchanges addresses.
+	Member bool `json:"member,omitempty"`
 }
 
 // joinReply makes a broker of the asker.
