@@ -636,6 +636,31 @@ func TestFullDisk(t *testing.T) {
 	if r, err := l.rep.Read(ReadQuery{MaxBytes: 1000, LeaderEpoch: -1}); err != nil || len(r.Batches) == 0 {
 		t.Errorf("reads stop with a full disk: %v", err)
 	}
+	// PITFALLS.md: "A disk that is full stops recovery as well." A new term's no-op finds room where produce finds none.
+	_, epoch, _ := l.rep.Leader()
+	for range 20 {
+		wantErr(t, "still full", l.produce(plain(strings.Repeat("x", 5000)), -1).Err, ErrStorageFull)
+	}
+	n.stop()
+	for _, h := range hanging {
+		if *h == nil {
+			t.Error("no answer, though the replica is closed")
+		}
+	}
+	hanging = nil
+	n.start()
+	l = c.leader()
+	if _, e, _ := l.rep.Leader(); e <= epoch {
+		t.Errorf("epoch %d after %d", e, epoch)
+	}
+	if got := l.values(); len(got) < written || got[0] != "before" {
+		t.Errorf("after a restart on a full disk: %d records of %d", len(got), written)
+	} else {
+		written = len(got) // one that was never acknowledged may be there
+	}
+	hanging = append(hanging, l.append(plain(strings.Repeat("x", 100_000)), -1)) // finds out, and waits for room
+	c.settle()
+	wantErr(t, "after the restart", l.produce(plain(strings.Repeat("x", 100_000)), -1).Err, ErrStorageFull)
 	quota.SetLimit(1 << 40)
 	c.until("what hung is answered", func() bool {
 		for _, h := range hanging {
@@ -719,9 +744,11 @@ func TestRemove(t *testing.T) {
 	if err := n.rep.Remove(); err != nil {
 		t.Errorf("a second Remove: %v", err)
 	}
-	n.mem.Crash(nil)
-	if names, _ := n.fs.ReadDir("data"); len(names) != 0 {
-		t.Errorf("after a power loss: %v", names)
+	for seed := range uint64(20) {
+		after := n.mem.CrashClone(rand.New(rand.NewPCG(seed, 1)))
+		if names, _ := after.ReadDir("data"); len(names) != 0 {
+			t.Errorf("after a power loss: %v", names)
+		}
 	}
 	if s, _ := n.rep.State(); s != StateClosed {
 		t.Errorf("state %v", s)
