@@ -337,6 +337,11 @@ func (w *world) sync() {
 	case w.dead, errors.Is(err, ErrFailed):
 	case errors.Is(err, vfs.ErrNoSpace):
 		w.count["no space"]++
+		if s := w.log.SyncedIndex(); len(w.cuts) > 0 && s > w.cuts[len(w.cuts)-1] {
+			// A part was written, and is promised: more than the lowest cut means that the cut is durable too.
+			w.durable = w.cur.cut(s)
+			w.pending, w.cuts = []version{w.cur}, []raft.Index{s}
+		}
 		if !w.log.Full() && w.quota.Used() < 1<<30 {
 			if free, _ := w.quota.Free(""); free < 4096 {
 				w.failf("sync found no space, and the log is not full")

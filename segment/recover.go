@@ -45,24 +45,26 @@ func Open(f vfs.FS, dir string, group raft.GroupID, o Options) (*Log, error) {
 	return l, nil
 }
 
-// makeDir makes dir and the directories above it, all durably.
+// makeDir makes dir and the directories above it, each durable before the next is made in it: so one that exists proves
+// that all above it are durable, and only its own name is in doubt (a crash may have come before its sync).
 func makeDir(f vfs.FS, dir string) error {
-	var fresh []string
-	for d := dir; ; d = path.Dir(d) {
-		if _, err := f.Stat(d); err == nil || d == path.Dir(d) {
+	var missing []string
+	d := dir
+	for ; d != path.Dir(d); d = path.Dir(d) {
+		if _, err := f.Stat(d); err == nil {
 			break
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		fresh = append(fresh, d)
+		missing = append(missing, d)
 	}
-	if err := f.MkdirAll(dir); err != nil {
+	if err := f.SyncDir(path.Dir(d)); err != nil {
 		return err
 	}
-	if len(fresh) == 0 {
-		fresh = append(fresh, dir) // a crash may have come between its making and its sync
-	}
-	for _, d := range slices.Backward(fresh) {
+	for _, d := range slices.Backward(missing) {
+		if err := f.MkdirAll(d); err != nil {
+			return err
+		}
 		if err := f.SyncDir(path.Dir(d)); err != nil {
 			return err
 		}

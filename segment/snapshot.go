@@ -290,10 +290,13 @@ func (l *Log) TruncatePrefix(upTo raft.Index) error {
 	// that is full to the last block, which is when retention is needed most.
 	var gone []string
 	l.mu.RLock()
-	for _, s := range l.segs {
-		if s.last <= upTo && s != l.w.seg {
-			gone = append(gone, s.name)
+	for i, s := range l.segs {
+		if s.last > upTo || s == l.w.seg || l.cut != 0 && i == len(l.segs)-1 {
+			// With a cut that is not durable yet, the last file still holds more than it seems, and what lies above it
+			// on disk must not come to stand behind a gap.
+			break
 		}
+		gone = append(gone, s.name)
 	}
 	l.mu.RUnlock()
 	for _, name := range gone {
