@@ -202,7 +202,8 @@ func (n *memNode) start(fresh bool) {
 		ElectionTimeout: testET, HeartbeatInterval: testHB, ClockDrift: testDrift,
 		MaxMessageBytes: 64, MaxInflightMsgs: 4, MaxInflightBytes: 1 << 20, MaxUncommitted: 1 << 20, MaxApplyBytes: 128,
 		Log: n.log, HardState: n.disk, Bootstrap: boot, Applied: n.snap.Meta.Index, Now: n.now(), Fresh: fresh,
-		Rand: rand.New(rand.NewPCG(n.c.rng.Uint64(), uint64(n.id))),
+		Rand:          rand.New(rand.NewPCG(n.c.rng.Uint64(), uint64(n.id))),
+		FrameInternal: func(e *Entry) { e.Frame = append([]byte{byte(e.Type)}, e.Payload...); e.Payload = e.Frame[1:] },
 	}
 	if n.c.cfg != nil {
 		n.c.cfg(&cfg)

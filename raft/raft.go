@@ -146,6 +146,7 @@ type Raft struct {
 	readRound      uint64 // round that the oldest assigned reads wait for; 0: none
 	transferee     NodeID
 	transferUntil  Time
+	ordered        bool // the transferee has been told
 	leaseForfeited bool // TimeoutNow was sent in this term
 	uncommitted    int64
 	uncommittedBy  []sizedIndex

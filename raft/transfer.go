@@ -18,7 +18,7 @@ func (r *Raft) Transfer(now Time, to NodeID) error {
 	case r.transferee != 0:
 		return ErrTransferring
 	}
-	r.transferee = to
+	r.transferee, r.ordered = to, false
 	r.transferUntil = r.now.add(r.cfg.ElectionTimeout)
 	r.uncoverAll()
 	p := r.peer(to)
@@ -39,7 +39,8 @@ func (r *Raft) transferIfReady() {
 		r.transferee = 0 // removed meanwhile
 		return
 	}
-	if p.Match == r.last && p.State == Replicate {
+	if p.Match == r.last && p.State == Replicate && !r.ordered {
+		r.ordered = true
 		r.orderElection(p)
 	}
 }
