@@ -734,7 +734,7 @@ func BenchmarkMsgApp(b *testing.B) {
 			start(b, bk, 2, func(o *Options) { o.Deliver = func(ms []raft.Message) { got.Add(int64(len(ms))) } })
 			n1 := start(b, bk, 1, func(o *Options) { o.PingInterval = time.Second })
 			m := app(1, 2, 1, size)
-			const window = 64
+			window := min(4096, int64(8<<20/size)) // well inside the queue's bound, so that nothing is dropped
 			b.SetBytes(int64(size))
 			sent := int64(0)
 			for b.Loop() {
