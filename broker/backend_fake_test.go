@@ -1,0 +1,424 @@
+package broker
+
+// A cluster of two brokers for the handlers' tests: the real Image, folded from real commands, and replicas in memory
+// that keep the contract of partition.Replica.
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	selfNode  raft.NodeID = 1
+	otherNode raft.NodeID = 2
+)
+
+type replicaKey struct {
+	topic     coordinator.TopicID
+	partition int32
+}
+
+type fakeBackend struct {
+	t  testing.TB
+	md *coordinator.Metadata
+
+	mu       sync.Mutex
+	index    raft.Index
+	replicas map[replicaKey]*fakeReplica
+	leaders  map[replicaKey]raft.NodeID // where it is not this broker
+	configs  map[string]string
+	pid      int64
+	hang     bool // creations do not end before their context does
+}
+
+func newFakeBackend(t testing.TB) *fakeBackend {
+	b := &fakeBackend{t: t, md: coordinator.NewMetadata(), replicas: map[replicaKey]*fakeReplica{}, leaders: map[replicaKey]raft.NodeID{},
+		configs: map[string]string{"default.replication.factor": "1"}}
+	b.apply(&coordinator.Command{Found: &coordinator.FoundCluster{ClusterID: "test-cluster", Founder: raft.Member{ID: selfNode, Incarnation: 11}}})
+	for _, id := range []raft.NodeID{selfNode, otherNode} {
+		b.apply(&coordinator.Command{Register: &coordinator.RegisterBroker{Node: id, Incarnation: raft.Incarnation(10 + id),
+			Endpoints: []coordinator.Endpoint{{Listener: "PLAINTEXT", Host: fmt.Sprintf("broker-%d.example", id), Port: 9090 + int32(id)}},
+			RPC:       fmt.Sprintf("broker-%d.example:19092", id), Rack: fmt.Sprintf("rack-%d", id)}})
+	}
+	return b
+}
+
+func (b *fakeBackend) apply(c *coordinator.Command) *coordinator.Result {
+	b.t.Helper()
+	body, err := c.Encode()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.index++
+	results, err := b.md.Apply([]raft.Entry{{Term: 1, Index: b.index, Type: raft.EntryCommand, Payload: body}})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return results[0].(*coordinator.Result)
+}
+
+// advertise points this broker's endpoint at the test's listener, for clients that follow Metadata.
+func (b *fakeBackend) advertise(host string, port int32) {
+	b.apply(&coordinator.Command{Register: &coordinator.RegisterBroker{Node: selfNode, Incarnation: raft.Incarnation(10 + selfNode),
+		Endpoints: []coordinator.Endpoint{{Listener: "PLAINTEXT", Host: host, Port: port}}, RPC: "x:1"}})
+}
+
+// addTopic makes a topic whose partitions this broker leads.
+func (b *fakeBackend) addTopic(name string, partitions int, configs map[string]string) coordinator.TopicID {
+	b.t.Helper()
+	res := b.createOne(newTopic{Name: name, Partitions: partitions, ReplicationFactor: 1, Configs: configs})
+	if res.Err != nil {
+		b.t.Fatal(res.Err)
+	}
+	return res.ID
+}
+
+func (b *fakeBackend) createOne(t newTopic) topicResult {
+	if t.Assignment == nil {
+		for range t.Partitions {
+			t.Assignment = append(t.Assignment, []raft.NodeID{selfNode, otherNode}[:t.ReplicationFactor])
+		}
+	}
+	id := coordinator.TopicID{1}
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	res := b.apply(&coordinator.Command{CreateTopics: &coordinator.CreateTopics{
+		Brokers: []raft.Member{{ID: selfNode, Incarnation: 11}, {ID: otherNode, Incarnation: 12}},
+		Topics:  []coordinator.NewTopic{{Name: t.Name, ID: id, Replicas: t.Assignment, Configs: t.Configs}}}})
+	if err := res.Err(); err != nil {
+		return topicResult{Err: err}
+	}
+	if err := res.Topics[0].Err(); err != nil {
+		return topicResult{Err: err}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p := range t.Assignment {
+		b.replicas[replicaKey{id, int32(p)}] = newFakeReplica()
+	}
+	return topicResult{ID: id, Partitions: len(t.Assignment), ReplicationFactor: len(t.Assignment[0])}
+}
+
+func (b *fakeBackend) replica(topic coordinator.TopicID, p int32) *fakeReplica {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.replicas[replicaKey{topic, p}]
+}
+
+// moveLeader gives a partition to the other broker.
+func (b *fakeBackend) moveLeader(topic coordinator.TopicID, p int32) {
+	b.mu.Lock()
+	b.leaders[replicaKey{topic, p}] = otherNode
+	r := b.replicas[replicaKey{topic, p}]
+	b.mu.Unlock()
+	r.depose()
+}
+
+func (b *fakeBackend) NodeID() raft.NodeID       { return selfNode }
+func (b *fakeBackend) Image() *coordinator.Image { return b.md.Image() }
+func (b *fakeBackend) Controller() raft.NodeID   { return otherNode }
+
+func (b *fakeBackend) Replica(topic coordinator.TopicID, p int32) replica {
+	if r := b.replica(topic, p); r != nil {
+		return r
+	}
+	return nil
+}
+
+func (b *fakeBackend) Leader(topic coordinator.TopicID, p int32) (raft.NodeID, int32, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.replicas[replicaKey{topic, p}]
+	if r == nil {
+		return 0, 0, false
+	}
+	if id, ok := b.leaders[replicaKey{topic, p}]; ok {
+		return id, r.currentEpoch() + 1, true
+	}
+	return selfNode, r.currentEpoch(), true
+}
+
+func (b *fakeBackend) CreateTopics(ctx context.Context, topics []newTopic, validateOnly bool, done func([]topicResult)) {
+	go func() {
+		if b.hang {
+			<-ctx.Done()
+		}
+		results := make([]topicResult, len(topics))
+		for i, t := range topics {
+			switch {
+			case ctx.Err() != nil:
+				results[i].Err = ctx.Err()
+			case validateOnly:
+				results[i] = topicResult{Partitions: t.Partitions, ReplicationFactor: t.ReplicationFactor}
+			default:
+				results[i] = b.createOne(t)
+			}
+		}
+		done(results)
+	}()
+}
+
+func (b *fakeBackend) DeleteTopics(_ context.Context, ids []coordinator.TopicID, done func([]error)) {
+	go func() {
+		res := b.apply(&coordinator.Command{DeleteTopics: &coordinator.DeleteTopics{IDs: ids}})
+		errs := make([]error, len(ids))
+		for i := range ids {
+			errs[i] = res.Topics[i].Err()
+		}
+		b.mu.Lock()
+		maps.DeleteFunc(b.replicas, func(k replicaKey, _ *fakeReplica) bool { return b.md.Image().TopicByID(k.topic) == nil })
+		b.mu.Unlock()
+		done(errs)
+	}()
+}
+
+func (b *fakeBackend) NextProducerID(_ context.Context, done func(int64, error)) {
+	b.mu.Lock()
+	b.pid++
+	id := b.pid
+	b.mu.Unlock()
+	done(id, nil)
+}
+
+func (b *fakeBackend) Config(name string) (string, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, ok := b.configs[name]
+	return v, ok
+}
+
+func (b *fakeBackend) set(name, value string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.configs[name] = value
+}
+
+// fakeReplica is a log in memory. What is appended commits at once, or by commit if manual.
+type fakeReplica struct {
+	mu        sync.Mutex
+	batches   []protocol.Batch
+	start     int64
+	next      int64
+	hw        int64
+	epoch     int32
+	manual    bool
+	notLeader bool
+	linear    func(done func(error)) // nil: at once
+	pending   []func()
+	waiters   map[*partition.Waiter]struct{}
+	appends   int
+}
+
+func newFakeReplica() *fakeReplica {
+	return &fakeReplica{epoch: 5, waiters: map[*partition.Waiter]struct{}{}}
+}
+
+func (r *fakeReplica) currentEpoch() int32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.epoch
+}
+
+func (r *fakeReplica) Append(req *partition.AppendRequest) {
+	fail := func(err error) {
+		req.Done(partition.AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, Err: err})
+	}
+	b, err := protocol.ParseBatch(req.Batch)
+	if err == nil {
+		err = b.CheckCRC()
+	}
+	if err != nil {
+		fail(fmt.Errorf("%w: %w", partition.ErrCorrupt, err))
+		return
+	}
+	if err := b.Check(); err != nil {
+		fail(fmt.Errorf("%w: %w", partition.ErrInvalidRecord, err))
+		return
+	}
+	b = append(protocol.Batch(nil), b...)
+	r.mu.Lock()
+	r.appends++
+	if r.notLeader {
+		epoch := r.epoch
+		r.mu.Unlock()
+		fail(&partition.NotLeaderError{Leader: otherNode, Epoch: epoch + 1})
+		return
+	}
+	b.SetBaseOffset(r.next)
+	b.SetLeaderEpoch(r.epoch)
+	base, start := r.next, r.start
+	r.next = b.NextOffset()
+	r.batches = append(r.batches, b)
+	r.pending = append(r.pending, func() {
+		req.Done(partition.AppendResult{BaseOffset: base, LogAppendTime: -1, LogStart: start})
+	})
+	manual := r.manual
+	r.mu.Unlock()
+	if !manual {
+		r.commit()
+	}
+}
+
+// commit moves the high watermark to the end, answers appends and fires waiters.
+func (r *fakeReplica) commit() {
+	r.mu.Lock()
+	r.hw = r.next
+	calls := r.pending
+	r.pending = nil
+	for w := range r.waiters {
+		if r.hw > w.After {
+			delete(r.waiters, w)
+			calls = append(calls, w.Fire)
+		}
+	}
+	r.mu.Unlock()
+	for _, fn := range calls {
+		fn()
+	}
+}
+
+func (r *fakeReplica) depose() {
+	r.mu.Lock()
+	r.notLeader = true
+	var calls []func()
+	for w := range r.waiters {
+		delete(r.waiters, w)
+		calls = append(calls, w.Fire)
+	}
+	r.mu.Unlock()
+	for _, fn := range calls {
+		fn()
+	}
+}
+
+func (r *fakeReplica) Read(q partition.ReadQuery) (partition.ReadResult, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	res := partition.ReadResult{HighWatermark: r.hw, LastStable: r.hw, LogStart: r.start, LeaderEpoch: r.epoch}
+	switch {
+	case r.notLeader:
+		return res, &partition.NotLeaderError{Leader: otherNode, Epoch: r.epoch + 1}
+	case q.LeaderEpoch >= 0 && q.LeaderEpoch != r.epoch:
+		return res, &partition.EpochError{Asked: q.LeaderEpoch, Current: r.epoch}
+	case q.Offset < r.start || q.Offset > r.hw:
+		return res, &partition.RangeError{Offset: q.Offset, Start: r.start, HighWatermark: r.hw}
+	}
+	for _, b := range r.batches {
+		if b.NextOffset() <= q.Offset {
+			continue
+		}
+		if b.NextOffset() > r.hw || q.MaxBytes <= 0 || res.Bytes > 0 && res.Bytes+len(b) > q.MaxBytes {
+			break
+		}
+		res.Batches = append(res.Batches, b)
+		res.Bytes += len(b)
+	}
+	return res, nil
+}
+
+func (r *fakeReplica) Linearize(done func(error)) {
+	r.mu.Lock()
+	fn := r.linear
+	r.mu.Unlock()
+	if fn != nil {
+		fn(done)
+		return
+	}
+	done(nil)
+}
+
+func (r *fakeReplica) ListOffset(ts int64, epoch int32) (partition.OffsetResult, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	none := partition.OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
+	switch {
+	case r.notLeader:
+		return none, partition.ErrNotLeader
+	case epoch >= 0 && epoch != r.epoch:
+		return none, &partition.EpochError{Asked: epoch, Current: r.epoch}
+	}
+	switch ts {
+	case partition.LatestTimestamp:
+		return partition.OffsetResult{Offset: r.hw, Timestamp: -1, LeaderEpoch: r.epoch}, nil
+	case partition.EarliestTimestamp, partition.EarliestLocalTimestamp:
+		return partition.OffsetResult{Offset: r.start, Timestamp: -1, LeaderEpoch: r.epoch}, nil
+	case partition.LastTieredTimestamp:
+		return none, nil
+	}
+	for _, b := range r.batches {
+		if b.MaxTimestamp() >= ts && b.NextOffset() <= r.hw {
+			return partition.OffsetResult{Offset: b.BaseOffset(), Timestamp: b.MaxTimestamp(), LeaderEpoch: b.LeaderEpoch()}, nil
+		}
+	}
+	return none, nil
+}
+
+func (r *fakeReplica) OffsetForLeaderEpoch(epoch, current int32) (int32, int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.notLeader:
+		return -1, -1, partition.ErrNotLeader
+	case current >= 0 && current != r.epoch:
+		return -1, -1, &partition.EpochError{Asked: current, Current: r.epoch}
+	}
+	found, end := int32(-1), int64(-1)
+	for _, b := range r.batches {
+		if b.LeaderEpoch() <= epoch {
+			found, end = b.LeaderEpoch(), b.NextOffset()
+		}
+	}
+	return found, end, nil
+}
+
+func (r *fakeReplica) HighWatermark() (int64, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hw, !r.notLeader
+}
+
+func (r *fakeReplica) Subscribe(w *partition.Waiter) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.notLeader || r.hw > w.After || w.Epoch >= 0 && w.Epoch != r.epoch {
+		return false
+	}
+	if _, ok := r.waiters[w]; ok {
+		panic("subscribed twice")
+	}
+	r.waiters[w] = struct{}{}
+	return true
+}
+
+func (r *fakeReplica) Unsubscribe(w *partition.Waiter) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.waiters[w]
+	delete(r.waiters, w)
+	return ok
+}
+
+func (r *fakeReplica) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiters)
+}
+
+func (r *fakeReplica) appended() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.appends
+}
+
+func (r *fakeReplica) ISR() []raft.NodeID { return []raft.NodeID{selfNode} }
