@@ -23,7 +23,6 @@ type memLog struct {
 	ents    []Entry
 	durable logImage
 	syncing []syncJob
-	dirty   bool
 	// readErr, if set, fails reads.
 	readErr error
 }
@@ -137,12 +136,10 @@ type memNode struct {
 
 	initial   ConfState
 	voteAfter Index
-	voteFresh bool
 	down      bool
 	rate      float64 // of its clock
 	skew      Time
 	reads     []ReadState
-	log2      []string
 	onReady   func(n *memNode, rd *Ready)
 	autoSnap  bool
 }

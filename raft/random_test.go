@@ -14,7 +14,7 @@ import (
 
 var (
 	flagSeed  = flag.Uint64("seed", 0, "run only this seed of TestRandomCluster")
-	flagSeeds = flag.Int("seeds", 150, "how many seeds TestRandomCluster runs")
+	flagSeeds = flag.Int("seeds", 60, "how many seeds TestRandomCluster runs")
 )
 
 // world is what an omniscient observer knows of a cluster.

@@ -1,0 +1,329 @@
+// What neither the paper nor a conversation shows well: refusals, restarts, encodings, bounds.
+
+package raft
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func validConfig() Config {
+	return Config{Group: testGroup, Self: Member{1, 101}, ElectionTimeout: testET, HeartbeatInterval: testHB, ClockDrift: testDrift,
+		Log: &memLog{}, Bootstrap: ConfState{Voters: members(1, 2, 3)}}
+}
+
+func TestNewRefusesNonsense(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"group":           func(c *Config) { c.Group = 0 },
+		"self":            func(c *Config) { c.Self.ID = 0 },
+		"log":             func(c *Config) { c.Log = nil },
+		"timeout":         func(c *Config) { c.ElectionTimeout = 0 },
+		"heartbeat":       func(c *Config) { c.HeartbeatInterval = testET },
+		"drift":           func(c *Config) { c.ClockDrift = testET },
+		"term":            func(c *Config) { c.HardState.Term = MaxTerm + 1 },
+		"applied":         func(c *Config) { c.Applied = 3 },
+		"unsorted voters": func(c *Config) { c.Bootstrap.Voters = members(2, 1) },
+		"double role":     func(c *Config) { c.Bootstrap.Learners = members(1) },
+		"behind snapshot": func(c *Config) { c.Log = &memLog{base: Ticket{3, 5}} },
+		"membership": func(c *Config) {
+			c.Log = &memLog{ents: []Entry{{Term: 1, Index: 1, Type: EntryConfig, Payload: []byte{9}}}}
+		},
+	} {
+		cfg := validConfig()
+		change(&cfg)
+		if r, err := New(cfg); err == nil || r != nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, err := New(validConfig()); err != nil {
+		t.Error(err)
+	}
+}
+
+// The journal lost the last term to a power cut that the log survived: the term is the log's, and the vote of the older term is
+// not taken into it.
+func TestRestartTakesLaterTermOfLog(t *testing.T) {
+	cfg := validConfig()
+	cfg.Log = &memLog{ents: []Entry{{Term: 4, Index: 1, Type: EntryNoop}}}
+	cfg.HardState = HardState{3, 2}
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.term != 4 || r.vote != 0 {
+		t.Fatalf("%+v", r.Status())
+	}
+	if rd, ok := r.Ready(); !ok || rd.HardState == nil || *rd.HardState != (HardState{4, 0}) {
+		t.Fatalf("not written down: %+v", rd)
+	}
+}
+
+func TestMisaddressedMessagesAreDropped(t *testing.T) {
+	c := paperCluster(t)
+	l := c.elect(t, 1)
+	if err := l.propose("x"); err != nil {
+		t.Fatal(err)
+	}
+	l.settle()
+	for name, change := range map[string]func(*Message){
+		"group":                      func(m *Message) { m.Group++ },
+		"node":                       func(m *Message) { m.To = 2 },
+		"from itself":                func(m *Message) { m.From = 1 },
+		"incarnation of this node":   func(m *Message) { m.ToIncarnation = 55 },
+		"incarnation of the sender":  func(m *Message) { m.FromIncarnation = 55 },
+		"an earlier start of sender": func(m *Message) { m.FromBoot = 0 },
+	} {
+		m := msg(MsgAppResp, 2, 1, l.r.term)
+		m.Index = l.r.last
+		change(&m)
+		if err := l.r.Step(l.now(), &m); !errors.Is(err, ErrMisaddressed) || l.r.commit == l.r.last {
+			t.Errorf("%s: %v, commit %d", name, err, l.r.commit)
+		}
+	}
+	m := msg(MsgAppResp, 9, 1, l.r.term)
+	if err := l.r.Step(l.now(), &m); !errors.Is(err, ErrNotMember) {
+		t.Errorf("stranger: %v", err)
+	}
+	m = msg(MsgAppResp, 2, 1, l.r.term)
+	m.Index = l.r.last + 1
+	if err := l.r.Step(l.now(), &m); !errors.Is(err, ErrBadMessage) {
+		t.Errorf("acknowledges what was never sent: %v", err)
+	}
+	m = msg(MsgApp, 2, 1, l.r.term)
+	if err := l.r.Step(l.now(), &m); !errors.Is(err, ErrDiverged) {
+		t.Errorf("a second leader: %v", err)
+	}
+}
+
+// A wiped disk is a new replica, even with the old name: it must not lend its weight to what its predecessor stood for; but it
+// is not kept from hearing, nor is its own request, for the receiver's membership may be the older one.
+func TestOtherIncarnationAsksAndIsAnswered(t *testing.T) {
+	c := paperCluster(t)
+	n := c.node(1)
+	m := msg(MsgVote, 3, 1, 1)
+	m.FromIncarnation = 55
+	if err := n.r.Step(n.now(), &m); err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	if out := c.sent(MsgVoteResp); len(out) != 1 || out[0].Reject || out[0].ToIncarnation != 55 {
+		t.Fatalf("%+v", out)
+	}
+	// But the vote of this term is the other one's now.
+	m.FromIncarnation = 103
+	if err := n.r.Step(n.now(), &m); err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	if out := c.sent(MsgVoteResp); len(out) != 1 || !out[0].Reject {
+		t.Fatalf("voted for two lives of a node in one term: %+v", out)
+	}
+	// Not itself a member under this life: never campaigns.
+	cfg := validConfig()
+	cfg.Self.Incarnation = 55
+	cfg.Fresh = true
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Campaign(Time(testET)); r.role != Follower || r.Deadline() != Forever {
+		t.Fatalf("%+v", r.Status())
+	}
+}
+
+func TestNoTermBeyondKafkasEpoch(t *testing.T) {
+	cfg := validConfig()
+	cfg.HardState.Term = MaxTerm
+	cfg.Fresh = true
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Tick(Forever / 2)
+	if r.role != Follower || r.Deadline() != Forever {
+		t.Fatalf("%+v", r.Status())
+	}
+	m := msg(MsgHeartbeat, 2, 1, MaxTerm+1)
+	if err := r.Step(Forever/2, &m); !errors.Is(err, ErrBadMessage) {
+		t.Fatal(err)
+	}
+}
+
+// A log that cannot be read stops neither the core nor its other followers, and is said.
+func TestUnreadableLogIsReported(t *testing.T) {
+	c := paperCluster(t)
+	l := c.elect(t, 1)
+	broken := errors.New("broken disk")
+	if err := l.propose("x"); err != nil {
+		t.Fatal(err)
+	}
+	l.process()
+	l.log.readErr = broken
+	m := msg(MsgAppResp, 2, 1, l.r.term)
+	m.Index = l.r.last
+	if err := l.r.Step(l.now(), &m); err != nil {
+		t.Fatal(err)
+	}
+	l.syncLog()
+	rd, ok := l.r.Ready()
+	if !ok || !errors.Is(rd.Err, broken) {
+		t.Fatalf("%+v", rd)
+	}
+	l.log.readErr = nil
+	c.stabilize()
+	if l.upTo != l.r.last {
+		t.Fatalf("did not go on: applied %d of %d", l.upTo, l.r.last)
+	}
+}
+
+func TestProposeChecksPlaces(t *testing.T) {
+	c := paperCluster(t)
+	l := c.elect(t, 1)
+	term, next, err := l.r.NextProposal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, es := range map[string][]Entry{
+		"index": {{Term: term, Index: next + 1, Type: EntryCommand}},
+		"term":  {{Term: term + 1, Index: next, Type: EntryCommand}},
+		"gap":   {{Term: term, Index: next, Type: EntryCommand}, {Term: term, Index: next + 2, Type: EntryCommand}},
+		"conf":  {{Term: term, Index: next, Type: EntryConfig}},
+	} {
+		if err := l.r.Propose(l.now(), es); !errors.Is(err, ErrBadProposal) || l.r.last != next-1 {
+			t.Errorf("%s: %v, last %d", name, err, l.r.last)
+		}
+	}
+	if err := c.node(2).propose("x"); !errors.Is(err, ErrNotLeader) {
+		t.Error(err)
+	}
+}
+
+func TestConfChangeApply(t *testing.T) {
+	cur := ConfState{Voters: members(1, 2, 3), Learners: members(4, 5)}
+	one := func(op ConfOp, id NodeID) ConfStep { return ConfStep{op, members(id)[0]} }
+	for _, tc := range []struct {
+		steps []ConfStep
+		joint bool
+		want  string // "" for an error
+	}{
+		{[]ConfStep{one(AddVoter, 6)}, false, "voters=(1 2 3 6) learners=(4 5)"},
+		{[]ConfStep{one(AddVoter, 6)}, true, "voters=(1 2 3 6)&&(1 2 3) learners=(4 5)"},
+		{[]ConfStep{one(AddLearner, 6)}, false, "voters=(1 2 3) learners=(4 5 6)"},
+		{[]ConfStep{one(Promote, 4)}, false, "voters=(1 2 3 4) learners=(5)"},
+		{[]ConfStep{one(Promote, 4), one(Remove, 1)}, false, "voters=(2 3 4)&&(1 2 3) learners=(5)"},
+		{[]ConfStep{one(Remove, 5), one(Remove, 2)}, false, "voters=(1 3) learners=(4)"},
+		{[]ConfStep{one(Remove, 1), one(Remove, 2), one(Remove, 3), one(Promote, 4)}, false, "voters=(4)&&(1 2 3) learners=(5)"},
+		{[]ConfStep{one(Remove, 1), one(Remove, 2), one(Remove, 3)}, false, ""},
+		{[]ConfStep{one(AddVoter, 1)}, false, ""},
+		{[]ConfStep{one(AddVoter, 4)}, false, ""},
+		{[]ConfStep{one(Promote, 1)}, false, ""},
+		{[]ConfStep{one(Promote, 9)}, false, ""},
+		{[]ConfStep{one(Remove, 9)}, false, ""},
+		{[]ConfStep{one(Remove, 1), {AddVoter, Member{1, 77}}}, false, ""}, // a new life only after the old one is out
+		{[]ConfStep{{Remove, Member{1, 77}}}, false, ""},
+		{[]ConfStep{{Remove, Member{1, 0}}}, false, "voters=(2 3) learners=(4 5)"},
+		{[]ConfStep{{AddVoter, Member{}}}, false, ""},
+		{[]ConfStep{{ConfOp(77), Member{ID: 8}}}, false, ""},
+		{nil, true, ""},
+	} {
+		got, err := ConfChange{tc.steps, tc.joint}.Apply(&cur)
+		if s := got.String(); err == nil && s != tc.want || (err != nil) != (tc.want == "") {
+			t.Errorf("%v joint %v: %v, %v; want %q", tc.steps, tc.joint, s, err, tc.want)
+		}
+	}
+	if !cur.Equal(&ConfState{Voters: members(1, 2, 3), Learners: members(4, 5)}) {
+		t.Fatal("changed what was passed in")
+	}
+	joint := ConfState{Voters: members(1), Outgoing: members(2)}
+	if _, err := (ConfChange{Steps: []ConfStep{one(AddVoter, 6)}}).Apply(&joint); !errors.Is(err, ErrConfPending) {
+		t.Fatal(err)
+	}
+}
+
+// A snapshot carries the membership as of its index, which may be older than the one in effect.
+func TestConfAtAppliedIndex(t *testing.T) {
+	c := newCluster(1)
+	n := c.add(1, ConfState{Voters: members(1)}, true)
+	c.add(2, ConfState{}, true)
+	n.tick()
+	c.stabilize()
+	if _, err := n.r.ProposeConf(n.now(), ConfChange{Steps: []ConfStep{{AddLearner, members(2)[0]}}}); err != nil {
+		t.Fatal(err)
+	}
+	n.process()
+	if got := n.r.ConfAt(n.upTo); got.String() != "voters=(1)" || n.r.conf().String() != "voters=(1) learners=(2)" {
+		t.Fatalf("at applied %v, in effect %v", got, n.r.conf())
+	}
+	c.stabilize()
+	n.snapshotAndCompact(0)
+	n.crash(func(int) int { return 0 })
+	n.start(false)
+	if got := n.r.ConfAt(n.upTo); got.String() != "voters=(1) learners=(2)" {
+		t.Fatalf("after a restart from the snapshot: %v", got)
+	}
+}
+
+// A new learner of a group whose leader is at rest, a slow follower, a dead one: each has its own pipeline.
+func TestSlowFollowerHoldsNobody(t *testing.T) {
+	c := paperCluster(t)
+	l := c.elect(t, 1)
+	c.cut[[2]NodeID{1, 3}] = true
+	for range 50 {
+		if err := l.propose("x"); err != nil {
+			t.Fatal(err)
+		}
+		if !c.stabilize() {
+			t.Fatal("does not come to rest")
+		}
+	}
+	if l.r.commit != l.r.last {
+		t.Fatalf("commit %d of %d", l.r.commit, l.r.last)
+	}
+	for _, p := range l.r.Peers() {
+		if p.Member.ID == 3 && p.Inflight != 4 {
+			t.Fatalf("in flight to the dead one: %+v", p)
+		}
+	}
+	clear(c.cut)
+	if !c.run(10*time.Second, func() bool { return c.node(3).upTo == l.r.commit }) {
+		t.Fatal("the follower that came back is not caught up")
+	}
+}
+
+func TestStrings(t *testing.T) {
+	for i := range uint8(12) {
+		_ = ProgressState(i % 3).String()
+		if strings.Contains(ConfOp(i%4+1).String(), "ConfOp") || i > 0 && strings.Contains(MessageType(i%11+1).String(), "MessageType") {
+			t.Errorf("no name for %d", i)
+		}
+	}
+	if ConfOp(9).String() != "ConfOp(9)" {
+		t.Error("unknown step")
+	}
+}
+
+func TestInflights(t *testing.T) {
+	var f inflights
+	var want []Index
+	for i := Index(1); i <= 100; i++ {
+		f.add(i, 10)
+		want = append(want, i)
+		if i%3 == 0 {
+			f.freeTo(i - 5)
+			want = slices.DeleteFunc(want, func(x Index) bool { return x <= i-5 })
+			if f.n != len(want) || f.bytes != int64(10*len(want)) {
+				t.Fatalf("%d: %d messages of %d bytes, want %d", i, f.n, f.bytes, len(want))
+			}
+		}
+	}
+	if !f.full(f.n, 1<<30) || !f.full(1<<30, f.bytes) || f.full(f.n+1, f.bytes+1) {
+		t.Fatal("bounds")
+	}
+	f.freeTo(1000)
+	if f.n != 0 || f.bytes != 0 || f.full(1, 0) {
+		t.Fatal("an empty pipeline takes one message, however large")
+	}
+}
