@@ -43,6 +43,10 @@ type fetchPart struct {
 	waiter     partition.Waiter
 }
 
+// confirmGrace is how long a fetch waits for a quorum to confirm the log's end, at least: a client that asks for no wait
+// at all (max_wait 0) still gets an answer where a leader without a lease has to ask around.
+const confirmGrace = time.Second
+
 const (
 	confirmNot int32 = iota
 	confirmAsked
@@ -55,18 +59,20 @@ func (p *fetchPart) sameTopic(o *fetchPart) bool {
 
 // fetchOp is one fetch. At most one goroutine works on it at a time (running); others only leave word (again).
 type fetchOp struct {
-	s      *server
-	r      *request
-	req    *kmsg.FetchRequest
-	ctx    fetchContext
-	parts  []fetchPart
-	budget int // bytes of the answer
+	s       *server
+	r       *request
+	req     *kmsg.FetchRequest
+	ctx     fetchContext
+	parts   []fetchPart
+	budget  int // bytes of the answer
+	started time.Time
 
 	mu       sync.Mutex // guards what follows; a leaf
 	running  bool
 	again    bool
 	finished bool
 	expired  bool // max_wait is over
+	late     bool // and confirmGrace too
 	gone     bool // the connection is closed
 	asking   int  // confirmations on their way
 	timer    *time.Timer
@@ -80,7 +86,7 @@ func (s *server) fetch(r *request) {
 		r.write(out, nil)
 		return
 	}
-	op := &fetchOp{s: s, r: r, req: req, ctx: ctx, parts: make([]fetchPart, len(ctx.parts)), running: true}
+	op := &fetchOp{s: s, r: r, req: req, ctx: ctx, parts: make([]fetchPart, len(ctx.parts)), started: time.Now(), running: true}
 	op.budget = s.fetchBudget(int(req.MaxBytes))
 	im := s.b.Image()
 	for i := range op.parts {
@@ -131,7 +137,7 @@ func (op *fetchOp) run() {
 	for {
 		op.mu.Lock()
 		op.again = false
-		expired, gone := op.expired, op.gone
+		expired, late, gone := op.expired, op.late, op.gone
 		op.mu.Unlock()
 		if gone {
 			op.end()
@@ -142,8 +148,8 @@ func (op *fetchOp) run() {
 		op.mu.Lock()
 		asking := op.asking
 		op.mu.Unlock()
-		// What waits for a confirmation holds the answer back, until max_wait at most.
-		if asking == 0 && (ready || op.req.MaxWaitMillis <= 0 || expired) || asking > 0 && expired {
+		// What waits for a confirmation holds the answer back, beyond a max_wait that is too short for one, if need be.
+		if asking == 0 && (ready || op.req.MaxWaitMillis <= 0 || expired) || asking > 0 && late {
 			op.end()
 			op.answer()
 			return
@@ -168,12 +174,7 @@ func (op *fetchOp) park() bool {
 	if first {
 		// The runtime's timers are a heap of their own; a goroutine exists only while f runs.
 		wait := max(time.Duration(op.req.MaxWaitMillis)*time.Millisecond, 0)
-		op.timer = time.AfterFunc(wait, func() {
-			op.mu.Lock()
-			op.expired = true
-			op.mu.Unlock()
-			op.wake()
-		})
+		op.timer = time.AfterFunc(wait, op.expire)
 	}
 	op.running = false
 	op.mu.Unlock()
@@ -186,6 +187,19 @@ func (op *fetchOp) park() bool {
 		})
 	}
 	return true
+}
+
+// expire is the timer's: first at max_wait, then, if that was shorter, at confirmGrace.
+func (op *fetchOp) expire() {
+	op.mu.Lock()
+	op.expired = true
+	if left := confirmGrace - time.Since(op.started); left <= 0 {
+		op.late = true
+	} else if !op.finished {
+		op.timer.Reset(left)
+	}
+	op.mu.Unlock()
+	op.wake()
 }
 
 // end unsubscribes and stops the timer. Nothing wakes the op afterwards.
