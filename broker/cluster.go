@@ -91,9 +91,7 @@ func (b *Broker) join(ctx context.Context) error {
 				if err := b.store.join(reply.ClusterID, reply.Node, reply.Founder); err != nil {
 					return err
 				}
-				for _, p := range reply.Peers {
-					b.known = append(b.known, p)
-				}
+				b.known = append(b.known, reply.Peers...)
 				b.log.Info("joined the cluster", "cluster", reply.ClusterID, "node", reply.Node, "seed", seed)
 				return nil
 			}
@@ -106,8 +104,8 @@ func (b *Broker) join(ctx context.Context) error {
 			b.log.Warn("cannot join yet; trying again", "seeds", b.cfg.Join, "err", last)
 		}
 		if err := pause(ctx, &wait, joinMax); err != nil {
-			return fmt.Errorf("join the cluster of %s: gave up after %v (JoinTimeout); last answer: %w: check that one of these is the RPC address of a running broker",
-				strings.Join(b.cfg.Join, ", "), b.cfg.JoinTimeout, last)
+			return fmt.Errorf("join the cluster of %s: gave up after %v (JoinTimeout): %w; last answer: %w: check that one of these is the RPC address of a running broker",
+				strings.Join(b.cfg.Join, ", "), b.cfg.JoinTimeout, err, last)
 		}
 	}
 }

@@ -480,6 +480,33 @@ func TestAllAddressesChange(t *testing.T) {
 	})
 }
 
+// All brokers ask at once for the internal topic; there is one, with three replicas, and everyone has it.
+func TestInternalTopicIsMadeOnce(t *testing.T) {
+	c := newCluster(t, 3, true)
+	for _, n := range c.nodes {
+		n.cfg.InternalTopicWait = 20 * time.Second // until the third is there
+	}
+	c.start(c.nodes...)
+	var g errgroup.Group
+	ids := make([]coordinator.TopicID, 3)
+	for i, n := range c.nodes {
+		g.Go(func() error {
+			topic, err := n.ensureInternal(t.Context(), coordinator.ConsumerOffsetsTopic, n.cfg.OffsetsPartitions)
+			if err == nil {
+				ids[i] = topic.ID
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	topic := c.nodes[0].Image().Topic(coordinator.ConsumerOffsetsTopic)
+	if ids[0] != ids[1] || ids[1] != ids[2] || len(topic.Partitions) != 2 || len(topic.Partitions[0].Replicas) != 3 || !topic.Internal() {
+		t.Fatalf("ids %v, topic %+v", ids, topic)
+	}
+}
+
 func TestJoinRefusals(t *testing.T) {
 	c := newCluster(t, 2, true)
 	c.start(c.nodes[:1]...)

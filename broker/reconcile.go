@@ -46,7 +46,6 @@ type reconciler struct {
 	forget   func(raft.GroupID, func(error))                    // and shall no longer
 	open     func(partition.Config) (*partition.Replica, error) // partition.Open with the broker's own fields filled in
 	leads    func(g raft.GroupID, l partition.Leadership)       // leadership news
-	settled  func(g raft.GroupID)                               // a replica was opened or removed
 	log      *slog.Logger
 	parallel int
 
@@ -356,8 +355,11 @@ func settingsOf(configs map[string]string) (s partition.Settings) {
 	}
 	ms := func(name string) time.Duration {
 		v := number(name, 1<<63-1)
-		if v > int64((1<<63-1)/time.Millisecond) {
+		switch {
+		case v > int64((1<<63-1)/time.Millisecond):
 			return -1 // unbounded
+		case v == 0 && configs[name] == "0":
+			return 1 // no time at all; a zero would stand for the default
 		}
 		return time.Duration(v) * time.Millisecond
 	}

@@ -169,21 +169,6 @@ func (s *storage) groupDirs() ([]raft.GroupID, error) {
 	return out, nil
 }
 
-// makeGroupDir reports whether the directory was there already; a new one is durable when it returns, so that a
-// replica that has once voted is never taken for one that has never run.
-func (s *storage) makeGroupDir(g raft.GroupID) (existed bool, err error) {
-	dir := s.groupDir(g)
-	if _, err := s.fs.Stat(dir); err == nil {
-		return true, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	if err := s.fs.MkdirAll(dir); err != nil {
-		return false, err
-	}
-	return false, s.fs.SyncDir(s.groupsDir())
-}
-
 // loadPeers is best effort: a lost or damaged cache costs a detour through the seeds.
 func (s *storage) loadPeers() []peerAddr {
 	var peers []peerAddr

@@ -4,6 +4,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -94,16 +95,16 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(c.ReplicationFactor), c.ReplicationFactor != d.ReplicationFactor
 	case "auto.create.topics.enable":
 		return fmt.Sprint(!c.DisableAutoCreate), c.DisableAutoCreate
-	case "offsets.topic.num.partitions":
-		return fmt.Sprint(c.OffsetsPartitions), c.OffsetsPartitions != d.OffsetsPartitions
+	case "offsets.topic.num.partitions": // our default is not Kafka's; so it is for the next two
+		return fmt.Sprint(b.cfg.OffsetsPartitions), true
+	case "max.connections":
+		return fmt.Sprint(b.cfg.MaxConnections), true
+	case "log.segment.bytes":
+		return fmt.Sprint(b.cfg.SegmentBytes), true
 	case "broker.rack":
 		return c.Rack, c.Rack != ""
 	case "socket.request.max.bytes":
 		return fmt.Sprint(c.MaxRequestBytes), c.MaxRequestBytes != d.MaxRequestBytes
-	case "max.connections":
-		return fmt.Sprint(c.MaxConnections), c.MaxConnections != d.MaxConnections
-	case "log.segment.bytes":
-		return fmt.Sprint(c.SegmentBytes), c.SegmentBytes != d.SegmentBytes
 	case "log.dirs", "log.dir":
 		return c.DataDir, true
 	case "broker.session.timeout.ms":
@@ -225,6 +226,27 @@ func (b *Broker) createTopics(ctx context.Context, topics []newTopic) ([]topicRe
 		}
 	}
 	return results, nil
+}
+
+// ensureInternal makes sure that an internal topic is there, with as many replicas as there are live brokers, up to three. It
+// does not grow when brokers join later; a broker that has just started therefore waits a moment for the third.
+func (b *Broker) ensureInternal(ctx context.Context, name string, partitions int32) (*coordinator.Topic, error) {
+	for {
+		if t := b.Image().Topic(name); t != nil {
+			return t, nil
+		}
+		r, err := b.createTopics(ctx, []newTopic{{Name: name, Partitions: int(partitions), Configs: map[string]string{"cleanup.policy": "compact"}}})
+		if err == nil {
+			err = r[0].Err
+		}
+		// Another broker may have been faster; the Image has its topic, or will.
+		if err != nil && !errors.Is(err, coordinator.ErrTopicExists) {
+			return nil, err
+		}
+		if err := b.meta.Linearize(ctx); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // awaitCluster waits until every broker that is there has the metadata up to v, and every partition of the topics a leader
