@@ -48,7 +48,8 @@ type Config struct {
 	// OnFailed is called once, from a worker or the flush loop, when the replica has failed. It must not block, and must
 	// not call the replica's life-cycle methods itself: schedule [Replica.Reopen] with a backoff.
 	OnFailed func(r *Replica, err error)
-	// OnLeadership is called from a worker when the leader, the epoch or readiness changed. It must not block.
+	// OnLeadership is called from a worker when the leader, the epoch or readiness changed, perhaps before Open has
+	// returned. It must not block.
 	OnLeadership func(r *Replica, l Leadership)
 
 	Logger *slog.Logger

@@ -853,3 +853,67 @@ func TestMinInsyncWaits(t *testing.T) {
 		}
 	}
 }
+
+// PITFALLS.md: one flipped bit on a minority node lost half of the log elsewhere. Here the damaged replica says so,
+// does not stand for election, and is repaired by its leader.
+func TestDamagedReplicaIsRepaired(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	l := c.leader()
+	for i := range 20 {
+		l.mustProduce(seq(1, 0, int32(i), strings.Repeat(fmt.Sprint(i), 200)))
+	}
+	c.pass(2 * time.Second)
+	bad := c.nodes[l.id%3]
+	bad.stop()
+	names, err := bad.fs.ReadDir("data/orders-0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := false
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".log") || flipped {
+			continue
+		}
+		f, err := bad.fs.Open("data/orders-0/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b [1]byte
+		if _, err := f.ReadAt(b[:], 1500); err != nil {
+			t.Fatal(err)
+		}
+		b[0] ^= 4
+		if _, err := f.WriteAt(b[:], 1500); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		flipped = true
+	}
+	if !flipped {
+		t.Fatalf("no segment among %v", names)
+	}
+	c.isolate(bad.id)
+	bad.start()
+	if d := bad.rep.Describe(); !d.Log.Recovery.Corrupt || d.DamagedUpTo == 0 || d.NextOffset >= 20 {
+		t.Fatalf("damage not seen: %+v", d)
+	}
+	bad.rep.Raft().Campaign()
+	c.pass(5 * time.Second)
+	if _, epoch, _ := bad.rep.Leader(); epoch > l.rep.Describe().Leadership.Epoch {
+		t.Errorf("a damaged replica campaigned: epoch %d", epoch)
+	}
+	c.heal()
+	c.until("it is repaired", func() bool {
+		d := bad.rep.Describe()
+		return d.DamagedUpTo == 0 && d.HighWatermark == 20
+	})
+	if got, want := bad.rep.m.fold.encode(), c.leader().rep.m.fold.encode(); !bytes.Equal(got, want) {
+		t.Errorf("repaired to %x, the leader has %x", got, want)
+	}
+	r, err := bad.rep.Read(ReadQuery{MaxBytes: 1 << 20, LeaderEpoch: -1, AnyReplica: true})
+	if err != nil || len(r.Batches) != 20 {
+		t.Errorf("%d batches after the repair, %v", len(r.Batches), err)
+	}
+}
