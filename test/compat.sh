@@ -56,7 +56,7 @@ step() { # NAME COMMAND…
 	local name=$1
 	shift
 	echo "--- $name"
-	if ! "$@"; then
+	if ! "$@"; then # each check inside has a time-out of its own
 		echo "FAILED: $name"
 		failed+=("$name")
 	fi
@@ -82,7 +82,7 @@ fi
 python=/usr/bin/python3
 for lib in kafka confluent_kafka; do
 	if [[ -x $python ]] && $python -c "import $lib" 2>/dev/null; then
-		step "Python: $lib" "$python" test/compat/python.py "$lib" "$brokers"
+		step "Python: $lib" timeout 180 "$python" test/compat/python.py "$lib" "$brokers"
 	else
 		echo "SKIPPED: the Python package $lib is not installed (Debian: apt-get install python3-${lib/_/-})"
 	fi

@@ -19,7 +19,7 @@ check() { # NAME WANT GOT
 	fi
 }
 
-kc() { timeout 60 kcat -b "$brokers" "$@" 2>"$tmp/err" || { echo "kcat failed: $(tail -n 3 "$tmp/err")" >&2; return 1; }; }
+kc() { timeout 40 kcat -b "$brokers" "$@" 2>"$tmp/err" || { echo "kcat failed: $(tail -n 3 "$tmp/err")" >&2; return 1; }; }
 produce() { kc -P "$@"; }
 # read TOPIC PARTITION ARGS…: to the end, nothing else printed
 read_all() { kc -C -q -e -t "$1" -p "$2" "${@:3}"; }
