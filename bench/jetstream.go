@@ -119,6 +119,9 @@ func (j *JetStream) Start(ctx context.Context, dir string, c Cell) error {
 	}
 	for p := range c.Partitions {
 		if err := retry(ctx, func() error {
+			// A request that comes before the cluster has a leader may never be answered: ask again.
+			ctx, cancel := context.WithTimeout(ctx, askAgain)
+			defer cancel()
 			_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: stream(p), Subjects: []string{subject(p)}, Replicas: 3,
 				Storage: jetstream.FileStorage, AllowAtomicPublish: true, AllowBatchPublish: true})
 			return err
@@ -137,6 +140,8 @@ func (j *JetStream) Start(ctx context.Context, dir string, c Cell) error {
 // lead moves a stream's leadership to a node, so that leaders are spread evenly.
 func (j *JetStream) lead(ctx context.Context, js jetstream.JetStream, p int, node string) error {
 	return retry(ctx, func() error {
+		ctx, cancel := context.WithTimeout(ctx, askAgain)
+		defer cancel()
 		s, err := js.Stream(ctx, stream(p))
 		if err != nil {
 			return err
@@ -251,7 +256,8 @@ type fastStream struct {
 	next    uint64
 }
 
-const ackPoll = 5 * time.Second
+// askAgain bounds one administrative request; it is repeated.
+const askAgain = 5 * time.Second
 
 func (p *natsProducer) Send(ctx context.Context, partition int, record []byte, done func(error)) {
 	switch p.mode {

@@ -24,6 +24,7 @@ var commands = []func(*app) *cobra.Command{
 	newProduceCommand,
 	newConsumeCommand,
 	newClusterCommand,
+	newBenchCommand,
 	newLogCommand,
 	newVersionCommand,
 }
