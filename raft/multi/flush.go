@@ -38,13 +38,13 @@ type flusher struct {
 
 func (f *flusher) init() { f.cond.L = &f.mu }
 
-func (f *flusher) enqueueLocked(g *Group, now raft.Time) {
+func (f *flusher) enqueueLocked(g *Group, clock Clock) {
 	if g.fl.queued || g.fl.running {
 		return // finish puts it back
 	}
 	g.fl.queued = true
 	if g.fl.since = 0; g.fl.want {
-		g.fl.since = now
+		g.fl.since = clock.Now()
 	}
 	f.queue = append(f.queue, g)
 	f.cond.Signal()
@@ -52,21 +52,19 @@ func (f *flusher) enqueueLocked(g *Group, now raft.Time) {
 
 // requestSync asks for a Sync that begins from now on.
 func (h *Host) requestSync(g *Group) {
-	now := h.now()
 	h.flusher.mu.Lock()
 	g.fl.want = true
 	if g.fl.queued && g.fl.since == 0 {
-		g.fl.since = now
+		g.fl.since = h.now()
 	}
-	h.flusher.enqueueLocked(g, now)
+	h.flusher.enqueueLocked(g, h.o.Clock)
 	h.flusher.mu.Unlock()
 }
 
 func (h *Host) addJob(g *Group, run func(*Group)) {
-	now := h.now()
 	h.flusher.mu.Lock()
 	g.fl.jobs = append(g.fl.jobs, job{run})
-	h.flusher.enqueueLocked(g, now)
+	h.flusher.enqueueLocked(g, h.o.Clock)
 	h.flusher.mu.Unlock()
 }
 
@@ -83,7 +81,7 @@ func (f *flusher) popLocked(i int) (g *Group, sync bool, jobs []job) {
 	return g, sync, jobs
 }
 
-func (f *flusher) finishLocked(g *Group, now raft.Time) {
+func (f *flusher) finishLocked(g *Group, clock Clock) {
 	g.fl.running = false
 	for i, r := range f.running {
 		if r == g {
@@ -94,7 +92,7 @@ func (f *flusher) finishLocked(g *Group, now raft.Time) {
 		}
 	}
 	if g.fl.want || len(g.fl.jobs) > 0 {
-		f.enqueueLocked(g, now)
+		f.enqueueLocked(g, clock)
 	}
 }
 
@@ -134,9 +132,8 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 	for _, j := range jobs {
 		j.run(g)
 	}
-	now := h.now()
 	h.flusher.mu.Lock()
-	h.flusher.finishLocked(g, now)
+	h.flusher.finishLocked(g, h.o.Clock)
 	closing := g.closing.Load()
 	h.flusher.mu.Unlock()
 	if closing {
@@ -216,6 +213,10 @@ func (h *Host) FlushGroup(id raft.GroupID) bool {
 	if !h.manual {
 		panic("multi: Host.FlushGroup outside manual mode")
 	}
+	return h.flushGroup(id)
+}
+
+func (h *Host) flushGroup(id raft.GroupID) bool {
 	f := &h.flusher
 	f.mu.Lock()
 	for i, g := range f.queue {

@@ -195,13 +195,13 @@ func (g *Group) beginClose() {
 // files, and then lets the hard-state store forget the group.
 func (g *Group) Close() error {
 	g.beginClose()
-	if g.h.manual {
+	if g.h.manual || !g.h.started.Load() {
 		for !g.isClosed() {
-			g.h.Run()
+			g.h.run()
 			if g.isClosed() {
 				break
 			}
-			if !g.h.FlushGroup(g.id) {
+			if !g.h.flushGroup(g.id) {
 				panic("multi: a closing group waits for nothing")
 			}
 		}

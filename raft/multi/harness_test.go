@@ -470,14 +470,6 @@ func newSim(t testing.TB, seed uint64, nodes, groups int, tweak func(*Options, *
 	return s
 }
 
-func (s *sim) conf() raft.ConfState {
-	var c raft.ConfState
-	for i := range len(s.nodes) {
-		c.Voters = append(c.Voters, raft.Member{ID: raft.NodeID(i + 1), Incarnation: 1})
-	}
-	return c
-}
-
 func (s *sim) start(n *simNode, fresh bool) {
 	n.boot++
 	n.down = false

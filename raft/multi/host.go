@@ -34,7 +34,8 @@ type Host struct {
 	flusher flusher
 	pairs   pairs
 	wg      sync.WaitGroup
-	manualW *worker // manual mode: the one worker
+	manualW *worker     // manual mode: the one worker
+	started atomic.Bool // not in manual mode: there are goroutines
 
 	snapshotSends int // guarded by flusher.mu: sends being built at the moment
 	fatal         atomic.Pointer[error]
@@ -58,15 +59,13 @@ func NewHost(o Options) (*Host, error) {
 	h.flusher.init()
 	h.timers.init()
 	h.pairs.init(h)
-	if h.manual {
-		h.manualW = &worker{h: h}
-	}
+	h.manualW = &worker{h: h}
 	return h, nil
 }
 
 // Start starts the workers, the flushers and the timer goroutine. In manual mode there are none.
 func (h *Host) Start() {
-	if h.manual {
+	if h.manual || h.started.Swap(true) {
 		return
 	}
 	for range h.o.Workers {
@@ -219,11 +218,10 @@ func (q *runQueue) pushLocked(g *Group, now raft.Time) {
 // schedule puts g into the run queue unless it is there.
 func (h *Host) schedule(g *Group) {
 	q := &h.runq
-	now := h.now()
 	q.mu.Lock()
 	switch g.sched {
 	case schedIdle:
-		q.pushLocked(g, now)
+		q.pushLocked(g, h.now())
 		q.cond.Signal()
 	case schedRunning:
 		g.sched = schedAgain
@@ -250,10 +248,10 @@ func (q *runQueue) pop(wait bool) *Group {
 }
 
 // done gives a group back after its turn.
-func (q *runQueue) done(g *Group, more bool, now raft.Time) {
+func (q *runQueue) done(g *Group, more bool, clock Clock) {
 	q.mu.Lock()
 	if g.sched == schedAgain || more {
-		q.pushLocked(g, now)
+		q.pushLocked(g, clock.Now())
 		q.cond.Signal()
 	} else {
 		g.sched = schedIdle
@@ -291,7 +289,6 @@ type worker struct {
 	turns   int      // since the last flush of out
 	entries []raft.Entry
 	staged  []*Proposal
-	msg     raft.Message
 }
 
 type outbox struct {
@@ -319,7 +316,7 @@ func (w *worker) turn(g *Group) {
 	if w.turns >= maxTurnsPerFlush {
 		w.flushOut()
 	}
-	w.h.runq.done(g, more, w.h.now())
+	w.h.runq.done(g, more, w.h.o.Clock)
 }
 
 // send collects m for its destination. Bulk (entries, snapshots) leaves at the end of the turn.
@@ -363,6 +360,10 @@ func (h *Host) Run() int {
 	if !h.manual {
 		panic("multi: Host.Run outside manual mode")
 	}
+	return h.run()
+}
+
+func (h *Host) run() int {
 	turns := 0
 	for {
 		h.fireTimers(h.now())

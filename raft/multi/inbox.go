@@ -35,6 +35,7 @@ type event struct {
 	hs     raft.HardState
 	meta   raft.SnapshotMeta
 	snap   *raft.Snapshot
+	cut    *raft.ConfState // evSnapshotSaved: the log was compacted; the membership there
 	conf   *raft.ConfChange
 	done   func(Outcome)
 	reply  func(error)

@@ -36,8 +36,8 @@ type Log interface {
 	Unsynced() int64
 
 	// SaveSnapshot stores data durably as the state after meta.Index, replacing an earlier one. It does not shorten the log.
-	// SaveSnapshot, LoadSnapshot (after the group's start) and InstallSnapshot are called by the flush loop: never beside
-	// Sync or each other, the first two beside Append and reads, InstallSnapshot beside nothing at all.
+	// SaveSnapshot, LoadSnapshot (after the group's start), TruncatePrefix and InstallSnapshot are called by the flush loop:
+	// never beside Sync or each other, the first three beside Append and reads, InstallSnapshot beside nothing at all.
 	SaveSnapshot(meta raft.SnapshotMeta, data []byte) error
 	// LoadSnapshot returns the stored snapshot, or nil if there is none.
 	LoadSnapshot() (*raft.Snapshot, error)

@@ -181,7 +181,8 @@ type GroupConfig struct {
 	SnapshotEvery int64
 	// KeepEntries are left behind a snapshot by compaction; below 0: never compact.
 	KeepEntries int64
-	// OnFatal is called once if the group stops by itself: its log or state machine failed.
+	// OnFatal is called once if the group stops by itself: its log or state machine failed. It must neither block nor
+	// close the group, on whose worker it runs.
 	OnFatal func(error)
 }
 

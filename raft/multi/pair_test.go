@@ -77,7 +77,7 @@ func TestIdleGroupsCostNothing(t *testing.T) {
 
 // A dead broker wakes its groups, and they do not all campaign in the same instant (TiKV #19070).
 func TestDeadPeerWakesSpread(t *testing.T) {
-	s := newSim(t, 21, 3, 300, nil)
+	s := newSim(t, 21, 3, 120, nil)
 	s.waitLeaders()
 	s.until("all groups to be covered", s.allCovered)
 	dead := s.leader(1)
@@ -105,7 +105,7 @@ func TestDeadPeerWakesSpread(t *testing.T) {
 		when[(at-died)/raft.Time(simET/20)]++
 		last = max(last, at)
 	}
-	if len(ids) < 30 || len(when) < 5 {
+	if len(ids) < 20 || len(when) < 5 {
 		t.Fatalf("%d groups woke in %d moments: %v", len(ids), len(when), when)
 	}
 	if last-died > raft.Time(4*simET) {

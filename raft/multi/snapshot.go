@@ -52,10 +52,25 @@ func (g *Group) takeSnapshot() {
 		g.fail(fmt.Errorf("encode snapshot at %d: %w", meta.Index, err))
 		return
 	}
+	// Compaction behind it. What is cut may hold the last membership entry; what stands for it then is conf as of there.
+	var upTo raft.Index
+	cutConf := g.conf
+	if keep := g.cfg.KeepEntries; keep >= 0 && raft.Index(keep) < meta.Index && meta.Index-raft.Index(keep) >= g.log.FirstIndex() {
+		upTo = meta.Index - raft.Index(keep)
+		if cutConf, err = g.confAt(upTo); err != nil {
+			g.fail(fmt.Errorf("read membership at %d: %w", upTo, err))
+			return
+		}
+	}
 	g.snapshotting = true
 	g.h.addJob(g, func(g *Group) {
-		err := g.log.SaveSnapshot(meta, data)
-		_ = g.in.pushEvent(g.h, g, event{kind: evSnapshotSaved, meta: meta, err: err})
+		e := event{kind: evSnapshotSaved, meta: meta}
+		if e.err = g.log.SaveSnapshot(meta, data); e.err == nil && upTo > 0 {
+			if e.err = g.log.TruncatePrefix(upTo); e.err == nil {
+				e.cut = &cutConf
+			}
+		}
+		_ = g.in.pushEvent(g.h, g, e) // refused: the group has stopped
 	})
 }
 
@@ -73,27 +88,13 @@ func (g *Group) snapshotSaved(e *event) {
 	switch {
 	case errors.Is(e.err, vfs.ErrNoSpace):
 		g.h.o.Logger.Warn("no space for a snapshot", "group", uint64(g.id), "err", e.err)
-		return
 	case e.err != nil:
-		g.fail(fmt.Errorf("save snapshot at %d: %w", e.meta.Index, e.err))
-		return
-	}
-	g.h.stats.snapTaken.Add(1)
-	keep := g.cfg.KeepEntries
-	if keep < 0 || raft.Index(keep) >= e.meta.Index {
-		return
-	}
-	if upTo := e.meta.Index - raft.Index(keep); upTo >= g.log.FirstIndex() {
-		// What is cut may hold the last membership entry; what stands for it then is the snapshot's.
-		conf, err := g.confAt(upTo)
-		if err == nil {
-			err = g.log.TruncatePrefix(upTo)
+		g.fail(fmt.Errorf("snapshot at %d: %w", e.meta.Index, e.err))
+	default:
+		g.h.stats.snapTaken.Add(1)
+		if e.cut != nil {
+			g.conf = *e.cut
 		}
-		if err != nil {
-			g.fail(fmt.Errorf("compact log up to %d: %w", upTo, err))
-			return
-		}
-		g.conf = conf
 	}
 }
 
