@@ -92,9 +92,8 @@ type Log struct {
 	epochs  []epoch
 	configs []raft.Index // EntryConfig entries that the log holds
 
-	marked  raft.Index // highest synced index that a block on disk notes
-	canMark bool       // there is an active file to write a mark to
-	full    bool       // the next extent could not be allocated
+	marked raft.Index // highest synced index that a block on disk notes
+	full   bool       // the next extent could not be allocated
 
 	snap    snapshotInfo
 	floor   uint64     // files of a smaller generation are dead (see meta)
@@ -420,7 +419,7 @@ func (l *Log) MarkPending() bool {
 }
 
 func (l *Log) markDue() bool {
-	return l.canMark && !l.full && l.failed == nil && !l.closed && l.cut == 0 && l.synced == l.last && l.marked < l.synced
+	return !l.full && l.failed == nil && !l.closed && l.cut == 0 && l.synced == l.last && l.marked < l.synced
 }
 
 // Full says that the disk has no room for the next extent: records should be refused now, while what is left of the

@@ -110,6 +110,16 @@ type world struct {
 	reopens int
 	count   map[string]int
 	trace   []string
+	verbose bool
+}
+
+// listDir notes what is in the log's directory.
+func (w *world) listDir() {
+	names, _ := w.mem.ReadDir("data/group")
+	for _, name := range names {
+		st, _ := w.mem.Stat("data/group/" + name)
+		w.note("    %s %d", name, st.Size())
+	}
 }
 
 func newWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *world {
@@ -468,6 +478,9 @@ func (w *world) reopen() {
 	}
 	for tries := 0; ; tries++ {
 		w.reopens++
+		if w.verbose {
+			w.listDir()
+		}
 		f := w.fs()
 		if tries < 5 && w.rng.IntN(4) == 0 {
 			w.trap, w.power = 1+w.rng.IntN(8), w.rng.IntN(2) == 0

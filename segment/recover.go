@@ -302,16 +302,20 @@ func (r *recoverer) report(from raft.Index, why error) {
 	r.recovery.SetAside, r.recovery.DamagedUpTo = r.aside, r.damaged
 }
 
-// order decides which files are live. A file whose header was never durable has no say.
+// order decides which files are live.
+//
+// A file with a bad header has no say unless one of its blocks proves that its entries were durable once. Its making was
+// interrupted, or it was given up for lack of space and its removal undone by the power loss. Were it more than that, what
+// it held is now missing between the others, and load sees that: if older void entries took its place, the next file's
+// previous term would not match theirs (an index and a term name one entry, §5.3).
 func (r *recoverer) order() error {
 	limit := maxIndex + 1
-	top := true // no file of a later generation was ever durable
 	for _, f := range r.files {
 		switch {
 		case f.generation < r.meta.floor || f.first >= limit || limit <= r.meta.first:
 			r.dead = append(r.dead, f.name)
 			continue
-		case f.headerErr != nil && top:
+		case f.headerErr != nil:
 			late, err := r.marksIn(f)
 			if err != nil {
 				return err
@@ -326,15 +330,13 @@ func (r *recoverer) order() error {
 		}
 		f.upTo = limit - 1
 		limit = f.first
-		top = false
 		r.live = append(r.live, f)
 	}
 	slices.Reverse(r.live)
 	return nil
 }
 
-// dropTorn takes away a file whose making a power loss interrupted. It must be gone, durably, before anything is
-// appended elsewhere: its name says that it begins a later generation.
+// dropTorn takes away a file whose making a power loss interrupted.
 func (r *recoverer) dropTorn(f *found) error {
 	r.recovery.Torn, r.recovery.TornFile, r.recovery.TornAt, r.recovery.TornIndex = true, f.name, 0, f.first
 	file, err := r.fs.Open(path.Join(r.dir, f.name))
@@ -350,10 +352,7 @@ func (r *recoverer) dropTorn(f *found) error {
 	if !zero {
 		return r.setAside(f.name)
 	}
-	if err := r.fs.Remove(path.Join(r.dir, f.name)); err != nil {
-		return err
-	}
-	return r.fs.SyncDir(r.dir)
+	return r.fs.Remove(path.Join(r.dir, f.name)) // if it comes back it is as empty as before
 }
 
 // load reads the live files in order and judges what it meets.
@@ -362,7 +361,7 @@ func (r *recoverer) load() error {
 		var why error
 		switch {
 		case f.headerErr != nil:
-			why = f.headerErr
+			why = fmt.Errorf("%s: %w", f.name, f.headerErr)
 		case i == 0 && f.first > r.first:
 			why = fmt.Errorf("the first file begins at %d, the log at %d", f.first, r.first)
 		case i > 0 && f.first != r.segs[i-1].last+1:
@@ -605,7 +604,6 @@ func (r *recoverer) resume(f *found) error {
 	}
 	r.w.seg, r.w.pos, r.w.alloc = s, scan.end, f.size
 	r.w.fresh = s.last < s.first
-	r.canMark = !r.w.fresh
 	r.dropEmpty(s)
 	return nil
 }

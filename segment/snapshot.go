@@ -397,7 +397,7 @@ func installedMeta(sm *raft.SnapshotMeta, st *logState, floor uint64) meta {
 func (l *Log) adoptMeta(m *meta) {
 	l.first, l.last, l.synced, l.handed, l.marked = m.first, m.first-1, m.first-1, m.first-1, m.first-1
 	l.start, l.next = m.start, m.start
-	l.cut, l.pendingBytes, l.canMark = 0, 0, false
+	l.cut, l.pendingBytes = 0, 0
 	l.epochs = slices.Clone(m.epochs)
 	l.floor = m.floor
 	l.damaged = m.damaged

@@ -74,12 +74,16 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	}
 	ticket := l.ticket
 	if l.synced == l.last {
-		due, mark := l.markDue(), l.synced
+		due := l.markDue()
+		h := segmentHeader{first: l.last + 1, base: l.next}
+		var err error
+		h.prevTerm, err = l.termLocked(l.last)
 		l.mu.Unlock()
-		if due {
-			if err := l.writeMark(mark); err != nil {
-				return raft.Ticket{}, l.fail(err)
-			}
+		if due && err == nil {
+			err = l.writeMark(h)
+		}
+		if err != nil {
+			return raft.Ticket{}, l.fail(err)
 		}
 		return ticket, nil
 	}
@@ -155,7 +159,7 @@ func (l *Log) write(j *job) error {
 // there were.
 func (l *Log) writeFile(j *job) (int, error) {
 	w := &l.w
-	p := publication{seg: w.seg, fresh: w.fresh}
+	p := publication{seg: w.seg}
 	start := w.pos
 	done := 0
 	for done < len(j.recs) {
@@ -198,14 +202,8 @@ func (l *Log) writeFile(j *job) (int, error) {
 	if w.pos == start {
 		return 0, fmt.Errorf("nothing of %d entries fits into %s", len(j.recs), w.seg.name)
 	}
-	if err := w.file.Sync(); err != nil {
-		return 0, fmt.Errorf("sync %s: %v", w.seg.name, err) // fatal even if it says "no space"
-	}
-	if w.fresh {
-		if err := l.fs.SyncDir(l.dir); err != nil {
-			return 0, fmt.Errorf("sync directory %s: %v", l.dir, err)
-		}
-		w.fresh = false
+	if err := l.syncFile(); err != nil {
+		return 0, err
 	}
 	p.mark = j.mark
 	l.publish(&p)
@@ -217,7 +215,6 @@ func (l *Log) writeFile(j *job) (int, error) {
 // publication is what a Sync has made durable in one file and is about to show to readers.
 type publication struct {
 	seg     *seg
-	fresh   bool
 	recs    []record // written so far
 	size    int64
 	index   []indexEntry // for recs, and what is being written
@@ -279,21 +276,21 @@ func (l *Log) publish(p *publication) {
 	if l.cut != 0 && l.cut <= limit {
 		limit = l.cut - 1
 	}
-	l.canMark = true
 	s.size = p.size
+	shown := len(l.segs) > 0 && l.segs[len(l.segs)-1] == s
 	if s.first > limit {
 		// All that this file added is void already. If the file is not dead yet, it is now.
-		if p.fresh {
+		if s.last < s.first {
 			l.dead = append(l.dead, s.name)
 		}
 		return
 	}
-	if p.fresh {
-		l.segs = append(l.segs, s)
-	}
 	first := p.recs[0].Index
 	if limit < first {
 		return // s was cut below what this Sync added
+	}
+	if !shown {
+		l.segs = append(l.segs, s)
 	}
 	if limit < last {
 		next = p.recs[limit-first].next()
@@ -347,9 +344,6 @@ func (l *Log) abandon() {
 	// If it stays: it begins where the next generation will begin or above, and is overruled by that.
 	_ = l.fs.Remove(path.Join(l.dir, name))
 	*w = writer{gen: w.gen}
-	l.mu.Lock()
-	l.canMark = false
-	l.mu.Unlock()
 }
 
 // leave closes the current file: entries go on in a new one. Everything published in it is durable.
@@ -366,8 +360,10 @@ func (l *Log) leave() {
 	_ = w.file.Close() // all of it has been synced
 	*w = writer{gen: w.gen}
 	l.mu.Lock()
-	l.canMark = false
 	live := len(l.segs) > 0 && l.segs[len(l.segs)-1] == s
+	if s.last < s.first {
+		l.dead = append(l.dead, s.name) // it held a mark and nothing else
+	}
 	var img []byte
 	if live {
 		img = l.encodeIndexLocked(s)
@@ -395,9 +391,6 @@ func (l *Log) roll(j *job) error {
 	gen := w.gen
 	*w = old
 	w.gen = gen
-	l.mu.Lock()
-	l.canMark = true
-	l.mu.Unlock()
 	if errors.Is(err, vfs.ErrNoSpace) && w.pos+2*blockHeaderSize+int64(len(j.recs[0].Frame)) <= w.alloc {
 		l.mu.Lock()
 		l.full = true
@@ -445,34 +438,71 @@ func (l *Log) reserve(length int64) error {
 
 func roundUp(n int64) int64 { return (n + allocUnit - 1) / allocUnit * allocUnit }
 
-// writeMark writes an empty block that notes mark as durable.
-func (l *Log) writeMark(mark raft.Index) error {
+// writeMark writes an empty block that notes h.first-1 as durable, to a new file (which h describes) if there is none to
+// write to. A disk without room for it is no error: Full suppresses the mark until there is.
+func (l *Log) writeMark(h segmentHeader) error {
 	w := &l.w
-	if w.seg == nil || w.seal || w.fresh {
+	if w.seal {
+		l.leave()
+	}
+	var err error
+	if w.seg == nil {
+		err = l.begin(h)
+	} else {
+		err = l.reserve(blockHeaderSize)
+	}
+	if errors.Is(err, vfs.ErrNoSpace) {
 		return nil
 	}
-	if err := l.reserve(blockHeaderSize); err != nil {
-		if errors.Is(err, vfs.ErrNoSpace) {
-			return nil // Full suppresses the mark until there is room
-		}
+	if err != nil {
 		return err
 	}
-	h := blockHeader{generation: w.seg.generation, first: mark + 1, synced: mark}
+	mark := h.first - 1
+	bh := blockHeader{generation: w.seg.generation, first: h.first, synced: mark}
 	b := make([]byte, blockHeaderSize)
-	h.encode(l.group, b)
-	if _, err := w.file.WriteAt(b, w.pos); err != nil {
+	bh.encode(l.group, b)
+	bufs, at := [][]byte{b}, w.pos
+	if w.fresh && at == SegmentHeaderSize {
+		bufs, at = [][]byte{w.seg.encode(l.group), b}, 0
+	}
+	if _, err := w.file.WritevAt(bufs, at); err != nil {
 		w.seal = true
+		if errors.Is(err, vfs.ErrNoSpace) {
+			if w.fresh {
+				l.abandon()
+			}
+			l.mu.Lock()
+			l.full = true
+			l.mu.Unlock()
+			return nil
+		}
 		return fmt.Errorf("write mark to %s: %w", w.seg.name, err)
 	}
 	w.pos += blockHeaderSize
-	if err := w.file.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %v", w.seg.name, err)
+	if err := l.syncFile(); err != nil {
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.seg.size = w.pos
 	if l.cut == 0 {
 		l.marked = max(l.marked, mark)
+	}
+	return nil
+}
+
+// syncFile makes what was written to the current file durable, and its name with it. Its errors are fatal even if they
+// say "no space".
+func (l *Log) syncFile() error {
+	w := &l.w
+	if err := w.file.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %v", w.seg.name, err)
+	}
+	if w.fresh {
+		if err := l.fs.SyncDir(l.dir); err != nil {
+			return fmt.Errorf("sync directory %s: %v", l.dir, err)
+		}
+		w.fresh = false
 	}
 	return nil
 }

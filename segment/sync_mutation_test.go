@@ -1,0 +1,87 @@
+// Every sync is there for a reason: each call of Sync and SyncDir in this package is taken out in turn (it lies: reports
+// success and does nothing), and the property test must notice. Sites are found by running it, not listed, so a new
+// sync needs no entry here, and one that nothing depends on fails this test.
+
+package segment
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/balsamq/balsa/internal/vfs"
+)
+
+// syncSite names the line of this package that asked for a sync, and the kind of file.
+func syncSite(op vfs.Op, name string) string {
+	var pcs [24]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.Contains(f.File, "/segment/") && !strings.HasSuffix(f.File, "_test.go") {
+			kind := path.Ext(name)
+			if base := path.Base(name); strings.HasPrefix(base, metaName) || strings.HasPrefix(base, snapshotName) {
+				kind = base
+			} else if op == vfs.OpSyncDir {
+				kind = "" // directories differ by place only
+			}
+			return fmt.Sprintf("%s %s at %s:%d", op, kind, path.Base(f.File), f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
+// siteFault records sites, and makes the syncs of one of them lies.
+type siteFault struct {
+	mu   sync.Mutex
+	seen map[string]int
+	lie  string
+}
+
+func (s *siteFault) fault(op vfs.Op, name string) error {
+	if op != vfs.OpSync && op != vfs.OpSyncDir {
+		return nil
+	}
+	site := syncSite(op, name)
+	if site == "" {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[site]++
+	if site == s.lie {
+		return vfs.ErrSkip
+	}
+	return nil
+}
+
+func TestEverySyncIsNeeded(t *testing.T) {
+	const discover, tries = 40, 1200
+	all := siteFault{seen: map[string]int{}}
+	for seed := range uint64(discover) {
+		if err := newWorld(seed, 300, all.fault).run(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+	for _, site := range slices.Sorted(maps.Keys(all.seen)) {
+		var caught error
+		s := siteFault{seen: map[string]int{}, lie: site}
+		var seed uint64
+		for seed = 0; seed < tries && caught == nil; seed++ {
+			caught = newWorld(seed, 300, s.fault).run()
+		}
+		if caught == nil {
+			t.Errorf("%s: taken out in %d calls over %d seeds, and nobody noticed", site, s.seen[site], tries)
+			continue
+		}
+		msg, _, _ := strings.Cut(caught.Error(), "\n")
+		t.Logf("%s: seed %d: %.150s", site, seed-1, msg)
+	}
+}
