@@ -48,8 +48,10 @@ func (l *look) inSync() []raft.NodeID {
 	return out
 }
 
+// isInSync does not ask for State == Replicate: one lost message makes a member Probe for a moment, without its being any
+// further behind.
 func (l *look) isInSync(p *multi.PeerStatus) bool {
-	return !p.Learner && p.Active && p.State == raft.Replicate && p.Match+inSyncLag >= l.Commit
+	return !p.Learner && p.Active && p.State != raft.SnapshotState && p.Match+inSyncLag >= l.Commit
 }
 
 // quorum is the number of voters that a commit needs: in a joint membership, of the larger half.
