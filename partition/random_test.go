@@ -90,7 +90,7 @@ func (p *rndProducer) step(t *testing.T, leader *node, rng *rand.Rand) {
 // every acknowledged batch is at its offset, each batch is there once, in its producer's order, and all replicas have
 // the same state. Seeds are fixed; a failure names its own.
 func TestRandomClusters(t *testing.T) {
-	seeds := 60
+	seeds := 40
 	if testing.Short() {
 		seeds = 8
 	}
