@@ -165,9 +165,7 @@ func TestProduceWithoutAcks(t *testing.T) {
 	// An error can only be told by closing.
 	c.send(produceRequest(9, 0, "nope", id, 0, testBatch("x")))
 	c.closed()
-	if !h.memory.TryAcquire(h.o.RequestMemory) {
-		t.Fatal("request memory is missing")
-	}
+	becomes(t, "all memory is back", func() bool { return h.memory.TryAcquire(h.o.RequestMemory) })
 }
 
 func TestProduceTimesOut(t *testing.T) {
@@ -186,9 +184,7 @@ func TestProduceTimesOut(t *testing.T) {
 		t.Fatal("the frame's memory was given back while the replica had it")
 	}
 	r.commit()
-	if !h.memory.TryAcquire(h.o.RequestMemory) {
-		t.Fatal("request memory is missing")
-	}
+	becomes(t, "all memory is back", func() bool { return h.memory.TryAcquire(h.o.RequestMemory) })
 	h.memory.Release(h.o.RequestMemory)
 	// It was committed all the same.
 	if p := ask[*kmsg.ProduceResponse](c, produceRequest(9, 1, "t", id, 5, nil)).Topics[0].Partitions[0]; p.ErrorCode == 0 {
