@@ -99,7 +99,7 @@ func Start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := b.takePlace(ctx); err != nil {
 		return nil, err
 	}
-	b.log = b.log.With("broker", b.NodeID())
+	b.log = b.log.With("node", b.NodeID())
 	if err := b.startRaft(); err != nil {
 		return nil, err
 	}
@@ -314,8 +314,8 @@ func (b *Broker) startRaft() (err error) {
 		b.peers.learn(p.ID, p.Addr)
 	}
 	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex} {
-		b.tr.Handle(method, func(ctx context.Context, _ transport.Caller, body []byte) ([]byte, error) {
-			return b.serveRPC(ctx, method, body)
+		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
+			return b.serveRPC(ctx, from, method, body)
 		})
 	}
 	if err := b.meta.open(); err != nil {

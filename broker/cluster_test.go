@@ -23,6 +23,7 @@ import (
 	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/raft/transport"
 )
 
 // memStore is a hard-state store that outlives its broker's process, as a disk does.
@@ -537,6 +538,36 @@ func TestJoinRefusals(t *testing.T) {
 	}
 	if err := try(func(c *Config) { c.Listen = c.Listen[:0] + seed }); err == nil || !strings.Contains(err.Error(), "stop what has the port") {
 		t.Errorf("a port in use: %v", err)
+	}
+}
+
+// Whoever has not joined can ask to join, and for nothing else.
+func TestStrangersMayOnlyJoin(t *testing.T) {
+	c := newCluster(t, 1, true)
+	c.start(c.nodes...)
+	n := c.nodes[0]
+	stranger, err := transport.New(transport.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	id := n.mustCreate(t, "a", 1, 1)
+	body, err := encodeJSON(&coordinator.Intent{Request: "r", Command: &coordinator.Command{DeleteTopics: &coordinator.DeleteTopics{IDs: []coordinator.TopicID{id}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []uint16{methodHeartbeat, methodForward, methodReadIndex} {
+		if _, err := stranger.CallAddr(t.Context(), n.RPCAddr(), method, body); err == nil || !strings.Contains(err.Error(), "members") {
+			t.Errorf("method %d for a stranger: %v", method, err)
+		}
+	}
+	if n.Image().TopicByID(id) == nil {
+		t.Error("a stranger deleted a topic")
+	}
+	for _, junk := range [][]byte{nil, {9}, []byte("\x01{"), make([]byte, 100)} {
+		if _, err := stranger.CallAddr(t.Context(), n.RPCAddr(), methodJoin, junk); err == nil {
+			t.Errorf("joined by %q", junk)
+		}
 	}
 }
 

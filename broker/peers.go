@@ -152,7 +152,9 @@ func newPeers(cfg peersConfig) *peers {
 }
 
 func (ps *peers) close() {
+	ps.mu.Lock() // so that no loop is started once it has been decided to wait for them
 	ps.cancel()
+	ps.mu.Unlock()
 	ps.wg.Wait()
 }
 

@@ -189,7 +189,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 		if h.busy || h.removed || !deleted(im, h.group) {
 			continue
 		}
-		if now.Before(h.retryAt) && h.replica == nil {
+		if now.Before(h.retryAt) {
 			next = min(next, h.retryAt.Sub(now))
 			continue
 		}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/transport"
 )
 
 // The methods. The numbers are part of the wire format.
@@ -197,8 +198,11 @@ type caller interface {
 	Call(ctx context.Context, node raft.NodeID, method uint16, body []byte) ([]byte, error)
 }
 
-// serveRPC answers one call from another broker.
-func (b *Broker) serveRPC(ctx context.Context, method uint16, body []byte) ([]byte, error) {
+// serveRPC answers one call from another broker. One that belongs to no cluster yet may only ask to join.
+func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uint16, body []byte) ([]byte, error) {
+	if method != methodJoin && from.Cluster != transportCluster(b.store.id.ClusterID) {
+		return nil, fmt.Errorf("method %d is for members of cluster %s", method, b.store.id.ClusterID)
+	}
 	switch method {
 	case methodJoin:
 		var q joinRequest
@@ -228,6 +232,8 @@ func (b *Broker) serveRPC(ctx context.Context, method uint16, body []byte) ([]by
 		case notController(err):
 			reply.NotController = true
 			reply.Leader, _ = b.meta.Leader()
+		case errors.Is(err, coordinator.ErrMalformed): // it would not be better the next time
+			reply.Result = &coordinator.Result{Failure: coordinator.FailureOf(err)}
 		default:
 			reply.Error = err.Error()
 		}

@@ -229,7 +229,7 @@ func (c *Controller) Tick(ctx context.Context) error {
 	c.mu.Lock()
 	if ready && !c.leading {
 		c.since = now
-		c.cfg.Logger.Info("acting as the cluster's controller", "node", c.cfg.Self)
+		c.cfg.Logger.Info("acting as the cluster's controller")
 	}
 	c.leading = ready
 	since := c.since
