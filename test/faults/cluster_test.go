@@ -311,15 +311,14 @@ func (c *cluster) write(ctx context.Context) (streams []*stream, wait func()) {
 func (s *stream) ackedAfter(t time.Time) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := len(s.acked) - 1; i >= 0; i-- {
-		if s.acked[i].sent.Before(t) {
-			if i+1 < len(s.acked) {
-				return s.acked[i+1].at, true
-			}
-			return time.Time{}, false
-		}
+	i := len(s.acked)
+	for i > 0 && !s.acked[i-1].sent.Before(t) {
+		i--
 	}
-	return time.Time{}, false
+	if i == len(s.acked) {
+		return time.Time{}, false
+	}
+	return s.acked[i].at, true
 }
 
 // verify reads everything back: each acknowledged record at its offset, every record once, in order.
