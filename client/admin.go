@@ -359,15 +359,17 @@ func (a *Admin) ClusterStatus(ctx context.Context) (Cluster, error) {
 // OffsetAt is the offset of the first record of a partition whose timestamp is t or later, or the end if there is none.
 func (a *Admin) OffsetAt(ctx context.Context, topic string, partition int32, t time.Time) (int64, error) {
 	subject := partitionName(topic, partition)
-	listed, err := a.raw.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topic)
-	o, ok := listed.Lookup(topic, partition)
-	if err == nil {
-		err = o.Err
+	offsets, err := offsetsOf(ctx, topic, func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
+		return a.raw.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topics...)
+	})
+	if err != nil {
+		return 0, err
 	}
-	if err == nil && !ok {
-		err = kerr.UnknownTopicOrPartition
+	offset, ok := offsets[partition]
+	if !ok {
+		return 0, wrap("look up a time in", subject, kerr.UnknownTopicOrPartition)
 	}
-	return o.Offset, wrap("look up a time in", subject, err)
+	return offset, nil
 }
 
 // bounds returns the first offset and the end of every partition of a topic: the end that a reader sees who waits for
@@ -377,24 +379,61 @@ func (a *Admin) bounds(ctx context.Context, topic string, committed bool) (begin
 	if committed {
 		list = a.raw.ListCommittedOffsets
 	}
-	one := func(listed kadm.ListedOffsets, err error) (map[int32]int64, error) {
+	if begins, err = offsetsOf(ctx, topic, a.raw.ListStartOffsets); err != nil {
+		return nil, nil, err
+	}
+	ends, err = offsetsOf(ctx, topic, list)
+	return begins, ends, err
+}
+
+// settleTime is how long a question about offsets is repeated while a partition elects a leader, which is a matter of
+// seconds; what takes longer is not going away by itself.
+const settleTime = 20 * time.Second
+
+// offsetsOf lists one offset of each partition. kadm does not repeat a question that a partition without a leader could not answer.
+func offsetsOf(ctx context.Context, topic string, list func(context.Context, ...string) (kadm.ListedOffsets, error)) (map[int32]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for {
+		listed, err := list(ctx, topic)
 		if err == nil {
 			err = listed.Error()
 		}
-		if err != nil {
+		if err == nil {
+			out := make(map[int32]int64)
+			for p, o := range listed[topic] {
+				out[p] = o.Offset
+			}
+			return out, nil
+		}
+		if !settling(err) {
 			return nil, wrap("list the offsets of topic", topic, err)
 		}
-		out := make(map[int32]int64)
-		for p, o := range listed[topic] {
-			out[p] = o.Offset
+		select {
+		case <-ctx.Done():
+			return nil, &Error{Op: "list the offsets of topic", Subject: topic, Kind: ErrTimeout, Err: err}
+		case <-time.After(50 * time.Millisecond):
 		}
-		return out, nil
 	}
-	if begins, err = one(a.raw.ListStartOffsets(ctx, topic)); err != nil {
-		return nil, nil, err
+}
+
+// settling: the error goes away when an election ends.
+func settling(err error) bool {
+	if se, ok := errors.AsType[*kadm.ShardErrors](err); ok {
+		for _, s := range se.Errs {
+			if !settling(s.Err) {
+				return false
+			}
+		}
+		return len(se.Errs) > 0
 	}
-	ends, err = one(list(ctx, topic))
-	return begins, ends, err
+	for _, passing := range []error{kerr.LeaderNotAvailable, kerr.NotLeaderForPartition, kerr.OffsetNotAvailable, kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch,
+		kerr.ReplicaNotAvailable, kerr.KafkaStorageError} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 // partitionsOf returns the partition numbers of topics, all of which must exist.

@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	crand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,10 +84,12 @@ replaced: the command that starts it again is printed. What stands after -- goes
 
 // devState is what the directory remembers.
 type devState struct {
-	Version    int   `json:"version"`
-	Nodes      int   `json:"nodes"`
-	KafkaPorts []int `json:"kafkaPorts"`
-	RPCPorts   []int `json:"rpcPorts"`
+	Version int `json:"version"`
+	// ClusterID is chosen here and given to every node, so that one with another cluster's data refuses to start.
+	ClusterID  string `json:"clusterID"`
+	Nodes      int    `json:"nodes"`
+	KafkaPorts []int  `json:"kafkaPorts"`
+	RPCPorts   []int  `json:"rpcPorts"`
 	// Founded: the cluster was ready once. Until then node 1 is told of no others, so that it founds it.
 	Founded bool `json:"founded"`
 }
@@ -239,13 +242,13 @@ func openDevDir(o *devOptions, nodesGiven bool) (unlock func(), st *devState, er
 					where: o.dataDir, mend: "choose an empty directory, or one that 'broker dev' made"})
 			}
 		}
-		return unlock, &devState{Version: 1, Nodes: o.nodes}, nil
+		return unlock, &devState{Version: 1, Nodes: o.nodes, ClusterID: "dev-" + crand.Text()}, nil
 	}
 	if err != nil {
 		return fail(err)
 	}
 	st = &devState{}
-	if err := json.Unmarshal(raw, st); err != nil || st.Version != 1 || st.Nodes < 1 || st.Nodes > devMaxNodes || len(st.KafkaPorts) != st.Nodes || len(st.RPCPorts) != st.Nodes {
+	if err := json.Unmarshal(raw, st); err != nil || st.Version != 1 || st.ClusterID == "" || st.Nodes < 1 || st.Nodes > devMaxNodes || len(st.KafkaPorts) != st.Nodes || len(st.RPCPorts) != st.Nodes {
 		return fail(&cliError{code: exitFailure, what: "the cluster's description is damaged or of another version", where: file,
 			mend: fmt.Sprintf("remove it to have it made anew with --nodes as before (the data in node-1 and so on must then be moved back by hand), or choose another --data-dir (%v)", err)})
 	}
@@ -359,7 +362,8 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 		return nil, err
 	}
 	args := []string{"start", "--config", noConfigFile, "--data-dir", filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
-		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc, "--node-id", strconv.Itoa(n.number)}
+		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc,
+		"--node-id", strconv.Itoa(n.number), "--cluster-id", st.ClusterID}
 	hidden := []string{"--report-voters", strconv.Itoa(metadataVoters(st.Nodes))}
 	var others []string
 	for j, p := range st.RPCPorts {
@@ -479,7 +483,7 @@ func waitReady(ctx context.Context, nodes []*devNode) error {
 	return err
 }
 
-// waitNode polls one node until it knows of all nodes and answers that a topic with as many replicas as a new one gets could be made.
+// waitNode polls one node until it knows of all nodes and of a leader for each partition, and answers that a topic with as many replicas as a new one gets could be made.
 func waitNode(ctx context.Context, n *devNode, all int) error {
 	last := errors.New("not asked yet")
 	for {
@@ -512,6 +516,9 @@ func askNode(ctx context.Context, n *devNode, all int) error {
 	}
 	if len(c.Brokers) != all {
 		return fmt.Errorf("it knows of %d of %d brokers", len(c.Brokers), all)
+	}
+	if c.Leaderless > 0 { // after a restart: elections wait out the leases of before
+		return fmt.Errorf("%d of %d partitions have no leader", c.Leaderless, c.Partitions)
 	}
 	_, err = adm.CreateTopic(ctx, client.TopicSpec{Name: "balsa-dev-ready", Partitions: 1, Replicas: int16(min(all, 3)), ValidateOnly: true})
 	return err
