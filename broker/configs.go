@@ -25,9 +25,9 @@ const unset = "\x00"
 type obedience uint8
 
 const (
-	// ignored: Kafka's, without a meaning here; it is listed so that tools find it. A topic may set it to anything valid, as
-	// nothing that was promised depends on it.
-	ignored obedience = iota
+	// The zero value, listed: Kafka's, without a meaning here; it is there so that tools find it. A topic may set it to
+	// anything valid, as nothing that was promised depends on it.
+	_ obedience = iota
 	// obeyed: it does what it says.
 	obeyed
 	// fixed: another value than the default would promise something that is not there, so it is refused, with why.
