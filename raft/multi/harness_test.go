@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -139,7 +140,9 @@ func (l *memLog) Append(term raft.Term, es []raft.Entry) (raft.Ticket, error) {
 	if at < l.first || at > l.last()+1 {
 		panic(fmt.Sprintf("append at %d to [%d,%d]", at, l.first, l.last()))
 	}
-	l.entries = l.entries[: at-l.first : at-l.first]
+	if at <= l.last() { // what is durable may share the array: never overwritten
+		l.entries = l.entries[: at-l.first : at-l.first]
+	}
 	for i := range es {
 		if len(es[i].Frame) == 0 || es[i].Index != at+raft.Index(i) {
 			panic("append of an unframed or misplaced entry")
@@ -157,13 +160,20 @@ func (l *memLog) Sync() (raft.Ticket, error) {
 	if l.syncing {
 		panic("Sync beside itself")
 	}
-	if l.syncErr != nil {
-		return raft.Ticket{}, l.syncErr
+	l.syncing = true
+	defer func() { l.syncing = false }()
+	t, n, d := l.ticket, l.unsynced, durableLog{l.first, l.prevTerm, l.entries[:len(l.entries):len(l.entries)], l.snap}
+	err := l.syncErr
+	l.mu.Unlock()
+	runtime.Gosched() // appends may come in between, and are not covered
+	l.mu.Lock()
+	if err != nil {
+		return raft.Ticket{}, err
 	}
-	l.mark = l.unsynced > 0
-	l.unsynced = 0
-	l.durable = durableLog{l.first, l.prevTerm, slices.Clone(l.entries), l.snap}
-	return l.ticket, nil
+	l.mark = n > 0
+	l.unsynced -= n
+	l.durable = d
+	return t, nil
 }
 
 func (l *memLog) MarkPending() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.mark }

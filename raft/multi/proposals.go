@@ -149,8 +149,14 @@ func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.
 			p.Done(Outcome{Err: ErrFull})
 			continue
 		}
-		e := raft.Entry{Term: term, Index: index + raft.Index(len(entries)), Type: p.Type, Payload: p.Payload}
-		waitFor, err := g.cfg.Stager.Stage(p, &e)
+		n := len(entries)
+		entries = append(entries, raft.Entry{Term: term, Index: index + raft.Index(n), Type: p.Type, Payload: p.Payload})
+		e := &entries[n]
+		waitFor, err := g.cfg.Stager.Stage(p, e)
+		if err != nil || waitFor > 0 {
+			*e = raft.Entry{}
+			entries = entries[:n]
+		}
 		switch {
 		case err != nil:
 			p.Done(Outcome{Err: err})
@@ -159,7 +165,6 @@ func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.
 		case waitFor > 0:
 			g.repeats = append(g.repeats, pendingProposal{term: term, index: waitFor, done: p.Done})
 		default:
-			entries = append(entries, e)
 			size += e.Size()
 			w.staged = append(w.staged, p)
 		}
