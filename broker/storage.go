@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path"
+	"slices"
 	"strconv"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -66,7 +67,7 @@ type storage struct {
 // before anything else happens, since peers tell this life's messages from the last one's by it.
 func openStorage(fsys vfs.FS, dir string) (_ *storage, err error) {
 	s := &storage{fs: fsys, dir: dir}
-	if err := fsys.MkdirAll(path.Join(dir, "groups")); err != nil {
+	if err := makeDirs(fsys, path.Join(dir, "groups")); err != nil {
 		return nil, fmt.Errorf("%w: make %s: %w: check that the path is right and writable", ErrDataDir, dir, err)
 	}
 	if s.unlock, err = fsys.Lock(path.Join(dir, "lock")); err != nil {
@@ -100,6 +101,37 @@ func openStorage(fsys vfs.FS, dir string) (_ *storage, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// makeDirs makes dir and what is missing above it, durably, from above: else a power loss takes the whole directory with
+// everything that was synced in it, and the next start founds another cluster.
+func makeDirs(fsys vfs.FS, dir string) error {
+	var missing []string
+	above := dir
+	for ; above != path.Dir(above); above = path.Dir(above) {
+		if _, err := fsys.Stat(above); err == nil {
+			break
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		missing = append(missing, above)
+	}
+	// What is there may have been made a moment ago, by a start that was cut off before its sync or by a mkdir. What we may
+	// not even read is older.
+	for d := above; d != path.Dir(d); d = path.Dir(d) {
+		if err := fsys.SyncDir(path.Dir(d)); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	for _, d := range slices.Backward(missing) {
+		if err := fsys.MkdirAll(d); err != nil {
+			return err
+		}
+		if err := fsys.SyncDir(path.Dir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newIncarnation() raft.Incarnation {

@@ -60,12 +60,18 @@ func TestDataDirectoryRemembers(t *testing.T) {
 
 // The boot count and the identity are on the disk before openStorage and join return, whatever is lost after that.
 func TestIdentitySurvivesPowerLoss(t *testing.T) {
-	mem := vfs.NewMem(1)
-	s := mustOpenStorage(t, mem, "/data")
+	for seed := range uint64(20) {
+		identitySurvives(t, seed)
+	}
+}
+
+func identitySurvives(t *testing.T, seed uint64) {
+	mem := vfs.NewMem(seed)
+	s := mustOpenStorage(t, mem, "/some/where/data")
 	inc := s.id.Incarnation
 	for boots := uint64(2); boots < 6; boots++ {
 		mem = mem.CrashClone(nil)
-		s = mustOpenStorage(t, mem, "/data")
+		s = mustOpenStorage(t, mem, "/some/where/data")
 		if s.id.Boots != boots || s.id.Incarnation != inc {
 			t.Fatalf("after a power loss: %+v, want incarnation %x and boot %d", s.id, inc, boots)
 		}
@@ -74,7 +80,7 @@ func TestIdentitySurvivesPowerLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	mem = mem.CrashClone(nil)
-	if s = mustOpenStorage(t, mem, "/data"); s.id.ClusterID != "c" || s.id.NodeID != 3 {
+	if s = mustOpenStorage(t, mem, "/some/where/data"); s.id.ClusterID != "c" || s.id.NodeID != 3 {
 		t.Fatalf("after a power loss: %+v", s.id)
 	}
 }
