@@ -1,3 +1,5 @@
+// The window through which the core sees its own log.
+
 package raft
 
 // LogReader is how the core reads its own log. The log's owner appends what [Ready.Entries] hands out before it calls
