@@ -350,6 +350,16 @@ func TestPaper_5_3_FollowerAppliesCommitted(t *testing.T) {
 	if n.upTo != 1 {
 		t.Fatalf("applied to %d", n.upTo)
 	}
+	// A message shows a match up to its own end only: what this log has beyond may be another leader's.
+	o := c.node(3)
+	o.log.ents = []Entry{{Term: 1, Index: 1, Type: EntryNoop}, {Term: 1, Index: 2, Type: EntryCommand, Payload: []byte("other")}}
+	o.log.durable = o.log.image()
+	o.start(true)
+	m = msg(MsgApp, 1, 3, 2)
+	m.Index, m.LogTerm, m.Commit = 1, 1, 2
+	if err := o.r.Step(o.now(), &m); err != nil || o.r.commit != 1 {
+		t.Fatalf("commit %d, %v", o.r.commit, err)
+	}
 	// The commit index in a message never reaches beyond what that message, or an earlier one, has shown to match.
 	hb := msg(MsgHeartbeat, 1, 2, 1)
 	hb.Commit = 99
@@ -531,6 +541,18 @@ func TestPaper_5_5_RepeatedMessagesChangeNothing(t *testing.T) {
 	l.process()
 	m := c.sent(MsgApp)[0]
 	f := c.node(2)
+	// Before it is durable, a repetition is answered with what is.
+	for range 2 {
+		if err := f.r.Step(f.now(), &m); err != nil {
+			t.Fatal(err)
+		}
+		f.process()
+	}
+	if out := c.sent(MsgAppResp); len(out) != 1 || out[0].Index != 1 {
+		t.Fatalf("acknowledged before it was durable: %+v", out)
+	}
+	f.settle()
+	c.net = nil
 	for k := range 3 {
 		if err := f.r.Step(f.now(), &m); err != nil {
 			t.Fatal(err)

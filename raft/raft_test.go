@@ -327,3 +327,104 @@ func TestInflights(t *testing.T) {
 		t.Fatal("an empty pipeline takes one message, however large")
 	}
 }
+
+// One change at a time, also where the first needs no joint configuration: two at once could form two majorities.
+func TestOneConfChangeAtATime(t *testing.T) {
+	c := paperCluster(t)
+	l := c.elect(t, 1)
+	add := func(id NodeID) error {
+		_, err := l.r.ProposeConf(l.now(), ConfChange{Steps: []ConfStep{{AddVoter, members(id)[0]}}})
+		return err
+	}
+	if err := add(4); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(5); !errors.Is(err, ErrConfPending) {
+		t.Fatal(err)
+	}
+	c.stabilize()
+	if err := add(5); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// While a snapshot is on its way to a follower, no acknowledgement of less than it has the leader send another.
+func TestOneSnapshotAtATime(t *testing.T) {
+	c := paperCluster(t)
+	l := c.elect(t, 1)
+	c.cut[[2]NodeID{1, 3}] = true
+	for range 6 {
+		if err := l.propose("x"); err != nil {
+			t.Fatal(err)
+		}
+		c.stabilize()
+	}
+	l.snapshotAndCompact(0)
+	asked := 0
+	l.autoSnap = false
+	l.onReady = func(_ *memNode, rd *Ready) { asked += len(rd.SendSnapshot) }
+	p := l.r.peer(3)
+	p.becomeProbe()
+	l.r.sendTo(p)
+	l.process()
+	s := l.takeSnapshot()
+	if err := l.r.StepSnapshot(l.now(), 3, &s); err != nil {
+		t.Fatal(err)
+	}
+	for i := Index(0); i < 7; i++ {
+		for _, typ := range []MessageType{MsgAppResp, MsgHeartbeatResp} {
+			m := msg(typ, 3, 1, l.r.term)
+			if typ == MsgAppResp {
+				m.Index = i
+			}
+			if err := l.r.Step(l.now(), &m); err != nil {
+				t.Fatal(err)
+			}
+			l.process()
+		}
+	}
+	if asked != 1 || p.State != SnapshotState {
+		t.Fatalf("asked for %d snapshots, state %v", asked, p.State)
+	}
+	l.r.SnapshotFailed(l.now(), 3)
+	m := msg(MsgHeartbeatResp, 3, 1, l.r.term)
+	if err := l.r.Step(l.now(), &m); err != nil {
+		t.Fatal(err)
+	}
+	l.process()
+	if asked != 2 {
+		t.Fatalf("after a failure: asked for %d snapshots", asked)
+	}
+}
+
+// A report of the disk about the log that a snapshot has replaced says nothing about the new one.
+func TestReportFromBeforeSnapshot(t *testing.T) {
+	c := paperCluster(t)
+	n := c.node(1)
+	app := func(term Term, prev Index, prevTerm Term, k int) {
+		m := msg(MsgApp, NodeID(term%2+2), 1, term)
+		m.Index, m.LogTerm = prev, prevTerm
+		for i := range k {
+			m.Entries = append(m.Entries, Entry{Term: term, Index: prev + 1 + Index(i), Type: EntryCommand})
+		}
+		if err := n.r.Step(n.now(), &m); err != nil {
+			t.Fatal(err)
+		}
+		n.process()
+		n.syncHardState()
+	}
+	app(1, 0, 0, 6) // a slow disk
+	ticket := n.log.syncing[0].ticket
+	m := msg(MsgSnap, 2, 1, 4)
+	m.Snapshot = &Snapshot{Meta: SnapshotMeta{Index: 3, Term: 2, Conf: ConfState{Voters: members(1, 2, 3)}}, Data: []byte("0")}
+	if err := n.r.Step(n.now(), &m); err != nil {
+		t.Fatal(err)
+	}
+	n.process()
+	n.syncHardState()
+	app(4, 3, 2, 3)
+	n.r.AppendSynced(n.now(), ticket)
+	if n.r.stable != 3 || n.r.last != 6 {
+		t.Fatalf("stable %d, last %d", n.r.stable, n.r.last)
+	}
+}
