@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -312,5 +313,64 @@ func TestNoPeerInBinary(t *testing.T) {
 	}
 	if bytes.Contains(mod, []byte("nats-io/nats-server")) {
 		t.Error("go.mod requires nats-server\n  reason: peers run as processes of their own (DESIGN)")
+	}
+}
+
+// ARCHITECTURE.md names the tests and transcripts that guard each invariant: they must be there, under these names.
+func TestArchitectureNamesWhatExists(t *testing.T) {
+	top := root(t)
+	page, err := os.ReadFile(filepath.Join(top, "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(page, []byte("\n")); n >= 300 {
+		t.Errorf("ARCHITECTURE.md has %d lines\n  reason: it is read in one sitting or not at all", n)
+	}
+	var all strings.Builder // names of files, and the text of all Go files
+	err = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && p != top && (strings.HasPrefix(d.Name(), ".") || d.Name() == "balsa-data") {
+			return filepath.SkipDir
+		}
+		all.WriteString("\n" + d.Name() + "\n")
+		if strings.HasSuffix(p, ".go") {
+			text, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			all.Write(text)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, name := range regexp.MustCompile("`([A-Za-z0-9_./-]+)`").FindAllStringSubmatch(string(page), -1) {
+		want := ""
+		switch n := name[1]; {
+		case strings.HasPrefix(n, "Test"):
+			want = "\nfunc " + n + "("
+		case strings.HasSuffix(n, "Error"):
+			want = "\ntype " + n + " struct"
+		case strings.HasSuffix(n, ".txt"):
+			want = "\n" + n + "\n"
+		case strings.Contains(n, "/") || strings.HasSuffix(n, ".go") || strings.HasSuffix(n, ".sh"):
+			if _, err := os.Stat(filepath.Join(top, n)); err != nil && !strings.Contains(all.String(), "\n"+path.Base(n)+"\n") {
+				t.Errorf("ARCHITECTURE.md names %s, which is not there", n)
+			}
+			continue
+		default:
+			continue
+		}
+		checked++
+		if !strings.Contains(all.String(), want) {
+			t.Errorf("ARCHITECTURE.md names %s, which is not there", name[1])
+		}
+	}
+	if checked < 20 {
+		t.Errorf("only %d names were found in ARCHITECTURE.md", checked)
 	}
 }
