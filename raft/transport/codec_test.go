@@ -216,7 +216,7 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 }
 
 func TestFrames(t *testing.T) {
-	body := bytes.Repeat([]byte("balsa"), 300_000) // more than firstRead
+	body := bytes.Repeat([]byte("balsa"), 1_000_000) // more than firstRead
 	for _, typ := range []frameType{frameApp, frameMessages} {
 		f := append(beginFrame(nil, typ), body...)
 		endFrame(f, 0)

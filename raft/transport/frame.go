@@ -31,9 +31,10 @@ const (
 	maxHandshakeFrame = 1 << 10
 	// maxControlFrame bounds a frame on the control lane: a pair message that names every group of a large broker.
 	maxControlFrame = 16 << 20
-	// firstRead is how much memory a frame gets before any of it has come; the rest is taken when that much is here. It
-	// is also the most that a connection keeps as its buffer between frames.
-	firstRead = 1 << 20
+	// firstRead is how much memory a frame gets before any of it has come; the rest is taken when that much is here.
+	firstRead = 4 << 20
+	// keepRead is the largest buffer that a connection keeps between frames.
+	keepRead = 1 << 20
 )
 
 type frameType uint8
@@ -128,13 +129,13 @@ func (f *frameReader) next(limit int) (frameType, []byte, error) {
 
 func (f *frameReader) body(n int, owned bool) ([]byte, error) {
 	var b []byte
-	if owned {
+	if owned || n > keepRead {
 		b = make([]byte, min(n, firstRead))
 	} else {
-		if cap(f.buf) < min(n, firstRead) {
-			f.buf = make([]byte, max(min(n, firstRead), 4<<10))
+		if cap(f.buf) < n {
+			f.buf = make([]byte, max(n, 4<<10))
 		}
-		b = f.buf[:min(n, cap(f.buf))]
+		b = f.buf[:n]
 	}
 	if _, err := io.ReadFull(f.r, b); err != nil {
 		return nil, noEOF(err)
