@@ -68,9 +68,6 @@ func (s *server) produce(r *request) {
 		}
 	}
 	r.hold() // the replicas look into the frame until the last of them is done
-	if req.Acks == -1 || req.Acks == 1 {
-		op.timer = time.AfterFunc(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), op.expired)
-	}
 	im := s.b.Image()
 	for i := range req.Topics {
 		t := &req.Topics[i]
@@ -85,6 +82,12 @@ func (s *server) produce(r *request) {
 			op.append(place, topic, p)
 		}
 	}
+	// The clock starts when everything is on its way. What is done by now needs none.
+	op.mu.Lock()
+	if op.waiting > 1 && req.Acks != 0 {
+		op.timer = time.AfterFunc(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), op.answer)
+	}
+	op.mu.Unlock()
 	op.leave()
 }
 
@@ -219,9 +222,7 @@ func (op *produceOp) leave() {
 	}
 }
 
-// expired answers with what there is: REQUEST_TIMED_OUT for the rest, which may still commit.
-func (op *produceOp) expired() { op.answer() }
-
+// answer answers with what there is; at the time-out that is REQUEST_TIMED_OUT for the rest, which may still commit.
 func (op *produceOp) answer() {
 	op.mu.Lock()
 	if op.answered {
@@ -230,10 +231,10 @@ func (op *produceOp) answer() {
 	}
 	op.answered = true
 	failed := op.failed
-	op.mu.Unlock()
 	if op.timer != nil {
 		op.timer.Stop()
 	}
+	op.mu.Unlock()
 	if op.req.Acks == 0 {
 		if failed != nil {
 			op.r.abort(fmt.Errorf("produce with acks=0 failed: %w", failed))

