@@ -634,3 +634,39 @@ func coverageFaults(t *testing.T, seed uint64) (covered, led, leases int) {
 	}
 	return covered, led, leases
 }
+
+// A group that is proposed anew and taken back before the follower could hear of either is still taken out there: else it
+// would rest for a leader that has forgotten it.
+func TestUncoverSurvivesProposal(t *testing.T) {
+	s := newSim(t, 40, 1, 1, nil)
+	n, tp := s.nodes[0], &tape{}
+	n.host.o.Transport = tp
+	g, ps := n.host.Group(1), &n.host.pairs
+	beat := func(answer bool) *PairMessage {
+		s.clock.now += raft.Time(simET / 10)
+		n.host.fireTimers(s.clock.now)
+		m := tp.last(t)
+		if answer {
+			n.host.DeliverPair(2, &PairMessage{Response: true, Session: m.Session, Seq: m.Seq, SentAt: m.SentAt})
+		}
+		return m
+	}
+	ps.propose(g, 2, 1, 1, s.clock.now)
+	beat(true)
+	if m := beat(true); len(m.Cover) != 1 {
+		t.Fatalf("not proposed: %+v", m)
+	}
+	ps.uncoverGroup(g, 2)
+	ps.propose(g, 2, 1, 2, s.clock.now)
+	ps.uncoverGroup(g, 2)
+	if m := beat(false); !slices.Equal(m.Uncover, []raft.GroupID{1}) || len(m.Cover) != 0 {
+		t.Fatalf("not taken out: %+v", m)
+	}
+	if m := beat(true); !slices.Equal(m.Uncover, []raft.GroupID{1}) {
+		t.Fatalf("not repeated: %+v", m)
+	}
+	sent := len(tp.pairs)
+	if beat(false); len(tp.pairs) != sent {
+		t.Fatalf("a session with nothing in it goes on: %+v", tp.last(t))
+	}
+}
