@@ -17,7 +17,7 @@ const (
 	blockHeaderSize = 48
 	blockMagic      = 0xBA4B4C01 // above MaxFrameSize on purpose: see doc.go
 	// SegmentHeaderSize is where a segment file's first block begins.
-	SegmentHeaderSize = 56
+	SegmentHeaderSize = 72
 	segmentMagic      = 0xBA534701
 	segmentVersion    = 1
 
@@ -87,13 +87,19 @@ func decodeBlockHeader(group raft.GroupID, b []byte) (blockHeader, error) {
 func digestFrame(d uint32, frame []byte) uint32 { return crc32.Update(d, castagnoli, frame[:8]) }
 
 // decodeBlock verifies the frames of the block whose header is h and hands them out in order. Terms never fall, and
-// indexes and offsets go on from prev without a gap. body is exactly h.length bytes.
-func decodeBlock(group raft.GroupID, h *blockHeader, body []byte, term raft.Term, next Offset, yield func(at int, r *record)) error {
+// indexes and offsets go on from prev without a gap. body is exactly h.length bytes. Entries above upTo are void: what
+// stands there is neither looked at nor handed out.
+func decodeBlock(group raft.GroupID, h *blockHeader, body []byte, term raft.Term, next Offset, upTo raft.Index,
+	yield func(at int, r *record),
+) error {
 	var digest uint32
 	at := 0
 	index := h.first
 	recs := make([]record, 0, h.count)
 	for range h.count {
+		if index > upTo {
+			break
+		}
 		if len(body)-at < FrameHeaderSize {
 			return fmt.Errorf("%w: frames end early", errBadBlock)
 		}
@@ -114,7 +120,7 @@ func decodeBlock(group raft.GroupID, h *blockHeader, body []byte, term raft.Term
 		index, term, next = index+1, r.Term, r.next()
 		at += n
 	}
-	if at != len(body) || digest != h.digest {
+	if index <= upTo && (at != len(body) || digest != h.digest) {
 		return fmt.Errorf("%w: frames are not those that the header names", errBadBlock)
 	}
 	at = 0
@@ -130,6 +136,9 @@ type segmentHeader struct {
 	first      raft.Index
 	base       Offset
 	prevTerm   raft.Term
+	// The file that holds the entry before first; 0, 0 if there is none.
+	prevGeneration uint64
+	prevFirst      raft.Index
 }
 
 func (h *segmentHeader) encode(group raft.GroupID) []byte {
@@ -141,6 +150,8 @@ func (h *segmentHeader) encode(group raft.GroupID) []byte {
 	binary.LittleEndian.PutUint64(b[32:], uint64(h.first))
 	binary.LittleEndian.PutUint64(b[40:], uint64(h.base))
 	binary.LittleEndian.PutUint64(b[48:], uint64(h.prevTerm))
+	binary.LittleEndian.PutUint64(b[56:], h.prevGeneration)
+	binary.LittleEndian.PutUint64(b[64:], uint64(h.prevFirst))
 	binary.LittleEndian.PutUint32(b[4:], crc32.Update(groupSeed(group)^segmentMagic, castagnoli, b[8:]))
 	return b
 }
@@ -174,8 +185,12 @@ func decodeSegmentHeader(group raft.GroupID, b []byte) (segmentHeader, error) {
 		first:      raft.Index(binary.LittleEndian.Uint64(b[32:])),
 		base:       Offset(binary.LittleEndian.Uint64(b[40:])),
 		prevTerm:   raft.Term(binary.LittleEndian.Uint64(b[48:])),
+
+		prevGeneration: binary.LittleEndian.Uint64(b[56:]),
+		prevFirst:      raft.Index(binary.LittleEndian.Uint64(b[64:])),
 	}
-	if h.first == 0 || h.first > maxIndex || h.base < 0 || uint64(h.base) > maxOffset || h.prevTerm > raft.MaxTerm {
+	if h.first == 0 || h.first > maxIndex || h.base < 0 || uint64(h.base) > maxOffset || h.prevTerm > raft.MaxTerm ||
+		h.prevFirst >= h.first || h.prevGeneration >= h.generation && h.prevFirst != 0 {
 		return bad("first index %d, base offset %d, previous term %d", h.first, h.base, h.prevTerm)
 	}
 	return h, nil

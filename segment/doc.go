@@ -59,10 +59,17 @@
 //
 // A header (SegmentHeaderSize bytes) and blocks back to back, then the zeros of the preallocated extent.
 //
-//	 0        4        8    10   12               16                24               32               40               48               56
-//	+--------+--------+----+----+----------------+-----------------+----------------+----------------+----------------+----------------+
-//	| magic  | crc    |ver |flag| reserved       | group           | generation     | first index    | base offset    | previous term  |
-//	+--------+--------+----+----+----------------+-----------------+----------------+----------------+----------------+----------------+
+//	 0        4        8    10   12               16               24               32               40
+//	+--------+--------+----+----+----------------+----------------+----------------+----------------+
+//	| magic  | crc    |ver |flag| reserved       | group          | generation     | first index    | …
+//	+--------+--------+----+----+----------------+----------------+----------------+----------------+
+//	 40               48               56                    64                    72
+//	+----------------+----------------+---------------------+---------------------+
+//	| base offset    | previous term  | previous generation | previous file's first index
+//	+----------------+----------------+---------------------+---------------------+
+//
+// The last three say what must come before. If a file vanishes that had overruled the end of an older one, the void
+// entries there would otherwise seem to fill its place.
 //
 // The generation is one larger than that of any file before it in this log. A file (first index f, generation g)
 // overrules every entry at or above f in files of smaller generation. That is the whole truncation protocol: to cut the

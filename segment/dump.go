@@ -288,7 +288,7 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader) err
 					next = r.base
 				}
 			}
-			err = decodeBlock(group, &bh, body, term, next, func(off int, r *record) {
+			err = decodeBlock(group, &bh, body, term, next, maxIndex, func(off int, r *record) {
 				d.frame(at+blockHeaderSize+int64(off), r)
 				index, term, next = r.Index+1, r.Term, r.next()
 			})

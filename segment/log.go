@@ -411,15 +411,16 @@ func (l *Log) Segments() int {
 	return len(l.segs)
 }
 
-// MarkPending implements multi.Log.
+// MarkPending implements multi.Log. A full disk has no room for a mark either.
 func (l *Log) MarkPending() bool {
 	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.markDue()
+	due := l.markDue()
+	l.mu.RUnlock()
+	return due && !l.Full()
 }
 
 func (l *Log) markDue() bool {
-	return !l.full && l.failed == nil && !l.closed && l.cut == 0 && l.synced == l.last && l.marked < l.synced
+	return l.failed == nil && !l.closed && l.cut == 0 && l.synced == l.last && l.marked < l.synced
 }
 
 // Full says that the disk has no room for the next extent: records should be refused now, while what is left of the

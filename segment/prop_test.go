@@ -111,6 +111,8 @@ type world struct {
 	count   map[string]int
 	trace   []string
 	verbose bool
+
+	damaging bool
 }
 
 // listDir notes what is in the log's directory.
@@ -278,6 +280,10 @@ func (w *world) step() {
 		w.failAt = 1 + w.rng.IntN(4)
 	}
 	w.extra, w.snapAlt = nil, nil
+	if w.damaging && w.rng.IntN(25) == 0 {
+		w.damage()
+		return
+	}
 	lo := max(w.cur.first-1, w.snap.Meta.Index) // never cut at or below: committed
 	switch k := w.rng.IntN(100); {
 	case k < 40:

@@ -100,10 +100,23 @@ type recoverer struct {
 }
 
 func (r *recoverer) run() error {
+	names, err := r.fs.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	// First where files were moved to, then where from: a process may have been killed between a move and its syncs, and
+	// syncing only one of two directories makes half a rename durable.
+	for _, name := range names {
+		if strings.HasPrefix(name, damagedPrefix) {
+			if err := r.fs.SyncDir(path.Join(r.dir, name)); err != nil {
+				return err
+			}
+		}
+	}
 	if err := r.fs.SyncDir(r.dir); err != nil {
 		return err
 	}
-	if err := r.list(); err != nil {
+	if err := r.list(names); err != nil {
 		return err
 	}
 	whole, err := r.readSmallFiles()
@@ -120,11 +133,7 @@ func (r *recoverer) run() error {
 }
 
 // list reads the directory and the segment files' headers.
-func (r *recoverer) list() error {
-	names, err := r.fs.ReadDir(r.dir)
-	if err != nil {
-		return err
-	}
+func (r *recoverer) list(names []string) error {
 	for _, name := range names {
 		first, gen, ok := parseSegmentName(name)
 		switch {
@@ -142,9 +151,14 @@ func (r *recoverer) list() error {
 		}
 	}
 	slices.SortFunc(r.files, func(a, b *found) int { return cmp.Compare(b.generation, a.generation) })
+	limit := maxIndex + 1
 	for _, f := range r.files {
 		if err := r.readHeader(f); err != nil {
 			return err
+		}
+		f.upTo = limit - 1 // as far as headers tell; order says it again for those that are live
+		if f.headerErr == nil {
+			limit = min(limit, f.first)
 		}
 	}
 	return nil
@@ -198,7 +212,7 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return false, err
 	}
-	needed := r.meta.first > 1 || r.meta.floor > 0
+	needed := r.meta.first > 1
 	switch {
 	case metaErr != nil:
 		return true, r.startAnew(metaErr, snap)
@@ -235,7 +249,7 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 func (r *recoverer) evidence(fs ...*found) (raft.Index, error) {
 	mark := max(r.mark, r.meta.damaged)
 	for _, f := range fs {
-		mark = max(mark, f.first-1)
+		mark = max(mark, min(f.first-1, f.upTo))
 		late, err := r.marksIn(f)
 		if err != nil {
 			return 0, err
@@ -245,7 +259,7 @@ func (r *recoverer) evidence(fs ...*found) (raft.Index, error) {
 	return mark, nil
 }
 
-// marksIn is the highest synced index that any believable block header in f notes.
+// marksIn is the highest synced index that any believable block header in f notes, as far as f has a say.
 func (r *recoverer) marksIn(f *found) (raft.Index, error) {
 	file, err := r.fs.Open(path.Join(r.dir, f.name))
 	if err != nil {
@@ -256,7 +270,7 @@ func (r *recoverer) marksIn(f *found) (raft.Index, error) {
 	var s segmentScan
 	s.end = SegmentHeaderSize - 1
 	err = s.lookBehind(&w, r.group, f.generation)
-	return s.lateMark, err
+	return min(s.lateMark, f.upTo), err
 }
 
 // startAnew is for a log whose beginning is lost: everything is set aside, and a leader must fill it again.
@@ -358,24 +372,34 @@ func (r *recoverer) dropTorn(f *found) error {
 // load reads the live files in order and judges what it meets.
 func (r *recoverer) load() error {
 	for i, f := range r.live {
+		at := r.first // where the next entry belongs
+		if i > 0 {
+			at = r.segs[i-1].last + 1
+		}
 		var why error
 		switch {
 		case f.headerErr != nil:
 			why = fmt.Errorf("%s: %w", f.name, f.headerErr)
 		case i == 0 && f.first > r.first:
 			why = fmt.Errorf("the first file begins at %d, the log at %d", f.first, r.first)
-		case i > 0 && f.first != r.segs[i-1].last+1:
+		case i > 0 && f.first != r.segs[i-1].last+1: // never below: order has cut the one before
 			why = fmt.Errorf("entries %d to %d are missing", r.segs[i-1].last+1, f.first-1)
 		case i > 0 && (f.header.base != r.segs[i-1].next || f.header.prevTerm != r.lastTerm()):
 			why = fmt.Errorf("%s does not continue what comes before it", f.name)
 		}
-		at := f.first
 		if why == nil {
 			var err error
 			if why, err = r.loadFile(f, i == len(r.live)-1); err != nil {
 				return err
 			}
-			if s := r.segs[len(r.segs)-1]; why != nil {
+			s := r.segs[len(r.segs)-1]
+			if i < len(r.live)-1 {
+				if h := &r.live[i+1].header; r.live[i+1].headerErr == nil && h.prevGeneration != f.generation {
+					return r.corrupt(i+1, max(r.first, min(s.last+1, h.prevFirst)),
+						fmt.Errorf("the file of generation %d, from %d on, is missing", h.prevGeneration, h.prevFirst))
+				}
+			}
+			if why != nil {
 				at = s.last + 1
 			} else if i < len(r.live)-1 && s.last < f.upTo {
 				why, at = fmt.Errorf("%s ends at %d, the next file begins at %d", f.name, s.last, f.upTo+1), s.last+1
@@ -463,7 +487,7 @@ func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
 	if scan.bad == nil {
 		return nil, nil
 	}
-	known := max(scan.lateMark, r.mark)
+	known := max(min(scan.lateMark, f.upTo), r.mark)
 	if !newest || known > scan.last {
 		r.mark = known
 		return fmt.Errorf("%s at %d: %w", f.name, scan.end, scan.bad), nil
@@ -481,15 +505,17 @@ func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
 	}
 	from = max(from, r.first)
 	r.damaged = max(mark, from)
-	// On record before anything moves: the next open must know it even if the proof is out of its sight.
+	if from, err = r.trim(from); err != nil {
+		return err
+	}
 	last := from - 1
-	r.segs = slices.DeleteFunc(r.segs, func(s *seg) bool { return s.last < r.first && s.last < s.first })
 	r.last, r.synced = last, last
-	if r.snapIdx > last && (r.meta.first > 1 || r.meta.floor > 0) {
+	if r.snapIdx > last && r.meta.first > 1 {
 		// The state at the log's end is lost, the state of the snapshot is not: the log goes on behind the snapshot, and
 		// what it held below is set aside with the rest.
 		return r.restartAtSnapshot(from, why)
 	}
+	// On record before anything moves: the next open must know it even if the proof is out of its sight.
 	m := r.meta
 	m.damaged = r.damaged
 	if err := r.writeMeta(&m); err != nil {
@@ -503,16 +529,15 @@ func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
 		}
 	}
 	for k, f := range r.live {
+		kept := slices.ContainsFunc(r.segs, func(s *seg) bool { return s.name == f.name })
 		switch {
-		case k < i:
-		case k == i && slices.ContainsFunc(r.segs, func(s *seg) bool { return s.name == f.name && s.last >= s.first && s.last >= r.first }):
-			// Its beginning is still the log. The damaged end stays behind the cut, and a copy of it all aside.
-			if err := r.copyAside(f.name); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+		case !kept:
+			if err := r.setAside(f.name); err != nil {
 				return err
 			}
-		default:
-			r.segs = slices.DeleteFunc(r.segs, func(s *seg) bool { return s.name == f.name })
-			if err := r.setAside(f.name); err != nil {
+		case k == i:
+			// Its beginning is still the log. The damaged end stays behind the cut, and a copy of it all aside.
+			if err := r.copyAside(f.name); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
 				return err
 			}
 		}
@@ -520,6 +545,36 @@ func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
 	r.epochs, r.configs = cutEpochs(r.epochs, from), cutIndexes(r.configs, from)
 	r.report(from, why)
 	return r.finish(why)
+}
+
+// trim takes the entries from index from on, and files that then hold none, out of what was loaded. If the place cannot
+// be read either, it takes more: it returns from where on.
+func (r *recoverer) trim(from raft.Index) (raft.Index, error) {
+	for n := len(r.segs); n > 0 && (r.segs[n-1].first >= from || r.segs[n-1].last < max(r.first, r.segs[n-1].first)); n-- {
+		r.segs = r.segs[:n-1]
+	}
+	s := r.lastSeg()
+	if s == nil || s.last < from {
+		return from, nil
+	}
+	v, err := r.locate(from - 1)
+	if err != nil {
+		return 0, err
+	}
+	v.last = from - 1
+	next := s.base
+	err = r.scan(v, int(r.opt.IndexBytes)+readAhead, func(rec *record) bool {
+		next = rec.next()
+		return true
+	})
+	switch {
+	case errors.Is(err, ErrCorrupt):
+		return r.trim(max(s.first, r.first))
+	case err != nil:
+		return 0, err
+	}
+	s.cutAt(from, next)
+	return from, nil
 }
 
 // restartAtSnapshot sets every file aside and begins an empty log behind the stored snapshot.
@@ -567,10 +622,12 @@ func (r *recoverer) finish(damage error) error {
 	if damage != nil {
 		return r.sealDamage()
 	}
-	if len(r.live) == 0 {
-		return nil
+	if len(r.live) > 0 {
+		if err := r.resume(r.live[len(r.live)-1]); err != nil {
+			return err
+		}
 	}
-	return r.resume(r.live[len(r.live)-1])
+	return r.heal()
 }
 
 // resume makes the newest file durable as it was found, and the one that is written on if its end is clean.
@@ -644,7 +701,7 @@ func (r *recoverer) sealDamage() error {
 		}
 	}
 	r.w.seal = true
-	err := r.begin(segmentHeader{first: r.last + 1, base: r.next, prevTerm: r.lastTerm()})
+	err := r.begin(segmentHeader{first: r.last + 1, base: r.next, prevTerm: r.lastTerm()}.after(r.lastSeg()))
 	if errors.Is(err, vfs.ErrNoSpace) {
 		r.w.seal = true
 		return nil

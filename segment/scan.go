@@ -170,10 +170,7 @@ func (s *segmentScan) block(w *fileWindow, group raft.GroupID, h *segmentHeader,
 		return fmt.Errorf("%w: file ends %d bytes early", errBadBlock, int(bh.length)-len(body))
 	}
 	at := s.end + blockHeaderSize
-	err = decodeBlock(group, &bh, body, s.term, s.next, func(off int, r *record) {
-		if r.Index > upTo {
-			return
-		}
+	err = decodeBlock(group, &bh, body, s.term, s.next, upTo, func(off int, r *record) {
 		s.last, s.next, s.term = r.Index, r.next(), r.Term
 		yield(at+int64(off), r)
 	})

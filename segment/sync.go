@@ -63,7 +63,30 @@ type job struct {
 	cut  raft.Index
 	mark raft.Index // durable before the next block is written
 	prev raft.Term  // of the entry before recs[0]
+	seg  *seg       // the file that holds it; nil if there is none
 	dead []string
+}
+
+// header is that of a file that begins with the job's next entry.
+func (j *job) header() segmentHeader {
+	h := segmentHeader{first: j.recs[0].Index, base: j.recs[0].base, prevTerm: j.prev}
+	return h.after(j.seg)
+}
+
+// after names the file before.
+func (h segmentHeader) after(s *seg) segmentHeader {
+	if s != nil {
+		h.prevGeneration, h.prevFirst = s.generation, s.first
+	}
+	return h
+}
+
+// lastSeg is the file that holds the last durable entry, nil if there is none. The caller holds mu.
+func (l *Log) lastSeg() *seg {
+	if n := len(l.segs); n > 0 {
+		return l.segs[n-1]
+	}
+	return nil
 }
 
 func (l *Log) syncLocked() (raft.Ticket, error) {
@@ -75,7 +98,7 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	ticket := l.ticket
 	if l.synced == l.last {
 		due := l.markDue()
-		h := segmentHeader{first: l.last + 1, base: l.next}
+		h := segmentHeader{first: l.last + 1, base: l.next}.after(l.lastSeg())
 		var err error
 		h.prevTerm, err = l.termLocked(l.last)
 		l.mu.Unlock()
@@ -92,7 +115,7 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 		l.mu.Unlock()
 		return raft.Ticket{}, l.fail(err)
 	}
-	j := job{recs: l.tail[l.synced+1-l.tail[0].Index:], cut: l.cut, mark: l.synced, prev: prev, dead: l.dead}
+	j := job{recs: l.tail[l.synced+1-l.tail[0].Index:], cut: l.cut, mark: l.synced, prev: prev, dead: l.dead, seg: l.lastSeg()}
 	l.handed, l.cut, l.dead = l.last, 0, nil
 	l.mu.Unlock()
 
@@ -113,6 +136,9 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	for _, name := range j.dead {
 		l.removeSegment(name) // overruled by a durable generation: what stays behind goes at the next open
 	}
+	if err == nil {
+		err = l.heal()
+	}
 	switch {
 	case err == nil:
 		return ticket, nil
@@ -125,6 +151,37 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	return raft.Ticket{}, l.fail(err)
 }
 
+// heal takes damage off the record once the log has been refilled: a later, legitimate truncation must not look like
+// that damage.
+func (l *Log) heal() error {
+	l.mu.RLock()
+	healed := l.damaged != 0 && l.synced >= l.damaged
+	m := meta{}
+	if healed {
+		term, err := l.termLocked(l.first - 1)
+		if err != nil {
+			l.mu.RUnlock()
+			return err
+		}
+		m = l.metaLocked(l.first, term, l.start)
+	}
+	l.mu.RUnlock()
+	if !healed {
+		return nil
+	}
+	m.damaged = 0
+	if err := l.writeMeta(&m); err != nil {
+		if errors.Is(err, vfs.ErrNoSpace) {
+			return nil // with the next sync, then
+		}
+		return err
+	}
+	l.mu.Lock()
+	l.damaged = 0
+	l.mu.Unlock()
+	return nil
+}
+
 // write writes the job's entries, in as many files as they need. It sets j.cut to 0 once the cut is durable. An error
 // that is vfs.ErrNoSpace leaves everything that is not published pending.
 func (l *Log) write(j *job) error {
@@ -134,7 +191,7 @@ func (l *Log) write(j *job) error {
 	}
 	for len(j.recs) > 0 {
 		if w.seg == nil {
-			if err := l.begin(segmentHeader{first: j.recs[0].Index, base: j.recs[0].base, prevTerm: j.prev}); err != nil {
+			if err := l.begin(j.header()); err != nil {
 				return err
 			}
 		} else if w.pos+blockHeaderSize+int64(len(j.recs[0].Frame)) > l.opt.SegmentBytes && w.seg.first < j.recs[0].Index {
@@ -208,7 +265,7 @@ func (l *Log) writeFile(j *job) (int, error) {
 	p.mark = j.mark
 	l.publish(&p)
 	j.mark = j.recs[done-1].Index
-	j.prev = j.recs[done-1].Term
+	j.prev, j.seg = j.recs[done-1].Term, w.seg
 	return done, nil
 }
 
@@ -277,7 +334,7 @@ func (l *Log) publish(p *publication) {
 		limit = l.cut - 1
 	}
 	s.size = p.size
-	shown := len(l.segs) > 0 && l.segs[len(l.segs)-1] == s
+	shown := l.lastSeg() == s
 	if s.first > limit {
 		// All that this file added is void already. If the file is not dead yet, it is now.
 		if s.last < s.first {
@@ -360,7 +417,7 @@ func (l *Log) leave() {
 	_ = w.file.Close() // all of it has been synced
 	*w = writer{gen: w.gen}
 	l.mu.Lock()
-	live := len(l.segs) > 0 && l.segs[len(l.segs)-1] == s
+	live := l.lastSeg() == s
 	if s.last < s.first {
 		l.dead = append(l.dead, s.name) // it held a mark and nothing else
 	}
@@ -379,7 +436,7 @@ func (l *Log) roll(j *job) error {
 	w := &l.w
 	old := *w
 	w.seg, w.file = nil, nil
-	err := l.begin(segmentHeader{first: j.recs[0].Index, base: j.recs[0].base, prevTerm: j.prev})
+	err := l.begin(j.header())
 	if err == nil {
 		fresh := *w
 		*w = old

@@ -1,0 +1,343 @@
+// Damage: bits flip and files vanish in what was durable. Recovery must not take it for a torn tail, must keep the bytes,
+// must say up to where the log was durable, and must go on saying so through crashes until a leader has refilled it.
+
+package segment
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
+)
+
+const testDir = "data/group"
+
+// contents reads every file below dir of a file system, without its locks and handles.
+func contents(t interface{ Fatal(...any) }, m vfs.FS, dir string) map[string][]byte {
+	out := map[string][]byte{}
+	names, err := m.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		p := path.Join(dir, name)
+		if st, err := m.Stat(p); err != nil {
+			t.Fatal(err)
+		} else if st.IsDir() {
+			for k, v := range contents(t, m, p) {
+				out[k] = v
+			}
+			continue
+		}
+		b, err := readFile(m, p, 1<<40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[p] = b
+	}
+	return out
+}
+
+// overwrite puts b into a file, durably.
+func overwrite(t interface{ Fatal(...any) }, m vfs.FS, name string, at int64, b []byte) {
+	f, err := m.Open(name)
+	if err == nil {
+		_, err = f.WriteAt(b, at)
+	}
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+type fatal struct{ w *world }
+
+func (f fatal) Fatal(args ...any) { f.w.failf("%s", fmt.Sprint(args...)) }
+
+// damage breaks something that was durable and checks the recovery. It leaves the log healed.
+func (w *world) damage() {
+	w.trap, w.failAt = 0, 0
+	w.quota.SetLimit(1 << 40)
+	for range 2 {
+		if _, err := w.log.Sync(); err != nil {
+			w.failf("sync: %v", err)
+		}
+	}
+	w.synced()
+	if w.log.MarkPending() {
+		w.failf("a mark is pending after it was written")
+	}
+	if w.cur.last() < w.cur.first {
+		return
+	}
+	good, snap := w.cur, w.snap
+	segs := w.log.segs
+	s := segs[w.rng.IntN(len(segs))]
+	name := path.Join(testDir, s.name)
+	before := contents(fatal{w}, w.mem, testDir)
+	kind := w.rng.IntN(8)
+	switch {
+	case kind == 0 && s != segs[len(segs)-1]:
+		w.note("damage: remove %s", s.name)
+		if err := errors.Join(w.mem.Remove(name), w.mem.SyncDir(testDir)); err != nil {
+			w.failf("%v", err)
+		}
+		delete(before, name)
+	case kind == 1 && before[path.Join(testDir, metaName)] != nil:
+		name = path.Join(testDir, metaName)
+		w.flip(name, before[name], 0, int64(len(before[name])))
+	case kind == 2 && before[path.Join(testDir, snapshotName)] != nil:
+		name = path.Join(testDir, snapshotName)
+		w.flip(name, before[name], 0, int64(len(before[name])))
+	case kind == 3:
+		w.flip(name, before[name], 0, SegmentHeaderSize)
+	default:
+		w.flip(name, before[name], 0, s.size)
+	}
+	// Index files hide damage in closed segments until it is read: then the read must fail, and without them recovery
+	// must find it.
+	if w.rng.IntN(3) > 0 {
+		for p := range before {
+			if strings.HasSuffix(p, indexSuffix) {
+				if err := w.mem.Remove(p); err != nil {
+					w.failf("%v", err)
+				}
+			}
+		}
+		if err := w.mem.SyncDir(testDir); err != nil {
+			w.failf("%v", err)
+		}
+	}
+	w.openDamaged(before)
+	if w.noticed(&good) {
+		w.afterDamage(&good, &snap, before, name)
+		return
+	}
+	// Not noticed: then every entry reads, or the one that does not says that it is damaged.
+	var bad error
+	for i := good.first; i <= good.last(); i++ {
+		es, err := w.log.Entries(i, i+1, 0)
+		if err == nil && !bytes.Equal(es[0].Frame, good.at(i).Frame) {
+			w.failf("damage was read as entry %d", i)
+		}
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			w.failf("read of damaged entry %d: %v", i, err)
+		}
+		bad = errors.Join(bad, err)
+	}
+	w.checkLost(&snap)
+	w.cur = good
+	w.synced()
+	if bad == nil {
+		w.checkState()
+		return
+	}
+	if w.log.Health().ReadErr == nil {
+		w.failf("a read met damage and health does not say so")
+	}
+	for p := range contents(fatal{w}, w.mem, testDir) {
+		if strings.HasSuffix(p, indexSuffix) {
+			if err := errors.Join(w.mem.Remove(p), w.mem.SyncDir(testDir)); err != nil {
+				w.failf("%v", err)
+			}
+		}
+	}
+	w.openDamaged(before)
+	if !w.noticed(&good) {
+		w.failf("damage was met by a read but not by a recovery without index files")
+	}
+	w.afterDamage(&good, &snap, before, name)
+}
+
+// flip flips one bit of a file within [from, to).
+func (w *world) flip(name string, b []byte, from, to int64) {
+	at := from + w.rng.Int64N(to-from)
+	w.note("damage: %s at %d of %d", path.Base(name), at, len(b))
+	b[at] ^= 1 << w.rng.IntN(8) // from here on the file as it must be kept
+	overwrite(fatal{w}, w.mem, name, at, b[at:at+1])
+}
+
+// openDamaged reopens, through crashes in the recovery.
+func (w *world) openDamaged(map[string][]byte) {
+	if w.rng.IntN(2) == 0 {
+		w.mem = w.mem.CrashClone(w.rng)
+	}
+	for tries := 0; ; tries++ {
+		w.reopens++
+		f := w.fs()
+		if tries < 4 && w.rng.IntN(2) == 0 {
+			w.trap, w.power = 1+w.rng.IntN(24), w.rng.IntN(3) > 0
+		}
+		if w.verbose {
+			w.listDir()
+		}
+		log, err := Open(f, testDir, testGroup, w.opt)
+		w.trap = 0
+		if w.dead {
+			w.count["crash in repair"]++
+			if w.after != nil {
+				w.mem, w.after = w.after, nil
+			}
+			continue
+		}
+		if err != nil {
+			w.failf("open after damage: %v", err)
+		}
+		w.log = log
+		w.note("reopened: [%d, %d], %+v", log.FirstIndex(), log.LastIndex(), log.Health())
+		return
+	}
+}
+
+// noticed reports whether recovery says that something is damaged.
+func (w *world) noticed(good *version) bool {
+	h := w.log.Health()
+	if w.log.FirstIndex() == good.first && w.log.LastIndex() == good.last() && !h.Recovery.Corrupt && h.DamagedUpTo == 0 {
+		return false
+	}
+	return true
+}
+
+// checkLost takes note of a snapshot that was set aside, which may only be when the log can do without.
+func (w *world) checkLost(snap *raft.Snapshot) {
+	s, err := w.log.LoadSnapshot()
+	if err != nil {
+		w.failf("load snapshot after damage: %v", err)
+	}
+	switch {
+	case s == nil && w.log.FirstIndex() > 1:
+		w.failf("no snapshot, and the log begins at %d", w.log.FirstIndex())
+	case s == nil:
+		w.snap = raft.Snapshot{}
+	case s.Meta.Index != snap.Meta.Index || !bytes.Equal(s.Data, snap.Data):
+		w.failf("another snapshot after damage: at %d, was at %d", s.Meta.Index, snap.Meta.Index)
+	}
+}
+
+// afterDamage checks what a recovery made of damage that it noticed, lets the log be refilled, and goes on.
+func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[string][]byte, broken string) {
+	w.count["damage"]++
+	check := func() {
+		w.checkLost(snap)
+		h := w.log.Health()
+		first, last := w.log.FirstIndex(), w.log.LastIndex()
+		switch {
+		case first == good.first && last <= good.last() || first == 1 && last == 0 || first == w.snap.Meta.Index+1 && last == first-1:
+		default:
+			w.failf("damaged log is [%d, %d], was [%d, %d], snapshot at %d", first, last, good.first, good.last(), snap.Meta.Index)
+		}
+		if last < good.last() && h.DamagedUpTo < good.last() {
+			w.failf("damaged log is [%d, %d], was durable up to %d, and may vote from %d on", first, last, good.last(), h.DamagedUpTo)
+		}
+		if h.DamagedUpTo > good.last()+1 {
+			w.failf("damaged up to %d, the log had %d", h.DamagedUpTo, good.last())
+		}
+		for i := max(first, good.first); i <= last; i++ {
+			es, err := w.log.Entries(i, i+1, 0)
+			if err != nil || !bytes.Equal(es[0].Frame, good.at(i).Frame) {
+				w.failf("entry %d of the intact part [%d, %d]: %v", i, first, last, err)
+			}
+		}
+	}
+	check()
+	// Once more, after a power loss: damage stays on record, the bytes are kept.
+	w.mem = w.mem.CrashClone(w.rng)
+	w.openDamaged(before)
+	check()
+	now := contents(fatal{w}, w.mem, testDir)
+	if b, ok := before[broken]; ok && !slices.ContainsFunc(mapValues(now), func(v []byte) bool { return bytes.HasPrefix(v, bytes.TrimRight(b, "\x00")) }) {
+		w.failf("nothing holds the bytes of the damaged %s any more", broken)
+	}
+	for i := good.first; i <= good.last(); i++ {
+		frame := good.at(i).Frame
+		if bytes.Contains(join(before), frame) && !bytes.Contains(join(now), frame) {
+			w.failf("entry %d was there beside the damage and is gone", i)
+		}
+	}
+	// A leader fills the log again.
+	first, last := w.log.FirstIndex(), w.log.LastIndex()
+	if first >= good.first && last < good.last() || first == good.first {
+		if first == good.first {
+			w.cur = good.cut(last)
+		} else {
+			w.cur = good.from(first)
+			w.cur = w.cur.cut(last)
+		}
+		w.synced()
+		if last < good.last() {
+			t, err := w.log.Append(w.term, entriesOf(good.ents[last+1-good.first:]))
+			if err != nil || t.Index != good.last() {
+				w.failf("refill from %d: %v", last+1, err)
+			}
+		}
+		w.cur = *good
+		w.cur = good.from(first)
+	} else {
+		w.cur = version{first: first, prev: 0, start: w.log.StartOffset()}
+		if first == w.snap.Meta.Index+1 && first > 1 {
+			w.cur.prev = w.snap.Meta.Term
+		}
+		for w.cur.last() < good.last()+1 {
+			w.append(w.cur.last()+1, 3)
+		}
+	}
+	if _, err := w.log.Sync(); err != nil {
+		w.failf("sync of the refilled log: %v", err)
+	}
+	w.synced()
+	if d := w.log.Health().DamagedUpTo; d != 0 {
+		w.failf("refilled up to %d, still damaged up to %d", w.cur.last(), d)
+	}
+	w.checkState()
+	w.checkReads()
+	w.after = w.mem.CrashClone(w.rng)
+	w.reopen()
+}
+
+func mapValues(m map[string][]byte) [][]byte {
+	var out [][]byte
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}
+
+func join(m map[string][]byte) []byte { return bytes.Join(mapValues(m), nil) }
+
+func TestDamage(t *testing.T) {
+	from, to := uint64(1), uint64(*flagSeeds)
+	if *flagSeed != 0 {
+		from, to = *flagSeed, *flagSeed
+	}
+	total := map[string]int{}
+	for seed := from; seed <= to; seed++ {
+		w := newDamageWorld(seed, *flagSteps, nil)
+		if err := w.run(); err != nil {
+			t.Fatalf("seed %d: %v\nreplay: go test ./segment -run TestDamage -seed %d -steps %d", seed, err, seed, *flagSteps)
+		}
+		for k, n := range w.count {
+			total[k] += n
+		}
+	}
+	t.Logf("%v", total)
+	if total["damage"] == 0 || total["crash in repair"] == 0 {
+		t.Errorf("too little happened: %v", total)
+	}
+}
+
+// newDamageWorld is a world in which durable bytes are damaged too.
+func newDamageWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *world {
+	w := newWorld(seed, steps, fault)
+	w.rng = rand.New(rand.NewPCG(seed, 2))
+	w.damaging = true
+	return w
+}
