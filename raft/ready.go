@@ -17,7 +17,7 @@ type Ready struct {
 	Snapshot     *Snapshot   // install, then SnapshotInstalled; until then the core neither appends nor votes
 	SendSnapshot []NodeID    // followers that need a snapshot: build one, then StepSnapshot (or SnapshotFailed)
 	Reads        []ReadState // answers to ReadIndex
-	Changed      bool        // role, term or leader changed since the last Ready
+	Changed      bool        // role, term, leader or membership changed since the last Ready
 	Err          error       // the log could not be read. The core stays consistent, and tries again when asked
 }
 
