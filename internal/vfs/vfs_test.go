@@ -1,0 +1,465 @@
+package vfs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func create(t testing.TB, f FS, name string, content string) File {
+	t.Helper()
+	file, err := f.Create(name)
+	must(t, err)
+	if content != "" {
+		_, err = file.WriteAt([]byte(content), 0)
+		must(t, err)
+	}
+	return file
+}
+
+func read(t testing.TB, f FS, name string) (string, bool) {
+	t.Helper()
+	file, err := f.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false
+	}
+	must(t, err)
+	defer file.Close()
+	size, err := file.Size()
+	must(t, err)
+	b := make([]byte, size)
+	if n, err := file.ReadAt(b, 0); int64(n) != size || err != nil && err != io.EOF {
+		t.Fatalf("read %s: %d of %d, %v", name, n, size, err)
+	}
+	return string(b), true
+}
+
+// What every file system must do, the real one included.
+func TestConformance(t *testing.T) {
+	for name, f := range map[string]FS{
+		"os": OS(), "mem": NewMem(1), "inject": Inject(NewMem(1), func(Op, string) error { return nil }), "quota": Quota(NewMem(1), 1<<30),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := "base"
+			if name == "os" {
+				dir = t.TempDir()
+			}
+			p := func(s string) string { return filepath.Join(dir, s) }
+			must(t, f.MkdirAll(p("a/b")))
+			must(t, f.MkdirAll(p("a/b")))
+			file := create(t, f, p("a/b/x"), "hello")
+			if _, err := f.Create(p("a/b/x")); !errors.Is(err, fs.ErrExist) {
+				t.Fatalf("created twice: %v", err)
+			}
+			for _, op := range []func() error{
+				func() error { _, err := f.Open(p("none")); return err },
+				func() error { _, err := f.Stat(p("none")); return err },
+				func() error { _, err := f.ReadDir(p("none")); return err },
+				func() error { return f.Remove(p("none")) },
+				func() error { return f.Rename(p("none"), p("y")) },
+				func() error { _, err := f.Create(p("none/x")); return err },
+			} {
+				if err := op(); !errors.Is(err, fs.ErrNotExist) {
+					t.Fatalf("want ErrNotExist: %v", err)
+				}
+			}
+			must(t, f.RemoveAll(p("none")))
+			n, err := file.WritevAt([][]byte{[]byte("ab"), nil, []byte("cde")}, 3)
+			if n != 5 || err != nil {
+				t.Fatalf("writev: %d, %v", n, err)
+			}
+			must(t, file.Sync())
+			if s, _ := read(t, f, p("a/b/x")); s != "helabcde" {
+				t.Fatalf("read %q", s)
+			}
+			b := make([]byte, 10)
+			if n, err := file.ReadAt(b, 6); n != 2 || err != io.EOF {
+				t.Fatalf("read at the end: %d, %v", n, err)
+			}
+			must(t, file.Allocate(0, 10000))
+			must(t, file.Allocate(0, 100))
+			if size, err := file.Size(); size != 10000 || err != nil {
+				t.Fatalf("size %d, %v", size, err)
+			}
+			must(t, file.Truncate(4))
+			must(t, file.Allocate(4, 4))
+			if s, _ := read(t, f, p("a/b/x")); s != "hela\x00\x00\x00\x00" {
+				t.Fatalf("read %q", s)
+			}
+			st, err := f.Stat(p("a/b/x"))
+			if err != nil || st.Size() != 8 || st.IsDir() || st.Name() != "x" {
+				t.Fatalf("stat %+v, %v", st, err)
+			}
+			must(t, create(t, f, p("a/b/z"), "old").Close())
+			must(t, f.Rename(p("a/b/x"), p("a/b/z")))
+			must(t, f.Rename(p("a/b/z"), p("a/y")))
+			must(t, f.SyncDir(p("a")))
+			if names, err := f.ReadDir(p("a")); err != nil || !slices.Equal(names, []string{"b", "y"}) {
+				t.Fatalf("names %v, %v", names, err)
+			}
+			if names, err := f.ReadDir(p("a/b")); err != nil || len(names) != 0 {
+				t.Fatalf("names %v, %v", names, err)
+			}
+			if n, err := file.ReadAt(b[:4], 0); n != 4 || err != nil || string(b[:4]) != "hela" {
+				t.Fatalf("a renamed file's handle reads %q, %v", b[:n], err)
+			}
+			must(t, file.Close())
+			if _, err := file.WriteAt(b, 0); err == nil {
+				t.Fatal("wrote to a closed file")
+			}
+			must(t, f.Remove(p("a/y")))
+			must(t, f.RemoveAll(p("a")))
+			if _, err := f.Stat(p("a")); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("removed, and there: %v", err)
+			}
+			unlock, err := f.Lock(p("LOCK"))
+			must(t, err)
+			if _, err := f.Lock(p("LOCK")); !errors.Is(err, ErrLocked) {
+				t.Fatalf("locked twice: %v", err)
+			}
+			must(t, unlock())
+			unlock, err = f.Lock(p("LOCK"))
+			must(t, err)
+			must(t, unlock())
+			if free, err := f.Free(dir); err != nil || free <= 0 {
+				t.Fatalf("free %d, %v", free, err)
+			}
+		})
+	}
+}
+
+func TestWritevManyBuffers(t *testing.T) {
+	f, err := OS().Create(filepath.Join(t.TempDir(), "x"))
+	must(t, err)
+	defer f.Close()
+	var bufs [][]byte
+	var want []byte
+	for i := range 2500 { // more than one pwritev takes
+		b := bytes.Repeat([]byte{byte(i)}, i%7)
+		bufs, want = append(bufs, b), append(want, b...)
+	}
+	n, err := f.WritevAt(bufs, 5)
+	got := make([]byte, len(want))
+	if _, rerr := f.ReadAt(got, 5); err != nil || rerr != nil || n != int64(len(want)) || !bytes.Equal(got, want) {
+		t.Fatalf("%d of %d bytes, %v, %v", n, len(want), err, rerr)
+	}
+}
+
+// Synced bytes under synced names always survive; unsynced ones are kept, lost and torn, all of it in turn.
+func TestCrashOutcomes(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(400) {
+		m := NewMem(seed)
+		must(t, m.MkdirAll("d"))
+		must(t, m.SyncDir(""))
+		f := create(t, m, "d/f", "")
+		old := bytes.Repeat([]byte("o"), 8*SectorSize)
+		_, err := f.WriteAt(old, 0)
+		must(t, err)
+		must(t, f.Sync())
+		must(t, m.SyncDir("d"))
+		for s := 2; s < 6; s++ {
+			_, err = f.WriteAt([]byte("new"), int64(s*SectorSize+10))
+			must(t, err)
+		}
+		_, err = f.WriteAt(bytes.Repeat([]byte("t"), 3*SectorSize), 8*SectorSize)
+		must(t, err)
+		g := create(t, m, "d/g", "g")
+		must(t, g.Sync())
+		must(t, m.Rename("d/g", "d/h"))
+		m.Crash(nil)
+		if _, err := f.ReadAt(make([]byte, 1), 0); !errors.Is(err, fs.ErrClosed) {
+			t.Fatalf("a handle outlived the crash: %v", err)
+		}
+		s, ok := read(t, m, "d/f")
+		if !ok || len(s) < 8*SectorSize {
+			t.Fatalf("seed %d: synced file has %d bytes, %v", seed, len(s), ok)
+		}
+		kept := 0
+		for k := range 8 {
+			sec := s[k*SectorSize : (k+1)*SectorSize]
+			switch {
+			case sec == string(old[:SectorSize]):
+			case k >= 2 && k < 6 && sec[10:13] == "new" && sec[:10] == string(old[:10]) && sec[13:] == string(old[13:SectorSize]):
+				kept++
+			default:
+				t.Fatalf("seed %d: sector %d is %q", seed, k, sec)
+			}
+		}
+		seen[fmt.Sprintf("kept %d", kept)]++
+		tail := s[8*SectorSize:]
+		if len(bytes.Trim([]byte(tail), "t\x00")) > 0 {
+			t.Fatalf("seed %d: tail %q", seed, tail)
+		}
+		switch n := bytes.Count([]byte(tail), []byte("t")); {
+		case n == 3*SectorSize:
+			seen["tail kept"]++
+		case n == 0 && tail == "":
+			seen["tail lost"]++
+		case n == 0:
+			seen["tail of zeros"]++
+		default:
+			seen["tail torn"]++
+		}
+		_, isG := read(t, m, "d/g")
+		c, isH := read(t, m, "d/h")
+		seen[fmt.Sprintf("names g=%v h=%v", isG, isH)]++
+		if isH && c != "g" {
+			t.Fatalf("seed %d: synced content is %q", seed, c)
+		}
+	}
+	for _, k := range []string{"kept 0", "kept 1", "kept 2", "kept 4", "tail kept", "tail lost", "tail of zeros", "tail torn",
+		"names g=false h=false", "names g=true h=false", "names g=false h=true"} {
+		if seen[k] == 0 {
+			t.Errorf("%q never happened: %v", k, seen)
+		}
+	}
+	t.Log(seen)
+}
+
+// The two images of a file against a plain model: the current content, and after a crash with everything synced, the same.
+func TestMemAgainstModel(t *testing.T) {
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 4))
+		m := NewMem(seed)
+		f := create(t, m, "f", "")
+		must(t, m.SyncDir(""))
+		var cur, dur []byte
+		for range 200 {
+			switch rng.IntN(8) {
+			case 0, 1, 2, 3:
+				b := make([]byte, rng.IntN(6000))
+				for i := range b {
+					b[i] = byte(rng.Uint32())
+				}
+				off := rng.IntN(30000)
+				if off+len(b) > len(cur) && len(b) > 0 {
+					cur = append(cur, make([]byte, off+len(b)-len(cur))...)
+				}
+				copy(cur[min(off, len(cur)):], b)
+				_, err := f.WriteAt(b, int64(off))
+				must(t, err)
+			case 4:
+				n := rng.IntN(30000)
+				must(t, f.Truncate(int64(n)))
+				if n <= len(cur) {
+					cur = cur[:n:n]
+				} else {
+					cur = append(cur[:len(cur):len(cur)], make([]byte, n-len(cur))...)
+				}
+			case 5:
+				n := 1 + rng.IntN(30000)
+				must(t, f.Allocate(0, int64(n)))
+				if n > len(cur) {
+					cur = append(cur[:len(cur):len(cur)], make([]byte, n-len(cur))...)
+				}
+			case 6:
+				must(t, f.Sync())
+				dur = bytes.Clone(cur)
+			case 7:
+				c := m.CrashClone(rng)
+				if s, _ := read(t, c, "f"); bytes.Equal(cur, dur) && s != string(cur) {
+					t.Fatalf("seed %d: a synced file changed in the crash", seed)
+				}
+				if rng.IntN(3) == 0 {
+					s, _ := read(t, c, "f")
+					m, cur, dur = c, []byte(s), []byte(s)
+					var err error
+					f, err = m.Open("f")
+					must(t, err)
+				}
+			}
+			if s, _ := read(t, m, "f"); s != string(cur) {
+				t.Fatalf("seed %d: content differs", seed)
+			}
+		}
+	}
+}
+
+// A file with very many unsynced writes forgets how the older ones came about, not what they wrote.
+func TestPendingIsBounded(t *testing.T) {
+	m := NewMem(1)
+	f := create(t, m, "f", "")
+	must(t, m.SyncDir(""))
+	want := make([]byte, 20000)
+	for i := range 3 * maxPending {
+		at := (i * 7) % len(want)
+		want[at] = byte(i)
+		_, err := f.WriteAt(want[at:at+1], int64(at))
+		must(t, err)
+	}
+	if n := len(m.root.names["f"].pending); n > maxPending {
+		t.Fatalf("%d changes remembered", n)
+	}
+	must(t, f.Sync())
+	s, _ := read(t, m.CrashClone(nil), "f")
+	if s != string(want) {
+		t.Fatal("a synced file lost writes")
+	}
+}
+
+func TestMemConcurrent(t *testing.T) {
+	m := NewMem(1)
+	var wg sync.WaitGroup
+	for k := range 6 {
+		wg.Go(func() {
+			name := fmt.Sprintf("f%d", k%3)
+			f, err := m.Create(name)
+			if err != nil {
+				if f, err = m.Open(name); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			b := make([]byte, 700)
+			for i := range 300 {
+				_, err := f.WriteAt(b, int64(i*100))
+				_, rerr := f.ReadAt(b, int64(i*100))
+				if err := errors.Join(err, rerr, f.Sync(), m.SyncDir("")); err != nil {
+					t.Error(err)
+					return
+				}
+				if i%50 == 0 {
+					m.CrashClone(rand.New(rand.NewPCG(uint64(i), 1)))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestInject(t *testing.T) {
+	m := NewMem(1)
+	boom := errors.New("boom")
+	var fault error
+	var on Op
+	var asked []string
+	f := Inject(m, func(op Op, name string) error {
+		asked = append(asked, string(op)+" "+name)
+		if op == on {
+			return fault
+		}
+		return nil
+	})
+	file := create(t, f, "x", "0123456789")
+	must(t, file.Sync())
+	must(t, f.SyncDir("."))
+	b := make([]byte, 3)
+	on, fault = "", boom
+	for op, do := range map[Op]func() error{
+		OpCreate: func() error { _, err := f.Create("y"); return err }, OpOpen: func() error { _, err := f.Open("x"); return err },
+		OpRemove: func() error { return f.Remove("x") }, OpRemoveAll: func() error { return f.RemoveAll("x") },
+		OpRename: func() error { return f.Rename("x", "z") }, OpMkdir: func() error { return f.MkdirAll("d") },
+		OpReadDir: func() error { _, err := f.ReadDir("."); return err }, OpStat: func() error { _, err := f.Stat("x"); return err },
+		OpSyncDir: func() error { return f.SyncDir(".") }, OpLock: func() error { _, err := f.Lock("l"); return err },
+		OpRead: func() error { _, err := file.ReadAt(b, 0); return err }, OpWrite: func() error { _, err := file.WriteAt(b, 0); return err },
+		OpAllocate: func() error { return file.Allocate(0, 100) }, OpTruncate: func() error { return file.Truncate(1) },
+		OpSync: file.Sync,
+	} {
+		on = op
+		if err := do(); !errors.Is(err, boom) {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+	on = ""
+	if s, _ := read(t, f, "x"); s != "0123456789" {
+		t.Fatalf("a refused operation happened: %q", s)
+	}
+	// A short write.
+	on, fault = OpWrite, &ShortWriteError{N: 4, Err: boom}
+	if n, err := file.WritevAt([][]byte{[]byte("ab"), []byte("cdef")}, 0); n != 4 || !errors.Is(err, boom) {
+		t.Fatalf("short write: %d, %v", n, err)
+	}
+	on = ""
+	if s, _ := read(t, f, "x"); s != "abcd456789" {
+		t.Fatalf("after a short write: %q", s)
+	}
+	// A sync that lies.
+	on, fault = OpSync, ErrSkip
+	must(t, file.Sync())
+	lost := false
+	for range 50 {
+		s, _ := read(t, m.CrashClone(nil), "x")
+		lost = lost || s == "0123456789"
+	}
+	if !lost {
+		t.Fatal("a skipped sync was done")
+	}
+	if !slices.Contains(asked, "rename z") || !slices.Contains(asked, "sync x") {
+		t.Fatalf("asked: %v", asked)
+	}
+}
+
+func TestQuota(t *testing.T) {
+	m := NewMem(1)
+	must(t, m.MkdirAll("d/e"))
+	create(t, m, "d/e/old", "12345")
+	q := Quota(m, 100, "d")
+	if q.Used() != 5 {
+		t.Fatalf("used %d", q.Used())
+	}
+	f := create(t, q, "d/x", "")
+	must(t, f.Allocate(0, 90))
+	for name, do := range map[string]func() error{
+		"write":    func() error { _, err := f.WriteAt(make([]byte, 10), 86); return err },
+		"writev":   func() error { _, err := f.WritevAt([][]byte{make([]byte, 5), make([]byte, 5)}, 86); return err },
+		"allocate": func() error { return f.Allocate(90, 6) },
+		"truncate": func() error { return f.Truncate(96) },
+	} {
+		if err := do(); !errors.Is(err, ErrNoSpace) {
+			t.Errorf("%s beyond the quota: %v", name, err)
+		}
+		if size, _ := f.Size(); size != 90 || q.Used() != 95 {
+			t.Errorf("%s changed something: %d, %d", name, size, q.Used())
+		}
+	}
+	_, err := f.WriteAt(make([]byte, 90), 0) // inside what is allocated
+	must(t, err)
+	if free, _ := q.Free("d"); free != 5 {
+		t.Fatalf("free %d", free)
+	}
+	q.SetLimit(200)
+	must(t, f.Truncate(150))
+	q.SetLimit(50)
+	must(t, f.Truncate(20))
+	create(t, q, "d/y", "1234567")
+	must(t, q.Rename("d/y", "d/e/old"))
+	if q.Used() != 27 {
+		t.Fatalf("used %d, want 27", q.Used())
+	}
+	must(t, q.Remove("d/x"))
+	must(t, q.RemoveAll("d"))
+	if q.Used() != 0 {
+		t.Fatalf("used %d, want 0", q.Used())
+	}
+}
+
+func BenchmarkMemAppendSync(b *testing.B) {
+	m := NewMem(1)
+	f, err := m.Create("f")
+	must(b, err)
+	must(b, f.Allocate(0, 64<<10))
+	p := make([]byte, 300)
+	off := int64(0)
+	for b.Loop() {
+		if _, err := f.WriteAt(p, off); err != nil {
+			b.Fatal(err)
+		}
+		must(b, f.Sync())
+		off = (off + 300) % (60 << 10)
+	}
+}
