@@ -184,7 +184,7 @@ func (op *produceOp) done(place *kmsg.ProduceResponseTopicPartition, topic *coor
 				op.failed = res.Err
 			}
 			if place.ErrorCode == kerr.NotLeaderForPartition.Code && topic != nil && op.req.Version >= 10 {
-				if b := op.s.hintLeader(op.r.c, topic, place.Partition, &place.CurrentLeader.LeaderID, &place.CurrentLeader.LeaderEpoch); b != nil {
+				if b := op.s.hintLeader(op.r.c, topic, place.Partition, res.Err, &place.CurrentLeader.LeaderID, &place.CurrentLeader.LeaderEpoch); b != nil {
 					op.hintBroker(b)
 				}
 			}
@@ -255,9 +255,12 @@ type hintedBroker struct {
 }
 
 // hintLeader tells who leads a partition that this broker does not lead, and where that is; nil if nobody better is
-// known. The two fields keep their -1 then.
-func (s *server) hintLeader(c *conn, topic *coordinator.Topic, p int32, leader, epoch *int32) *hintedBroker {
+// known, and then the two fields keep their -1. The replica's refusal may know of a later leader than the table does.
+func (s *server) hintLeader(c *conn, topic *coordinator.Topic, p int32, refusal error, leader, epoch *int32) *hintedBroker {
 	node, e, ok := s.b.Leader(topic.ID, p)
+	if r, found := errors.AsType[*partition.NotLeaderError](refusal); found && r.Leader != 0 && (!ok || r.Epoch > e) {
+		node, e, ok = r.Leader, r.Epoch, true
+	}
 	if !ok || node == s.b.NodeID() {
 		return nil
 	}

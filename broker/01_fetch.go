@@ -267,8 +267,10 @@ func (op *fetchOp) readPart(p *fetchPart, total int) {
 		op.mu.Unlock()
 		p.rep.Linearize(func(err error) {
 			p.confirmErr = err
-			p.asked.Store(confirmDone)
+			// In this order: who sees confirmDone may clear moved, and nothing sets it again behind their back. (A partition
+			// that seems to have moved while its waiter is linked would be subscribed twice.)
 			p.moved.Store(true)
+			p.asked.Store(confirmDone)
 			op.mu.Lock()
 			op.asking--
 			op.mu.Unlock()
@@ -388,7 +390,7 @@ func (op *fetchOp) hint(p *fetchPart, hints []hintedBroker) []hintedBroker {
 	if op.req.Version < 16 || p.topic == nil || code != kerr.NotLeaderForPartition.Code && code != kerr.FencedLeaderEpoch.Code {
 		return hints
 	}
-	b := op.s.hintLeader(op.r.c, p.topic, p.key.partition, &p.leader, &p.hintEpoch)
+	b := op.s.hintLeader(op.r.c, p.topic, p.key.partition, p.err, &p.leader, &p.hintEpoch)
 	if b == nil {
 		return hints
 	}

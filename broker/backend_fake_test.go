@@ -39,6 +39,7 @@ type fakeBackend struct {
 	configs  map[string]string
 	pid      int64
 	hang     bool // creations do not end before their context does
+	frozen   bool // nothing is created
 }
 
 func newFakeBackend(t testing.TB) *fakeBackend {
@@ -159,6 +160,8 @@ func (b *fakeBackend) CreateTopics(ctx context.Context, topics []newTopic, valid
 			switch {
 			case ctx.Err() != nil:
 				results[i].Err = ctx.Err()
+			case b.frozen:
+				results[i].Err = coordinator.ErrStale
 			case validateOnly:
 				results[i] = topicResult{Partitions: t.Partitions, ReplicationFactor: t.ReplicationFactor}
 			default:
