@@ -206,7 +206,8 @@ func (ps *peers) setAddrLocked(p *peer, addr string) {
 
 // imageChanged takes new peers and addresses from the Image, forgets deleted groups, and tells everyone our version.
 func (ps *peers) imageChanged(old, now *coordinator.Image) {
-	if now.NextGroup() != old.NextGroup() || now.PartitionCount() != old.PartitionCount() {
+	// Each partition that was made took one id from the counter: whatever is missing in the count was deleted.
+	if made := int(now.NextGroup() - old.NextGroup()); now.PartitionCount() != old.PartitionCount()+made {
 		ps.table.forget(func(g raft.GroupID) bool {
 			_, _, ok := now.Group(g)
 			return !ok && g < now.NextGroup()

@@ -148,7 +148,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 	next := time.Hour
 	var work []func()
 	r.mu.Lock()
-	for _, t := range im.Topics() {
+	for t := range im.All() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
 			if !slices.Contains(p.Replicas, r.self) {

@@ -4,6 +4,7 @@
 //	    lock                     held while a broker runs on it
 //	    meta.json                who this is: cluster, node, incarnation, starts. Written atomically, with a checksum
 //	    peers.json               cache: where the others were last seen. May be lost
+//	    reserve                  room for the next meta.json: a full disk must not keep a broker from starting
 //	    journal/                 terms and votes of all groups (raft/multi/journal)
 //	    groups/0000000000000001/ the metadata group's log
 //	    groups/<group id>/       one partition's log
@@ -29,7 +30,8 @@ import (
 )
 
 const (
-	metaFormat = 1
+	metaFormat   = 1
+	reserveBytes = 1 << 20
 	// maxMetaBytes bounds what is read of the small files.
 	maxMetaBytes = 1 << 20
 )
@@ -100,7 +102,24 @@ func openStorage(fsys vfs.FS, dir string) (_ *storage, err error) {
 	if err := s.save(); err != nil {
 		return nil, err
 	}
+	s.reserve()
 	return s, nil
+}
+
+// reserve lays the reserve out, if there is room for it and none yet.
+func (s *storage) reserve() {
+	name := path.Join(s.dir, "reserve")
+	f, err := s.fs.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = s.fs.Create(name)
+	}
+	if err != nil {
+		return
+	}
+	err = f.Allocate(0, reserveBytes)
+	if f.Close() != nil || err != nil {
+		_ = s.fs.Remove(name) // half a reserve is none
+	}
 }
 
 // makeDirs makes dir and what is missing above it, durably, from above: else a power loss takes the whole directory with
@@ -143,7 +162,11 @@ func newIncarnation() raft.Incarnation {
 }
 
 func (s *storage) save() error {
-	if err := writeChecked(s.fs, s.dir, "meta.json", &s.id); err != nil {
+	err := writeChecked(s.fs, s.dir, "meta.json", &s.id)
+	if errors.Is(err, vfs.ErrNoSpace) && s.fs.Remove(path.Join(s.dir, "reserve")) == nil {
+		err = writeChecked(s.fs, s.dir, "meta.json", &s.id)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: write %s: %w", ErrDataDir, path.Join(s.dir, "meta.json"), err)
 	}
 	return nil

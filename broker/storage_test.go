@@ -135,6 +135,43 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 	mustOpenStorage(t, mem, "/data")
 }
 
+// A broker starts on a full disk, and has its reserve again when there is room.
+func TestStartOnAFullDisk(t *testing.T) {
+	const limit = 4 << 20
+	quota := vfs.Quota(vfs.NewMem(1), limit)
+	s := mustOpenStorage(t, quota, "/data")
+	fill, err := quota.Create("/data/fill")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := quota.Free("/data")
+	if err != nil || free > limit-reserveBytes {
+		t.Fatalf("%d bytes free beside a reserve of %d, %v", free, reserveBytes, err)
+	}
+	if err := fill.Allocate(0, free); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpenStorage(t, quota, "/data")
+	if s.id.Boots != 2 {
+		t.Fatalf("boot %d on a full disk", s.id.Boots)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	fill.Close()
+	if err := quota.Remove("/data/fill"); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpenStorage(t, quota, "/data")
+	defer s.close()
+	if free, err = quota.Free("/data"); err != nil || free > limit-reserveBytes {
+		t.Fatalf("%d bytes free, no reserve, %v", free, err)
+	}
+}
+
 func TestGroupDirectories(t *testing.T) {
 	mem := vfs.NewMem(1)
 	s := mustOpenStorage(t, mem, "/data")

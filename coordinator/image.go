@@ -8,6 +8,7 @@ package coordinator
 
 import (
 	"encoding/hex"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -201,15 +202,23 @@ func (im *Image) Topics() []*Topic {
 	if p := im.sorted.Load(); p != nil {
 		return *p
 	}
-	all := make([]*Topic, 0, im.topicCount)
-	for _, shard := range im.byName {
-		for _, t := range shard {
-			all = append(all, t)
-		}
-	}
+	all := slices.AppendSeq(make([]*Topic, 0, im.topicCount), im.All())
 	slices.SortFunc(all, func(a, b *Topic) int { return strings.Compare(a.Name, b.Name) })
 	im.sorted.Store(&all)
 	return all
+}
+
+// All yields every topic, in no order: for those who look at all of them at each change.
+func (im *Image) All() iter.Seq[*Topic] {
+	return func(yield func(*Topic) bool) {
+		for _, shard := range im.byName {
+			for _, t := range shard {
+				if !yield(t) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // TopicCount and PartitionCount are the sizes of the cluster.
