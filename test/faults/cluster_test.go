@@ -64,6 +64,7 @@ func TestMain(m *testing.M) {
 type process struct {
 	id    int32
 	dir   string
+	log   string
 	kafka string
 	rpc   string
 	cmd   *exec.Cmd
@@ -90,10 +91,15 @@ func freePorts(t *testing.T, n int) []string {
 }
 
 func newCluster(t *testing.T) *cluster {
+	return newClusterAt(t, func(int32) string { return filepath.Join(t.TempDir(), "data") })
+}
+
+// newClusterAt starts three brokers with their data where dir says.
+func newClusterAt(t *testing.T, dir func(id int32) string) *cluster {
 	c := &cluster{t: t}
-	addrs := freePorts(t, 2*nodes)
+	addrs, logs := freePorts(t, 2*nodes), t.TempDir()
 	for i := range nodes {
-		c.procs = append(c.procs, &process{id: int32(i + 1), dir: filepath.Join(t.TempDir(), "data"), kafka: addrs[2*i], rpc: addrs[2*i+1]})
+		c.procs = append(c.procs, &process{id: int32(i + 1), dir: dir(int32(i + 1)), log: filepath.Join(logs, fmt.Sprintf("broker-%d.log", i+1)), kafka: addrs[2*i], rpc: addrs[2*i+1]})
 	}
 	t.Cleanup(func() {
 		for _, p := range c.procs {
@@ -101,7 +107,7 @@ func newCluster(t *testing.T) *cluster {
 		}
 		if t.Failed() {
 			for _, p := range c.procs {
-				b, _ := os.ReadFile(p.dir + ".log")
+				b, _ := os.ReadFile(p.log)
 				t.Logf("broker %d's log ends:\n%s", p.id, b[max(0, len(b)-6000):])
 			}
 		}
@@ -154,7 +160,7 @@ func (c *cluster) begin(p *process) func() error {
 	}
 	p.cmd = exec.Command(binary, args...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	logFile, err := os.OpenFile(p.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	logFile, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		c.t.Fatal(err)
 	}
