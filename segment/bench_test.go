@@ -9,10 +9,16 @@ import (
 )
 
 func BenchmarkAppendSync(b *testing.B) {
+	for _, ahead := range []int64{0, 128 << 10} {
+		b.Run(fmt.Sprintf("zeroAhead=%d", ahead), func(b *testing.B) { benchmarkAppendSync(b, ahead) })
+	}
+}
+
+func benchmarkAppendSync(b *testing.B, ahead int64) {
 	for _, n := range []int{1, 64} {
 		for _, size := range []int{1 << 10, 64 << 10} {
 			b.Run(fmt.Sprintf("entries=%d/bytes=%d", n, size), func(b *testing.B) {
-				l, err := Open(vfs.OS(), b.TempDir(), testGroup, Options{Cache: NewCache(8 << 20), SegmentBytes: 256 << 20})
+				l, err := Open(vfs.OS(), b.TempDir(), testGroup, Options{Cache: NewCache(8 << 20), SegmentBytes: 256 << 20, ZeroAhead: ahead})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -23,6 +23,10 @@ type Options struct {
 	// FirstExtent and MaxExtent bound the steps in which a file is preallocated: each step doubles the file, from the
 	// first to the second. Defaults 64 KiB and 16 MiB.
 	FirstExtent, MaxExtent int64
+	// ZeroAhead, if positive, is how far ahead of small writes the preallocated extent is overwritten with zeros. On ext4
+	// and xfs a sync that finds its blocks written once before need not journal their conversion: about half the latency
+	// of a small sync, for up to twice the bytes. 128 KiB is a good value for disks; default 0, off.
+	ZeroAhead int64
 	// Cache is the budget that the hot tail lives under, shared between logs. Default: one of 4 MiB of its own.
 	Cache *Cache
 }

@@ -131,7 +131,7 @@ func newWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *world {
 	w.durable = w.cur
 	w.opt = Options{
 		SegmentBytes: int64(2048 << rng.IntN(6)), IndexBytes: int64(128 << rng.IntN(6)),
-		FirstExtent: 4096 << rng.IntN(3), MaxExtent: 16384, Cache: NewCache(int64(rng.IntN(3)) * 4096),
+		ZeroAhead: int64(rng.IntN(2)) * 2000, FirstExtent: 4096 << rng.IntN(3), MaxExtent: 16384, Cache: NewCache(int64(rng.IntN(3)) * 4096),
 	}
 	return w
 }

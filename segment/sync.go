@@ -39,6 +39,8 @@ type writer struct {
 	file  vfs.File
 	pos   int64 // where the next block goes
 	alloc int64 // preallocated up to here
+	// zeroed: the extent has been overwritten with zeros up to here; see Options.ZeroAhead.
+	zeroed int64
 	// fresh: the file's name and header are not durable, and nothing of it is published.
 	fresh bool
 	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
@@ -255,6 +257,9 @@ func (l *Log) writeFile(j *job) (int, error) {
 		w.pos += length
 		done += n
 		p.commit(j.recs[:done], w.pos)
+		if err := l.zeroAhead(length); err != nil {
+			return 0, err
+		}
 	}
 	if w.pos == start {
 		return 0, fmt.Errorf("nothing of %d entries fits into %s", len(j.recs), w.seg.name)
@@ -267,6 +272,27 @@ func (l *Log) writeFile(j *job) (int, error) {
 	j.mark = j.recs[done-1].Index
 	j.prev, j.seg = j.recs[done-1].Term, w.seg
 	return done, nil
+}
+
+// smallWrite is the write size up to which zeroing ahead pays: beyond it the data costs more than the journal.
+const smallWrite = 32 << 10
+
+// zeroAhead overwrites what comes next with zeros, to go out with the sync that is due anyway.
+func (l *Log) zeroAhead(written int64) error {
+	w := &l.w
+	if l.opt.ZeroAhead <= 0 || written > smallWrite || w.pos+written <= w.zeroed {
+		return nil
+	}
+	from, to := max(w.pos, w.zeroed), min(w.pos+l.opt.ZeroAhead, w.alloc)
+	if from >= to {
+		return nil
+	}
+	if _, err := w.file.WriteAt(make([]byte, to-from), from); err != nil {
+		w.seal = true
+		return fmt.Errorf("zero %s at %d: %w", w.seg.name, from, err)
+	}
+	w.zeroed = to
+	return nil
 }
 
 // publication is what a Sync has made durable in one file and is about to show to readers.

@@ -63,25 +63,33 @@ func (s *siteFault) fault(op vfs.Op, name string) error {
 }
 
 func TestEverySyncIsNeeded(t *testing.T) {
-	const discover, tries = 40, 1200
+	const steps, discover, tries = 300, 25, 1500
+	// Both kinds of history: with crashes only, and with damage.
+	histories := []func(uint64, int, func(vfs.Op, string) error) *world{newWorld, newDamageWorld}
 	all := siteFault{seen: map[string]int{}}
 	for seed := range uint64(discover) {
-		if err := newWorld(seed, 300, all.fault).run(); err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
+		for _, h := range histories {
+			if err := h(seed, steps, all.fault).run(); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
 		}
 	}
 	for _, site := range slices.Sorted(maps.Keys(all.seen)) {
 		var caught error
 		s := siteFault{seen: map[string]int{}, lie: site}
-		var seed uint64
-		for seed = 0; seed < tries && caught == nil; seed++ {
-			caught = newWorld(seed, 300, s.fault).run()
+		runs := 0
+		for seed := uint64(0); seed < tries && caught == nil; seed++ {
+			for _, h := range histories {
+				if runs++; caught == nil {
+					caught = h(seed, steps, s.fault).run()
+				}
+			}
 		}
 		if caught == nil {
-			t.Errorf("%s: taken out in %d calls over %d seeds, and nobody noticed", site, s.seen[site], tries)
+			t.Errorf("%s: taken out in %d calls over %d histories, and nobody noticed", site, s.seen[site], runs)
 			continue
 		}
 		msg, _, _ := strings.Cut(caught.Error(), "\n")
-		t.Logf("%s: seed %d: %.150s", site, seed-1, msg)
+		t.Logf("%s: noticed in history %d: %.160s", site, runs, msg)
 	}
 }

@@ -89,19 +89,6 @@ func (o *osFile) Size() (int64, error) {
 	return st.Size(), nil
 }
 
-// writeEach is WritevAt for systems without pwritev.
-func writeEach(f File, bufs [][]byte, off int64) (int64, error) {
-	var total int64
-	for _, b := range bufs {
-		n, err := f.WriteAt(b, off+total)
-		total += int64(n)
-		if err != nil {
-			return total, err
-		}
-	}
-	return total, nil
-}
-
 // zeroFill extends a file with written zeros, for file systems without fallocate. Bytes below the old size stay.
 func zeroFill(f File, off, length int64) error {
 	size, err := f.Size()

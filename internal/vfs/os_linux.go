@@ -29,10 +29,7 @@ func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	iov := make([][]byte, 0, min(len(bufs), iovMax))
 	skip := 0 // bytes of bufs[0] that are already written
 	for {
-		iov = iov[:0]
-		for _, b := range bufs[:min(len(bufs), iovMax)] {
-			iov = append(iov, b)
-		}
+		iov = append(iov[:0], bufs[:min(len(bufs), iovMax)]...)
 		if len(iov) == 0 {
 			return total, nil
 		}

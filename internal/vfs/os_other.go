@@ -12,7 +12,17 @@ import (
 
 func (o *osFile) Sync() error { return spaceErr(o.f.Sync()) }
 
-func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) { return writeEach(o, bufs, off) }
+func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
+	var total int64
+	for _, b := range bufs {
+		n, err := o.WriteAt(b, off+total)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
 
 func (o *osFile) Allocate(off, length int64) error { return zeroFill(o, off, length) }
 
