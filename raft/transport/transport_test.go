@@ -191,8 +191,7 @@ func TestVotesPassWhileBulkIsStalled(t *testing.T) {
 	b := newBook()
 	stall := make(chan struct{})
 	var stalled atomic.Bool
-	var n2 *node
-	n2 = start(t, b, 2, func(o *Options) {
+	n2 := start(t, b, 2, func(o *Options) {
 		deliver := o.Deliver
 		o.Deliver = func(ms []raft.Message) {
 			if ms[0].Type == raft.MsgApp {

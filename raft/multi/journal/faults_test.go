@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/balsamq/balsa/raft"
@@ -195,7 +194,7 @@ func TestFault1NoChecksums(t *testing.T) {
 	h := makeHistory(t)
 	dir = filepath.Join(ramDir(t), "j")
 	for pos := range h.data {
-		for _, flip := range []byte{0x01, 0x80, 0xff} {
+		for _, flip := range []byte{1 << (pos % 8), 0xff} {
 			data := bytes.Clone(h.data)
 			data[pos] ^= flip
 			rec := h.recordAt(pos)
@@ -244,7 +243,7 @@ func TestFault2TornTail(t *testing.T) {
 	h := makeHistory(t)
 	dir = filepath.Join(ramDir(t), "j")
 	for n := range len(h.data) + 1 {
-		for _, rubbish := range []string{"", "\x3c", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x3cBHJ\x01", "\x00\x00\x00BHJ", strings.Repeat("x", 200)} {
+		for _, rubbish := range []string{"", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x00\x00\x3cBHJ\x01"} {
 			if n == len(h.data) && rubbish == "" {
 				continue
 			}
@@ -425,47 +424,6 @@ func TestFault4FailedWriteInMemory(t *testing.T) {
 	_ = j.Close()
 	j = mustOpen(t, dir, Options{})
 	want(t, j, 1, 1, 1)
-}
-
-// breakDescriptor makes writes to this process's open file fail until restore.
-func breakDescriptor(t *testing.T, path string) (restore func()) {
-	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Skip("no /proc/self/fd here:", err)
-	}
-	path, err = filepath.EvalSymlinks(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range fds {
-		var fd int
-		if _, err := fmt.Sscan(e.Name(), &fd); err != nil {
-			continue
-		}
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || to != path {
-			continue
-		}
-		saved, err := syscall.Dup(fd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ro, err := os.Open(path) // a descriptor for reading only: write says EBADF
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Dup3(int(ro.Fd()), fd, 0); err != nil {
-			t.Fatal(err)
-		}
-		_ = ro.Close()
-		return func() {
-			if err := errors.Join(syscall.Dup3(saved, fd, 0), syscall.Close(saved)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	t.Fatal("no open descriptor of", path)
-	return nil
 }
 
 // Fault 5: concurrent reads race. The library is shown in a process of its own, which crashes (or which the race detector

@@ -374,6 +374,9 @@ func TestFullDiskForReal(t *testing.T) {
 	for i := range 3000 { // several checkpoints' worth
 		save(t, j, raft.GroupID(i%50+1), raft.Term(i+2), 1)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "j", reserveName)); !errors.Is(err, os.ErrNotExist) {
+		t.Fatal("the disk was not full, or the reserve was not given up:", err)
+	}
 	closeIt(t, j)
 	j = mustOpen(t, filepath.Join(dir, "j"), Options{ReserveBytes: 1 << 20})
 	want(t, j, 50, 3001, 1)
