@@ -648,9 +648,9 @@ func (r *recoverer) resume(f *found) error {
 		if err := rewrite(file, from, scan.end); err != nil {
 			return fmt.Errorf("rewrite the tail of %s: %w", f.name, err)
 		}
-		if err := file.Sync(); err != nil {
-			return fmt.Errorf("sync %s: %w", f.name, err)
-		}
+	}
+	if err := file.Sync(); err != nil { // always: the last mark, too, may be in the page cache only
+		return fmt.Errorf("sync %s: %w", f.name, err)
 	}
 	r.marked = scan.mark
 	if scan.bad != nil {
