@@ -100,12 +100,13 @@ func (c *conn) readRequests() error {
 		if err != nil {
 			return err
 		}
-		if err := c.s.memory.Acquire(c.ctx, int64(n)); err != nil {
+		memory := c.s.memoryOf(a)
+		if err := memory.Acquire(c.ctx, int64(n)); err != nil {
 			return err
 		}
 		r, err := c.readRequest(br, a, n)
 		if err != nil {
-			c.s.memory.Release(int64(n))
+			memory.Release(int64(n))
 			return err
 		}
 		if err := c.serve(r); err != nil {
@@ -331,7 +332,7 @@ func (r *request) hold() { r.held.Add(1) }
 
 func (r *request) release() {
 	if r.held.Add(-1) == 0 {
-		r.c.s.memory.Release(r.size)
+		r.c.s.memoryOf(findAPI(r.header.Key)).Release(r.size)
 	}
 }
 

@@ -21,8 +21,8 @@ import (
 type serverOptions struct {
 	// MaxRequestBytes is socket.request.max.bytes: a larger frame closes its connection. Default 100 MiB.
 	MaxRequestBytes int
-	// RequestMemory bounds the bytes of all requests that have been read and not been answered yet; connections wait
-	// for it before they read on. At least MaxRequestBytes. Default 128 MiB.
+	// RequestMemory bounds the bytes of all produce requests that have been read and not been answered yet; connections
+	// wait for it before they read on. At least MaxRequestBytes. Default 128 MiB.
 	RequestMemory int64
 	// FetchMemory bounds the bytes of all fetch answers on their way out. When it is used up, fetches get one batch each.
 	// Default 128 MiB.
@@ -75,6 +75,8 @@ const (
 	decodeMemory = 256 << 20
 	decodeFactor = 64
 	decodeFree   = 16 << 10
+	// controlMemory bounds the bytes of all requests other than produce that have not been answered yet.
+	controlMemory = 32 << 20
 	// complaints about clients, per second: a port scanner must not fill the disk with log lines.
 	maxComplaints = 5
 )
@@ -88,6 +90,7 @@ type server struct {
 	stop context.CancelFunc
 
 	memory    *semaphore.Weighted // RequestMemory
+	control   *semaphore.Weighted // controlMemory
 	decoding  *semaphore.Weighted // decodeMemory
 	fetchUsed atomic.Int64        // of FetchMemory
 	sessions  *sessionCache
@@ -110,6 +113,7 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 	return &server{
 		b: b, o: o, log: log, ctx: ctx, stop: stop,
 		memory:     semaphore.NewWeighted(o.RequestMemory),
+		control:    semaphore.NewWeighted(controlMemory),
 		decoding:   semaphore.NewWeighted(decodeMemory),
 		sessions:   newSessionCache(o.FetchSessions),
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
@@ -213,6 +217,15 @@ func (s *server) forget(c *conn) {
 	if s.perIP[c.ip]--; s.perIP[c.ip] == 0 {
 		delete(s.perIP, c.ip)
 	}
+}
+
+// memoryOf is what a request's bytes are counted in. Records have a budget of their own: when producers have used it up,
+// because a partition has lost its quorum, say, then metadata, fetches and groups still go on.
+func (s *server) memoryOf(a *api) *semaphore.Weighted {
+	if a.key == keyProduce {
+		return s.memory
+	}
+	return s.control
 }
 
 // connections is how many are open.
