@@ -138,6 +138,7 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 	// The kernel kills the children when the *thread* that started them ends (see procAttr): this goroutine keeps it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	endWithGoRun()
 	var nodes []*devNode
 	defer func() { stopNodes(nodes) }()
 	for i := range st.Nodes {
