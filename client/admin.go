@@ -5,6 +5,7 @@ package client
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,7 +37,7 @@ type TopicSpec struct {
 // Topic is what the cluster says about a topic.
 type Topic struct {
 	Name       string      `json:"name" yaml:"name"`
-	ID         string      `json:"id" yaml:"id"` // as a UUID in Kafka's base64 form; empty if the brokers have none
+	ID         string      `json:"id" yaml:"id"` // in the form of Kafka's own tools; empty if the brokers have none
 	Internal   bool        `json:"internal" yaml:"internal"`
 	Partitions []Partition `json:"partitions" yaml:"partitions"` // by number
 	// Configs are the settings in force. Only DescribeTopic fills it.
@@ -192,7 +193,7 @@ func (a *Admin) Topic(ctx context.Context, name string) (Topic, error) {
 func topicOf(d kadm.TopicDetail) Topic {
 	t := Topic{Name: d.Topic, Internal: d.IsInternal, Partitions: make([]Partition, 0, len(d.Partitions))}
 	if d.ID != (kadm.TopicID{}) {
-		t.ID = d.ID.String()
+		t.ID = base64.RawURLEncoding.EncodeToString(d.ID[:])
 	}
 	for _, p := range d.Partitions.Sorted() {
 		out := Partition{Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch,
