@@ -268,9 +268,9 @@ func (l *Log) writeFile(j *job) (int, error) {
 		return 0, err
 	}
 	p.mark = j.mark
+	// Once published the records may leave the cache, which wipes them.
+	j.mark, j.prev, j.seg = j.recs[done-1].Index, j.recs[done-1].Term, w.seg
 	l.publish(&p)
-	j.mark = j.recs[done-1].Index
-	j.prev, j.seg = j.recs[done-1].Term, w.seg
 	return done, nil
 }
 
