@@ -9,7 +9,8 @@
 //
 // What survives a crash: each pending write wholly, not at all, or torn: any subset of its 512-byte sectors, where a
 // sector is atomic and carries all that the process had put there by then. Each pending name change is kept or lost
-// on its own, without regard to order (a rename is one change within one directory, and two across directories).
+// on its own, without regard to order. A rename is one change within one directory; across directories the new name may
+// survive without the old one's removal, but never the other way round (no journaling file system loses a file so).
 // Nothing is copied wholesale: a Sync moves page pointers, a crash touches only what is pending.
 
 package vfs
@@ -88,6 +89,22 @@ type nameChange struct {
 	unlink string
 	link   string
 	node   *inode
+	move   *move // a rename across directories: its two halves share it
+}
+
+// move is a rename across directories.
+type move struct{ linked, unlinked bool } // halves that are durable
+
+// sync marks a half as durable.
+func (c *nameChange) sync() {
+	if c.move == nil {
+		return
+	}
+	if c.link != "" {
+		c.move.linked = true
+	} else {
+		c.move.unlinked = true
+	}
 }
 
 // Mem is a crashable in-memory file system. Its methods are safe for any goroutine.
@@ -264,8 +281,11 @@ func (m *Mem) Rename(oldname, newname string) error {
 		od.moves = append(od.moves, c)
 		return nil
 	}
+	mv := &move{}
 	nd.link(nb, n)
+	nd.moves[len(nd.moves)-1].move = mv
 	od.unlink(ob)
+	od.moves[len(od.moves)-1].move = mv
 	return nil
 }
 
@@ -353,6 +373,7 @@ func (m *Mem) SyncDir(dir string) error {
 	}
 	for i := range n.moves {
 		n.moves[i].apply(n.durNames)
+		n.moves[i].sync()
 	}
 	n.moves = nil
 	return nil
@@ -388,7 +409,7 @@ func (m *Mem) Crash(rng *rand.Rand) {
 	if rng == nil {
 		rng = m.rng
 	}
-	m.root = crashDir(m.root, rng, map[*inode]*inode{})
+	m.root = newPowerLoss(rng).dir(m.root)
 	m.life++
 	m.locks = map[string]bool{}
 }
@@ -402,33 +423,62 @@ func (m *Mem) CrashClone(rng *rand.Rand) *Mem {
 	}
 	return &Mem{
 		rng:  rand.New(rand.NewPCG(rng.Uint64(), 0x6d656d)),
-		root: crashDir(m.root, rng, map[*inode]*inode{}), locks: map[string]bool{},
+		root: newPowerLoss(rng).dir(m.root), locks: map[string]bool{},
 	}
 }
 
-// crashDir returns the state of a directory after a power loss. seen keeps a file that has two names (a rename across
-// directories of which one half survived) one file.
-func crashDir(d *inode, rng *rand.Rand, seen map[*inode]*inode) *inode {
+// powerLoss decides what survives.
+type powerLoss struct {
+	rng   *rand.Rand
+	seen  map[*inode]*inode // a file that has two names stays one file
+	moves map[*move]int     // halves of a rename across directories that survive: 0, 1 (the new name), 2
+}
+
+func newPowerLoss(rng *rand.Rand) *powerLoss {
+	return &powerLoss{rng, map[*inode]*inode{}, map[*move]int{}}
+}
+
+// keeps says whether a name change that was not synced survives.
+func (p *powerLoss) keeps(c *nameChange) bool {
+	if c.move == nil {
+		return p.rng.IntN(2) == 0
+	}
+	halves, ok := p.moves[c.move]
+	if !ok {
+		halves = p.rng.IntN(3)
+		if c.move.linked {
+			halves = 1 + p.rng.IntN(2)
+		}
+		if c.move.unlinked {
+			halves = 2
+		}
+		p.moves[c.move] = halves
+	}
+	return halves == 2 || halves == 1 && c.link != ""
+}
+
+// dir returns the state of a directory after the power loss.
+func (p *powerLoss) dir(d *inode) *inode {
 	names := make(map[string]*inode, len(d.durNames))
 	for name, n := range d.durNames {
 		names[name] = n
 	}
 	for i := range d.moves {
-		if rng.IntN(2) == 0 {
+		if p.keeps(&d.moves[i]) {
 			d.moves[i].apply(names)
 		}
 	}
 	out := newDir()
 	for _, name := range sortedNames(names) {
 		n := names[name]
-		c, ok := seen[n]
+		c, ok := p.seen[n]
 		if !ok {
 			if n.dir {
-				c = crashDir(n, rng, seen)
+				c = p.dir(n)
 			} else {
-				c = crashFile(n, rng)
+				c = crashFile(n, p.rng)
 			}
-			seen[n] = c
+			p.seen[n] = c
 		}
 		out.names[name], out.durNames[name] = c, c
 	}

@@ -231,6 +231,38 @@ func TestCrashOutcomes(t *testing.T) {
 	t.Log(seen)
 }
 
+// A rename across directories may survive by halves, but the file is never lost.
+func TestCrashMove(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(200) {
+		m := NewMem(seed)
+		must(t, m.MkdirAll("a"))
+		must(t, m.MkdirAll("b"))
+		must(t, m.SyncDir(""))
+		must(t, create(t, m, "a/f", "x").Sync())
+		must(t, m.SyncDir("a"))
+		must(t, m.Rename("a/f", "b/f"))
+		switch seed % 4 {
+		case 1:
+			must(t, m.SyncDir("a"))
+		case 2:
+			must(t, m.SyncDir("b"))
+		case 3:
+			must(t, errors.Join(m.SyncDir("b"), m.SyncDir("a")))
+		}
+		m.Crash(nil)
+		_, inA := read(t, m, "a/f")
+		_, inB := read(t, m, "b/f")
+		seen[fmt.Sprintf("%d: %v %v", seed%4, inA, inB)]++
+		if !inA && !inB || seed%2 == 1 && (inA || !inB) || seed%4 == 2 && !inB {
+			t.Fatalf("seed %d: in a %v, in b %v", seed, inA, inB)
+		}
+	}
+	if len(seen) != 3+1+2+1 {
+		t.Errorf("outcomes: %v", seen)
+	}
+}
+
 // The two images of a file against a plain model: the current content, and after a crash with everything synced, the same.
 func TestMemAgainstModel(t *testing.T) {
 	for seed := range uint64(60) {
