@@ -81,67 +81,104 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-func TestCallDeadlines(t *testing.T) {
+// waiting is two brokers, of which 2 has a method that waits for its context to end and then says how.
+type waiting struct {
+	n1, n2       *node
+	ended        chan error
+	withDeadline atomic.Bool
+}
+
+func startWaiting(t *testing.T) *waiting {
 	b := newBook()
-	n1, n2 := start(t, b, 1, nil), start(t, b, 2, nil)
-	ended := make(chan error, 10)
-	var withDeadline atomic.Bool
-	n2.Handle(1, func(ctx context.Context, _ Caller, _ []byte) ([]byte, error) {
+	w := &waiting{n1: start(t, b, 1, nil), n2: start(t, b, 2, nil), ended: make(chan error, 100)}
+	w.n2.Handle(1, func(ctx context.Context, _ Caller, _ []byte) ([]byte, error) {
 		_, ok := ctx.Deadline()
-		withDeadline.Store(ok)
+		w.withDeadline.Store(ok)
 		<-ctx.Done()
-		ended <- ctx.Err()
+		w.ended <- ctx.Err()
 		return nil, ctx.Err()
 	})
-	wait := func() error {
-		select {
-		case err := <-ended:
-			return err
-		case <-time.After(patience):
-			t.Fatal("the handler's context did not end")
-			return nil
-		}
+	return w
+}
+
+func (w *waiting) wait(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-w.ended:
+		return err
+	case <-time.After(patience):
+		t.Fatal("the handler's context did not end")
+		return nil
 	}
-	for patient := 10 * time.Millisecond; len(ended) == 0 && patient < patience; patient *= 2 { // on a slow machine the first may not even be sent
+}
+
+func TestCallDeadlineTravels(t *testing.T) {
+	w := startWaiting(t)
+	for patient := 10 * time.Millisecond; len(w.ended) == 0 && patient < patience; patient *= 2 { // on a slow machine the first may not even be sent
 		ctx, cancel := context.WithTimeout(t.Context(), patient)
-		_, err := n1.Call(ctx, 2, 1, nil)
+		_, err := w.n1.Call(ctx, 2, 1, nil)
 		cancel()
 		if e, ok := errors.AsType[*RPCError](err); !errors.Is(err, context.DeadlineExceeded) && (!ok || (e.Code != CodeDeadline && e.Code != CodeCanceled)) {
 			t.Fatal(err)
 		}
 	}
-	_ = wait() // by the deadline that travelled, or by the cancel, whichever is first
-	eventually(t, "nothing runs", func() bool { return n2.calls.Load() == 0 })
-	for len(ended) > 0 {
-		<-ended
-	}
-	if !withDeadline.Load() {
+	_ = w.wait(t) // by the deadline that travelled, or by the cancel, whichever is first
+	if !w.withDeadline.Load() {
 		t.Fatal("the deadline did not travel")
 	}
+}
 
+func TestCallCancelTravels(t *testing.T) {
+	w := startWaiting(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
-		for n2.calls.Load() == 0 {
+		for w.n2.calls.Load() == 0 && t.Context().Err() == nil {
 			time.Sleep(time.Millisecond)
 		}
 		cancel()
 	}()
-	if _, err := n1.Call(ctx, 2, 1, nil); !errors.Is(err, context.Canceled) {
+	if _, err := w.n1.Call(ctx, 2, 1, nil); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	if err := wait(); !errors.Is(err, context.Canceled) {
+	if err := w.wait(t); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
+	eventually(t, "nothing runs", func() bool { return w.n2.calls.Load() == 0 })
+}
 
-	// The caller's broker dies: its calls end here.
-	go func() { _, _ = n1.Call(context.Background(), 2, 1, nil) }()
-	eventually(t, "the call runs", func() bool { return n2.calls.Load() == 1 })
-	_ = n1.Close()
-	if err := wait(); !errors.Is(err, context.Canceled) {
+// The caller's broker dies: its calls end at the other one.
+func TestCallerDies(t *testing.T) {
+	w := startWaiting(t)
+	go func() { _, _ = w.n1.Call(context.Background(), 2, 1, nil) }()
+	eventually(t, "the call runs", func() bool { return w.n2.calls.Load() == 1 })
+	_ = w.n1.Close()
+	if err := w.wait(t); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	eventually(t, "nothing runs", func() bool { return n2.calls.Load() == 0 })
+	eventually(t, "nothing runs", func() bool { return w.n2.calls.Load() == 0 })
+}
+
+// A call that is given up while its connection is being made says so, and not that a connection was closed.
+func TestCallCanceledWhileDialing(t *testing.T) {
+	b := newBook()
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // accepts in the kernel, never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	b.set(2, ln.Addr().String())
+	n1 := start(t, b, 1, func(o *Options) { o.DialTimeout, o.HandshakeTimeout = patience, patience })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := n1.Call(ctx, 2, 1, nil); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrUnreachable) {
+		t.Fatal(err)
+	}
+	// The transport's own limit is not the caller's.
+	n1 = start(t, b, 1, func(o *Options) { o.DialTimeout = 20 * time.Millisecond })
+	if _, err := n1.Call(t.Context(), 2, 1, nil); errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrUnreachable) {
+		t.Fatal(err)
+	}
 }
 
 func TestCallConnectionLost(t *testing.T) {

@@ -39,6 +39,8 @@ var (
 	ErrUnreachable = errors.New("broker is unreachable")
 	// ErrConnectionLost is returned by calls whose connection failed after they were sent: they may have been executed.
 	ErrConnectionLost = errors.New("connection to broker was lost")
+
+	errDialTimeout = errors.New("no answer within the dial timeout")
 )
 
 // Options of a transport. Zero values mean the defaults given.
@@ -398,9 +400,9 @@ func (t *Transport) logAgain(key string) {
 	}
 }
 
-// connect dials and greets. what names the other side for people.
+// connect dials and greets.
 func (t *Transport) connect(ctx context.Context, addr string, lane laneKind, expect raft.NodeID) (net.Conn, *frameReader, welcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, t.o.DialTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, t.o.DialTimeout, errDialTimeout)
 	defer cancel()
 	t.stats.dials.Add(1)
 	h := hello{min: minProtocol, max: maxProtocol, lane: lane, identity: *t.ident.Load(), expect: expect}
@@ -411,14 +413,15 @@ func (t *Transport) connect(ctx context.Context, addr string, lane laneKind, exp
 		fr := newFrameReader(c, readBuffer(lane))
 		var w welcome
 		w, err = greet(c, fr, addr, &h, t.o.HandshakeTimeout)
-		if !stop() && err == nil {
-			err = ctx.Err()
-		}
-		if err == nil {
+		stop()
+		if err == nil && ctx.Err() == nil {
 			t.logAgain("dial " + addr)
 			return c, fr, w, nil
 		}
 		_ = c.Close()
+	}
+	if ctx.Err() != nil { // the reason, rather than what it looked like from the socket
+		err = context.Cause(ctx)
 	}
 	t.stats.dialFailures.Add(1)
 	if t.ctx.Err() == nil {
