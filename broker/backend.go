@@ -31,6 +31,10 @@ type backend interface {
 	DeleteTopics(ctx context.Context, ids []coordinator.TopicID, done func(errs []error))
 	// NextProducerID hands out an id that no other producer of the cluster has or gets.
 	NextProducerID(ctx context.Context, done func(id int64, err error))
+	// Groups coordinates the consumer groups that are this broker's.
+	Groups() *coordinator.Groups
+	// EnsureOffsetsTopic has __consumer_offsets created if it is not there, and does not wait for it.
+	EnsureOffsetsTopic()
 	// Config is a broker config that was set explicitly (file, flag, environment), by its Kafka name.
 	Config(name string) (value string, ok bool)
 }

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -56,6 +57,8 @@ type Broker struct {
 	rec        *reconciler
 	server     *server
 	pids       producerIDs
+	groups     *coordinator.Groups
+	ensuring   atomic.Bool // __consumer_offsets is being created
 	admins     *semaphore.Weighted
 
 	addrMu sync.RWMutex // guards addrs; a leaf
@@ -292,6 +295,7 @@ func (b *Broker) startRaft() (err error) {
 		existing: func(g raft.GroupID) bool { _, ok := b.hardStates.Load(g); return ok },
 		forget:   b.hardStates.Delete,
 		leads:    b.peers.leadership,
+		offsets:  b.offsetsLeadership,
 		open: func(c partition.Config) (*partition.Replica, error) {
 			c.Host = b.host
 			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: cache}
@@ -301,14 +305,18 @@ func (b *Broker) startRaft() (err error) {
 	b.md.OnChange(func(old, now *coordinator.Image) {
 		b.peers.imageChanged(old, now)
 		b.rec.poke()
+		b.groupTopicsChanged(old, now)
 		if !slices.Equal(old.Brokers(), now.Brokers()) {
 			b.poke()
 		}
 	})
 	b.md.OnLeadership(func(multi.Status) { b.poke() })
 
+	b.groups = b.newGroups()
+	b.groups.Start()
 	b.rec.start() // before the metadata group, which pokes it
 	b.onClose(b.rec.close)
+	b.onClose(b.groups.Close)
 	b.onClose(func() error { b.peers.close(); return nil })
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"runtime"
 	"strconv"
@@ -74,6 +75,17 @@ type Config struct {
 	// must not decide that. Default 3 s; negative: never.
 	InternalTopicWait time.Duration
 
+	// GroupInitialRebalanceDelay is how long an empty consumer group waits for more members after the first one. Default 3 s;
+	// negative: it does not.
+	GroupInitialRebalanceDelay time.Duration
+	// GroupMinSession and GroupMaxSession bound the session timeout that a group's member may ask for. Defaults 6 s and
+	// 30 min.
+	GroupMinSession, GroupMaxSession time.Duration
+	// GroupMaxSize bounds the members of a group. Default: by what their metadata takes (8 MiB) only.
+	GroupMaxSize int
+	// OffsetsRetention is how long committed offsets are kept after their group became empty. Default 7 days.
+	OffsetsRetention time.Duration
+
 	// MaxConnections bounds client connections. Default 10,000.
 	MaxConnections int
 	// MaxRequestBytes bounds one request frame. Default 100 MiB.
@@ -115,6 +127,11 @@ func (c Config) withDefaults() Config {
 	def(&c.Partitions, 1)
 	def(&c.OffsetsPartitions, 16)
 	def(&c.InternalTopicWait, 3*time.Second)
+	def(&c.GroupInitialRebalanceDelay, 3*time.Second)
+	def(&c.GroupMinSession, 6*time.Second)
+	def(&c.GroupMaxSession, 30*time.Minute)
+	def(&c.GroupMaxSize, math.MaxInt32)
+	def(&c.OffsetsRetention, 7*24*time.Hour)
 	def(&c.MaxConnections, 10_000)
 	def(&c.MaxRequestBytes, 100<<20)
 	def(&c.SegmentBytes, 128<<20)
@@ -174,6 +191,10 @@ func (c Config) Validate() error {
 	check(c.JoinTimeout > 0, "JoinTimeout %v is negative", c.JoinTimeout)
 	check(c.Partitions > 0 && c.Partitions <= coordinator.MaxPartitionsPerTopic, "Partitions %d is not in [1, %d]", c.Partitions, coordinator.MaxPartitionsPerTopic)
 	check(c.OffsetsPartitions > 0 && c.OffsetsPartitions <= 1000, "OffsetsPartitions %d is not in [1, 1000]", c.OffsetsPartitions)
+	check(c.GroupMinSession > 0 && c.GroupMinSession <= c.GroupMaxSession, "GroupMinSession %v is not in (0, GroupMaxSession %v]", c.GroupMinSession, c.GroupMaxSession)
+	check(c.GroupMaxSession <= 24*time.Hour, "GroupMaxSession %v is above a day", c.GroupMaxSession)
+	check(c.GroupMaxSize > 0, "GroupMaxSize %d is negative", c.GroupMaxSize)
+	check(c.OffsetsRetention > 0, "OffsetsRetention %v is negative", c.OffsetsRetention)
 	check(c.ReplicationFactor >= 0 && c.ReplicationFactor <= coordinator.MaxReplicationFactor, "ReplicationFactor %d is not in [1, %d]", c.ReplicationFactor, coordinator.MaxReplicationFactor)
 	check(c.MaxConnections > 0, "MaxConnections %d is negative", c.MaxConnections)
 	check(c.MaxRequestBytes >= 1<<20 && c.MaxRequestBytes <= 1<<30, "MaxRequestBytes %d is not in [1 MiB, 1 GiB]", c.MaxRequestBytes)

@@ -124,6 +124,10 @@ var obeyedBrokerConfigs = map[string]string{
 	"default.replication.factor":                "Replicas of a topic whose creator says nothing. Without a value: 3, or as many as there are live brokers.",
 	"delete.topic.enable":                       "Whether topics may be deleted.",
 	"fetch.max.bytes":                           "The most that one fetch answers, in bytes, whatever the client asks for.",
+	"group.initial.rebalance.delay.ms":          "How long an empty consumer group waits for more members after the first.",
+	"group.max.session.timeout.ms":              "The longest session timeout that a member may ask for.",
+	"group.max.size":                            "How many members a group may have.",
+	"group.min.session.timeout.ms":              "The shortest session timeout that a member may ask for.",
 	"listeners":                                 "The addresses that this broker listens on for clients.",
 	"log.dirs":                                  "The data directory.",
 	"log.message.timestamp.after.max.ms":        "Default of the topic config message.timestamp.after.max.ms.",
@@ -136,6 +140,9 @@ var obeyedBrokerConfigs = map[string]string{
 	"min.insync.replicas":                       "Default of the topic config min.insync.replicas.",
 	"node.id":                                   "This broker's id.",
 	"num.partitions":                            "Partitions of a topic whose creator says nothing.",
+	"offset.metadata.max.bytes":                 "The longest metadata that may be committed with an offset.",
+	"offsets.retention.minutes":                 "How long committed offsets are kept after their group became empty.",
+	"offsets.topic.num.partitions":              "Partitions of __consumer_offsets.",
 	"socket.request.max.bytes":                  "The largest request that is read.",
 }
 

@@ -32,6 +32,24 @@ var kafkaErrors = []struct {
 	err  error
 	code *kerr.Error
 }{
+	// Groups, first: their errors wrap what the log said.
+	{coordinator.ErrNotCoordinator, kerr.NotCoordinator},
+	{coordinator.ErrCoordinatorLoading, kerr.CoordinatorLoadInProgress},
+	{coordinator.ErrCoordinatorUnavailable, kerr.CoordinatorNotAvailable},
+	{coordinator.ErrInvalidGroupID, kerr.InvalidGroupID},
+	{coordinator.ErrInvalidSessionTimeout, kerr.InvalidSessionTimeout},
+	{coordinator.ErrInconsistentProtocol, kerr.InconsistentGroupProtocol},
+	{coordinator.ErrUnknownMember, kerr.UnknownMemberID},
+	{coordinator.ErrMemberIDRequired, kerr.MemberIDRequired},
+	{coordinator.ErrFencedInstance, kerr.FencedInstanceID},
+	{coordinator.ErrIllegalGeneration, kerr.IllegalGeneration},
+	{coordinator.ErrRebalanceInProgress, kerr.RebalanceInProgress},
+	{coordinator.ErrGroupFull, kerr.GroupMaxSizeReached},
+	{coordinator.ErrOffsetMetadataTooLarge, kerr.OffsetMetadataTooLarge},
+	{coordinator.ErrCommitTooLarge, kerr.InvalidCommitOffsetSize},
+	{coordinator.ErrGroupNotFound, kerr.GroupIDNotFound},
+	{coordinator.ErrGroupNotEmpty, kerr.NonEmptyGroup},
+	{coordinator.ErrTopicSubscribed, kerr.GroupSubscribedToTopic},
 	// Produce.
 	{partition.ErrCorrupt, kerr.CorruptMessage},
 	{partition.ErrInvalidRecord, kerr.InvalidRecord},

@@ -42,10 +42,11 @@ type reconciler struct {
 	self     raft.Member
 	store    *storage
 	image    func() *coordinator.Image
-	existing func(raft.GroupID) bool                            // the hard-state journal knows the group
-	forget   func(raft.GroupID, func(error))                    // and shall no longer
-	open     func(partition.Config) (*partition.Replica, error) // partition.Open with the broker's own fields filled in
-	leads    func(g raft.GroupID, l partition.Leadership)       // leadership news
+	existing func(raft.GroupID) bool                                       // the hard-state journal knows the group
+	forget   func(raft.GroupID, func(error))                               // and shall no longer
+	open     func(partition.Config) (*partition.Replica, error)            // partition.Open with the broker's own fields filled in
+	leads    func(g raft.GroupID, l partition.Leadership)                  // leadership news
+	offsets  func(p int32, rep *partition.Replica, l partition.Leadership) // the same of __consumer_offsets
 	log      *slog.Logger
 	parallel int
 
@@ -244,9 +245,18 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		Bootstrap: raft.ConfState{Voters: voters},
 		Campaign:  !existing && p.Replicas[0] == r.self,
 		Settings:  settingsOf(t.Configs),
-		OnFailed:  func(_ *partition.Replica, err error) { r.onFailed(h.group, err) },
-		OnLeadership: func(_ *partition.Replica, l partition.Leadership) {
+		OnFailed: func(rep *partition.Replica, err error) {
+			if t.Name == coordinator.ConsumerOffsetsTopic {
+				_, epoch, _ := rep.Leader()
+				r.offsets(h.partition, rep, partition.Leadership{Epoch: epoch})
+			}
+			r.onFailed(h.group, err)
+		},
+		OnLeadership: func(rep *partition.Replica, l partition.Leadership) {
 			r.leads(h.group, l)
+			if t.Name == coordinator.ConsumerOffsetsTopic {
+				r.offsets(h.partition, rep, l)
+			}
 		},
 		Logger: r.log,
 	})

@@ -97,6 +97,16 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(!c.DisableAutoCreate), c.DisableAutoCreate
 	case "offsets.topic.num.partitions": // our default is not Kafka's; so it is for the next two
 		return fmt.Sprint(b.cfg.OffsetsPartitions), true
+	case "group.initial.rebalance.delay.ms":
+		return fmt.Sprint(max(b.cfg.GroupInitialRebalanceDelay, 0).Milliseconds()), c.GroupInitialRebalanceDelay != 0
+	case "group.min.session.timeout.ms":
+		return fmt.Sprint(c.GroupMinSession.Milliseconds()), c.GroupMinSession != 0
+	case "group.max.session.timeout.ms":
+		return fmt.Sprint(c.GroupMaxSession.Milliseconds()), c.GroupMaxSession != 0
+	case "group.max.size":
+		return fmt.Sprint(c.GroupMaxSize), c.GroupMaxSize != 0
+	case "offsets.retention.minutes":
+		return fmt.Sprint(int64(c.OffsetsRetention.Minutes())), c.OffsetsRetention != 0
 	case "max.connections":
 		return fmt.Sprint(b.cfg.MaxConnections), true
 	case "log.segment.bytes":
@@ -235,7 +245,7 @@ func (b *Broker) ensureInternal(ctx context.Context, name string, partitions int
 		if t := b.Image().Topic(name); t != nil {
 			return t, nil
 		}
-		r, err := b.createTopics(ctx, []newTopic{{Name: name, Partitions: int(partitions), Configs: map[string]string{"cleanup.policy": "compact"}}})
+		r, err := b.createTopics(ctx, []newTopic{{Name: name, Partitions: int(partitions), Configs: map[string]string{"cleanup.policy": "compact", "max.message.bytes": offsetsBatchBytes}}})
 		if err == nil {
 			err = r[0].Err
 		}

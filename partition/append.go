@@ -19,6 +19,11 @@ type AppendRequest struct {
 	// Acks is Kafka's: 1 and 0 answer after the leader's own sync (and may be lost with the leader), -1 (all) after the
 	// quorum's commit.
 	Acks int16
+	// Epoch, if not 0, is the only leader epoch in which the batch may enter the log; in any other it is refused with
+	// ErrFencedLeaderEpoch. It is for whoever keeps state that holds for one epoch (a group coordinator): deposed and
+	// elected again, it must not append what it decided before. Such a batch is answered in the order of the log, and so does
+	// not wait for min.insync.replicas: a quorum has it.
+	Epoch int32
 	// Done is called exactly once, from a worker or from within Append; it must not block. A request's time-out is the
 	// broker's affair: the batch stays proposed.
 	Done func(AppendResult)
@@ -70,7 +75,7 @@ func (r *Replica) Append(req *AppendRequest) {
 	}
 	req.timestamps, req.minInsync = s.TimestampType, 0
 	// A quorum is the floor: only more than that has to be looked at.
-	if req.Acks == -1 && s.MinInsync > 1 {
+	if req.Acks == -1 && req.Epoch == 0 && s.MinInsync > 1 {
 		if l := lookAt(v.group); s.MinInsync > l.quorum() {
 			if n := len(l.inSync()); n < s.MinInsync {
 				req.answer(fmt.Errorf("%w: %d in sync, %d asked for", ErrNotEnoughReplicas, n, s.MinInsync))

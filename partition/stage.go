@@ -47,6 +47,9 @@ func (m *machine) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
 	}
 	m.begin(e)
 	s, req, b := &m.staging, p.Tag.(*AppendRequest), protocol.Batch(e.Payload)
+	if req.Epoch != 0 && req.Epoch != int32(e.Term) {
+		return 0, &EpochError{Asked: req.Epoch, Current: int32(e.Term)}
+	}
 	if b.HasProducer() {
 		repeat, err := s.over.windowOf(m.fold, b.ProducerID()).decide(b.ProducerEpoch(), b.BaseSequence(), b.LastSequence())
 		if err != nil {

@@ -1,0 +1,371 @@
+// Committed offsets: commit, fetch, deletion and expiry. They are in force when their record is committed, and read only when
+// no other coordinator can have acknowledged a later one.
+
+package coordinator
+
+import (
+	"reflect"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// CommitRequest commits offsets, all or none of those that are valid.
+type CommitRequest struct {
+	Group, MemberID string
+	Instance        *string
+	Generation      int32 // negative: a simple consumer, outside of any generation
+	Offsets         []CommittedOffset
+	Retention       time.Duration // v2 to v4: instead of the broker's; negative: not given
+}
+
+// TopicPartition names a partition of a topic.
+type TopicPartition struct {
+	Topic     string
+	Partition int32
+}
+
+func (g *group) setOffset(o CommittedOffset) {
+	if g.offsets == nil {
+		g.offsets = make(map[string]map[int32]*CommittedOffset)
+	}
+	t := g.offsets[o.Topic]
+	if t == nil {
+		t = make(map[int32]*CommittedOffset)
+		g.offsets[o.Topic] = t
+	}
+	if t[o.Partition] == nil {
+		g.count++
+	}
+	t[o.Partition] = &o
+}
+
+func (g *group) removeOffset(topic string, partition int32) {
+	t := g.offsets[topic]
+	if t[partition] == nil {
+		return
+	}
+	delete(t, partition)
+	g.count--
+	if len(t) == 0 {
+		delete(g.offsets, topic)
+	}
+}
+
+// mayCommit says whether an offset commit comes from somebody who may.
+func (g *group) mayCommit(r *CommitRequest) error {
+	if r.Generation < 0 && g.state == groupEmpty {
+		return nil // a simple consumer, or an administrator
+	}
+	if r.Generation < 0 && r.MemberID == "" && r.Instance == nil {
+		return ErrUnknownMember // the group has members: only they may
+	}
+	m, err := g.validate(r.MemberID, r.Instance)
+	switch {
+	case err != nil:
+		return err
+	case r.Generation != g.generation:
+		return ErrIllegalGeneration
+	case g.state == groupCompleting:
+		// Whoever commits now has not seen its assignment yet.
+		return ErrRebalanceInProgress
+	}
+	g.touch(m)
+	return nil
+}
+
+// Commit calls reply exactly once, with an error for each offset or with one for all.
+func (c *Groups) Commit(r *CommitRequest, reply func(errs []error, err error)) {
+	s, err := c.enter(r.Group)
+	if err != nil {
+		reply(nil, err)
+		return
+	}
+	defer s.unlock()
+	answer := func(errs []error, err error) { s.later(func() { reply(errs, err) }) }
+	g := s.group(r.Group)
+	if g == nil {
+		if r.Generation >= 0 {
+			answer(nil, ErrIllegalGeneration)
+			return
+		}
+		if g, err = s.obtain(r.Group); err != nil {
+			answer(nil, err)
+			return
+		}
+	}
+	if err := g.mayCommit(r); err != nil {
+		answer(nil, err)
+		s.tidy(g)
+		return
+	}
+	now := c.cfg.Now()
+	errs := make([]error, len(r.Offsets))
+	var records []groupRecord
+	for i, o := range r.Offsets {
+		if len(o.Metadata) > c.cfg.MaxOffsetMetadata {
+			errs[i] = ErrOffsetMetadataTooLarge
+			continue
+		}
+		o.Committed, o.Expires = now.UnixMilli(), -1
+		if r.Retention >= 0 {
+			o.Expires = now.Add(r.Retention).UnixMilli()
+		}
+		records = append(records, offsetRecord(g.name, o))
+	}
+	if len(records) == 0 {
+		answer(errs, nil)
+		s.tidy(g)
+		return
+	}
+	g.commits++
+	s.append(records, func(err error) {
+		g.commits--
+		if !s.closed {
+			s.tidy(g)
+		}
+		answer(errs, err)
+	})
+}
+
+// FetchOffsets calls reply exactly once: with an offset for each of want, Offset -1 where there is none, or with all that the
+// group has if all is set. An unknown group has none, which is no error.
+func (c *Groups) FetchOffsets(name string, want []TopicPartition, all bool, reply func([]CommittedOffset, error)) {
+	s, err := c.enter(name)
+	if err != nil {
+		reply(nil, err)
+		return
+	}
+	s.unlock()
+	s.log.Linearize(func(err error) {
+		var out []CommittedOffset
+		s.mu.Lock()
+		if u := s.usable(); u != nil {
+			err = u
+		}
+		if err == nil {
+			out = s.offsetsOf(name, want, all)
+		}
+		s.unlock()
+		reply(out, err)
+	})
+}
+
+func (s *shard) offsetsOf(name string, want []TopicPartition, all bool) []CommittedOffset {
+	g := s.group(name)
+	if all {
+		if g == nil {
+			return nil
+		}
+		out := make([]CommittedOffset, 0, g.count)
+		for _, t := range g.offsets {
+			for _, o := range t {
+				out = append(out, *o)
+			}
+		}
+		return out
+	}
+	out := make([]CommittedOffset, len(want))
+	for i, tp := range want {
+		out[i] = CommittedOffset{Topic: tp.Topic, Partition: tp.Partition, Offset: -1, LeaderEpoch: -1, Expires: -1}
+		if g != nil {
+			if o := g.offsets[tp.Topic][tp.Partition]; o != nil {
+				out[i] = *o
+			}
+		}
+	}
+	return out
+}
+
+// DeleteOffsets removes committed offsets: of any topic from an empty group, of topics that no member is subscribed to
+// from a group of consumers. reply gets an error for each, or one for all.
+func (c *Groups) DeleteOffsets(name string, parts []TopicPartition, reply func(errs []error, err error)) {
+	s, err := c.enter(name)
+	if err != nil {
+		reply(nil, err)
+		return
+	}
+	defer s.unlock()
+	answer := func(errs []error, err error) { s.later(func() { reply(errs, err) }) }
+	g := s.group(name)
+	if g == nil {
+		answer(nil, ErrGroupNotFound)
+		return
+	}
+	var subscribed map[string]bool
+	if len(g.order) > 0 {
+		if subscribed = g.subscriptions(); subscribed == nil {
+			answer(nil, ErrGroupNotEmpty)
+			return
+		}
+	}
+	errs := make([]error, len(parts))
+	var records []groupRecord
+	for i, tp := range parts {
+		switch {
+		case subscribed[tp.Topic]:
+			errs[i] = ErrTopicSubscribed
+		case g.offsets[tp.Topic][tp.Partition] != nil:
+			records = append(records, offsetTombstone(name, tp.Topic, tp.Partition))
+		}
+	}
+	if len(records) == 0 {
+		answer(errs, nil)
+		return
+	}
+	s.append(records, func(err error) {
+		if !s.closed {
+			s.tidy(g)
+		}
+		answer(errs, err)
+	})
+}
+
+// subscriptions are the topics that any member wants; nil if that cannot be said.
+func (g *group) subscriptions() map[string]bool {
+	if g.protocolType != "consumer" {
+		return nil
+	}
+	topics := make(map[string]bool)
+	for _, m := range g.order {
+		for i := range m.protocols {
+			var v kmsg.ConsumerMemberMetadata
+			if v.ReadFrom(m.protocols[i].Metadata) != nil {
+				return nil
+			}
+			for _, t := range v.Topics {
+				topics[t] = true
+			}
+		}
+	}
+	return topics
+}
+
+// DeleteGroup removes an empty group and all that it has committed.
+func (c *Groups) DeleteGroup(name string, reply func(error)) {
+	s, err := c.enter(name)
+	if err != nil {
+		reply(err)
+		return
+	}
+	defer s.unlock()
+	g := s.group(name)
+	switch {
+	case g == nil:
+		err = ErrGroupNotFound
+	case g.state != groupEmpty || len(g.pending) > 0:
+		err = ErrGroupNotEmpty
+	}
+	if err != nil {
+		s.later(func() { reply(err) })
+		return
+	}
+	s.bury(g, g.tombstones(func(*CommittedOffset) bool { return true }), true, func(err error) { s.later(func() { reply(err) }) })
+}
+
+// tombstones are records that remove those offsets of the group that are told to go.
+func (g *group) tombstones(gone func(*CommittedOffset) bool) []groupRecord {
+	var records []groupRecord
+	for _, t := range g.offsets {
+		for _, o := range t {
+			if gone(o) {
+				records = append(records, offsetTombstone(g.name, o.Topic, o.Partition))
+			}
+		}
+	}
+	return records
+}
+
+// bury appends tombstones, and the one of the group itself if whole is set, in batches of bounded size; the group's comes last.
+// then gets the first error.
+func (s *shard) bury(g *group, records []groupRecord, whole bool, then func(error)) {
+	if whole && (g.stored || g.writing > 0) {
+		records = append(records, groupRecord{name: g.name, deleted: true})
+	}
+	if len(records) == 0 {
+		s.tidy(g)
+		then(nil)
+		return
+	}
+	var first error
+	left := (len(records) + maxTombstones - 1) / maxTombstones
+	for len(records) > 0 {
+		n := min(len(records), maxTombstones)
+		s.append(records[:n:n], func(err error) {
+			if err != nil && first == nil {
+				first = err
+			}
+			if left--; left == 0 {
+				if !s.closed {
+					s.tidy(g)
+				}
+				then(first)
+			}
+		})
+		records = records[n:]
+	}
+}
+
+// expire removes offsets whose time is over. It counts from when the group became empty; without any members ever, from
+// the commit. A group with a commit on its way is left for the next time: its tombstone would come after it in the log.
+func (s *shard) expire() {
+	now := s.c.cfg.Now()
+	s.c.timers.set(&s.sweep, now.Add(s.c.cfg.Sweep))
+	for _, g := range s.groups {
+		if g.state != groupEmpty || len(g.pending) > 0 || g.commits > 0 || g.writing > 0 {
+			continue
+		}
+		records := g.tombstones(func(o *CommittedOffset) bool {
+			if o.Expires >= 0 {
+				return now.UnixMilli() >= o.Expires
+			}
+			return now.UnixMilli()-max(o.Committed, g.emptySince) >= s.c.cfg.Retention.Milliseconds()
+		})
+		// A group of which nothing is left is forgotten too, once it has been empty for as long.
+		whole := len(records) == g.count && now.UnixMilli()-g.emptySince >= s.c.cfg.Retention.Milliseconds()
+		if len(records) > 0 || whole && g.stored {
+			s.bury(g, records, whole, func(err error) {
+				if err != nil {
+					s.c.cfg.Logger.Debug("cannot expire offsets; the next sweep tries again", "group", g.name, "err", err)
+				}
+			})
+		}
+	}
+}
+
+// TopicsDeleted removes what groups have committed for topics that are gone.
+func (c *Groups) TopicsDeleted(ids map[TopicID]bool) {
+	for _, s := range c.all() {
+		s.locked(func() {
+			for _, g := range s.groups {
+				if records := g.tombstones(func(o *CommittedOffset) bool { return ids[o.TopicID] }); len(records) > 0 {
+					s.bury(g, records, false, func(err error) {
+						if err != nil {
+							s.c.cfg.Logger.Debug("cannot remove the offsets of a deleted topic", "group", g.name, "err", err)
+						}
+					})
+				}
+			}
+		})
+	}
+}
+
+// DeletedTopics are the topics of old that now lacks, or nil. It costs next to nothing where no topic has changed.
+func DeletedTopics(old, now *Image) map[TopicID]bool {
+	var gone map[TopicID]bool
+	for i := range old.byID {
+		// A change copies the shards that it touches.
+		if reflect.ValueOf(old.byID[i]).Pointer() == reflect.ValueOf(now.byID[i]).Pointer() {
+			continue
+		}
+		for id := range old.byID[i] {
+			if now.byID[i][id] == nil {
+				if gone == nil {
+					gone = make(map[TopicID]bool)
+				}
+				gone[id] = true
+			}
+		}
+	}
+	return gone
+}

@@ -1,0 +1,93 @@
+// The one timer heap behind all session, rebalance and sweep time-outs of all groups on a broker. A heartbeat does not touch it: a
+// session's timer that fires too early looks at the member's deadline and is set again.
+
+package coordinator
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+)
+
+// timer is one entry; its owner embeds it. The zero value with a fire function is ready.
+type timer struct {
+	at    time.Time
+	index int    // in the heap, counted from 1; 0: not set
+	fire  func() // called with no lock held; must check that it is still wanted
+}
+
+// timers is the heap. Its mutex is a leaf, below every shard's.
+type timers struct {
+	mu   sync.Mutex
+	heap timerHeap
+	wake chan struct{} // capacity 1: the earliest one has changed
+}
+
+type timerHeap []*timer
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i+1, j+1
+}
+func (h *timerHeap) Push(x any) {
+	t := x.(*timer)
+	*h = append(*h, t)
+	t.index = len(*h)
+}
+func (h *timerHeap) Pop() any {
+	old := *h
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	t.index = 0
+	return t
+}
+
+// set makes t fire at the given time, and at no other.
+func (ts *timers) set(t *timer, at time.Time) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t.at = at
+	if t.index > 0 {
+		heap.Fix(&ts.heap, t.index-1)
+	} else {
+		heap.Push(&ts.heap, t)
+	}
+	if ts.heap[0] == t {
+		select {
+		case ts.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// stop takes t out. It may be firing at this moment.
+func (ts *timers) stop(t *timer) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t.index > 0 {
+		heap.Remove(&ts.heap, t.index-1)
+	}
+}
+
+// due takes out the earliest timer if its time has come, else says when that will be (zero: there is none).
+func (ts *timers) due(now time.Time) (t *timer, next time.Time) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if len(ts.heap) == 0 {
+		return nil, time.Time{}
+	}
+	if t := ts.heap[0]; t.at.After(now) {
+		return nil, t.at
+	}
+	return heap.Pop(&ts.heap).(*timer), time.Time{}
+}
+
+// count is the number of timers that are set.
+func (ts *timers) count() int {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return len(ts.heap)
+}

@@ -1,0 +1,475 @@
+// Consumer groups: which group is coordinated where, and the life of a coordinator.
+//
+// A group belongs to one partition of __consumer_offsets, by its id's hash, and is coordinated by that partition's
+// leader. The coordinator's state is a fold over the partition: it is read when this node has become the leader and its no-op is
+// applied, and dropped when it stops leading. Each partition that this node leads is a shard with a mutex of its own.
+//
+// Nothing waits on a goroutine of its own: a request is parked as its reply function, and time-outs are entries of one heap.
+// Effects (appends to the log, replies) are collected under the shard's mutex and carried out, in order, after it was
+// released: the log gets the batches in the order in which they were decided.
+
+package coordinator
+
+import (
+	"errors"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+	"unicode/utf16"
+
+	"github.com/balsamq/balsa/protocol"
+)
+
+// GroupConfig configures a broker's group coordinator. Zero fields take the defaults, which are Kafka's.
+type GroupConfig struct {
+	// Partitions is how many partitions __consumer_offsets has, 0 while there is no such topic.
+	Partitions func() int
+	// Now is the clock, for time-outs and timestamps. Default time.Now.
+	Now func() time.Time
+	// NewID makes the random part of a member's id: no other has it. Default: 128 random bits.
+	NewID  func() string
+	Logger *slog.Logger
+
+	// InitialRebalanceDelay is how long an empty group waits for more members after the first. Default 3 s; negative: 0.
+	InitialRebalanceDelay time.Duration
+	// MinSession and MaxSession bound a member's session timeout. Defaults 6 s and 30 min.
+	MinSession, MaxSession time.Duration
+	// MaxSize bounds the members of a group. Default: by maxGroupBytes only.
+	MaxSize int
+	// MaxOffsetMetadata bounds the metadata of a committed offset, in bytes. Default 4096.
+	MaxOffsetMetadata int
+	// Retention is how long the offsets of an empty group are kept. Default 7 days.
+	Retention time.Duration
+	// Sweep is between two looks for expired offsets. Default 10 min.
+	Sweep time.Duration
+}
+
+const (
+	// maxGroupID bounds a group's name.
+	maxGroupID = 4096
+	// maxGroups bounds the groups of one shard, and so the memory that made-up group names can take.
+	maxGroups = 100_000
+	// maxPending bounds the members of a group that were told an id and have not come back with it.
+	maxPending = 10_000
+	// maxGroupBytes bounds the metadata of one group's members. A generation is one record, and must fit into a batch.
+	maxGroupBytes = 8 << 20
+	// loadChunk is what is read of the log at once.
+	loadChunk = 1 << 20
+	// loadRetry is the pause after a failed read while loading.
+	loadRetry = 100 * time.Millisecond
+	// maxTombstones bounds the records of one batch that removes offsets.
+	maxTombstones = 10_000
+)
+
+func (c GroupConfig) withDefaults() GroupConfig {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.InitialRebalanceDelay, 3*time.Second)
+	c.InitialRebalanceDelay = max(c.InitialRebalanceDelay, 0)
+	def(&c.MinSession, 6*time.Second)
+	def(&c.MaxSession, 30*time.Minute)
+	def(&c.Retention, 7*24*time.Hour)
+	def(&c.Sweep, 10*time.Minute)
+	if c.MaxSize == 0 {
+		c.MaxSize = math.MaxInt32
+	}
+	if c.MaxOffsetMetadata == 0 {
+		c.MaxOffsetMetadata = 4096
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.NewID == nil {
+		c.NewID = randomID
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Groups coordinates the consumer groups of those partitions of __consumer_offsets that this node leads. All methods are safe
+// for concurrent use; none blocks but Close.
+//
+// Lock order: Groups.mu, then shard.mu, then timers.mu. None is held while the log or a reply is called.
+type Groups struct {
+	cfg    GroupConfig
+	timers timers
+	stop   chan struct{}
+	wg     sync.WaitGroup // the clock's loop, and loads
+
+	mu     sync.Mutex // guards the rest
+	shards map[int32]*shard
+	closed bool
+}
+
+// NewGroups makes a coordinator that leads nothing yet. Start runs its clock.
+func NewGroups(cfg GroupConfig) *Groups {
+	c := &Groups{cfg: cfg.withDefaults(), stop: make(chan struct{}), shards: make(map[int32]*shard)}
+	c.timers.wake = make(chan struct{}, 1)
+	return c
+}
+
+// Start runs the clock until Close.
+func (c *Groups) Start() {
+	c.wg.Go(func() {
+		t := time.NewTimer(time.Hour)
+		defer t.Stop()
+		for {
+			wait := time.Hour
+			if next := c.fireDue(); !next.IsZero() {
+				wait = max(next.Sub(c.cfg.Now()), 0)
+			}
+			t.Reset(wait)
+			select {
+			case <-t.C:
+			case <-c.timers.wake:
+			case <-c.stop:
+				return
+			}
+		}
+	})
+}
+
+// fireDue fires what is due, and says when the next one is.
+func (c *Groups) fireDue() time.Time {
+	for {
+		t, next := c.timers.due(c.cfg.Now())
+		if t == nil {
+			return next
+		}
+		t.fire()
+	}
+}
+
+// Close resigns everything and waits for the loads to end.
+func (c *Groups) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	shards := c.shards
+	c.shards = nil
+	c.mu.Unlock()
+	close(c.stop)
+	for _, s := range shards {
+		s.close()
+	}
+	c.wg.Wait()
+	return nil
+}
+
+// Lead says that this node leads the partition in epoch and that its log is complete up to there. The state is read by a
+// goroutine; until it is there, requests are told so.
+func (c *Groups) Lead(partition, epoch int32, log ReplicatedLog) {
+	c.mu.Lock()
+	old := c.shards[partition]
+	if c.closed || (old != nil && old.epoch >= epoch) {
+		c.mu.Unlock()
+		return
+	}
+	s := &shard{c: c, partition: partition, epoch: epoch, log: log, loading: true}
+	s.sweep.fire = func() { s.locked(s.expire) }
+	c.shards[partition] = s
+	c.wg.Go(s.load)
+	c.mu.Unlock()
+	if old != nil {
+		old.close()
+	}
+}
+
+// Resign says that this node no longer leads the partition in epoch, nor in any before.
+func (c *Groups) Resign(partition, epoch int32) {
+	c.mu.Lock()
+	s := c.shards[partition]
+	if s == nil || s.epoch > epoch {
+		c.mu.Unlock()
+		return
+	}
+	delete(c.shards, partition)
+	c.mu.Unlock()
+	s.close()
+}
+
+// PartitionOf is the partition of __consumer_offsets that a group or a transactional id belongs to: Kafka's hash, by which
+// tools find it too.
+func PartitionOf(id string, partitions int) int32 {
+	var h int32 // Java's String.hashCode, over UTF-16
+	for _, r := range id {
+		if r >= 0x10000 {
+			hi, lo := utf16.EncodeRune(r)
+			h = 31*(31*h+hi) + lo
+			continue
+		}
+		h = 31*h + r
+	}
+	if h == math.MinInt32 {
+		h = 0 // Kafka's Utils.abs
+	}
+	return max(h, -h) % int32(partitions)
+}
+
+// shardOf finds the shard of a group. The caller locks it.
+func (c *Groups) shardOf(group string) (*shard, error) {
+	if group == "" || len(group) > maxGroupID {
+		return nil, ErrInvalidGroupID
+	}
+	n := c.cfg.Partitions()
+	if n <= 0 {
+		return nil, ErrNotCoordinator
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.shards[PartitionOf(group, n)]; s != nil {
+		return s, nil
+	}
+	return nil, ErrNotCoordinator
+}
+
+// enter locks the shard of a group, if it may answer. The caller ends with shard.unlock.
+func (c *Groups) enter(group string) (*shard, error) {
+	s, err := c.shardOf(group)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if err := s.usable(); err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	return s, nil
+}
+
+// all are the shards at this moment.
+func (c *Groups) all() []*shard {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]*shard, 0, len(c.shards))
+	for _, s := range c.shards {
+		out = append(out, s)
+	}
+	return out
+}
+
+// shard is one partition's coordinator in one leader epoch.
+type shard struct {
+	c         *Groups
+	partition int32
+	epoch     int32
+	log       ReplicatedLog
+	sweep     timer
+
+	mu       sync.Mutex // guards the rest, and the groups
+	loading  bool
+	closed   bool
+	groups   map[string]*group
+	out      []func() // effects, to be carried out by unlock
+	draining bool
+}
+
+func (s *shard) usable() error {
+	switch {
+	case s.closed:
+		return ErrNotCoordinator
+	case s.loading:
+		return ErrCoordinatorLoading
+	}
+	return nil
+}
+
+// later adds an effect: a call to the log, or of a reply. mu is held.
+func (s *shard) later(fn func()) { s.out = append(s.out, fn) }
+
+// unlock releases mu and carries the effects out. If another goroutine is at it, that one does these too: they must not
+// overtake each other.
+func (s *shard) unlock() {
+	if s.draining {
+		s.mu.Unlock()
+		return
+	}
+	s.draining = true
+	for len(s.out) > 0 {
+		out := s.out
+		s.out = nil
+		s.mu.Unlock()
+		for _, fn := range out {
+			fn()
+		}
+		s.mu.Lock()
+	}
+	s.draining = false
+	s.mu.Unlock()
+}
+
+// locked runs fn under mu unless the shard is closed or not loaded: what timers do.
+func (s *shard) locked(fn func()) {
+	s.mu.Lock()
+	if s.usable() == nil {
+		fn()
+	}
+	s.unlock()
+}
+
+// append appends records as one batch. then is called under mu, after they were applied, or with the error. mu is held.
+func (s *shard) append(records []groupRecord, then func(error)) {
+	batch := groupBatch(records, s.c.cfg.Now().UnixMilli())
+	s.later(func() {
+		s.log.Append(batch, func(err error) {
+			s.mu.Lock()
+			switch {
+			case s.closed:
+				err = ErrNotCoordinator
+			case err == nil:
+				for i := range records {
+					s.apply(&records[i])
+				}
+			}
+			then(err)
+			s.unlock()
+		})
+	})
+}
+
+// apply folds one committed record into the state: the only way in which anything stored changes, live and at a load.
+func (s *shard) apply(r *groupRecord) {
+	g := s.groups[r.name]
+	if g == nil {
+		if r.deleted {
+			return
+		}
+		g = s.newGroup(r.name)
+	}
+	switch {
+	case r.isOffset && r.deleted:
+		g.removeOffset(r.offset.Topic, r.offset.Partition)
+	case r.isOffset:
+		g.setOffset(r.offset)
+	default:
+		g.stored, g.meta = !r.deleted, r.meta
+	}
+}
+
+// load reads the log from its start to where it ended when this node was elected, and starts to serve.
+func (s *shard) load() {
+	began := s.c.cfg.Now()
+	into := &shard{c: s.c, groups: make(map[string]*group)}
+	at, skipped, records := s.log.Start(), 0, 0
+	for {
+		s.mu.Lock()
+		closed := s.closed
+		s.mu.Unlock()
+		if closed {
+			return
+		}
+		batches, err := s.log.Read(at, loadChunk)
+		if err != nil {
+			if errors.Is(err, ErrNotCoordinator) {
+				s.c.cfg.Logger.Debug("gave up loading consumer groups", "partition", s.partition, "epoch", s.epoch, "err", err)
+			} else {
+				s.c.cfg.Logger.Error("cannot load consumer groups; trying again", "partition", s.partition, "offset", at, "err", err)
+			}
+			select {
+			case <-s.c.stop:
+				return
+			case <-time.After(loadRetry):
+			}
+			continue
+		}
+		if len(batches) == 0 {
+			break
+		}
+		for _, raw := range batches {
+			b, err := protocol.ParseBatch(raw)
+			if err != nil {
+				s.c.cfg.Logger.Error("a batch of consumer offsets cannot be read", "partition", s.partition, "offset", at, "err", err)
+				s.c.Resign(s.partition, s.epoch) // never answer from half a log
+				return
+			}
+			for rec, err := range b.Records(nil) {
+				if err != nil {
+					skipped++
+					break
+				}
+				r, err := decodeGroupRecord(rec.Key, rec.Value)
+				if err != nil {
+					skipped++
+					continue
+				}
+				records++
+				into.apply(&r)
+			}
+			at = b.NextOffset()
+		}
+	}
+	s.mu.Lock()
+	defer s.unlock()
+	if s.closed {
+		return
+	}
+	s.groups, s.loading = into.groups, false
+	for _, g := range s.groups {
+		g.s = s
+		g.restore()
+		s.tidy(g)
+	}
+	s.c.timers.set(&s.sweep, s.c.cfg.Now().Add(s.c.cfg.Sweep))
+	log := s.c.cfg.Logger.With("partition", s.partition, "epoch", s.epoch, "groups", len(s.groups), "records", records,
+		"took", s.c.cfg.Now().Sub(began))
+	if skipped > 0 {
+		log.Warn("loaded consumer groups, without records that could not be decoded", "skipped", skipped)
+	} else if records > 0 {
+		log.Info("loaded consumer groups")
+	}
+}
+
+// close drops the state and sends away everybody who waits.
+func (s *shard) close() {
+	s.mu.Lock()
+	defer s.unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.c.timers.stop(&s.sweep)
+	for _, g := range s.groups {
+		g.dissolve(ErrNotCoordinator)
+	}
+	s.groups = nil
+}
+
+// group finds a group, or nil.
+func (s *shard) group(name string) *group { return s.groups[name] }
+
+func (s *shard) newGroup(name string) *group {
+	g := &group{s: s, name: name, members: make(map[string]*member), static: make(map[string]string), pending: make(map[string]*pendingMember)}
+	g.joinTimer.fire = func() { g.s.locked(g.joinExpired) }
+	g.syncTimer.fire = func() { g.s.locked(g.syncExpired) }
+	s.groups[name] = g
+	return g
+}
+
+// obtain finds or makes a group.
+func (s *shard) obtain(name string) (*group, error) {
+	if g := s.groups[name]; g != nil {
+		return g, nil
+	}
+	if len(s.groups) >= maxGroups {
+		return nil, ErrGroupFull
+	}
+	return s.newGroup(name), nil
+}
+
+// tidy forgets a group of which there is nothing to remember.
+func (s *shard) tidy(g *group) {
+	if g.state == groupEmpty && len(g.members) == 0 && len(g.pending) == 0 && !g.stored && g.writing == 0 && g.commits == 0 && g.count == 0 &&
+		s.groups[g.name] == g {
+		g.dissolve(nil)
+		delete(s.groups, g.name)
+	}
+}
