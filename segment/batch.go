@@ -1,38 +1,55 @@
-// The few fields of a Kafka record batch (magic 2) that the log looks at. Anything that is not such a batch has no
-// timestamp, and that is all that follows from it: whether a batch is valid was decided long before.
+// What the log wants to know of a Kafka record batch: its timestamps. Anything that is not a batch of magic 2 has none,
+// and that is all that follows from it: whether a batch is valid was decided long before it came here.
 
 package segment
 
-import "encoding/binary"
+import (
+	"sync"
 
-const (
-	batchHeaderSize   = 61
-	batchMagicAt      = 16
-	batchFirstTimeAt  = 27
-	batchMaxTimeAt    = 35
-	noTimestamp       = int64(-1)
-	batchCurrentMagic = 2
+	"github.com/balsamq/balsa/protocol"
 )
 
-// batchMaxTimestamp is the largest timestamp in a batch (milliseconds), or noTimestamp.
-func batchMaxTimestamp(payload []byte) int64 {
-	if len(payload) < batchHeaderSize || payload[batchMagicAt] != batchCurrentMagic {
-		return noTimestamp
+const (
+	batchMagicAt = 16
+	batchMagic   = 2
+	noTimestamp  = int64(-1)
+	// maxInflated bounds what a look-up by time takes of a compressed batch.
+	maxInflated = 64 << 20
+)
+
+// inflater is shared by all look-ups by time.
+var inflater = sync.OnceValue(func() *protocol.Inflater { return protocol.NewInflater(maxInflated) })
+
+func batchOf(payload []byte) (protocol.Batch, bool) {
+	if len(payload) < protocol.BatchHeaderSize || payload[batchMagicAt] != batchMagic {
+		return nil, false
 	}
-	return int64(binary.BigEndian.Uint64(payload[batchMaxTimeAt:]))
+	return protocol.Batch(payload), true
 }
 
-// batchFirstTimestamp is the base timestamp, which is that of the batch's first record under CreateTime.
-func batchFirstTimestamp(payload []byte) int64 {
-	if len(payload) < batchHeaderSize || payload[batchMagicAt] != batchCurrentMagic {
-		return noTimestamp
-	}
-	return int64(binary.BigEndian.Uint64(payload[batchFirstTimeAt:]))
-}
-
+// maxTimestamp is the largest timestamp in a record entry (milliseconds), or noTimestamp.
 func (r *record) maxTimestamp() int64 {
 	if r.records == 0 {
 		return noTimestamp
 	}
-	return batchMaxTimestamp(r.Payload)
+	if b, ok := batchOf(r.Payload); ok {
+		return b.MaxTimestamp()
+	}
+	return noTimestamp
+}
+
+// firstSince is the first record of a record entry with a timestamp at or after ts; one has it, by maxTimestamp. If the
+// records cannot be read, the batch as a whole answers.
+func (r *record) firstSince(ts int64) (Offset, int64) {
+	if b, ok := batchOf(r.Payload); ok {
+		for rec, err := range b.Records(inflater()) {
+			if err != nil || rec.Offset < int64(r.base) || rec.Offset >= int64(r.next()) {
+				break
+			}
+			if rec.Timestamp >= ts {
+				return Offset(rec.Offset), rec.Timestamp
+			}
+		}
+	}
+	return r.base, r.maxTimestamp()
 }

@@ -257,9 +257,10 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 	if b, ok := before[broken]; ok && !slices.ContainsFunc(mapValues(now), func(v []byte) bool { return bytes.HasPrefix(v, bytes.TrimRight(b, "\x00")) }) {
 		w.failf("nothing holds the bytes of the damaged %s any more", broken)
 	}
+	had, have := join(before), join(now)
 	for i := good.first; i <= good.last(); i++ {
 		frame := good.at(i).Frame
-		if bytes.Contains(join(before), frame) && !bytes.Contains(join(now), frame) {
+		if bytes.Contains(had, frame) && !bytes.Contains(have, frame) {
 			w.failf("entry %d was there beside the damage and is gone", i)
 		}
 	}
@@ -314,7 +315,7 @@ func mapValues(m map[string][]byte) [][]byte {
 func join(m map[string][]byte) []byte { return bytes.Join(mapValues(m), nil) }
 
 func TestDamage(t *testing.T) {
-	from, to := uint64(1), uint64(*flagSeeds)
+	from, to := uint64(1), uint64(*flagSeeds/3)
 	if *flagSeed != 0 {
 		from, to = *flagSeed, *flagSeed
 	}

@@ -337,8 +337,9 @@ func (d *dumper) frame(pos int64, r *record) {
 		return
 	}
 	d.printf("  %10d    %-7s term %d, index %d, offset %d, records %d, %d bytes", pos, r.Type, r.Term, r.Index, r.base, r.records, len(r.Frame))
-	if t := r.maxTimestamp(); t != noTimestamp {
-		d.printf(", timestamps %d to %d", batchFirstTimestamp(r.Payload), t)
+	if b, ok := batchOf(r.Payload); ok && r.records > 0 {
+		d.printf(", timestamps %d to %d, producer %d/%d/%d, %v", b.BaseTimestamp(), b.MaxTimestamp(), b.ProducerID(), b.ProducerEpoch(),
+			b.BaseSequence(), b.Codec())
 	}
 	if d.o.Payload > 0 {
 		d.printf(", %q", r.Payload[:min(len(r.Payload), d.o.Payload)])

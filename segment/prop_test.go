@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 )
 
@@ -211,13 +212,13 @@ func (w *world) entry(index raft.Index, base Offset) record {
 
 // testBatch is a batch header of the given range and time, and some bytes.
 func testBatch(rng *rand.Rand, base Offset, records uint32, ts int64, size int) []byte {
-	b := make([]byte, batchHeaderSize+size)
+	b := make([]byte, protocol.BatchHeaderSize+size)
 	binary.BigEndian.PutUint64(b, uint64(base))
 	b[batchMagicAt] = 2
 	binary.BigEndian.PutUint32(b[23:], records-1)
-	binary.BigEndian.PutUint64(b[batchFirstTimeAt:], uint64(ts-3))
-	binary.BigEndian.PutUint64(b[batchMaxTimeAt:], uint64(ts))
-	for i := batchHeaderSize; i < len(b); i++ {
+	binary.BigEndian.PutUint64(b[27:], uint64(ts-3))
+	binary.BigEndian.PutUint64(b[35:], uint64(ts))
+	for i := protocol.BatchHeaderSize; i < len(b); i++ {
 		b[i] = byte(rng.Uint32())
 	}
 	return b

@@ -427,9 +427,8 @@ func (l *Log) buckets(ts int64, upTo raft.Index) []bucket {
 	return out
 }
 
-// OffsetForTime finds the first batch up to index upTo that has a record with a timestamp at or after ts (milliseconds):
-// its base offset, its largest timestamp and its term. When its first record is that old already, that is the record;
-// otherwise the caller looks inside the batch, which ReadOffsets returns for the offset. false: there is none.
+// OffsetForTime finds the first record up to index upTo with a timestamp at or after ts (milliseconds): its offset,
+// timestamp and term. false: there is none. Of a batch whose records cannot be read it names the first offset.
 func (l *Log) OffsetForTime(ts int64, upTo raft.Index) (Offset, int64, raft.Term, bool, error) {
 	ts = max(ts, 0)
 	for _, b := range l.buckets(ts, upTo) {
@@ -444,7 +443,8 @@ func (l *Log) OffsetForTime(ts int64, upTo raft.Index) (Offset, int64, raft.Term
 func (l *Log) firstSince(b bucket, ts int64) (off Offset, at int64, term raft.Term, ok bool, err error) {
 	err = l.walk(b.from, b.upTo, int(l.opt.IndexBytes)+readAhead, func(r *record) bool {
 		if t := r.maxTimestamp(); t >= ts {
-			off, at, term, ok = r.base, t, r.Term, true
+			off, at = r.firstSince(ts)
+			term, ok = r.Term, true
 		}
 		return !ok
 	})
@@ -454,8 +454,8 @@ func (l *Log) firstSince(b bucket, ts int64) (off Offset, at int64, term raft.Te
 	return off, at, term, ok, err
 }
 
-// MaxTimestamp finds the batch with the largest timestamp up to index upTo (the first of several): its base offset, that
-// timestamp and its term. false: there is no batch with a timestamp.
+// MaxTimestamp finds the record with the largest timestamp up to index upTo (the first of several): its offset, that
+// timestamp and its term. false: there is none with a timestamp.
 func (l *Log) MaxTimestamp(upTo raft.Index) (off Offset, ts int64, term raft.Term, found bool, err error) {
 	ts = noTimestamp
 	bs := l.buckets(0, upTo)
@@ -464,10 +464,11 @@ func (l *Log) MaxTimestamp(upTo raft.Index) (off Offset, ts int64, term raft.Ter
 		if bs[i].maxTime < ts || bs[i].maxTime == noTimestamp {
 			continue
 		}
-		best, at, bt := noTimestamp, Offset(0), raft.Term(0)
-		err = l.walk(bs[i].from, bs[i].upTo, int(l.opt.IndexBytes)+readAhead, func(r *record) bool {
-			if t := r.maxTimestamp(); t > best {
-				best, at, bt = t, r.base, r.Term
+		best := noTimestamp
+		var r record
+		err = l.walk(bs[i].from, bs[i].upTo, int(l.opt.IndexBytes)+readAhead, func(c *record) bool {
+			if t := c.maxTimestamp(); t > best {
+				best, r = t, *c
 			}
 			return true
 		})
@@ -476,7 +477,8 @@ func (l *Log) MaxTimestamp(upTo raft.Index) (off Offset, ts int64, term raft.Ter
 		}
 		err = nil
 		if best >= ts && best != noTimestamp { // an equal one further down is the first
-			off, ts, term, found = at, best, bt, true
+			ts, term, found = best, r.Term, true
+			off, _ = r.firstSince(best)
 		}
 	}
 	return off, ts, term, found, nil

@@ -539,6 +539,46 @@ func TestCacheBudget(t *testing.T) {
 	}
 }
 
+// Kafka's ListOffsets by time names a record, not a batch.
+func TestTimeInsideBatch(t *testing.T) {
+	l := mustOpen(t, vfs.NewMem(1), Options{Cache: NewCache(0)})
+	var es []raft.Entry
+	for k := range 3 {
+		base, first := Offset(4*k), int64(1000*k)
+		b := testBatch(rand.New(rand.NewPCG(1, 1)), base, 4, first+303, 0)
+		binary.BigEndian.PutUint64(b[27:], uint64(first))
+		binary.BigEndian.PutUint16(b[21:], 0)
+		binary.BigEndian.PutUint32(b[57:], 4)
+		for i := range int64(4) { // times 0, 101, 303, 202 past the first
+			body := []byte{0}
+			body = binary.AppendVarint(body, []int64{0, 101, 303, 202}[i])
+			body = binary.AppendVarint(body, i)
+			body = append(body, 1, 2, 'v', 0) // no key, one byte, no headers
+			b = append(binary.AppendVarint(b, int64(len(body))), body...)
+		}
+		binary.BigEndian.PutUint32(b[8:], uint32(len(b)-12))
+		e := raft.Entry{Term: 3, Index: raft.Index(k + 1), Type: raft.EntryRecords, Payload: b}
+		AppendFrame(nil, testGroup, &e, base, 4)
+		es = append(es, e)
+	}
+	mustAppend(t, l, 3, es)
+	for range 2 { // once from memory, once from disk
+		for ts, want := range map[int64][2]int64{-5: {0, 0}, 0: {0, 0}, 1: {1, 101}, 102: {2, 303}, 304: {4, 1000}, 1303: {6, 1303}, 2203: {10, 2303}} {
+			off, at, term, ok, err := l.OffsetForTime(ts, 3)
+			if int64(off) != want[0] || at != want[1] || term != 3 || !ok || err != nil {
+				t.Errorf("time %d: offset %d, time %d, %v, %v; want %v", ts, off, at, ok, err, want)
+			}
+		}
+		if _, _, _, ok, err := l.OffsetForTime(1304, 2); ok || err != nil {
+			t.Errorf("beyond the committed: %v, %v", ok, err)
+		}
+		if off, ts, _, ok, err := l.MaxTimestamp(2); off != 6 || ts != 1303 || !ok || err != nil {
+			t.Errorf("largest: %d, %d, %v, %v", off, ts, ok, err)
+		}
+		mustSync(t, l)
+	}
+}
+
 func TestAppendRefuses(t *testing.T) {
 	l := mustOpen(t, vfs.NewMem(1), Options{})
 	mustAppend(t, l, 2, records(l, 2, 1, 5, 10))

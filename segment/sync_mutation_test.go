@@ -5,6 +5,7 @@
 package segment
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"path"
@@ -62,7 +63,12 @@ func (s *siteFault) fault(op vfs.Op, name string) error {
 	return nil
 }
 
+var flagMutations = flag.Bool("mutations", false, "take out each sync in turn and expect the property test to notice (minutes)")
+
 func TestEverySyncIsNeeded(t *testing.T) {
+	if !*flagMutations {
+		t.Skip("takes minutes: go test ./segment -run TestEverySyncIsNeeded -mutations -timeout 30m")
+	}
 	const steps, discover, tries = 300, 25, 1500
 	// Both kinds of history: with crashes only, and with damage.
 	histories := []func(uint64, int, func(vfs.Op, string) error) *world{newWorld, newDamageWorld}
@@ -80,8 +86,13 @@ func TestEverySyncIsNeeded(t *testing.T) {
 		runs := 0
 		for seed := uint64(0); seed < tries && caught == nil; seed++ {
 			for _, h := range histories {
-				if runs++; caught == nil {
-					caught = h(seed, steps, s.fault).run()
+				if caught != nil {
+					break
+				}
+				runs++
+				lies := s.seen[site]
+				if caught = h(seed, steps, s.fault).run(); caught != nil && s.seen[site] == lies {
+					t.Fatalf("seed %d fails with every sync in place: %v", seed, caught)
 				}
 			}
 		}
