@@ -254,9 +254,13 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 	w.openDamaged(before)
 	check()
 	now := contents(fatal{w}, w.mem, testDir)
-	if b, ok := before[broken]; ok && !slices.ContainsFunc(mapValues(now), func(v []byte) bool { return bytes.HasPrefix(v, bytes.TrimRight(b, "\x00")) }) {
-		w.failf("nothing holds the bytes of the damaged %s any more", broken)
+	kept := func(now map[string][]byte) {
+		b, ok := before[broken]
+		if ok && !slices.ContainsFunc(mapValues(now), func(v []byte) bool { return bytes.HasPrefix(v, bytes.TrimRight(b, "\x00")) }) {
+			w.failf("nothing holds the bytes of the damaged %s any more", broken)
+		}
 	}
+	kept(now)
 	had, have := join(before), join(now)
 	for i := good.first; i <= good.last(); i++ {
 		frame := good.at(i).Frame
@@ -300,8 +304,20 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 	}
 	w.checkState()
 	w.checkReads()
+	if w.rng.IntN(2) == 0 {
+		// Retention takes the file whose beginning was still good; the copy that was set aside stays.
+		i := w.cur.last()
+		data, err := w.log.EncodeSnapshot(i, nil)
+		s := raft.Snapshot{Meta: raft.SnapshotMeta{Index: i, Term: w.cur.term(i)}, Data: data}
+		if err = errors.Join(err, w.log.SaveSnapshot(s.Meta, s.Data), w.log.TruncatePrefix(i)); err != nil {
+			w.failf("truncate the refilled log: %v", err)
+		}
+		w.snap, w.cur = s, w.cur.from(i+1)
+		w.synced()
+	}
 	w.after = w.mem.CrashClone(w.rng)
 	w.reopen()
+	kept(contents(fatal{w}, w.mem, testDir))
 }
 
 func mapValues(m map[string][]byte) [][]byte {
