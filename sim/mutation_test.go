@@ -3,7 +3,6 @@ package sim
 import (
 	"path"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/balsamq/balsa/internal/vfs"
@@ -18,8 +17,7 @@ func syncKind(op vfs.Op, name string) string {
 	case vfs.OpSyncDir:
 		return "directory " + digits.ReplaceAllString(name, "N")
 	case vfs.OpSync:
-		base := path.Base(name)
-		return "file *" + digits.ReplaceAllString(base[max(0, strings.LastIndexByte(base, '.')):], "N")
+		return "file " + digits.ReplaceAllString(path.Base(name), "N")
 	}
 	return ""
 }
