@@ -138,6 +138,11 @@ func (w *world) damage() {
 	w.cur = good
 	w.synced()
 	if bad == nil {
+		// It hit nothing that is read: void entries, a mark, the header of a block. Mended, so that a later scan of the file
+		// does not meet it.
+		if _, err := w.mem.Stat(name); err == nil {
+			overwrite(fatal{w}, w.mem, name, w.flipped, []byte{w.mend})
+		}
 		w.checkState()
 		return
 	}
@@ -162,6 +167,7 @@ func (w *world) damage() {
 func (w *world) flip(name string, b []byte, from, to int64) {
 	at := from + w.rng.Int64N(to-from)
 	w.note("damage: %s at %d of %d", path.Base(name), at, len(b))
+	w.flipped, w.mend = at, b[at]
 	b[at] ^= 1 << w.rng.IntN(8) // from here on the file as it must be kept
 	overwrite(fatal{w}, w.mem, name, at, b[at:at+1])
 }

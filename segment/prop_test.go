@@ -114,6 +114,8 @@ type world struct {
 	verbose bool
 
 	damaging bool
+	flipped  int64 // where the last bit was flipped, and the byte before
+	mend     byte
 }
 
 // listDir notes what is in the log's directory.

@@ -129,7 +129,10 @@ func (r *recoverer) run() error {
 	if err := r.load(); err != nil {
 		return err
 	}
-	return r.removeDead()
+	if err := r.removeDead(); err != nil {
+		return err
+	}
+	return r.heal() // last: what is on record also says that nothing may be removed
 }
 
 // list reads the directory and the segment files' headers.
@@ -627,7 +630,7 @@ func (r *recoverer) finish(damage error) error {
 			return err
 		}
 	}
-	return r.heal()
+	return nil
 }
 
 // resume makes the newest file durable as it was found, and the one that is written on if its end is clean.
