@@ -53,6 +53,7 @@ type member struct {
 	skips       bool             // it understands SkipAssignment
 	isNew       bool             // it has never been told that it is a member
 	pendingSync bool             // it has not come with SyncGroup in this generation
+	counted     int              // of group.held
 	deadline    time.Time        // its session ends, unless it waits
 	timer       timer
 }
@@ -78,10 +79,6 @@ func (m *member) metadata(protocol string) []byte {
 	return nil
 }
 
-func (m *member) supports(protocol string) bool {
-	return slices.ContainsFunc(m.protocols, func(p GroupProtocol) bool { return p.Name == protocol })
-}
-
 // pendingMember is an id that was given out and has not come back yet (KIP-394).
 type pendingMember struct{ timer timer }
 
@@ -98,6 +95,9 @@ type group struct {
 	members      map[string]*member
 	order        []*member         // by arrival; the same ones
 	static       map[string]string // instance id to member id
+	support      map[string]int    // members that know a protocol
+	joined       int               // members that wait in JoinGroup
+	held         int               // bytes of all members
 	pending      map[string]*pendingMember
 	emptySince   int64 // milliseconds; 0: it never had members
 
@@ -143,6 +143,7 @@ func (g *group) add(m *member) {
 	m.timer.fire = func() { g.s.locked(func() { g.sessionExpired(m) }) }
 	g.members[m.id] = m
 	g.order = append(g.order, m)
+	g.tally(m, 1)
 	if m.instance != nil {
 		g.static[*m.instance] = m.id
 	}
@@ -154,6 +155,7 @@ func (g *group) add(m *member) {
 // drop takes m out and answers it with err. The caller sees to the rebalance.
 func (g *group) drop(m *member, err error) {
 	g.s.c.timers.stop(&m.timer)
+	g.tally(m, -1)
 	delete(g.members, m.id)
 	g.order = slices.DeleteFunc(g.order, func(o *member) bool { return o == m })
 	if m.instance != nil && g.static[*m.instance] == m.id {
@@ -169,18 +171,31 @@ func (g *group) drop(m *member, err error) {
 	g.answerSync(m, SyncResult{Err: err})
 }
 
-// bytes is what all members hold.
-func (g *group) bytes() int {
-	n := 0
-	for _, m := range g.order {
-		n += m.size()
+// tally takes what m says of itself into the group's sums (by 1), or out of them (by -1).
+func (g *group) tally(m *member, by int) {
+	for i := range m.protocols {
+		g.support[m.protocols[i].Name] += by
+		if g.support[m.protocols[i].Name] == 0 {
+			delete(g.support, m.protocols[i].Name)
+		}
 	}
-	return n
+	if by > 0 {
+		m.counted = m.size()
+	}
+	g.held += by * m.counted
+}
+
+// assign gives m its part.
+func (g *group) assign(m *member, assignment []byte) {
+	g.held += len(assignment) - len(m.assignment)
+	m.counted += len(assignment) - len(m.assignment)
+	m.assignment = assignment
 }
 
 func (g *group) answerJoin(m *member, r JoinResult) {
 	if reply := m.join; reply != nil {
 		m.join = nil
+		g.joined--
 		g.s.later(func() { reply(r) })
 	}
 }
@@ -233,14 +248,7 @@ func (g *group) accepts(protocolType string, protocols []GroupProtocol) bool {
 	return protocolType == g.protocolType && slices.ContainsFunc(protocols, func(p GroupProtocol) bool { return g.allSupport(p.Name) })
 }
 
-func (g *group) allSupport(protocol string) bool {
-	for _, m := range g.order {
-		if !m.supports(protocol) {
-			return false
-		}
-	}
-	return true
-}
+func (g *group) allSupport(protocol string) bool { return g.support[protocol] == len(g.order) }
 
 // elect chooses the protocol: each member votes for the first one it prefers among those that all know. A draw goes to the one that
 // was voted for first.

@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -67,6 +68,12 @@ const newMemberPatience = 5 * time.Minute
 // ends the wait.
 func (c *Groups) Join(r *JoinRequest, reply func(JoinResult)) {
 	fail := func(err error) { reply(JoinResult{Err: err, MemberID: r.MemberID}) }
+	for i := range r.Protocols {
+		if slices.ContainsFunc(r.Protocols[:i], func(p GroupProtocol) bool { return p.Name == r.Protocols[i].Name }) || i >= maxProtocols {
+			fail(ErrInconsistentProtocol)
+			return
+		}
+	}
 	if r.Session < c.cfg.MinSession || r.Session > c.cfg.MaxSession {
 		fail(ErrInvalidSessionTimeout)
 		return
@@ -157,20 +164,14 @@ func (g *group) full(r *JoinRequest) bool {
 	grown := member{protocols: r.Protocols, clientID: r.ClientID, id: r.ClientID}
 	before := 0
 	if m != nil {
-		before = m.size()
+		before = m.counted
 	}
-	if g.bytes()-before+grown.size() > maxGroupBytes || (m == nil && len(g.pending) >= maxPending) {
+	if g.held-before+grown.size() > maxGroupBytes || (m == nil && g.pending[r.MemberID] == nil && len(g.pending) >= maxPending) {
 		return true
 	}
 	if g.state == groupPreparing {
 		// Who comes first is in; a member that is late for this generation may find its place taken.
-		waiting := 0
-		for _, o := range g.order {
-			if o.join != nil {
-				waiting++
-			}
-		}
-		return (m == nil || m.join == nil) && waiting >= g.s.c.cfg.MaxSize
+		return (m == nil || m.join == nil) && g.joined >= g.s.c.cfg.MaxSize
 	}
 	return m == nil && g.state != groupEmpty && len(g.members) >= g.s.c.cfg.MaxSize
 }
@@ -219,7 +220,7 @@ func (g *group) welcome(id string, r *JoinRequest, reply func(JoinResult)) {
 	if len(g.order) == 0 {
 		g.protocolType = r.ProtocolType
 	}
-	g.update(m, r)
+	m.tell(r)
 	g.add(m)
 	m.joins(g, reply)
 	if g.state == groupPreparing {
@@ -232,6 +233,12 @@ func (g *group) welcome(id string, r *JoinRequest, reply func(JoinResult)) {
 
 // update takes over what a member says of itself.
 func (g *group) update(m *member, r *JoinRequest) {
+	g.tally(m, -1)
+	m.tell(r)
+	g.tally(m, 1)
+}
+
+func (m *member) tell(r *JoinRequest) {
 	m.protocols, m.session, m.rebalance, m.clientID, m.clientHost = r.Protocols, r.Session, r.Rebalance, r.ClientID, r.ClientHost
 }
 
@@ -239,6 +246,7 @@ func (g *group) update(m *member, r *JoinRequest) {
 func (m *member) joins(g *group, reply func(JoinResult)) {
 	g.answerJoin(m, JoinResult{Err: ErrRebalanceInProgress, MemberID: m.id}) // its connection has most likely gone
 	m.join = reply
+	g.joined++
 	if m.isNew {
 		g.touchFor(m, newMemberPatience)
 	} else {
@@ -291,7 +299,9 @@ func (g *group) replace(m *member, id string, r *JoinRequest, reply func(JoinRes
 		g.store(g.record(assignments), func(err error) {
 			if err != nil {
 				if g.members[id] == m { // it will ask again, and change what it wants to then
+					g.tally(m, -1)
 					m.protocols, m.session, m.rebalance = protocols, session, rebalance
+					g.tally(m, 1)
 				}
 				res = JoinResult{Err: err}
 			}
@@ -325,7 +335,7 @@ func (g *group) prepareRebalance() {
 	}
 	if g.state == groupCompleting {
 		for _, m := range g.order {
-			m.assignment = nil
+			g.assign(m, nil)
 			if m.sync != nil {
 				g.touch(m)
 			}
@@ -372,12 +382,9 @@ func (g *group) tryCompleteJoin() {
 	if g.state != groupPreparing || g.initial || len(g.pending) > 0 {
 		return
 	}
-	for _, m := range g.order {
-		if m.join == nil {
-			return
-		}
+	if g.joined == len(g.order) {
+		g.completeJoin()
 	}
-	g.completeJoin()
 }
 
 // completeJoin begins the next generation with those who have joined. Static members stay also if they have not.
@@ -530,7 +537,7 @@ func (s *shard) syncGroup(r *SyncRequest, reply func(SyncResult)) error {
 	}
 	// The generation is stored before anybody acts on it. Members that the leader forgot get an empty assignment.
 	generation, assignments := g.generation, make(map[string][]byte, len(g.order))
-	size := g.bytes()
+	size := g.held
 	for _, o := range g.order {
 		assignments[o.id] = r.Assignments[o.id]
 		size += len(r.Assignments[o.id])
@@ -543,10 +550,11 @@ func (s *shard) syncGroup(r *SyncRequest, reply func(SyncResult)) error {
 			g.state = groupStable
 		}
 		for _, o := range g.order {
-			o.assignment = nil
-			if err == nil {
-				o.assignment = assignments[o.id]
+			part := assignments[o.id]
+			if err != nil {
+				part = nil
 			}
+			g.assign(o, part)
 			if o.sync != nil {
 				g.touch(o)
 			}

@@ -49,9 +49,11 @@ const (
 	// maxGroupID bounds a group's name.
 	maxGroupID = 4096
 	// maxGroups bounds the groups of one shard, and so the memory that made-up group names can take.
-	maxGroups = 100_000
+	maxGroups = 50_000
 	// maxPending bounds the members of a group that were told an id and have not come back with it.
 	maxPending = 10_000
+	// maxProtocols bounds the assignment strategies of one member.
+	maxProtocols = 256
 	// maxGroupBytes bounds the metadata of one group's members. A generation is one record, and must fit into a batch.
 	maxGroupBytes = 8 << 20
 	// loadChunk is what is read of the log at once.
@@ -447,7 +449,8 @@ func (s *shard) close() {
 func (s *shard) group(name string) *group { return s.groups[name] }
 
 func (s *shard) newGroup(name string) *group {
-	g := &group{s: s, name: name, members: make(map[string]*member), static: make(map[string]string), pending: make(map[string]*pendingMember)}
+	g := &group{s: s, name: name, members: make(map[string]*member), static: make(map[string]string), pending: make(map[string]*pendingMember),
+		support: make(map[string]int)}
 	g.joinTimer.fire = func() { g.s.locked(g.joinExpired) }
 	g.syncTimer.fire = func() { g.s.locked(g.syncExpired) }
 	s.groups[name] = g
