@@ -7,6 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path"
+	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/sim"
 )
 
@@ -27,7 +33,66 @@ import (
 var (
 	crashes   = flag.Int("crashes", 4, "power losses in TestPowerLoss")
 	crashSeed = flag.Uint64("seed", 0, "of TestPowerLoss; 0: by chance")
+	skipSync  = flag.String("skip-sync", "", "a kind of sync, of lostSyncs, that TestPowerLoss leaves out")
+	loseSyncs = flag.Bool("lose-syncs", false, "run TestLostSyncsAreSeen, which takes minutes")
 )
+
+// lostSyncs are all syncs that a broker does, by what they make durable (digits stand as N), and who sees it when one is
+// left out: this test, the simulator (which takes snapshots and drops old segments all the time), or nobody, because
+// nothing is promised on it.
+var lostSyncs = map[string]string{
+	"sync hardstates":        "here",
+	"sync N-N.log":           "here",
+	"sync meta.json.tmp":     "here",
+	"syncdir /":              "here",
+	"syncdir /data":          "here",
+	"syncdir /data/groups":   "here",
+	"syncdir /data/groups/N": "here",
+	"sync meta.tmp":          "sim: TestLostSyncsAreSeen",
+	"sync snapshot.tmp":      "sim: TestLostSyncsAreSeen",
+	"sync peers.json.tmp":    "nobody: a cache of addresses",
+}
+
+var digits = regexp.MustCompile(`[0-9a-f]*[0-9][0-9a-f]*`)
+
+// syncKind names a sync; "" is any other operation.
+func syncKind(op vfs.Op, name string) string {
+	switch op {
+	case vfs.OpSync:
+		return "sync " + digits.ReplaceAllString(path.Base(name), "N")
+	case vfs.OpSyncDir:
+		return "syncdir " + digits.ReplaceAllString(path.Join("/", name), "N")
+	}
+	return ""
+}
+
+// TestLostSyncsAreSeen shows that TestPowerLoss can fail: it does without any one kind of sync.
+func TestLostSyncsAreSeen(t *testing.T) {
+	if !*loseSyncs {
+		t.Skip("-lose-syncs asks for it")
+	}
+	for kind, where := range lostSyncs {
+		if where != "here" {
+			continue
+		}
+		t.Run(kind, func(t *testing.T) {
+			for try := range 4 {
+				out, err := exec.Command(os.Args[0], "-test.run", "^TestPowerLoss$", "-test.v", "-crashes", "60", "-skip-sync", kind).CombinedOutput()
+				if err != nil {
+					for line := range strings.SplitSeq(string(out), "\n") {
+						if strings.Contains(line, "_test.go:") {
+							t.Logf("seen in try %d: %.300s", try+1, strings.TrimSpace(line))
+							return
+						}
+					}
+					t.Logf("seen in try %d: %v", try+1, err)
+					return
+				}
+			}
+			t.Errorf("240 power losses without this sync, and nothing noticed")
+		})
+	}
+}
 
 var errPowerLoss = errors.New("the power is out")
 
@@ -127,16 +192,47 @@ func (p poweredFile) Close() error { return p.inner.Close() }
 // durableStates is sim's journal with a goroutine that flushes it.
 type durableStates struct {
 	*sim.HardStates
+	mu         sync.Mutex
+	reported   map[raft.GroupID]raft.HardState // guarded by mu: reported durable, in this life or an earlier one
 	wake, stop chan struct{}
 	wg         sync.WaitGroup
 }
 
-func newDurableStates(fsys vfs.FS) (*durableStates, error) {
+// Save notes what is reported durable: votes and terms must be there after the next power loss.
+func (d *durableStates) Save(g raft.GroupID, hs raft.HardState, done func(error)) {
+	d.HardStates.Save(g, hs, func(err error) {
+		if err == nil {
+			d.mu.Lock()
+			d.reported[g] = hs
+			d.mu.Unlock()
+		}
+		done(err)
+	})
+}
+
+func (d *durableStates) Delete(g raft.GroupID, done func(error)) {
+	d.mu.Lock()
+	delete(d.reported, g)
+	d.mu.Unlock()
+	d.HardStates.Delete(g, done)
+}
+
+// check wants everything that was reported durable in earlier lives.
+func (d *durableStates) check() error {
+	for g, want := range d.reported {
+		if got, ok := d.Load(g); !ok || got.Term < want.Term || got.Term == want.Term && got.Vote != want.Vote && want.Vote != 0 {
+			return fmt.Errorf("group %d: %+v was reported durable, %+v is on the disk", g, want, got)
+		}
+	}
+	return nil
+}
+
+func newDurableStates(fsys vfs.FS, reported map[raft.GroupID]raft.HardState) (*durableStates, error) {
 	h, err := sim.OpenHardStates(fsys, "hardstates")
 	if err != nil {
 		return nil, err
 	}
-	d := &durableStates{HardStates: h, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	d := &durableStates{HardStates: h, reported: reported, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	h.OnPending(func() {
 		select {
 		case d.wake <- struct{}{}:
@@ -172,10 +268,27 @@ type disks struct {
 // plugIn connects the brokers to their disks.
 func (d *disks) plugIn(c *testCluster) {
 	d.power = new(mains)
+	before := d.states
 	d.states = nil
 	for i, n := range c.nodes {
-		n.cfg.FS = poweredFS{d.mems[i], d.power}
-		s, err := newDurableStates(n.cfg.FS)
+		n.cfg.FS = vfs.Inject(poweredFS{d.mems[i], d.power}, func(op vfs.Op, name string) error {
+			kind := syncKind(op, name)
+			if _, ok := lostSyncs[kind]; !ok && kind != "" && *skipSync == "" {
+				c.t.Errorf("%s %s is a sync that lostSyncs does not know: %q", op, name, kind)
+			}
+			if kind != "" && kind == *skipSync {
+				return vfs.ErrSkip
+			}
+			return nil
+		})
+		reported := map[raft.GroupID]raft.HardState{}
+		if before != nil {
+			reported = before[i].reported
+		}
+		s, err := newDurableStates(n.cfg.FS, reported)
+		if err == nil {
+			err = s.check()
+		}
 		if err != nil {
 			c.t.Fatal(err)
 		}
