@@ -23,6 +23,7 @@ type startOptions struct {
 	logFormat *choice
 	autoTopic bool
 	voters    int
+	pprof     string
 }
 
 func newStartCommand(a *app) *cobra.Command {
@@ -63,6 +64,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
 	f.Int64Var(&o.cfg.CacheBytes, "cache-bytes", 64<<20, "bound of the memory that holds the newest records")
 	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
+	f.StringVar(&o.pprof, "pprof-listen", "", "serve profiles of the Go runtime over HTTP on `HOST:PORT`; default: do not")
 	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
 	f.Var(o.logFormat, "log-format", "`text|json`")
 	settingsAll(f, "")
@@ -76,6 +78,11 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 	cfg.DisableAutoCreate = !o.autoTopic
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)
+	if o.pprof != "" {
+		if err := servePprof(ctx, o.pprof, cfg.Logger); err != nil {
+			return err
+		}
+	}
 	b, err := broker.Start(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
