@@ -4,7 +4,8 @@
 #   test/compat.sh            build, start a cluster in a temporary directory on free ports, run all checks, stop it
 #   test/compat.sh HOST:PORT  run the checks against a cluster that is there
 #
-# kcat and the Python clients are used where they are installed (.ci/run installs them); what is skipped says so.
+# kcat and the Python clients are used where they are installed (.ci/run installs them), the Java client where java and mvn
+# are; what is skipped says so.
 # ROUNDTRIP_RECORDS sets the size of the exact read-back (default 60000).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -87,6 +88,12 @@ for lib in kafka confluent_kafka; do
 		echo "SKIPPED: the Python package $lib is not installed (Debian: apt-get install python3-${lib/_/-})"
 	fi
 done
+java_client() { # 3: skipped, as it said itself
+	local code=0
+	test/compat/java/run.sh "$brokers" || code=$?
+	((code == 0 || code == 3))
+}
+step "Java: kafka-clients" java_client
 
 if ((${#failed[@]} > 0)); then
 	printf 'compat: failed: %s\n' "${failed[@]}"
