@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -102,8 +103,16 @@ func (c *kafkaClient) send(req kmsg.Request) int32 {
 func (c *kafkaClient) receive() (int32, []byte) {
 	c.t.Helper()
 	c.nc.SetReadDeadline(time.Now().Add(patience))
-	frame, err := protocol.ReadFrame(c.br, 1<<30)
-	if err != nil {
+	var size [4]byte // not protocol.ReadFrame, which is for requests: the least answer is shorter than any of them
+	if _, err := io.ReadFull(c.br, size[:]); err != nil {
+		c.t.Fatalf("read an answer: %v", err)
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n < 4 || n > 1<<30 {
+		c.t.Fatalf("read an answer: it has %d bytes", n)
+	}
+	frame := make([]byte, n)
+	if _, err := io.ReadFull(c.br, frame); err != nil {
 		c.t.Fatalf("read an answer: %v", err)
 	}
 	return int32(binary.BigEndian.Uint32(frame)), frame[4:]
