@@ -38,6 +38,7 @@ type fakeBackend struct {
 	leaders  map[replicaKey]raft.NodeID // where it is not this broker
 	configs  map[string]string
 	pid      int64
+	groups   *coordinator.Groups
 	hang     bool // creations do not end before their context does
 	frozen   bool // nothing is created
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/raft"
 )
 
 // offsetsBatchBytes is max.message.bytes of __consumer_offsets: the generation of a large group is one record.
@@ -26,8 +27,17 @@ const offsetsTopicTimeout = 30 * time.Second
 
 // offsetsLog is a partition of __consumer_offsets in one leader epoch, as coordinator.ReplicatedLog.
 type offsetsLog struct {
-	rep   *partition.Replica
+	rep   offsetsReplica
 	epoch int32
+}
+
+// offsetsReplica is the part of [partition.Replica] that it uses.
+type offsetsReplica interface {
+	Append(*partition.AppendRequest)
+	Read(partition.ReadQuery) (partition.ReadResult, error)
+	LogStart() int64
+	Linearize(done func(error))
+	Leader() (node raft.NodeID, epoch int32, ready bool)
 }
 
 // Append implements [coordinator.ReplicatedLog].

@@ -1,11 +1,60 @@
 package broker
 
-import "github.com/balsamq/balsa/coordinator"
+import (
+	"sync"
 
-// Groups implements backend: the fake coordinates nothing.
+	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/raft"
+)
+
+// Groups implements backend: without coordinate, the fake coordinates nothing.
 func (b *fakeBackend) Groups() *coordinator.Groups {
-	return coordinator.NewGroups(coordinator.GroupConfig{Partitions: func() int { return 0 }})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.groups == nil {
+		b.groups = coordinator.NewGroups(coordinator.GroupConfig{InitialRebalanceDelay: -1, Partitions: func() int {
+			if t := b.Image().Topic(coordinator.ConsumerOffsetsTopic); t != nil {
+				return len(t.Partitions)
+			}
+			return 0
+		}})
+	}
+	return b.groups
 }
 
 // EnsureOffsetsTopic implements backend.
 func (b *fakeBackend) EnsureOffsetsTopic() {}
+
+// coordinate makes __consumer_offsets, led by this broker.
+func (b *fakeBackend) coordinate(partitions int) coordinator.TopicID {
+	id := b.addTopic(coordinator.ConsumerOffsetsTopic, partitions, nil)
+	for p := range int32(partitions) {
+		rep := b.replica(id, p)
+		b.Groups().Lead(p, rep.currentEpoch(), &offsetsLog{rep: rep, epoch: rep.currentEpoch()})
+	}
+	becomes(b.t, "groups are loaded", func() bool {
+		_, err := b.Groups().List()
+		return err == nil
+	})
+	if tb, ok := b.t.(interface{ Cleanup(func()) }); ok {
+		tb.Cleanup(sync.OnceFunc(func() { _ = b.Groups().Close() }))
+	}
+	return id
+}
+
+// LogStart implements offsetsReplica.
+func (r *fakeReplica) LogStart() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.start
+}
+
+// Leader implements offsetsReplica.
+func (r *fakeReplica) Leader() (raft.NodeID, int32, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.notLeader {
+		return otherNode, r.epoch + 1, false
+	}
+	return selfNode, r.epoch, true
+}
