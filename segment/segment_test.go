@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -644,5 +645,39 @@ func TestDump(t *testing.T) {
 	}
 	if _, err := dump("data", DumpOptions{}); err == nil {
 		t.Error("a directory without a log was dumped")
+	}
+}
+
+// A truncation cuts the index of the file that a Sync is writing. Run with -race.
+func TestTruncateWhileEncoding(t *testing.T) {
+	l := mustOpen(t, vfs.NewMem(1), Options{IndexBytes: 200})
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := l.Sync(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for term := raft.Term(1); term <= 150; term++ {
+		mustAppend(t, l, term, records(l, term, l.LastIndex()+1, 20, 100))
+		for l.SyncedIndex() < l.LastIndex() {
+			runtime.Gosched()
+		}
+		mustAppend(t, l, term, records(l, term, l.LastIndex()+1, 1, 100))
+		mustAppend(t, l, term+1, records(l, term+1, l.LastIndex()-8, 1, 100))
+	}
+	close(stop)
+	<-done
+	mustSync(t, l)
+	if got, err := l.ReadOffsets(0, l.LastIndex(), 1<<30); err != nil || len(got) != int(l.LastIndex()) {
+		t.Errorf("%d batches of %d, %v", len(got), l.LastIndex(), err)
 	}
 }

@@ -303,6 +303,7 @@ type publication struct {
 	index   []indexEntry // for recs, and what is being written
 	lastAt  int64        // position of the last index entry
 	started bool
+	indexed bool // seg has index entries already
 	mark    raft.Index
 }
 
@@ -314,9 +315,11 @@ func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte
 	if !p.started {
 		p.started = true
 		p.lastAt = -l.opt.IndexBytes // an index entry at the first frame of each sync that is far enough from the last
+		l.mu.RLock()                 // a truncation may cut the index at this moment; its first entry stays
 		if n := len(p.seg.index); n > 0 {
-			p.lastAt = p.seg.index[n-1].pos
+			p.lastAt, p.indexed = p.seg.index[n-1].pos, true
 		}
+		l.mu.RUnlock()
 	}
 	pos := w.pos
 	for len(recs) > 0 {
@@ -334,7 +337,7 @@ func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte
 			h.digest = digestFrame(h.digest, r.Frame)
 			bufs = append(bufs, r.Frame)
 			t := r.maxTimestamp()
-			if pos-p.lastAt >= l.opt.IndexBytes || (len(p.seg.index) == 0 && len(p.index) == 0) {
+			if pos-p.lastAt >= l.opt.IndexBytes || (!p.indexed && len(p.index) == 0) {
 				p.index = append(p.index, indexEntry{r.Index, r.base, pos, t})
 				p.lastAt = pos
 			} else if k := len(p.index); k > 0 {
@@ -411,7 +414,7 @@ func (l *Log) begin(h segmentHeader) error {
 	}
 	w.file, w.fresh, w.seal = f, true, false
 	w.seg = &seg{name: name, segmentHeader: h, last: h.first - 1, next: h.base, maxTime: noTimestamp}
-	w.pos, w.alloc = SegmentHeaderSize, 0
+	w.pos, w.alloc, w.zeroed = SegmentHeaderSize, 0, 0
 	if err := l.reserve(0); err != nil {
 		l.abandon()
 		return err
