@@ -29,7 +29,7 @@ func (t Time) add(d time.Duration) Time { return t + Time(d) }
 type Config struct {
 	Group GroupID
 	Self  Member
-	// Boot counts the starts of this process on its data directory, strictly increasing; it goes out as FromBoot.
+	// Boot is larger than at any earlier New of this replica, in this process or before it; it goes out as FromBoot.
 	Boot uint64
 	// VoteAfter: neither votes nor campaigns before a leader's log matched this one durably up to here, because
 	// recovery found damage. 0: none.

@@ -206,7 +206,7 @@ type Message struct {
 	From, To        NodeID
 	FromIncarnation Incarnation
 	ToIncarnation   Incarnation // 0: the sender does not know
-	// FromBoot counts the starts of the sender's process on its data directory. A leader that sees a follower's boot
+	// FromBoot rises with every start of the sender, of its process or of this replica alone. A leader that sees a follower's boot
 	// rise forgets that follower's Match, and drops answers of earlier boots: a replica may have lost (and must then
 	// report anew) what it once acknowledged.
 	FromBoot   uint64

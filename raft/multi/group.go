@@ -66,6 +66,7 @@ type Group struct {
 
 	appliedBytes int64
 	snapshotting bool
+	installed    raft.Index     // of the last snapshot that a leader sent
 	conf         raft.ConfState // from the snapshot or bootstrap: in effect before any EntryConfig in the log
 }
 
@@ -98,8 +99,11 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 	}
 	hs, _ := h.o.HardStates.Load(c.ID)
 	now := h.now()
+	// To its peers, a group that is closed and created again in one process is as good as restarted: its log was opened
+	// anew and may hold less, and it has forgotten the commit index. Its leader must not go by what it was told before.
+	boot := h.o.Boot<<32 | h.lives.Add(1)
 	g.r, err = raft.New(raft.Config{
-		Group: c.ID, Self: h.o.Self, Boot: h.o.Boot, VoteAfter: c.VoteAfter,
+		Group: c.ID, Self: h.o.Self, Boot: boot, VoteAfter: c.VoteAfter,
 		ElectionTimeout: h.o.ElectionTimeout, HeartbeatInterval: h.o.HeartbeatInterval, ClockDrift: h.o.ClockDrift,
 		MaxMessageBytes: h.o.MaxMessageBytes, MaxInflightMsgs: h.o.MaxInflightMsgs, MaxInflightBytes: h.o.MaxInflightBytes,
 		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes,

@@ -34,8 +34,9 @@ type Host struct {
 	flusher flusher
 	pairs   pairs
 	wg      sync.WaitGroup
-	manualW *worker     // manual mode: the one worker
-	started atomic.Bool // not in manual mode: there are goroutines
+	manualW *worker       // manual mode: the one worker
+	started atomic.Bool   // not in manual mode: there are goroutines
+	lives   atomic.Uint64 // groups created, below 1<<32: see CreateGroup
 
 	snapshotSends int // guarded by flusher.mu: sends being built at the moment
 	fatal         atomic.Pointer[error]

@@ -92,7 +92,7 @@ func (g *Group) snapshotSaved(e *event) {
 		g.fail(fmt.Errorf("snapshot at %d: %w", e.meta.Index, e.err))
 	default:
 		g.h.stats.snapTaken.Add(1)
-		if e.cut != nil {
+		if e.cut != nil && e.meta.Index > g.installed { // else a leader's snapshot has overtaken this one, with its membership
 			g.conf = *e.cut
 		}
 	}
@@ -203,7 +203,7 @@ func (g *Group) finishInstall(now raft.Time) bool {
 		return true
 	}
 	g.h.stats.snapInstalled.Add(1)
-	g.applied, g.conf = res.meta.Index, res.meta.Conf
+	g.applied, g.conf, g.installed = res.meta.Index, res.meta.Conf, res.meta.Index
 	g.appliedBytes = 0
 	g.r.SnapshotInstalled(now, res.meta)
 	g.publish()
