@@ -25,6 +25,9 @@ import (
 type Metadata struct {
 	image  atomic.Pointer[Image]
 	recent []recentResult // oldest first, at most maxRecentRequests; owned by the applier
+	// applied is the last entry seen in this life of the group; below the Image's version while a group that was opened
+	// again replays what is folded already. Owned by the applier.
+	applied raft.Index
 
 	// mu guards what waits for versions. It is never held while a callback runs.
 	mu       sync.Mutex
@@ -134,7 +137,7 @@ func (m *Metadata) Apply(entries []raft.Entry) ([]any, error) {
 		}
 		d.version = e.Index
 	}
-	m.recent = recent
+	m.recent, m.applied = recent, entries[len(entries)-1].Index
 	if d.version > m.Image().version {
 		m.swap(d.Image)
 	}
@@ -321,6 +324,10 @@ type snapshotState struct {
 // Snapshot encodes the state as of the last applied entry.
 func (m *Metadata) Snapshot() ([]byte, error) {
 	im := m.Image()
+	if im.version > m.applied {
+		// It would be stored as the state at m.applied, and no Restore would take it.
+		return nil, fmt.Errorf("metadata snapshot at %d: the state is that of %d until the replay has come there", m.applied, im.version)
+	}
 	body, err := json.Marshal(&snapshotState{im.version, im.clusterID, im.founder, im.nextGroup, im.nextNode, im.nextPID, im.features,
 		im.brokers, im.Topics(), m.recent})
 	if err != nil {
@@ -345,6 +352,7 @@ func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
 		return fmt.Errorf("metadata snapshot at %d: %w", index, err)
 	}
 	if index <= m.Image().version {
+		m.applied = index
 		return nil // as in Apply: this and more has been folded already
 	}
 	// The state's own version is the last entry that it folded, and nothing between it and index changed it.
@@ -361,7 +369,7 @@ func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
 	for _, t := range s.Topics {
 		d.putTopic(t)
 	}
-	m.recent = s.Recent
+	m.recent, m.applied = s.Recent, index
 	m.swap(d.Image)
 	return nil
 }

@@ -429,3 +429,24 @@ func FuzzRestore(f *testing.F) {
 		}
 	})
 }
+
+// A group that is opened again replays into a state that is ahead of it. A snapshot taken meanwhile would say an index
+// at which the state never was, and be refused by every Restore: by the next start of this broker, for one.
+func TestNoSnapshotDuringReplay(t *testing.T) {
+	l := newLog(t)
+	l.found(2)
+	l.create("r", "a", topicID(1), []raft.NodeID{1, 2})
+	v := l.md.Image().Version()
+	if _, err := l.md.Apply([]raft.Entry{{Index: v - 1, Term: 1, Type: raft.EntryNoop}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.md.Snapshot(); err == nil {
+		t.Error("the state of a later entry was given for that of an earlier one")
+	}
+	if _, err := l.md.Apply([]raft.Entry{{Index: v, Term: 1, Type: raft.EntryNoop}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewMetadata().Restore(raft.SnapshotMeta{Index: v}, snapshot(t, l.md)); err != nil {
+		t.Error(err)
+	}
+}
