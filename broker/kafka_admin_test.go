@@ -780,6 +780,7 @@ func FuzzRequests(f *testing.F) {
 	}
 	h := newHarness(f, serverOptions{MaxRequestBytes: 1 << 16})
 	h.back.addTopic("t", 1, nil)
+	h.back.coordinate(1)
 	h.back.frozen = true // or the fuzzer would fill the memory with topics
 	f.Fuzz(func(t *testing.T, in []byte) {
 		// What the fuzzer changes is a frame's content; its length is kept true, or little would get through.
