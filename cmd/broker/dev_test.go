@@ -272,11 +272,12 @@ func TestDevDiesWithItsParent(t *testing.T) {
 
 // What cannot start leaves nothing running, and says why.
 func TestDevRefusals(t *testing.T) {
+	exe := program(t)
 	run := func(args ...string) (int, string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, program(t), append([]string{"dev", "--config", "none", "--kafka-port", "0"}, args...)...)
+		cmd := exec.CommandContext(ctx, exe, append([]string{"dev", "--config", "none", "--kafka-port", "0"}, args...)...)
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) {
