@@ -149,16 +149,19 @@ func (w *world) damage() {
 	if w.log.Health().ReadErr == nil {
 		w.failf("a read met damage and health does not say so")
 	}
-	for p := range contents(fatal{w}, w.mem, testDir) {
-		if strings.HasSuffix(p, indexSuffix) {
-			if err := errors.Join(w.mem.Remove(p), w.mem.SyncDir(testDir)); err != nil {
-				w.failf("%v", err)
-			}
+	// The read has taken the index away that hid the damage. A power loss may bring it back: then the next read does it.
+	const patience = 50
+	for tries := 0; ; tries++ {
+		w.openDamaged(before)
+		if w.noticed(&good) {
+			break
 		}
-	}
-	w.openDamaged(before)
-	if !w.noticed(&good) {
-		w.failf("damage was met by a read but not by a recovery without index files")
+		if tries == patience {
+			w.failf("damage was met by reads but not by the recoveries after them")
+		}
+		for i := good.first; i <= good.last(); i++ {
+			_, _ = w.log.Entries(i, i+1, 0)
+		}
 	}
 	w.afterDamage(&good, &snap, before, name)
 }

@@ -240,14 +240,34 @@ func (d *dumper) segment(name string) error {
 	} else {
 		d.printf("  group %d, generation %d, first index %d, base offset %d, previous term %d\n", group, h.generation, h.first, h.base, h.prevTerm)
 	}
-	return d.blocks(w, group, &h)
+	durable, err := durableBelow(d.fs, name, gen)
+	if err != nil {
+		return err
+	}
+	return d.blocks(w, group, &h, durable)
 }
 
-func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader) error {
+// durableBelow is what the files after a segment say of it: a file is only made when all that comes before its first
+// entry is durable.
+func durableBelow(f vfs.FS, name string, generation uint64) (raft.Index, error) {
+	names, err := f.ReadDir(path.Dir(name))
+	if err != nil {
+		return 0, fmt.Errorf("dump: %w", err)
+	}
+	durable := raft.Index(0)
+	for _, n := range names {
+		if first, gen, ok := parseSegmentName(n); ok && gen > generation && first > 0 {
+			durable = max(durable, first-1)
+		}
+	}
+	return durable, nil
+}
+
+// blocks prints a file's blocks. durable is what is known from elsewhere to have been durable once.
+func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader, durable raft.Index) error {
 	pos, index, term, next := int64(SegmentHeaderSize), h.first, h.prevTerm, h.base
 	bad := "" // of the block at badAt, until it is known whether it is a torn tail
-	badAt := int64(0)
-	durable := raft.Index(0)
+	badAt, badIndex := int64(0), raft.Index(0) // its place, and the first entry that is not intact
 	for pos < w.size {
 		at, bh, ok, err := w.findBlock(group, h.generation, pos)
 		if err != nil {
@@ -262,7 +282,7 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader) err
 				d.printf("  %10d  %d bytes of preallocated zeros\n", pos, w.size-pos)
 				return nil
 			}
-			bad, badAt = "no block header", pos
+			bad, badAt, badIndex = "no block header", pos, index
 		}
 		if !ok {
 			break
@@ -281,7 +301,7 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader) err
 		if len(body) == int(bh.length) {
 			if bh.first != index || next < 0 { // behind a gap: the block's own word for where it begins
 				if bad == "" {
-					bad, badAt = fmt.Sprintf("begins at index %d where %d belongs", bh.first, index), at
+					bad, badAt, badIndex = fmt.Sprintf("begins at index %d where %d belongs", bh.first, index), at, index
 				}
 				term, next = 0, 0
 				if r, err := decodeFirst(group, body); err == nil {
@@ -298,7 +318,7 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader) err
 		}
 		if err != nil {
 			if bad == "" {
-				bad, badAt = err.Error(), at
+				bad, badAt, badIndex = err.Error(), at, index
 			}
 			d.printf("  %10d  not accepted: %v\n", at, err)
 			next = -1
@@ -309,16 +329,13 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader) err
 	}
 	switch {
 	case bad == "":
-	case durable >= h.first && durable >= d.badIndex(index, durable):
+	case durable >= badIndex:
 		d.damaged("at %d: %s (durable up to %d)", badAt, bad, durable)
 	default:
 		d.printf("  %10d  torn tail: %s\n", badAt, bad)
 	}
 	return nil
 }
-
-// badIndex is the first index that is not intact.
-func (d *dumper) badIndex(next, durable raft.Index) raft.Index { return min(next, durable) }
 
 // decodeFirst decodes the first frame of a block's body.
 func decodeFirst(group raft.GroupID, body []byte) (record, error) {

@@ -126,7 +126,7 @@ func (l *Log) walk(from, upTo raft.Index, hint int, yield func(*record) bool) er
 			tries++ // removed by a truncation: what is there instead is found by looking again
 			continue
 		case err != nil:
-			return l.readError(err)
+			return l.readError(v.name, err)
 		case !more:
 			return nil
 		}
@@ -134,10 +134,14 @@ func (l *Log) walk(from, upTo raft.Index, hint int, yield func(*record) bool) er
 	return nil
 }
 
-// readError notes damage that a read has met.
-func (l *Log) readError(err error) error {
+// readError notes damage that a read has met in a file, and takes that file's index away: Open believes an index and does
+// not look into the file, so that without this a log could be opened and fail again for ever. Now the next Open scans
+// the file, puts the damage on record, and the log can be refilled. (A crash that brings the index back costs another
+// round, no more.)
+func (l *Log) readError(file string, err error) error {
 	err = fmt.Errorf("group %d: %w", l.group, err)
 	if errors.Is(err, ErrCorrupt) {
+		_ = l.fs.Remove(path.Join(l.dir, indexName(file))) // says nothing that the segment does not say
 		l.mu.Lock()
 		if l.readDamage == nil {
 			l.readDamage = err

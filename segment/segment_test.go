@@ -643,9 +643,49 @@ func TestDump(t *testing.T) {
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(out, fmt.Sprintf("DAMAGED: at %d", SegmentHeaderSize)) {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	// Behind the damage this file has nothing more that would show it: the files after it do.
+	last := mustOpenOneBlockFiles(t)
+	name = path.Join(testDir, last.log.segs[1].name)
+	b = contents(t, last.mem, testDir)[name]
+	overwrite(t, last.mem, name, int64(len(b)-8), []byte{b[len(b)-8] ^ 1})
+	var text strings.Builder
+	if err := Dump(last.mem, testDir, &text, DumpOptions{}); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("the last block of a closed file is damaged: %v\n%s", err, text.String())
+	}
+	// The same in the newest file is how a power loss looks.
+	overwrite(t, last.mem, name, int64(len(b)-8), []byte{b[len(b)-8]})
+	name = path.Join(testDir, last.log.segs[2].name)
+	if b = contents(t, last.mem, testDir)[name]; len(b) < SegmentHeaderSize+blockHeaderSize+80 {
+		t.Fatalf("the newest file has %d bytes", len(b))
+	}
+	at = SegmentHeaderSize + blockHeaderSize + 70
+	overwrite(t, last.mem, name, int64(at), []byte{b[at] ^ 1})
+	text.Reset()
+	if err := Dump(last.mem, testDir, &text, DumpOptions{}); err != nil || !strings.Contains(text.String(), "torn tail") {
+		t.Fatalf("a torn tail: %v\n%s", err, text.String())
+	}
 	if _, err := dump("data", DumpOptions{}); err == nil {
 		t.Error("a directory without a log was dumped")
 	}
+}
+
+type dumpedLog struct {
+	mem *vfs.Mem
+	log *Log
+}
+
+// mustOpenOneBlockFiles is a log of three files with one block each, and no marks.
+func mustOpenOneBlockFiles(t *testing.T) dumpedLog {
+	m := vfs.NewMem(1)
+	l := mustOpen(t, m, Options{SegmentBytes: 400})
+	for i := range raft.Index(3) {
+		mustAppend(t, l, 1, records(l, 1, i+1, 1, 300))
+		mustSync(t, l)
+	}
+	if len(l.segs) != 3 {
+		t.Fatalf("%d files", len(l.segs))
+	}
+	return dumpedLog{m, l}
 }
 
 // A truncation cuts the index of the file that a Sync is writing. Run with -race.
