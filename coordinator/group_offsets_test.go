@@ -507,3 +507,33 @@ func checkGroup(t *rapid.T, g *group) {
 		t.Fatalf("a group is %v without a time-out", g.state)
 	}
 }
+
+// The last member leaves while its generation is on its way to the log: the log must end with an empty group.
+func TestGroupEmptiedWhileStoring(t *testing.T) {
+	h := newGroupHarness(t, GroupConfig{})
+	id := h.join(request("")).get().MemberID
+	h.log.waitForCommit()
+	s := h.sync(id, 1, nil)
+	h.want(h.leave(id), nil)
+	h.want(s.get().Err, ErrUnknownMember)
+	h.wantState("Empty")
+	h.log.commit()
+	h.wantState("Empty")
+	h.move()
+	h.wantState("Empty")
+	if r := h.join(request("")).get(); r.Generation != 3 {
+		t.Fatalf("the generations begin anew: %+v", r)
+	}
+}
+
+// A commit that comes through after its coordinator resigned: it is in the log, and its client is told to ask around.
+func TestCommitAfterResignation(t *testing.T) {
+	h := newGroupHarness(t, GroupConfig{})
+	h.log.waitForCommit()
+	a := h.commit(commitOf("g", "", -1, 7))
+	h.c.Resign(0, h.log.epoch)
+	h.log.commit()
+	h.want(a.get(), ErrNotCoordinator)
+	h.move()
+	h.wantOffsets("g", 7)
+}
