@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -160,7 +161,11 @@ func (b *Broker) listen() error {
 		}
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
-			return nil, fmt.Errorf("listen for %s on %s: %w: stop what has the port, or choose another address (%s)", what, addr, err, field)
+			advice := "choose an address that this machine has, or 0.0.0.0 for all of them"
+			if errors.Is(err, syscall.EADDRINUSE) {
+				advice = "stop what has the port, or choose another address"
+			}
+			return nil, fmt.Errorf("listen for %s on %s: %w: %s (%s)", what, addr, err, advice, field)
 		}
 		b.onClose(func() error { _ = ln.Close(); return nil }) // whoever serves it has closed it already
 		return ln, nil

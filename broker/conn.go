@@ -10,6 +10,7 @@ package broker
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -92,8 +93,13 @@ func (c *conn) readRequests() error {
 		case <-c.ctx.Done():
 			return c.ctx.Err()
 		}
+		start, _ := br.Peek(min(br.Buffered(), strangerBytes))
+		hint := stranger(start)
 		n, err := protocol.ReadFrameSize(br, c.s.o.MaxRequestBytes)
 		if err != nil {
+			if hint != "" {
+				err = fmt.Errorf("%w: %s", err, hint)
+			}
 			return err
 		}
 		a, err := c.admitRequest(br, n)
@@ -113,6 +119,23 @@ func (c *conn) readRequests() error {
 			return err
 		}
 	}
+}
+
+// strangerBytes is how much of a request's beginning tells what a peer speaks instead of Kafka.
+const strangerBytes = 20
+
+// stranger tells from the first bytes of a request what a peer takes this port for; empty: it may well be Kafka.
+func stranger(start []byte) string {
+	has := func(prefix string) bool { return bytes.HasPrefix(start, []byte(prefix)) }
+	switch {
+	case has("\x16\x03"):
+		return "the client speaks TLS, and this listener does not (security.protocol=PLAINTEXT)"
+	case has("GET ") || has("POST") || has("HEAD") || has("PUT ") || has("OPTI"):
+		return "the client speaks HTTP"
+	case bytes.Contains(start, []byte("BALSAB2B")):
+		return "a broker calls here: its --join must name rpc addresses, not those for Kafka clients"
+	}
+	return ""
 }
 
 // awaitRequest waits for the first bytes of a request, for as long as something is in flight or IdleTimeout allows.
@@ -213,7 +236,10 @@ func (c *conn) decode(a *api, msg kmsg.Request, body []byte) (err error) {
 			err = fmt.Errorf("panic in the decoder: %v", p)
 		}
 	}()
-	return msg.ReadFrom(body)
+	if msg.ReadFrom(body) != nil { // its own words speak of responses
+		return errors.New("the body is cut short or malformed")
+	}
+	return nil
 }
 
 // stallReader renews the read deadline while a large frame makes progress.

@@ -342,6 +342,26 @@ func TestBadInput(t *testing.T) {
 }
 
 // A scanner of ports must not fill the disk with log lines.
+// Who speaks something else to this port is told from those who speak Kafka badly.
+func TestStrangersAreNamed(t *testing.T) {
+	hello := append([]byte{52, 0, 0, 0, 1, 2, 3, 4, 1, 1, 0, 0}, "BALSAB2B"...) // raft/transport's first frame
+	for want, in := range map[string][]byte{
+		"speaks HTTP":           []byte("GET / HTTP/1.1\r\n\r\n"),
+		"speaks TLS":            {0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3},
+		"a broker calls here":   append(hello, make([]byte, 44)...),
+		"cut short":             {0, 0, 0, 14, 0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff},
+		"key 120 (Unknown) is ": {0, 0, 0, 10, 0, 120, 0, 0, 0, 0, 0, 1, 0, 0},
+	} {
+		h := newHarness(t, serverOptions{})
+		c := h.dial()
+		if _, err := c.nc.Write(in); err != nil {
+			t.Fatal(err)
+		}
+		c.closed()
+		becomes(t, "the log says: "+want, func() bool { return strings.Contains(h.logs.String(), want) })
+	}
+}
+
 func TestComplaintsAreRateLimited(t *testing.T) {
 	h := newHarness(t, serverOptions{})
 	const bad = 300

@@ -27,6 +27,9 @@ type DumpOptions struct {
 // ErrDamaged: Dump met damage, and has printed where. A torn tail is not damage.
 var ErrDamaged = errors.New("damage found")
 
+// ErrNoGroup: Dump was not told the group, and no file header that it can read says it.
+var ErrNoGroup = errors.New("no segment file tells whose log it is")
+
 // Dump prints the log directory or the single file at p to w.
 func Dump(f vfs.FS, p string, w io.Writer, o DumpOptions) error {
 	st, err := f.Stat(p)
@@ -72,7 +75,7 @@ func groupOf(f vfs.FS, dir string) (raft.GroupID, error) {
 			return g, nil
 		}
 	}
-	return 0, fmt.Errorf("dump %s: no segment file tells the group id: give it", dir)
+	return 0, fmt.Errorf("dump %s: %w", dir, ErrNoGroup)
 }
 
 func headerGroup(f vfs.FS, name string) (raft.GroupID, bool) {
@@ -226,7 +229,7 @@ func (d *dumper) segment(name string) error {
 	group := d.o.Group
 	if group == 0 {
 		if group, ok = headerGroup(d.fs, name); !ok {
-			return fmt.Errorf("dump %s: the header does not tell the group id: give it", name)
+			return fmt.Errorf("dump %s: %w", name, ErrNoGroup)
 		}
 	}
 	b, err := w.bytes(0, SegmentHeaderSize)
@@ -266,7 +269,7 @@ func durableBelow(f vfs.FS, name string, generation uint64) (raft.Index, error) 
 // blocks prints a file's blocks. durable is what is known from elsewhere to have been durable once.
 func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader, durable raft.Index) error {
 	pos, index, term, next := int64(SegmentHeaderSize), h.first, h.prevTerm, h.base
-	bad := "" // of the block at badAt, until it is known whether it is a torn tail
+	bad := ""                                  // of the block at badAt, until it is known whether it is a torn tail
 	badAt, badIndex := int64(0), raft.Index(0) // its place, and the first entry that is not intact
 	for pos < w.size {
 		at, bh, ok, err := w.findBlock(group, h.generation, pos)

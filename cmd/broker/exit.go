@@ -87,6 +87,10 @@ func (a *app) explain(err error, commandPath string) *cliError {
 		e.code, e.where = exitUnreachable, subject
 		e.what = "no broker answered: " + innermost(err)
 		e.mend = "start one with 'broker start' or 'broker dev', or name others with -b HOST:PORT or BALSA_BROKERS"
+		if errors.Is(err, io.EOF) {
+			e.what = "no broker answered: the other side hung up"
+			e.mend = "-b takes addresses for Kafka clients (--kafka-listen of 'broker start'), not those for other brokers"
+		}
 	case errors.Is(err, client.ErrNotFound):
 		e.code = exitNotFound
 		if errors.Is(err, kerr.UnknownTopicOrPartition) {

@@ -43,6 +43,9 @@ Exit code 7 means that something is damaged; the lines say where. A torn tail, a
 			case errors.Is(err, segment.ErrDamaged):
 				return &cliError{code: exitDamaged, what: err.Error(), where: path, err: err,
 					mend: "keep the files; the broker repairs such a replica from the other ones when it meets the damage"}
+			case errors.Is(err, segment.ErrNoGroup):
+				return &cliError{code: exitUsage, what: err.Error(), where: path, err: err,
+					mend: "name a segment file or the directory of a log (groups/ID in a data directory); if its headers are damaged, --group gives the id"}
 			case errors.Is(err, fs.ErrNotExist):
 				return &cliError{code: exitNotFound, what: "there is no such file or directory", where: path, mend: "name a segment file or the directory of a log", err: err}
 			}

@@ -179,7 +179,11 @@ func (a *app) configFile(cmd *cobra.Command) (string, error) {
 		return name, nil
 	}
 	if _, err := os.Stat(name); err != nil {
-		return "", &cliError{code: exitUsage, what: "the configuration file cannot be read: " + err.Error(), where: from, mend: "name a file that exists, or 'none'", err: err}
+		mend := "name a file that exists, or 'none'"
+		if strings.Contains(name, "=") { // as Kafka's own tools would have it
+			mend = "--config names a file of settings of this program; those of a topic are given with 'broker topic create --set NAME=VALUE'"
+		}
+		return "", &cliError{code: exitUsage, what: "the configuration file cannot be read: " + err.Error(), where: from, mend: mend, err: err}
 	}
 	return name, nil
 }

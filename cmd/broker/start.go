@@ -136,6 +136,8 @@ func startError(err error) error {
 		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, Join --join"
 	case errors.Is(err, syscall.EADDRINUSE):
 		e.mend = "stop the program that listens there, or choose another --kafka-listen or --rpc-listen"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		e.mend = "--kafka-listen and --rpc-listen take addresses of this machine; what others are told is --kafka-advertise and --rpc-advertise"
 	case errors.Is(err, broker.ErrDataDir):
 		e.mend = "nothing was changed; --data-dir names another directory"
 	case errors.Is(err, context.DeadlineExceeded):

@@ -65,7 +65,7 @@ func (t *Transport) serve(c net.Conn) {
 		if h, ok := errors.AsType[*HandshakeError](err); ok {
 			t.logOnce(fmt.Sprint("refused ", host, h.Code), slog.LevelWarn, "refused a connection", "from", c.RemoteAddr(), "reason", h.Reason)
 		} else if t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
-			t.logOnce("stranger "+host, slog.LevelInfo, "closed a connection that is not a broker's", "from", c.RemoteAddr(), "err", err)
+			t.logOnce("stranger "+host, slog.LevelInfo, "closed a connection that is not a broker's; Kafka clients have an address of their own", "from", c.RemoteAddr(), "err", err)
 		}
 		return
 	}

@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -212,6 +213,9 @@ func greet(c net.Conn, fr *frameReader, addr string, h *hello, timeout time.Dura
 	}
 	t, body, err := fr.next(maxHandshakeFrame)
 	if err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, errFrame) || errors.Is(err, errFrameLarge) {
+			return welcome{}, fmt.Errorf("handshake with %s: %w: is that the rpc address of a broker?", addr, err)
+		}
 		return welcome{}, fmt.Errorf("handshake with %s: %w", addr, err)
 	}
 	if t != frameWelcome {
