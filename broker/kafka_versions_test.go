@@ -249,3 +249,40 @@ func clientSession(t *testing.T, n *node, versions clientVersions) {
 	dt.Topics = append(dt.Topics, dtt)
 	noError("DeleteTopics", ask[*kmsg.DeleteTopicsResponse](c, in(dt)).Topics[0].ErrorCode)
 }
+
+// A fetch that waits is answered when its topic is deleted, not at the end of its max_wait: consumers would hang on
+// what is no more.
+func TestDeletionWakesFetch(t *testing.T) {
+	c := newCluster(t, 1, true)
+	c.start(c.nodes...)
+	n := c.nodes[0]
+	id := n.mustCreate(t, "going", 1, 1)
+	nc, err := net.Dial("tcp", n.KafkaAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	k := &kafkaClient{t: t, nc: nc, br: bufio.NewReader(nc), f: kmsg.NewRequestFormatter()}
+	req := kmsg.NewPtrFetchRequest()
+	req.Version, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.SessionEpoch = 13, 600_000, 1, 1<<20, -1
+	ft := kmsg.NewFetchRequestTopic()
+	ft.TopicID = id
+	fp := kmsg.NewFetchRequestTopicPartition()
+	fp.PartitionMaxBytes = 1 << 20
+	ft.Partitions = append(ft.Partitions, fp)
+	req.Topics = append(req.Topics, ft)
+	k.send(req)
+	if err := n.delete(t, id); err != nil {
+		t.Fatal(err)
+	}
+	_, body := k.receive() // which has patience for less than max_wait
+	resp := decodeAnswer[*kmsg.FetchResponse](t, req, body)
+	if code := resp.Topics[0].Partitions[0].ErrorCode; code == 0 {
+		t.Fatalf("%+v", resp)
+	} else {
+		t.Log(kerr.ErrorForCode(code))
+	}
+	if code := ask[*kmsg.FetchResponse](k, req).Topics[0].Partitions[0].ErrorCode; code != kerr.UnknownTopicID.Code {
+		t.Fatalf("code %d after the deletion", code)
+	}
+}
