@@ -27,6 +27,8 @@ func (s *server) joinGroup(r *request) {
 	for _, p := range req.Protocols {
 		q.Protocols = append(q.Protocols, coordinator.GroupProtocol{Name: p.Name, Metadata: bytes.Clone(p.Metadata)})
 	}
+	req.Protocols = nil // they look into the frame
+	r.surrender()
 	s.b.Groups().Join(q, func(res coordinator.JoinResult) {
 		resp := kmsg.NewPtrJoinGroupResponse()
 		resp.ErrorCode, resp.MemberID, resp.Generation = codeOf(res.Err), res.MemberID, -1

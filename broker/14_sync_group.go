@@ -19,6 +19,8 @@ func (s *server) syncGroup(r *request) {
 		a := &req.GroupAssignment[i]
 		q.Assignments[a.MemberID] = bytes.Clone(a.MemberAssignment)
 	}
+	req.GroupAssignment = nil // they look into the frame
+	r.surrender()
 	s.b.Groups().Sync(q, func(res coordinator.SyncResult) {
 		resp := kmsg.NewPtrSyncGroupResponse()
 		resp.ErrorCode, resp.MemberAssignment = codeOf(res.Err), []byte{}

@@ -356,6 +356,14 @@ func (r *request) whenClosed(fn func()) {
 // hold says that the frame's bytes are needed beyond the response; release undoes it.
 func (r *request) hold() { r.held.Add(1) }
 
+// surrender gives the frame's memory back before the answer. It is for handlers whose answer waits for other clients'
+// requests, and which have copied what they need: a rebalance whose first members held all the memory that the last ones need to join
+// would never end. It comes before anybody else can end the request, and after it neither msg's bytes nor header.ClientID may be used.
+func (r *request) surrender() {
+	r.c.s.memoryOf(findAPI(r.header.Key)).Release(r.size)
+	r.size, r.header.ClientID = 0, nil
+}
+
 func (r *request) release() {
 	if r.held.Add(-1) == 0 {
 		r.c.s.memoryOf(findAPI(r.header.Key)).Release(r.size)

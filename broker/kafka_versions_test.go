@@ -286,3 +286,40 @@ func TestDeletionWakesFetch(t *testing.T) {
 		t.Fatalf("code %d after the deletion", code)
 	}
 }
+
+// Members that wait for a rebalance hold no memory that others need to come and complete it.
+func TestWaitingMembersHoldNoRequestMemory(t *testing.T) {
+	c := newCluster(t, 1, true)
+	c.nodes[0].cfg.GroupInitialRebalanceDelay = time.Hour
+	c.start(c.nodes...)
+	n := c.nodes[0]
+	dial := func() *kafkaClient {
+		nc, err := net.Dial("tcp", n.KafkaAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		return &kafkaClient{t: t, nc: nc, br: bufio.NewReader(nc), f: kmsg.NewRequestFormatter()}
+	}
+	watch := dial()
+	fc := kmsg.NewPtrFindCoordinatorRequest()
+	fc.CoordinatorKey = "g"
+	becomes(t, "a coordinator", func() bool { return ask[*kmsg.FindCoordinatorResponse](watch, fc).ErrorCode == 0 })
+	const each = 3 << 20
+	groups := controlMemory/each + 2 // more than fits, were it held
+	for i := range groups {
+		jr := kmsg.NewPtrJoinGroupRequest()
+		jr.Version, jr.Group, jr.SessionTimeoutMillis, jr.RebalanceTimeoutMillis, jr.ProtocolType = 1, fmt.Sprint("g", i), 30_000, 300_000, "consumer"
+		proto := kmsg.NewJoinGroupRequestProtocol()
+		proto.Name, proto.Metadata = "range", make([]byte, each)
+		jr.Protocols = append(jr.Protocols, proto)
+		dial().send(jr)
+	}
+	// All are members now, and none is answered.
+	lg := kmsg.NewPtrListGroupsRequest()
+	becomes(t, "all have joined", func() bool { return len(ask[*kmsg.ListGroupsResponse](watch, lg).Groups) == groups })
+	if !n.server.control.TryAcquire(controlMemory - each) {
+		t.Fatal("members that wait hold request memory")
+	}
+	n.server.control.Release(controlMemory - each)
+}

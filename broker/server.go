@@ -75,8 +75,10 @@ const (
 	decodeMemory = 256 << 20
 	decodeFactor = 64
 	decodeFree   = 16 << 10
-	// controlMemory bounds the bytes of all requests other than produce that have not been answered yet.
+	// controlMemory bounds the bytes of all requests other than produce and fetch that have not been answered yet,
+	// pollMemory those of fetches.
 	controlMemory = 32 << 20
+	pollMemory    = 64 << 20
 	// complaints about clients, per second: a port scanner must not fill the disk with log lines.
 	maxComplaints = 5
 )
@@ -91,6 +93,7 @@ type server struct {
 
 	memory    *semaphore.Weighted // RequestMemory
 	control   *semaphore.Weighted // controlMemory
+	polls     *semaphore.Weighted // pollMemory
 	decoding  *semaphore.Weighted // decodeMemory
 	fetchUsed atomic.Int64        // of FetchMemory
 	sessions  *sessionCache
@@ -114,6 +117,7 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		b: b, o: o, log: log, ctx: ctx, stop: stop,
 		memory:     semaphore.NewWeighted(o.RequestMemory),
 		control:    semaphore.NewWeighted(controlMemory),
+		polls:      semaphore.NewWeighted(pollMemory),
 		decoding:   semaphore.NewWeighted(decodeMemory),
 		sessions:   newSessionCache(o.FetchSessions),
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
@@ -220,10 +224,15 @@ func (s *server) forget(c *conn) {
 }
 
 // memoryOf is what a request's bytes are counted in. Records have a budget of their own: when producers have used it up,
-// because a partition has lost its quorum, say, then metadata, fetches and groups still go on.
+// because a partition has lost its quorum, say, then metadata, fetches and groups still go on. So have fetches, which
+// wait for as long as their clients like: heartbeats must not queue behind them. JoinGroup and SyncGroup, which wait for
+// other requests of their kind, surrender their share before they wait.
 func (s *server) memoryOf(a *api) *semaphore.Weighted {
-	if a.key == keyProduce {
+	switch a.key {
+	case keyProduce:
 		return s.memory
+	case keyFetch:
+		return s.polls
 	}
 	return s.control
 }
