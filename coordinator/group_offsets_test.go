@@ -278,7 +278,7 @@ func TestGroupsProperty(t *testing.T) {
 	synced := 0
 	defer func() {
 		t.Logf("%d members came to a generation", synced)
-	if synced < 10 {
+		if synced < 10 {
 			t.Errorf("only %d members came as far as a generation: this test tests nothing", synced)
 		}
 	}()
