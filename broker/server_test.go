@@ -509,7 +509,9 @@ func TestRequestMemoryIsGivenBack(t *testing.T) {
 			t.Fatalf("%+v", p)
 		}
 	}
-	becomes(t, "all memory is back", func() bool { return h.memory.TryAcquire(1<<20) && h.control.TryAcquire(controlMemory) && h.polls.TryAcquire(pollMemory) })
+	becomes(t, "all memory is back", func() bool {
+		return h.memory.TryAcquire(1<<20) && h.control.TryAcquire(controlMemory) && h.polls.TryAcquire(pollMemory)
+	})
 }
 
 func TestCloseEndsEverything(t *testing.T) {
