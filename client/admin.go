@@ -233,13 +233,11 @@ func (a *Admin) ListTopics(ctx context.Context, internal bool) ([]Topic, error) 
 	return out, nil
 }
 
-// DescribeTopic returns a topic with its offsets and settings.
+// DescribeTopic returns a topic with its offsets and settings. A partition without a leader is no error, as this is where
+// people look for what is wrong with it: it has offsets of -1, and an Error.
 func (a *Admin) DescribeTopic(ctx context.Context, name string) (Topic, error) {
 	t, err := a.Topic(ctx, name)
 	if err != nil {
-		return t, err
-	}
-	if err := a.fillOffsets(ctx, &t); err != nil {
 		return t, err
 	}
 	configs, err := a.raw.DescribeTopicConfigs(ctx, name)
@@ -257,6 +255,13 @@ func (a *Admin) DescribeTopic(ctx context.Context, name string) (Topic, error) {
 		t.Configs = append(t.Configs, TopicConfig{Name: c.Key, Value: c.MaybeValue(), Default: c.Source.String() != "DYNAMIC_TOPIC_CONFIG"})
 	}
 	slices.SortFunc(t.Configs, func(x, y TopicConfig) int { return cmp.Compare(x.Name, y.Name) })
+	if err := a.fillOffsets(ctx, &t); err != nil {
+		for i := range t.Partitions {
+			if p := &t.Partitions[i]; p.Error == "" {
+				p.Error = err.Error()
+			}
+		}
+	}
 	return t, nil
 }
 
@@ -272,13 +277,26 @@ func (a *Admin) Offsets(ctx context.Context, name string) ([]Partition, error) {
 	return t.Partitions, nil
 }
 
+// share is a part of the time that ctx has left, if that is bounded.
+func share(ctx context.Context, parts time.Duration) (context.Context, context.CancelFunc) {
+	if end, ok := ctx.Deadline(); ok {
+		return context.WithTimeout(ctx, time.Until(end)/parts)
+	}
+	return context.WithCancel(ctx)
+}
+
 // fillOffsets sets Start and End; a partition whose leader does not answer keeps -1 and says why.
 func (a *Admin) fillOffsets(ctx context.Context, t *Topic) error {
-	starts, err := a.raw.ListStartOffsets(ctx, t.Name)
+	// A leader that does not come is asked again until the time is over: each question has a part of it only.
+	startCtx, cancel := share(ctx, 3)
+	defer cancel()
+	starts, err := a.raw.ListStartOffsets(startCtx, t.Name)
 	if err != nil && len(starts) == 0 {
 		return wrap("list the start offsets of topic", t.Name, err)
 	}
-	ends, err := a.raw.ListEndOffsets(ctx, t.Name)
+	endCtx, cancel := share(ctx, 2)
+	defer cancel()
+	ends, err := a.raw.ListEndOffsets(endCtx, t.Name)
 	if err != nil && len(ends) == 0 {
 		return wrap("list the end offsets of topic", t.Name, err)
 	}
