@@ -8,7 +8,6 @@
 package broker
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -28,7 +27,7 @@ const (
 	// produceListed: Kafka 4 refuses v0 to v2 and lists them all the same, since librdkafka infers from them which
 	// codecs the broker knows (KAFKA-18659).
 	produceListed = 0
-	// maxProducePartitions bounds the partitions of one request.
+	// maxProducePartitions bounds the topics and partitions of one request.
 	maxProducePartitions = 100_000
 
 	keyFetch = 1
@@ -279,107 +278,4 @@ func optional(s string) *string {
 		return nil
 	}
 	return &s
-}
-
-// scanProduce walks a body as kmsg will, and checks that each array's count is backed by bytes before anyone allocates
-// for it: kmsg itself would take one element per remaining byte, and a frame of records has many bytes.
-func scanProduce(version int16, body []byte) error {
-	d := scanner{b: body, flexible: version >= 9}
-	d.str() // transactional id
-	d.skip(2 + 4)
-	partitions := 0
-	for range d.array(2) {
-		if version >= 13 {
-			d.skip(16)
-		} else {
-			d.str()
-		}
-		n := d.array(5)
-		if partitions += n; partitions > maxProducePartitions {
-			return fmt.Errorf("more than %d partitions", maxProducePartitions)
-		}
-		for range n {
-			d.skip(4)
-			d.bytes()
-			d.tags()
-		}
-		d.tags()
-		if d.bad {
-			break
-		}
-	}
-	d.tags()
-	if d.bad {
-		return errors.New("malformed body")
-	}
-	return nil
-}
-
-// scanner skips over Kafka's types. After a fault it stays bad, and every array is empty.
-type scanner struct {
-	b        []byte
-	flexible bool
-	bad      bool
-}
-
-func (d *scanner) skip(n int) {
-	if n < 0 || n > len(d.b) {
-		d.bad, d.b = true, nil
-		return
-	}
-	d.b = d.b[n:]
-}
-
-// array is a count of elements, each of which takes at least size bytes.
-func (d *scanner) array(size int) int {
-	n := d.length(4)
-	if n > len(d.b)/size {
-		d.skip(-1)
-		return 0
-	}
-	return max(n, 0)
-}
-
-func (d *scanner) str()   { d.skip(max(d.length(2), 0)) }
-func (d *scanner) bytes() { d.skip(max(d.length(4), 0)) }
-
-// length is a length or count: compact, or in width bytes; -1 is null.
-func (d *scanner) length(width int) int {
-	if d.flexible {
-		v, n := protocol.Uvarint(d.b)
-		if n <= 0 {
-			d.skip(-1)
-			return 0
-		}
-		d.b = d.b[n:]
-		return int(v) - 1
-	}
-	if len(d.b) < width {
-		d.skip(-1)
-		return 0
-	}
-	var n int
-	if width == 2 {
-		n = int(int16(binary.BigEndian.Uint16(d.b)))
-	} else {
-		n = int(int32(binary.BigEndian.Uint32(d.b)))
-	}
-	d.b = d.b[width:]
-	if n < -1 {
-		d.skip(-1)
-		return 0
-	}
-	return n
-}
-
-func (d *scanner) tags() {
-	if !d.flexible || d.bad {
-		return
-	}
-	rest, ok := protocol.SkipTags(d.b)
-	if !ok {
-		d.skip(-1)
-		return
-	}
-	d.b = rest
 }

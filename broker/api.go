@@ -16,10 +16,9 @@ type api struct {
 	listed int16
 	// maxBytes bounds the frame; 0 is maxSmallRequest.
 	maxBytes int
-	// scan, if set, checks the body's array counts before kmsg allocates for them; without it a decode of a large body
-	// is charged for the worst.
-	scan  func(version int16, body []byte) error
-	serve func(*server, *request)
+	// maxElements bounds what the body's arrays hold; 0 is maxRequestElements.
+	maxElements int
+	serve       func(*server, *request)
 }
 
 const (
@@ -36,7 +35,7 @@ const (
 
 // apis is what we serve. A new API is a new file and a line here.
 var apis = apiTable(
-	api{key: 0, min: 3, max: 13, listed: produceListed, maxBytes: maxRecordRequest, scan: scanProduce, serve: (*server).produce},
+	api{key: 0, min: 3, max: 13, listed: produceListed, maxBytes: maxRecordRequest, maxElements: maxProducePartitions, serve: (*server).produce},
 	api{key: 1, min: 4, max: 18, maxBytes: maxGroupRequest, serve: (*server).fetch},
 	api{key: 2, min: 1, max: 11, serve: (*server).listOffsets},
 	api{key: 3, min: 0, max: 13, serve: (*server).metadata},
@@ -69,7 +68,7 @@ func apiTable(list ...api) *[lastAPIKey]*api {
 	var t [lastAPIKey]*api
 	for i := range list {
 		a := &list[i]
-		if t[a.key] != nil || a.min > a.max || kmsg.RequestForKey(a.key) == nil || kmsg.RequestForKey(a.key).MaxVersion() < a.max {
+		if t[a.key] != nil || a.min > a.max || kmsg.RequestForKey(a.key) == nil || kmsg.RequestForKey(a.key).MaxVersion() < a.max || bodies[a.key] == nil {
 			panic("broker: bad line in the table of APIs: " + kmsg.NameForKey(a.key))
 		}
 		if a.listed == 0 && a.key != keyProduce {
@@ -77,6 +76,9 @@ func apiTable(list ...api) *[lastAPIKey]*api {
 		}
 		if a.maxBytes == 0 {
 			a.maxBytes = maxSmallRequest
+		}
+		if a.maxElements == 0 {
+			a.maxElements = maxRequestElements
 		}
 		t[a.key] = a
 	}

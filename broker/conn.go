@@ -216,14 +216,13 @@ func (c *conn) readRequest(br *bufio.Reader, a *api, n int) (*request, error) {
 // errProtocol: the peer does not speak Kafka, or not a Kafka that we know. It costs it the connection.
 var errProtocol = errors.New("protocol error")
 
-// decode parses a body. An array's count is only bounded by one byte an element in kmsg, so a body either is
-// scanned first or, when large, waits for its worst case.
+// decode parses a body, of which prescan has found that it is what it claims to be. Produce's elements are few, and its
+// records are not copied; in the others a byte may still become dozens, for which a large body waits.
 func (c *conn) decode(a *api, msg kmsg.Request, body []byte) (err error) {
-	if a.scan != nil {
-		if err := a.scan(msg.GetVersion(), body); err != nil {
-			return err
-		}
-	} else if len(body) > decodeFree {
+	if _, err := prescan(a, msg.GetVersion(), msg.IsFlexible(), body); err != nil {
+		return err
+	}
+	if a.key != keyProduce && len(body) > decodeFree {
 		cost := min(int64(len(body))*decodeFactor, decodeMemory)
 		if err := c.s.decoding.Acquire(c.ctx, cost); err != nil {
 			return err
@@ -237,7 +236,7 @@ func (c *conn) decode(a *api, msg kmsg.Request, body []byte) (err error) {
 		}
 	}()
 	if msg.ReadFrom(body) != nil { // its own words speak of responses
-		return errors.New("the body is cut short or malformed")
+		return errMalformed
 	}
 	return nil
 }

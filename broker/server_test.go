@@ -376,11 +376,11 @@ func TestComplaintsAreRateLimited(t *testing.T) {
 }
 
 // A frame whose arrays claim one element per byte must not make us allocate a hundredfold.
-func TestScanProduceBoundsAllocation(t *testing.T) {
+func TestPrescanBoundsProduce(t *testing.T) {
 	body := []byte{0, 0, 1, 0, 0, 0, 1}
 	body = binary.AppendUvarint(body, 1<<20+1)
 	body = append(body, make([]byte, 1<<20)...)
-	if err := scanProduce(9, body); err == nil {
+	if _, err := prescan(findAPI(keyProduce), 9, true, body); err == nil {
 		t.Fatal("a topic per byte was accepted")
 	}
 	req := produceRequest(9, 1, "t", [16]byte{}, 0, nil)
@@ -389,11 +389,11 @@ func TestScanProduceBoundsAllocation(t *testing.T) {
 		p.Partition = i
 		req.Topics[0].Partitions = append(req.Topics[0].Partitions, p)
 	}
-	if err := scanProduce(9, req.AppendTo(nil)); err == nil {
+	if _, err := prescan(findAPI(keyProduce), 9, true, req.AppendTo(nil)); err == nil {
 		t.Fatal("too many partitions were accepted")
 	}
 	for v := int16(3); v <= 13; v++ {
-		if err := scanProduce(v, produceRequest(v, -1, "topic", [16]byte{1}, 3, testBatch("a", "b")).AppendTo(nil)); err != nil {
+		if _, err := prescan(findAPI(keyProduce), v, v >= 9, produceRequest(v, -1, "topic", [16]byte{1}, 3, testBatch("a", "b")).AppendTo(nil)); err != nil {
 			t.Fatalf("v%d: %v", v, err)
 		}
 	}
