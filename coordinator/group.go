@@ -133,9 +133,7 @@ func (g *group) touch(m *member) { g.touchFor(m, m.session) }
 func (g *group) touchFor(m *member, d time.Duration) {
 	m.deadline = g.now().Add(d)
 	// A timer that is too early costs one look; one that is too late would keep a dead member.
-	if m.timer.index == 0 || m.timer.at.After(m.deadline) {
-		g.s.c.timers.set(&m.timer, m.deadline)
-	}
+	g.s.c.timers.by(&m.timer, m.deadline)
 }
 
 // add makes m a member.

@@ -1,5 +1,5 @@
-// The one timer heap behind all session, rebalance and sweep time-outs of all groups on a broker. A heartbeat does not touch it: a
-// session's timer that fires too early looks at the member's deadline and is set again.
+// The one timer heap behind all session, rebalance and sweep time-outs of all groups on a broker. A heartbeat does not move anything in
+// it: a session's timer that fires too early looks at the member's deadline and is set again.
 
 package coordinator
 
@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// timer is one entry; its owner embeds it. The zero value with a fire function is ready.
+// timer is one entry; its owner embeds it. The zero value with a fire function is ready. Only timers looks at at and index, with its
+// lock held: moving one timer in the heap changes others' indexes.
 type timer struct {
 	at    time.Time
 	index int    // in the heap, counted from 1; 0: not set
@@ -49,6 +50,19 @@ func (h *timerHeap) Pop() any {
 func (ts *timers) set(t *timer, at time.Time) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
+	ts.setLocked(t, at)
+}
+
+// by makes t fire at the given time at the latest; a timer that is set for earlier stays as it is.
+func (ts *timers) by(t *timer, at time.Time) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t.index == 0 || t.at.After(at) {
+		ts.setLocked(t, at)
+	}
+}
+
+func (ts *timers) setLocked(t *timer, at time.Time) {
 	t.at = at
 	if t.index > 0 {
 		heap.Fix(&ts.heap, t.index-1)
