@@ -227,7 +227,12 @@ func (op *fetchOp) look() bool {
 	for i := range op.parts {
 		p := &op.parts[i]
 		if p.err == nil && p.rep != nil && p.moved.Swap(false) {
-			p.subscribed = false // it fired, or was never linked
+			// It fired, or was never linked, or moved for another reason (a confirmation that came late) while it is linked:
+			// linking it once more would be our own fault, and is fatal.
+			if p.subscribed {
+				p.rep.Unsubscribe(&p.waiter)
+				p.subscribed = false
+			}
 			total -= p.res.Bytes
 			op.readPart(p, total)
 			total += p.res.Bytes
