@@ -40,7 +40,8 @@ func (r *Raft) isVoter() bool {
 }
 
 func (r *Raft) promotable() bool {
-	return r.voteAfter == 0 && r.installed == nil && r.term < MaxTerm && r.isVoter()
+	// By a membership of an earlier epoch a quorum might not be one of the survivors (see reset.go).
+	return r.voteAfter == 0 && r.installed == nil && r.term < MaxTerm && r.conf().Epoch == r.epoch && r.isVoter()
 }
 
 // promised: this replica may not vote now, because somebody may hold a lease on that. A leader keeps the promise to
@@ -186,6 +187,7 @@ func (r *Raft) stepPreVoteResp(m *Message) error {
 // setTerm enters a later term, in which nothing is decided yet. What was held for the earlier one is dropped.
 func (r *Raft) setTerm(t Term) {
 	r.term, r.vote, r.voteInc = t, 0, 0
+	r.resetTo = nil
 	r.matched = r.commit // what is committed every later leader has (§5.4)
 	r.acked, r.leaderSent = 0, 0
 	clear(r.held)

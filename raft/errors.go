@@ -28,6 +28,12 @@ var (
 	ErrBadMessage = errors.New("raft: malformed message")
 	// ErrMisaddressed: a message for another group, node or incarnation, or from an earlier life of its sender. Dropped.
 	ErrMisaddressed = errors.New("raft: message for or from another replica")
+	// ErrFenced: a message of another epoch of the group than this replica's (see [Reset]). Dropped.
+	ErrFenced = errors.New("raft: message of another group epoch")
+	// ErrHasLeader: a reset is refused while this replica leads with a quorum, or is bound by its promise to a leader.
+	ErrHasLeader = errors.New("raft: the group has, or had a moment ago, a leader")
+	// ErrBadReset: a reset that names no sensible membership or term, or comes while a snapshot is being installed.
+	ErrBadReset = errors.New("raft: reset refused")
 	// ErrDiverged: a peer's message contradicts what is committed here, or there are two leaders in one term. The message
 	// was dropped: what is committed is never cut. Somewhere a promise was broken: a disk that lied, or a bug of ours.
 	ErrDiverged = errors.New("raft: message contradicts the committed log")

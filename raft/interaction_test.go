@@ -81,6 +81,9 @@ func describe(m *Message) string {
 	if m.Reject {
 		b.WriteString(" reject")
 	}
+	if m.Epoch != 0 {
+		fmt.Fprintf(&b, " E%d", m.Epoch)
+	}
 	if m.Force {
 		b.WriteString(" force")
 	}
@@ -109,6 +112,14 @@ func describeEntries(es []Entry) string {
 		}
 	}
 	return b.String()
+}
+
+func describeHardState(hs HardState) string {
+	s := fmt.Sprintf("T%d vote=%d", hs.Term, hs.Vote)
+	if hs.Epoch != 0 {
+		s += fmt.Sprintf(" E%d", hs.Epoch)
+	}
+	return s
 }
 
 func (s *session) arg(d *datadriven.TestData, key, def string) string {
@@ -160,7 +171,7 @@ func parseMembers(v string) []Member {
 
 func (s *session) command(d *datadriven.TestData) error {
 	s.quiet = d.HasArg("quiet")
-	if d.Cmd == "add-nodes" { // add-nodes 1 2 3 [voters=1+2+3] [learners=4] [bare] [log=(1,1,2)] [term=2] [restarted]
+	if d.Cmd == "add-nodes" { // add-nodes 1 2 3 [voters=1+2+3] [learners=4] [bare] [log=(1,1,2)] [term=2] [epoch=1] [restarted]
 		return s.addNodes(d)
 	}
 	ns := s.ids(d)
@@ -244,6 +255,11 @@ func (s *session) command(d *datadriven.TestData) error {
 		return n[0].r.ReadIndex(n[0].now(), uint64(s.num(d, "ctx", 1)))
 	case "transfer":
 		return n[0].r.Transfer(n[0].now(), NodeID(s.num(d, "to", 0)))
+	case "reset": // reset 4 epoch=1 term=3 leader=4 survivors=4+5
+		return n[0].r.Reset(n[0].now(), Reset{
+			Epoch: GroupEpoch(s.num(d, "epoch", 1)), Term: Term(s.num(d, "term", 0)), Leader: NodeID(s.num(d, "leader", 0)),
+			Survivors: parseMembers(s.arg(d, "survivors", "")),
+		})
 	case "lease":
 		if u := n[0].r.LeaseUntil(); u <= n[0].now() {
 			s.printf("none\n")
@@ -319,7 +335,7 @@ func (s *session) addNodes(d *datadriven.TestData) error {
 			}
 			n.log.durable = n.log.image()
 		}
-		n.disk = HardState{Term: Term(s.num(d, "term", 0))}
+		n.disk = HardState{Term: Term(s.num(d, "term", 0)), Epoch: GroupEpoch(s.num(d, "epoch", 0))}
 		n.start(!d.HasArg("restarted"))
 	}
 	return nil
@@ -334,7 +350,7 @@ func (s *session) process(n *memNode) (some bool) {
 			s.printf("%d: %v T%d leader=%d %v\n", n.id, st.Role, st.Term, st.Leader, st.Conf)
 		}
 		if rd.HardState != nil {
-			s.printf("%d: save T%d vote=%d\n", n.id, rd.HardState.Term, rd.HardState.Vote)
+			s.printf("%d: save %s\n", n.id, describeHardState(*rd.HardState))
 		}
 		if len(rd.Entries) > 0 {
 			s.printf("%d: append %s\n", n.id, describeEntries(rd.Entries))
@@ -367,7 +383,7 @@ func (s *session) syncVote(n *memNode) bool {
 	if n.down || len(n.saves) == 0 {
 		return false
 	}
-	s.printf("%d: saved T%d vote=%d\n", n.id, n.saves[0].Term, n.saves[0].Vote)
+	s.printf("%d: saved %s\n", n.id, describeHardState(n.saves[0]))
 	return n.syncHardState()
 }
 

@@ -17,7 +17,7 @@ import (
 const MaxMembers = 64
 
 // confVersion begins an encoded membership.
-const confVersion = 1
+const confVersion = 2 // 1 had no epoch
 
 type confAt struct {
 	index Index
@@ -75,12 +75,12 @@ func (c *ConfState) isVoter(id NodeID) bool {
 
 // Clone copies a membership.
 func (c *ConfState) Clone() ConfState {
-	return ConfState{slices.Clone(c.Voters), slices.Clone(c.Outgoing), slices.Clone(c.Learners)}
+	return ConfState{slices.Clone(c.Voters), slices.Clone(c.Outgoing), slices.Clone(c.Learners), c.Epoch}
 }
 
 // Equal compares two memberships.
 func (c *ConfState) Equal(o *ConfState) bool {
-	return slices.Equal(c.Voters, o.Voters) && slices.Equal(c.Outgoing, o.Outgoing) && slices.Equal(c.Learners, o.Learners)
+	return c.Epoch == o.Epoch && slices.Equal(c.Voters, o.Voters) && slices.Equal(c.Outgoing, o.Outgoing) && slices.Equal(c.Learners, o.Learners)
 }
 
 func (c ConfState) String() string {
@@ -100,6 +100,9 @@ func (c ConfState) String() string {
 	}
 	if len(c.Learners) > 0 {
 		s += " learners=(" + list(c.Learners) + ")"
+	}
+	if c.Epoch != 0 {
+		s += fmt.Sprintf(" epoch=%d", c.Epoch)
 	}
 	return s
 }
@@ -135,10 +138,11 @@ func (c *ConfState) check() error {
 	return nil
 }
 
-// AppendConfState encodes c: a version byte, then voters, outgoing voters and learners, each a count and that many pairs of
+// AppendConfState encodes c: a version byte, the epoch, then voters, outgoing voters and learners, each a count and that many pairs of
 // node id and incarnation, all as unsigned varints.
 func AppendConfState(dst []byte, c *ConfState) []byte {
 	dst = append(dst, confVersion)
+	dst = binary.AppendUvarint(dst, uint64(c.Epoch))
 	for _, ms := range [3][]Member{c.Voters, c.Outgoing, c.Learners} {
 		dst = binary.AppendUvarint(dst, uint64(len(ms)))
 		for _, m := range ms {
@@ -151,9 +155,10 @@ func AppendConfState(dst []byte, c *ConfState) []byte {
 
 // DecodeConfState is the inverse of [AppendConfState]; b must hold nothing else. Errors are [ErrBadConf].
 func DecodeConfState(b []byte) (ConfState, error) {
-	if len(b) == 0 || b[0] != confVersion {
+	if len(b) == 0 || b[0] == 0 || b[0] > confVersion {
 		return ConfState{}, fmt.Errorf("%w: unknown encoding", ErrBadConf)
 	}
+	version := b[0]
 	b = b[1:]
 	short := false
 	next := func() uint64 {
@@ -165,7 +170,14 @@ func DecodeConfState(b []byte) (ConfState, error) {
 		b = b[n:]
 		return v
 	}
-	var c ConfState
+	var epoch uint64
+	if version >= 2 {
+		epoch = next()
+	}
+	if epoch > math.MaxUint32 {
+		return ConfState{}, fmt.Errorf("%w: epoch %d", ErrBadConf, epoch)
+	}
+	c := ConfState{Epoch: GroupEpoch(epoch)}
 	for _, ms := range [3]*[]Member{&c.Voters, &c.Outgoing, &c.Learners} {
 		n := next()
 		if n > MaxMembers {
@@ -384,7 +396,7 @@ func (r *Raft) confCommitted() {
 		return
 	}
 	if c := r.conf(); c.Joint() {
-		r.appendConf(&ConfState{Voters: c.Voters, Learners: c.Learners})
+		r.appendConf(&ConfState{Voters: c.Voters, Learners: c.Learners, Epoch: c.Epoch})
 		return
 	}
 	if r.isVoter() {

@@ -103,6 +103,7 @@ type Raft struct {
 	log  LogReader
 	now  Time
 
+	epoch   GroupEpoch
 	term    Term
 	vote    NodeID
 	voteInc Incarnation // of whom vote went to, if it was given in this life; a restarted voter does not repeat its vote
@@ -122,6 +123,7 @@ type Raft struct {
 	electionDeadline Time
 	resting          bool
 	votes            []ballot
+	resetTo          *ConfState // candidate by a reset: leads with this membership once its vote is durable, asking nobody
 
 	pending   []Entry // appended, not yet handed out; may overlap the log, which is then truncated by it
 	last      Index   // end of the log, pending included
@@ -190,7 +192,7 @@ func New(cfg Config) (*Raft, error) {
 	if lastTerm > MaxTerm {
 		return nil, fmt.Errorf("%w: last entry beyond the largest term", ErrBadConfig)
 	}
-	r.term, r.vote = cfg.HardState.Term, cfg.HardState.Vote
+	r.epoch, r.term, r.vote = cfg.HardState.Epoch, cfg.HardState.Term, cfg.HardState.Vote
 	r.handed, r.synced = cfg.HardState, cfg.HardState
 	if lastTerm > r.term {
 		// The log was synced, the journal not: the term was entered, whom it voted for it never said (votes wait for
@@ -205,6 +207,7 @@ func New(cfg Config) (*Raft, error) {
 	if err := r.loadConfs(cfg.Bootstrap); err != nil {
 		return nil, err
 	}
+	r.epoch = max(r.epoch, r.conf().Epoch)
 	if !cfg.Fresh && !r.soleVoter() {
 		r.voteFrom = r.now.add(cfg.ElectionTimeout)
 	}
@@ -230,7 +233,7 @@ func (r *Raft) setNow(now Time) {
 	}
 }
 
-func (r *Raft) hardState() HardState { return HardState{Term: r.term, Vote: r.vote} }
+func (r *Raft) hardState() HardState { return HardState{Term: r.term, Vote: r.vote, Epoch: r.epoch} }
 
 // Tick does what time has made due. Call it at or after Deadline; earlier is harmless.
 func (r *Raft) Tick(now Time) {
@@ -275,6 +278,10 @@ func (r *Raft) HardStateSynced(now Time, hs HardState) {
 	clear(r.held[len(kept):])
 	r.held = kept
 	if r.role == Candidate && r.synced == r.hardState() {
+		if r.resetTo != nil {
+			r.leadReset()
+			return
+		}
 		r.recordVote(r.self.ID, true)
 	}
 }
@@ -319,7 +326,7 @@ func (r *Raft) AppliedTo(i Index) {
 // send completes a message and queues it, or holds it until the hard state that it speaks of is durable: nothing of a
 // term leaves before the term is on the disk, and no vote before the vote is (§5.1, §5.2).
 func (r *Raft) send(m Message) {
-	m.Group, m.From, m.FromIncarnation, m.FromBoot = r.cfg.Group, r.self.ID, r.self.Incarnation, r.cfg.Boot
+	m.Group, m.From, m.FromIncarnation, m.FromBoot, m.Epoch = r.cfg.Group, r.self.ID, r.self.Incarnation, r.cfg.Boot, r.epoch
 	if m.Term == 0 {
 		m.Term = r.term
 	}
@@ -399,6 +406,9 @@ func (r *Raft) admit(m *Message) error {
 	bad := func(what string) error { return fmt.Errorf("%w: %v from %d: %s", ErrBadMessage, m.Type, m.From, what) }
 	if m.Group != r.cfg.Group || m.To != r.self.ID || m.From == 0 || m.From == r.self.ID {
 		return fmt.Errorf("%w: %v from %d to %d of group %d", ErrMisaddressed, m.Type, m.From, m.To, m.Group)
+	}
+	if m.Epoch != r.epoch {
+		return fmt.Errorf("%w: %v from %d is of epoch %d, this replica of epoch %d", ErrFenced, m.Type, m.From, m.Epoch, r.epoch)
 	}
 	if m.ToIncarnation != 0 && r.self.Incarnation != 0 && m.ToIncarnation != r.self.Incarnation {
 		return fmt.Errorf("%w: %v from %d is for another incarnation of this node", ErrMisaddressed, m.Type, m.From)

@@ -161,7 +161,7 @@ func TestPaper_5_2_ElectionTimeoutStartsElection(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.settle()
-	if n.r.role != Candidate || n.r.term != 1 || n.r.vote != 1 || n.disk != (HardState{1, 1}) {
+	if n.r.role != Candidate || n.r.term != 1 || n.r.vote != 1 || n.disk != (HardState{Term: 1, Vote: 1}) {
 		t.Fatalf("%+v, on disk %+v", n.r.Status(), n.disk)
 	}
 	if out := c.sent(MsgVote); len(out) != 2 || out[0].Term != 1 {

@@ -48,7 +48,7 @@ func TestNewRefusesNonsense(t *testing.T) {
 func TestRestartTakesLaterTermOfLog(t *testing.T) {
 	cfg := validConfig()
 	cfg.Log = &memLog{ents: []Entry{{Term: 4, Index: 1, Type: EntryNoop}}}
-	cfg.HardState = HardState{3, 2}
+	cfg.HardState = HardState{Term: 3, Vote: 2}
 	r, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestRestartTakesLaterTermOfLog(t *testing.T) {
 	if r.term != 4 || r.vote != 0 {
 		t.Fatalf("%+v", r.Status())
 	}
-	if rd, ok := r.Ready(); !ok || rd.HardState == nil || *rd.HardState != (HardState{4, 0}) {
+	if rd, ok := r.Ready(); !ok || rd.HardState == nil || *rd.HardState != (HardState{Term: 4}) {
 		t.Fatalf("not written down: %+v", rd)
 	}
 }

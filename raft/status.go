@@ -9,7 +9,8 @@ type Status struct {
 	Role      Role
 	Term      Term
 	Vote      NodeID
-	Leader    NodeID // 0: unknown
+	Epoch     GroupEpoch // Conf.Epoch is below it on a replica that was fenced and has not got the new membership yet
+	Leader    NodeID     // 0: unknown
 	Commit    Index
 	Applied   Index
 	Stable    Index // durable here up to here
@@ -28,7 +29,7 @@ type Status struct {
 // Status returns the replica's state. It allocates nothing.
 func (r *Raft) Status() Status {
 	return Status{
-		Group: r.cfg.Group, Self: r.self, Role: r.role, Term: r.term, Vote: r.vote, Leader: r.leader,
+		Group: r.cfg.Group, Self: r.self, Role: r.role, Term: r.term, Vote: r.vote, Epoch: r.epoch, Leader: r.leader,
 		Commit: r.commit, Applied: r.applied, Stable: r.stable, Last: r.last, TermStart: r.termStart,
 		Conf: *r.conf(), ConfIndex: r.confIndex(), VoteAfter: r.voteAfter, Resting: r.resting,
 		Installing: r.installed != nil, Transferee: r.transferee, Uncommitted: r.uncommitted,

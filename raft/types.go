@@ -31,6 +31,10 @@ type Index uint64
 // and is thereby a new replica, which must not vote with a log it no longer has. 0 means "unknown" and matches any.
 type Incarnation uint64
 
+// GroupEpoch counts how often a group's membership was reset because its majority was gone for good (see [Reset]). Replicas
+// of different epochs do not hear each other. 0: never.
+type GroupEpoch uint32
+
 // Time is a reading of the caller's clock in nanoseconds. Only differences matter. The core never reads a clock: time
 // comes in with every call, and it must never go backwards.
 type Time int64
@@ -99,6 +103,8 @@ type Ticket struct {
 type HardState struct {
 	Term Term
 	Vote NodeID // candidate that received this node's vote in Term; 0 if none
+	// Epoch rises with a reset only, and then Term does too: of two hard states the one of the later term is the later one.
+	Epoch GroupEpoch
 }
 
 // IsZero reports whether nothing has been decided yet.
@@ -141,6 +147,8 @@ type ConfState struct {
 	Voters   []Member
 	Outgoing []Member // the voters of the configuration being left; empty outside a joint configuration
 	Learners []Member
+	// Epoch is the group's epoch in which this membership was made.
+	Epoch GroupEpoch
 }
 
 // Joint reports whether the membership is in transition.
@@ -210,6 +218,7 @@ type Message struct {
 	// rise forgets that follower's Match, and drops answers of earlier boots: a replica may have lost (and must then
 	// report anew) what it once acknowledged.
 	FromBoot   uint64
+	Epoch      GroupEpoch // the sender's; a message of another epoch than the receiver's is dropped
 	Term       Term
 	LogTerm    Term
 	Index      Index
