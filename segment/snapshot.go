@@ -40,7 +40,7 @@ type snapshotInfo struct {
 
 // encodeSnapshotFile returns the file in parts; data is not copied.
 //
-//	magic | crc | ver, flags | group | index | term | floor | data length | n voters, outgoing, learners, 0 | members | data
+//	magic | crc | ver, flags | group | index | term | floor | data length | n voters, outgoing, learners | epoch | members | data
 func encodeSnapshotFile(group raft.GroupID, meta *raft.SnapshotMeta, floor uint64, data []byte) [][]byte {
 	le := binary.LittleEndian
 	b := make([]byte, snapshotHeaderSize)
@@ -54,6 +54,7 @@ func encodeSnapshotFile(group raft.GroupID, meta *raft.SnapshotMeta, floor uint6
 	le.PutUint32(b[56:], uint32(len(meta.Conf.Voters)))
 	le.PutUint32(b[60:], uint32(len(meta.Conf.Outgoing)))
 	le.PutUint32(b[64:], uint32(len(meta.Conf.Learners)))
+	le.PutUint32(b[68:], uint32(meta.Conf.Epoch))
 	for _, ms := range [][]raft.Member{meta.Conf.Voters, meta.Conf.Outgoing, meta.Conf.Learners} {
 		for _, m := range ms {
 			b = le.AppendUint32(b, uint32(m.ID))
@@ -77,7 +78,7 @@ func decodeSnapshotFile(group raft.GroupID, b []byte) (s raft.Snapshot, floor ui
 		return s, 0, fmt.Errorf("%w: group %d, expected %d", ErrBadSnapshot, le.Uint64(b[16:]), group)
 	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, b[8:]):
 		return s, 0, fmt.Errorf("%w: checksum", ErrBadSnapshot)
-	case le.Uint16(b[10:]) != 0 || le.Uint32(b[12:]) != 0 || le.Uint32(b[68:]) != 0:
+	case le.Uint16(b[10:]) != 0 || le.Uint32(b[12:]) != 0:
 		return s, 0, fmt.Errorf("%w: unknown flags", ErrBadSnapshot)
 	}
 	s.Meta.Index, s.Meta.Term = raft.Index(le.Uint64(b[24:])), raft.Term(le.Uint64(b[32:]))
@@ -102,6 +103,7 @@ func decodeSnapshotFile(group raft.GroupID, b []byte) (s raft.Snapshot, floor ui
 			rest = rest[memberSize:]
 		}
 	}
+	s.Meta.Conf.Epoch = raft.GroupEpoch(le.Uint32(b[68:]))
 	s.Data = rest
 	return s, floor, nil
 }

@@ -71,7 +71,8 @@ func OpenHardStates(fsys vfs.FS, name string) (*HardStates, error) {
 			delete(h.states, g)
 			continue
 		}
-		h.states[g] = raft.HardState{Term: raft.Term(binary.LittleEndian.Uint64(b[8:])), Vote: raft.NodeID(binary.LittleEndian.Uint32(b[16:]))}
+		h.states[g] = raft.HardState{Term: raft.Term(binary.LittleEndian.Uint32(b[8:])), Epoch: raft.GroupEpoch(binary.LittleEndian.Uint32(b[12:])),
+			Vote: raft.NodeID(binary.LittleEndian.Uint32(b[16:]))}
 	}
 	return h, nil
 }
@@ -144,7 +145,8 @@ func (h *HardStates) write(batch []hardSave) error {
 	for _, s := range batch {
 		start := len(buf)
 		buf = binary.LittleEndian.AppendUint64(buf, uint64(s.group))
-		buf = binary.LittleEndian.AppendUint64(buf, uint64(s.hs.Term))
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(s.hs.Term))
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(s.hs.Epoch))
 		buf = binary.LittleEndian.AppendUint32(buf, uint32(s.hs.Vote))
 		gone := uint32(0)
 		if s.gone {

@@ -98,6 +98,9 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		g.applied, g.conf = snap.Meta.Index, snap.Meta.Conf
 	}
 	hs, _ := h.o.HardStates.Load(c.ID)
+	if c.Fresh {
+		hs.Epoch = max(hs.Epoch, c.Epoch)
+	}
 	now := h.now()
 	// To its peers, a group that is closed and created again in one process is as good as restarted: its log was opened
 	// anew and may hold less, and it has forgotten the commit index. Its leader must not go by what it was told before.
@@ -176,6 +179,14 @@ func (g *Group) Campaign() { _ = g.in.pushEvent(g.h, g, event{kind: evCampaign})
 // Transfer asks the leader to hand leadership to another voter. done learns whether that was begun, not how it ends.
 func (g *Group) Transfer(to raft.NodeID, done func(error)) {
 	if err := g.in.pushEvent(g.h, g, event{kind: evTransfer, peer: to, reply: done}); err != nil {
+		done(err)
+	}
+}
+
+// Reset takes this replica into a new epoch of its group: see [raft.Reset]. done learns whether the core took it; Status
+// tells when it is done.
+func (g *Group) Reset(s raft.Reset, done func(error)) {
+	if err := g.in.pushEvent(g.h, g, event{kind: evReset, reset: &s, reply: done}); err != nil {
 		done(err)
 	}
 }

@@ -19,6 +19,7 @@ const (
 	evConf                               // Group.ProposeConf: conf, done
 	evTransfer                           // Group.Transfer: peer, reply
 	evCampaign                           // Group.Campaign
+	evReset                              // Group.Reset: reset, reply
 	evSnapshot                           // Group.Snapshot
 	evSnapshotSaved                      // flusher: meta is stored, or err
 	evSnapshotRead                       // flusher: snap for peer, or err
@@ -37,6 +38,7 @@ type event struct {
 	snap   *raft.Snapshot
 	cut    *raft.ConfState // evSnapshotSaved: the log was compacted; the membership there
 	conf   *raft.ConfChange
+	reset  *raft.Reset
 	done   func(Outcome)
 	reply  func(error)
 	err    error

@@ -173,6 +173,8 @@ type GroupConfig struct {
 	Bootstrap raft.ConfState
 	// Fresh: this replica has never run before, so there is no promise to wait out.
 	Fresh bool
+	// Epoch is the group's epoch, for a fresh replica: an older one has its own. See [raft.Reset].
+	Epoch raft.GroupEpoch
 	// Campaign: try to lead at once, as the preferred first leader.
 	Campaign bool
 	// VoteAfter, from the log's recovery: neither votes nor campaigns before a leader's log matched up to here.

@@ -170,6 +170,12 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 			err = g.coreError(err)
 		}
 		e.reply(err)
+	case evReset:
+		// It ends a term, so that nothing may be covered any more; the promise of the last pair heartbeat counts.
+		g.leaveCoverage(now)
+		g.feedAcks(now)
+		e.reply(g.r.Reset(now, *e.reset))
+		g.afterStep(now)
 	case evCampaign:
 		g.leaveCoverage(now)
 		g.r.Campaign(now)

@@ -2,10 +2,10 @@
 // 64 bits as fixed words, entries as the verbatim frames that they are on disk. Every count is checked against the bytes
 // that are there before memory is taken for it.
 //
-//	message   type, flags, group, from, to, from incarnation (8), to incarnation (8), from boot, term, log term, index,
+//	message   type, flags, group, from, to, from incarnation (8), to incarnation (8), from boot, epoch, term, log term, index,
 //	          commit, reject hint, round, sent at (varint)
 //	entries   (flag) count, the length of each frame; the frames are the rest of the transport frame
-//	snapshot  (flag) index, term, voters, outgoing, learners; each a count and (id, incarnation (8))
+//	snapshot  (flag) index, term, epoch, voters, outgoing, learners; each a count and (id, incarnation (8))
 
 package transport
 
@@ -30,7 +30,7 @@ const (
 	// maxMembers bounds each list of a membership.
 	maxMembers = 1 << 10
 	// minMessageLen is the shortest encoding of a message, for checking counts.
-	minMessageLen = 2 + 2*8 + 11
+	minMessageLen = 2 + 2*8 + 12
 )
 
 var errDecode = errors.New("malformed message")
@@ -56,6 +56,7 @@ func appendMessage(b []byte, m *raft.Message) []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(m.FromIncarnation))
 	b = binary.LittleEndian.AppendUint64(b, uint64(m.ToIncarnation))
 	b = binary.AppendUvarint(b, m.FromBoot)
+	b = binary.AppendUvarint(b, uint64(m.Epoch))
 	b = binary.AppendUvarint(b, uint64(m.Term))
 	b = binary.AppendUvarint(b, uint64(m.LogTerm))
 	b = binary.AppendUvarint(b, uint64(m.Index))
@@ -72,6 +73,7 @@ func appendMessage(b []byte, m *raft.Message) []byte {
 	if s := m.Snapshot; s != nil {
 		b = binary.AppendUvarint(b, uint64(s.Meta.Index))
 		b = binary.AppendUvarint(b, uint64(s.Meta.Term))
+		b = binary.AppendUvarint(b, uint64(s.Meta.Conf.Epoch))
 		for _, ms := range [][]raft.Member{s.Meta.Conf.Voters, s.Meta.Conf.Outgoing, s.Meta.Conf.Learners} {
 			b = binary.AppendUvarint(b, uint64(len(ms)))
 			for _, x := range ms {
@@ -154,6 +156,15 @@ func (d *decoder) term() raft.Term {
 	return raft.Term(v)
 }
 
+func (d *decoder) epoch() raft.GroupEpoch {
+	v := d.uvarint()
+	if v > math.MaxUint32 {
+		d.fail("epoch")
+		return 0
+	}
+	return raft.GroupEpoch(v)
+}
+
 // count reads a count of things of at least size bytes each.
 func (d *decoder) count(size, limit int) int {
 	v := d.uvarint()
@@ -179,6 +190,7 @@ func (d *decoder) message(m *raft.Message) {
 	m.From, m.To = d.node(), d.node()
 	m.FromIncarnation, m.ToIncarnation = raft.Incarnation(d.u64()), raft.Incarnation(d.u64())
 	m.FromBoot = d.uvarint()
+	m.Epoch = d.epoch()
 	m.Term, m.LogTerm = d.term(), d.term()
 	m.Index, m.Commit, m.RejectHint = raft.Index(d.uvarint()), raft.Index(d.uvarint()), raft.Index(d.uvarint())
 	m.Round = d.uvarint()
@@ -194,6 +206,7 @@ func (d *decoder) message(m *raft.Message) {
 		s := &raft.Snapshot{}
 		s.Meta.Index = raft.Index(d.uvarint())
 		s.Meta.Term = d.term()
+		s.Meta.Conf.Epoch = d.epoch()
 		s.Meta.Conf.Voters, s.Meta.Conf.Outgoing, s.Meta.Conf.Learners = d.members(), d.members(), d.members()
 		m.Snapshot = s
 	}

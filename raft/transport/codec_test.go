@@ -20,7 +20,7 @@ func randomMessage(r *rand.Rand, t raft.MessageType) raft.Message {
 	wide := func() uint64 { return r.Uint64() >> r.UintN(64) }
 	m := raft.Message{
 		Type: t, Group: raft.GroupID(wide()), From: raft.NodeID(r.Uint32() >> 1), To: raft.NodeID(r.Uint32() >> 1),
-		FromIncarnation: raft.Incarnation(r.Uint64()), ToIncarnation: raft.Incarnation(r.Uint64()), FromBoot: wide(),
+		FromIncarnation: raft.Incarnation(r.Uint64()), ToIncarnation: raft.Incarnation(r.Uint64()), FromBoot: wide(), Epoch: raft.GroupEpoch(r.Uint32()),
 		Term: raft.Term(r.Uint32() >> 1), LogTerm: raft.Term(r.Uint32() >> 1), Index: raft.Index(wide()), Commit: raft.Index(wide()),
 		RejectHint: raft.Index(wide()), Round: wide(), SentAt: raft.Time(r.Int64()), Reject: r.IntN(2) == 0, Force: r.IntN(2) == 0,
 	}
@@ -278,7 +278,7 @@ func FuzzDecode(f *testing.F) {
 	s.Snapshot = &raft.Snapshot{Meta: raft.SnapshotMeta{Conf: raft.ConfState{Voters: []raft.Member{{ID: 1, Incarnation: 2}}}}}
 	f.Add(appendSnapHead(nil, 1, &s))
 	f.Add(appendPair(nil, &multi.PairMessage{Cover: []multi.CoveredGroup{{Group: 1, Term: 2, Commit: 3}}, Except: []raft.GroupID{9}}))
-	f.Add(appendHello(nil, &hello{min: 1, max: 1, lane: laneRPC}))
+	f.Add(appendHello(nil, &hello{min: minProtocol, max: maxProtocol, lane: laneRPC}))
 	f.Add(appendWelcome(nil, &welcome{reason: "because"}))
 	f.Add(requestFrame(&request{id: 1, method: 2, left: 3, body: []byte("x")})[frameHeaderLen:])
 	f.Add(responseFrame(&response{id: 1, err: &RPCError{Code: 2, Msg: "no"}})[frameHeaderLen:])

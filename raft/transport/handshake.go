@@ -24,8 +24,8 @@ import (
 
 // Protocol versions spoken, inclusive.
 const (
-	minProtocol = 1
-	maxProtocol = 1
+	minProtocol = 2 // messages carry the group's epoch
+	maxProtocol = 2
 )
 
 const (

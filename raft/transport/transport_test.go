@@ -454,14 +454,14 @@ func TestRefusals(t *testing.T) {
 	}{
 		"newer version":        {hello{min: 7, max: 9, lane: laneControl, identity: member}, RefusedVersion},
 		"backward range":       {hello{min: 2, max: 1, lane: laneControl, identity: member}, RefusedVersion},
-		"unknown lane":         {hello{min: 1, max: 1, lane: 9, identity: member}, RefusedLane},
-		"joiner on control":    {hello{min: 1, max: 1, lane: laneControl, identity: identity{self: raft.Member{ID: 5}}}, RefusedLane},
-		"nobody on bulk":       {hello{min: 1, max: 1, lane: laneBulk, identity: identity{cluster: testCluster}}, RefusedLane},
-		"same id":              {hello{min: 1, max: 1, lane: laneBulk, identity: identity{cluster: testCluster, self: raft.Member{ID: 1, Incarnation: 77}}}, RefusedDuplicateID},
-		"expects another":      {hello{min: 1, max: 1, lane: laneRPC, identity: member, expect: 4}, RefusedNode},
-		"joiner on rpc":        {hello{min: 1, max: 1, lane: laneRPC}, accepted},
+		"unknown lane":         {hello{min: minProtocol, max: maxProtocol, lane: 9, identity: member}, RefusedLane},
+		"joiner on control":    {hello{min: minProtocol, max: maxProtocol, lane: laneControl, identity: identity{self: raft.Member{ID: 5}}}, RefusedLane},
+		"nobody on bulk":       {hello{min: minProtocol, max: maxProtocol, lane: laneBulk, identity: identity{cluster: testCluster}}, RefusedLane},
+		"same id":              {hello{min: minProtocol, max: maxProtocol, lane: laneBulk, identity: identity{cluster: testCluster, self: raft.Member{ID: 1, Incarnation: 77}}}, RefusedDuplicateID},
+		"expects another":      {hello{min: minProtocol, max: maxProtocol, lane: laneRPC, identity: member, expect: 4}, RefusedNode},
+		"joiner on rpc":        {hello{min: minProtocol, max: maxProtocol, lane: laneRPC}, accepted},
 		"wider range":          {hello{min: 0, max: 200, lane: laneControl, identity: member}, accepted},
-		"other cluster on rpc": {hello{min: 1, max: 1, lane: laneRPC, identity: identity{cluster: ClusterID{8}}}, RefusedCluster},
+		"other cluster on rpc": {hello{min: minProtocol, max: maxProtocol, lane: laneRPC, identity: identity{cluster: ClusterID{8}}}, RefusedCluster},
 	} {
 		w, err := greetRaw(c.h)
 		if w.code != c.want || (err == nil) != (c.want == accepted) {
@@ -558,7 +558,7 @@ func TestMadMember(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			h := hello{min: 1, max: 1, lane: c.lane, identity: identity{cluster: testCluster, self: raft.Member{ID: 3, Incarnation: 1}}}
+			h := hello{min: minProtocol, max: maxProtocol, lane: c.lane, identity: identity{cluster: testCluster, self: raft.Member{ID: 3, Incarnation: 1}}}
 			if _, err := greet(conn, newFrameReader(conn, 100), "n1", &h, patience); err != nil {
 				t.Fatal(err)
 			}
@@ -612,7 +612,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		h := hello{min: 1, max: 1, lane: laneControl, identity: identity{cluster: testCluster, self: raft.Member{ID: raft.NodeID(2 + i%4), Incarnation: 1}}}
+		h := hello{min: minProtocol, max: maxProtocol, lane: laneControl, identity: identity{cluster: testCluster, self: raft.Member{ID: raft.NodeID(2 + i%4), Incarnation: 1}}}
 		w, _ := greet(c, newFrameReader(c, 100), "n1", &h, patience)
 		codes[w.code]++
 	}

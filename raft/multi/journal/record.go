@@ -33,7 +33,7 @@ const (
 	recordMagic   = "BHJ"
 	recordVersion = 1
 	headerLen     = 40
-	stateLen      = 20 // group, term, vote
+	stateLen      = 20 // group (8), term (4: it fits an int32), group epoch (4), vote (4)
 
 	// MaxChunkStates bounds the states in one record of a checkpoint.
 	MaxChunkStates = 1024
@@ -146,7 +146,8 @@ func decodeRecord(p []byte) (record, int, error) {
 
 func appendState(dst []byte, s groupState) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(s.group))
-	dst = binary.LittleEndian.AppendUint64(dst, uint64(s.hs.Term))
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(s.hs.Term))
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(s.hs.Epoch))
 	return binary.LittleEndian.AppendUint32(dst, uint32(s.hs.Vote))
 }
 
@@ -155,8 +156,9 @@ func decodeState(p []byte) groupState {
 	return groupState{
 		group: raft.GroupID(binary.LittleEndian.Uint64(p)),
 		hs: raft.HardState{
-			Term: raft.Term(binary.LittleEndian.Uint64(p[8:])),
-			Vote: raft.NodeID(binary.LittleEndian.Uint32(p[16:])),
+			Term:  raft.Term(binary.LittleEndian.Uint32(p[8:])),
+			Epoch: raft.GroupEpoch(binary.LittleEndian.Uint32(p[12:])),
+			Vote:  raft.NodeID(binary.LittleEndian.Uint32(p[16:])),
 		},
 	}
 }
