@@ -297,10 +297,11 @@ func (b *Broker) startRaft() (err error) {
 		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
 	b.rec = &reconciler{
 		self: b.self(), store: b.store, image: b.Image, log: b.log, parallel: b.cfg.OpenParallel,
-		existing: func(g raft.GroupID) bool { _, ok := b.hardStates.Load(g); return ok },
-		forget:   b.hardStates.Delete,
-		leads:    b.peers.leadership,
-		offsets:  b.offsetsLeadership,
+		hardState: b.hardStates.Load,
+		forget:    b.hardStates.Delete,
+		change:    b.change,
+		leads:     b.peers.leadership,
+		offsets:   b.offsetsLeadership,
 		open: func(c partition.Config) (*partition.Replica, error) {
 			c.Host = b.host
 			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: cache}

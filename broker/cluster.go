@@ -237,6 +237,15 @@ func (b *Broker) askOnce(ctx context.Context, in *coordinator.Intent) (*coordina
 	return nil, fmt.Errorf("broker %d: %s", leader, reply.Error)
 }
 
+// change has one command carried out, and says what the metadata group made of it.
+func (b *Broker) change(ctx context.Context, c *coordinator.Command) error {
+	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: c})
+	if err != nil {
+		return err
+	}
+	return r.Err()
+}
+
 // askReadIndex asks the metadata leader for an index that holds everything acknowledged so far.
 func (b *Broker) askReadIndex(ctx context.Context, leader raft.NodeID) (raft.Index, error) {
 	body, err := b.tr.Call(ctx, leader, methodReadIndex, []byte{rpcVersion})

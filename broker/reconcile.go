@@ -8,6 +8,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +23,9 @@ import (
 	"github.com/balsamq/balsa/raft"
 )
 
+// resetPoll is between two looks at whether all survivors have followed a reset.
+const resetPoll = 100 * time.Millisecond
+
 // hosted is one group that this broker has, or is about to have or to remove.
 type hosted struct {
 	group     raft.GroupID
@@ -30,6 +34,7 @@ type hosted struct {
 
 	// Guarded by reconciler.mu.
 	replica *partition.Replica // nil until opened
+	epoch   raft.GroupEpoch    // in which the replica is
 	failed  bool               // must be reopened
 	busy    bool               // a worker has it
 	removed bool               // gone: the entry is about to be dropped
@@ -39,16 +44,17 @@ type hosted struct {
 
 // reconciler owns the replicas of this broker.
 type reconciler struct {
-	self     raft.Member
-	store    *storage
-	image    func() *coordinator.Image
-	existing func(raft.GroupID) bool                                       // the hard-state journal knows the group
-	forget   func(raft.GroupID, func(error))                               // and shall no longer
-	open     func(partition.Config) (*partition.Replica, error)            // partition.Open with the broker's own fields filled in
-	leads    func(g raft.GroupID, l partition.Leadership)                  // leadership news
-	offsets  func(p int32, rep *partition.Replica, l partition.Leadership) // the same of __consumer_offsets
-	log      *slog.Logger
-	parallel int
+	self      raft.Member
+	store     *storage
+	image     func() *coordinator.Image
+	hardState func(raft.GroupID) (raft.HardState, bool)                     // what the hard-state journal knows of the group
+	forget    func(raft.GroupID, func(error))                               // and shall no longer
+	change    func(context.Context, *coordinator.Command) error             // of the metadata
+	open      func(partition.Config) (*partition.Replica, error)            // partition.Open with the broker's own fields filled in
+	leads     func(g raft.GroupID, l partition.Leadership)                  // leadership news
+	offsets   func(p int32, rep *partition.Replica, l partition.Leadership) // the same of __consumer_offsets
+	log       *slog.Logger
+	parallel  int
 
 	kick chan struct{} // capacity 1
 	stop chan struct{}
@@ -167,6 +173,9 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 				next = min(next, h.retryAt.Sub(now))
 				continue
 			}
+			if p.Reset != nil {
+				next = min(next, resetPoll)
+			}
 			switch {
 			case h.replica == nil:
 				h.topic = t
@@ -174,6 +183,10 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 			case h.failed:
 				h.failed = false // it may fail again before Reopen returns
 				work = append(work, func() { r.finish(h, "reopen", h.replica.Reopen()) })
+			case h.epoch < p.Epoch:
+				work = append(work, func() { r.finish(h, "reset", r.followReset(h, p)) })
+			case p.Reset != nil && r.resetFollowed(h.replica, p):
+				work = append(work, func() { r.finish(h, "end the reset of", r.endReset(t, int32(i))) })
 			case h.topic != t:
 				h.topic = t
 				if err := h.replica.UpdateSettings(settingsOf(t.Configs)); err != nil {
@@ -238,13 +251,22 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	p := &t.Partitions[h.partition]
 	voters := slices.Clone(p.Replicas)
 	slices.SortFunc(voters, func(a, b raft.Member) int { return int(a.ID) - int(b.ID) })
-	existing := r.existing(h.group)
+	if r.outlived(p) {
+		if err := r.setAside(p); err != nil {
+			return err
+		}
+	}
+	_, existing := r.hardState(h.group)
+	// Whoever comes new to a group whose first members are not what it has now learns the membership from its leader.
+	if p.Epoch > 0 {
+		voters = nil
+	}
 	rep, err := r.open(partition.Config{
 		Group: h.group, Topic: t.Name, TopicID: t.ID, Partition: h.partition,
 		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
-		Bootstrap: raft.ConfState{Voters: voters},
-		Campaign:  !existing && p.Replicas[0] == r.self,
-		Settings:  settingsOf(t.Configs),
+		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch,
+		Campaign: !existing && p.Epoch == 0 && p.Replicas[0] == r.self,
+		Settings: settingsOf(t.Configs),
 		OnFailed: func(rep *partition.Replica, err error) {
 			if t.Name == coordinator.ConsumerOffsetsTopic {
 				_, epoch, _ := rep.Leader()
@@ -264,7 +286,10 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		return err
 	}
 	r.mu.Lock()
-	h.replica = rep
+	h.replica, h.epoch = rep, 0 // a survivor goes into the partition's epoch from its own
+	if !r.survives(p) {
+		h.epoch = p.Epoch
+	}
 	closed := r.closed
 	r.mu.Unlock()
 	if closed { // close has passed by already
@@ -313,16 +338,25 @@ func (r *reconciler) removeReplica(h *hosted) error {
 			return err
 		}
 	}
-	if r.existing(h.group) {
-		done := make(chan error, 1)
-		r.forget(h.group, func(err error) { done <- err })
-		if err := <-done; err != nil {
-			return fmt.Errorf("forget the hard state of group %d: %w", h.group, err)
-		}
+	if err := r.forgetHardState(h.group); err != nil {
+		return err
 	}
 	r.mu.Lock()
 	h.removed, h.replica = true, nil
 	r.mu.Unlock()
+	return nil
+}
+
+// forgetHardState deletes what the journal knows of a group, durably.
+func (r *reconciler) forgetHardState(g raft.GroupID) error {
+	if _, ok := r.hardState(g); !ok {
+		return nil
+	}
+	done := make(chan error, 1)
+	r.forget(g, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		return fmt.Errorf("forget the hard state of group %d: %w", g, err)
+	}
 	return nil
 }
 

@@ -59,6 +59,8 @@ type Command struct {
 	AlterConfigs        *AlterConfigs        `json:"alter_configs,omitempty"`
 	AllocateProducerIDs *AllocateProducerIDs `json:"allocate_producer_ids,omitempty"`
 	SetFeature          *SetFeature          `json:"set_feature,omitempty"`
+	ResetPeers          *ResetPeers          `json:"reset_peers,omitempty"`
+	ResetDone           *ResetDone           `json:"reset_done,omitempty"`
 }
 
 // FoundCluster gives the cluster its identity. The first one counts.
@@ -120,6 +122,21 @@ type AllocateProducerIDs struct {
 type SetFeature struct {
 	Name  string `json:"name"`
 	Level int16  `json:"level"`
+}
+
+// ResetPeers makes a partition go on with the replicas that are left, because a majority is gone for good. Its epoch must be
+// the partition's next one, so that two operators cannot reset it twice without knowing of each other.
+type ResetPeers struct {
+	Topic     TopicID `json:"topic"`
+	Partition int32   `json:"partition"`
+	GroupReset
+}
+
+// ResetDone says that all survivors of a reset are in the new epoch, on disk: whoever comes later with less comes too late.
+type ResetDone struct {
+	Topic     TopicID         `json:"topic"`
+	Partition int32           `json:"partition"`
+	Epoch     raft.GroupEpoch `json:"epoch"`
 }
 
 // Result is what applying a command gave. It travels to the broker that asked, so it is plain data.
@@ -287,6 +304,20 @@ func (c *Command) check() error {
 		if f.Name == "" || len(f.Name) > maxText || f.Level < 0 {
 			return bad("feature %q level %d", f.Name, f.Level)
 		}
+	}
+	if r := c.ResetPeers; r != nil {
+		kinds++
+		leads := slices.ContainsFunc(r.Survivors, func(m raft.Member) bool { return m.ID == r.Leader })
+		if r.Epoch == 0 || r.Term == 0 || r.Term > raft.MaxTerm || len(r.Survivors) == 0 || len(r.Survivors) > MaxReplicationFactor || !leads {
+			return bad("reset of a partition's peers to epoch %d, term %d, %d survivors", r.Epoch, r.Term, len(r.Survivors))
+		}
+		conf := (&raft.Reset{Survivors: r.Survivors}).Conf()
+		if err := conf.Check(); err != nil {
+			return bad("reset of a partition's peers: %v", err)
+		}
+	}
+	if c.ResetDone != nil {
+		kinds++
 	}
 	if kinds != 1 {
 		return bad("%d kinds in one command", kinds)

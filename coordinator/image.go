@@ -76,6 +76,18 @@ func (b *Broker) Member() raft.Member { return raft.Member{ID: b.ID, Incarnation
 type Partition struct {
 	Group    raft.GroupID  `json:"group"`
 	Replicas []raft.Member `json:"replicas"` // the first one is the preferred leader
+	// Epoch counts how often the group's peers were reset: a replica of an earlier one is not the group's any more.
+	Epoch raft.GroupEpoch `json:"epoch,omitempty"`
+	// Reset is set from the command that resets the group's peers until all survivors have followed it.
+	Reset *GroupReset `json:"reset,omitempty"`
+}
+
+// GroupReset is [raft.Reset] as metadata.
+type GroupReset struct {
+	Epoch     raft.GroupEpoch `json:"epoch"`
+	Term      raft.Term       `json:"term"`
+	Leader    raft.NodeID     `json:"leader"`
+	Survivors []raft.Member   `json:"survivors"` // sorted by id
 }
 
 // HasReplica reports whether the node, in whichever incarnation, holds a replica.

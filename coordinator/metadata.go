@@ -218,8 +218,61 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 	case c.SetFeature != nil:
 		d.setFeature(c.SetFeature.Name, c.SetFeature.Level)
 		return &Result{}
+	case c.ResetPeers != nil:
+		return &Result{Failure: FailureOf(d.resetPeers(c.ResetPeers))}
+	case c.ResetDone != nil:
+		return &Result{Failure: FailureOf(d.resetDone(c.ResetDone))}
 	}
 	panic("coordinator: a checked command has a kind")
+}
+
+// partitionAt finds the partition of a command.
+func (im *Image) partitionAt(id TopicID, partition int32) (*Topic, *Partition, error) {
+	t := im.TopicByID(id)
+	if t == nil || partition < 0 || int(partition) >= len(t.Partitions) {
+		return nil, nil, fmt.Errorf("%w: id %s, partition %d", ErrUnknownTopic, id, partition)
+	}
+	return t, &t.Partitions[partition], nil
+}
+
+// putPartition replaces one partition of a topic.
+func (d *draft) putPartition(t *Topic, partition int32, p Partition) {
+	nt := *t
+	nt.Partitions = slices.Clone(t.Partitions)
+	nt.Partitions[partition] = p
+	d.putTopic(&nt)
+}
+
+func (d *draft) resetPeers(r *ResetPeers) error {
+	t, p, err := d.partitionAt(r.Topic, r.Partition)
+	if err != nil {
+		return err
+	}
+	if r.Epoch != p.Epoch+1 {
+		return fmt.Errorf("%w: %s-%d is in epoch %d: its peers were reset meanwhile", ErrStale, t.Name, r.Partition, p.Epoch)
+	}
+	for _, m := range r.Survivors {
+		if b := d.Broker(m.ID); b == nil || b.Incarnation != m.Incarnation {
+			return fmt.Errorf("%w: %d, or its disk is another one", ErrUnknownBroker, m.ID)
+		}
+	}
+	np, reset := *p, r.GroupReset
+	np.Epoch, np.Reset = r.Epoch, &reset
+	d.putPartition(t, r.Partition, np)
+	return nil
+}
+
+func (d *draft) resetDone(r *ResetDone) error {
+	t, p, err := d.partitionAt(r.Topic, r.Partition)
+	if err != nil {
+		return err
+	}
+	if p.Epoch == r.Epoch && p.Reset != nil {
+		np := *p
+		np.Reset = nil
+		d.putPartition(t, r.Partition, np)
+	}
+	return nil
 }
 
 func (d *draft) register(r *RegisterBroker, index raft.Index) *Result {

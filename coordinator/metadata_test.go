@@ -210,7 +210,7 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 			im := l.md.Image()
 			id := topicID(rapid.IntRange(1, 12).Draw(rt, "id"))
 			req := rapid.SampledFrom([]string{"", "", "r1", "r2", "r3"}).Draw(rt, "request")
-			switch rapid.IntRange(0, 6).Draw(rt, "kind") {
+			switch rapid.IntRange(0, 8).Draw(rt, "kind") {
 			case 0, 1:
 				name := fmt.Sprintf("t%s%d", rapid.SampledFrom([]string{".", "_"}).Draw(rt, "sep"), rapid.IntRange(1, 8).Draw(rt, "name"))
 				if p, err := im.PlaceTopic(rapid.IntRange(1, 4).Draw(rt, "partitions"), 1, 7); err == nil {
@@ -232,6 +232,11 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 				l.do(&Command{Request: req, Fence: &FenceBroker{Node: b.ID, Epoch: b.Epoch, Fenced: rapid.Bool().Draw(rt, "fence")}})
 			case 6:
 				l.do(register(0, raft.Incarnation(rapid.IntRange(101, 110).Draw(rt, "inc")), "r"))
+			case 7:
+				l.do(&Command{Request: req, ResetPeers: &ResetPeers{Topic: id, GroupReset: GroupReset{
+					Epoch: raft.GroupEpoch(rapid.IntRange(1, 3).Draw(rt, "epoch")), Term: 9, Leader: 1, Survivors: []raft.Member{{ID: 1, Incarnation: 101}}}}})
+			case 8:
+				l.do(&Command{Request: req, ResetDone: &ResetDone{Topic: id, Epoch: raft.GroupEpoch(rapid.IntRange(1, 3).Draw(rt, "epoch"))}})
 			}
 		}
 		want := snapshot(t, l.md)
@@ -448,5 +453,61 @@ func TestNoSnapshotDuringReplay(t *testing.T) {
 	}
 	if err := NewMetadata().Restore(raft.SnapshotMeta{Index: v}, snapshot(t, l.md)); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestResetPeers(t *testing.T) {
+	l := newLog(t)
+	l.found(3)
+	id := topicID(1)
+	l.create("", "t", id, []raft.NodeID{1, 2, 3}, []raft.NodeID{2, 3, 1})
+	partition := func() Partition { return l.md.Image().TopicByID(id).Partitions[1] }
+	reset := func(epoch raft.GroupEpoch, survivors ...raft.Member) *Result {
+		return l.do(&Command{ResetPeers: &ResetPeers{Topic: id, Partition: 1, GroupReset: GroupReset{Epoch: epoch, Term: 7, Leader: survivors[0].ID, Survivors: survivors}}})
+	}
+	two := raft.Member{ID: 2, Incarnation: 102}
+	if r := reset(2, two); !errors.Is(r.Err(), ErrStale) {
+		t.Fatalf("an epoch was left out: %v", r.Err())
+	}
+	if r := reset(1, raft.Member{ID: 2, Incarnation: 99}); !errors.Is(r.Err(), ErrUnknownBroker) {
+		t.Fatalf("another disk survives: %v", r.Err())
+	}
+	before := l.md.Image()
+	if r := reset(1, two); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	if p := partition(); p.Epoch != 1 || p.Reset == nil || p.Reset.Leader != 2 || len(p.Replicas) != 3 {
+		t.Fatalf("%+v", p)
+	}
+	if before.TopicByID(id).Partitions[1].Epoch != 0 || l.md.Image().TopicByID(id).Partitions[0].Epoch != 0 {
+		t.Fatal("an older image, or another partition, has changed")
+	}
+	if r := reset(1, two); !errors.Is(r.Err(), ErrStale) {
+		t.Fatalf("reset twice in one epoch: %v", r.Err())
+	}
+	// A second reset, of a leader that did not survive the first one, counts; what ends the first is then late.
+	if r := reset(2, raft.Member{ID: 3, Incarnation: 103}); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	l.do(&Command{ResetDone: &ResetDone{Topic: id, Partition: 1, Epoch: 1}})
+	if p := partition(); p.Epoch != 2 || p.Reset == nil {
+		t.Fatalf("%+v", p)
+	}
+	l.do(&Command{ResetDone: &ResetDone{Topic: id, Partition: 1, Epoch: 2}})
+	if p := partition(); p.Epoch != 2 || p.Reset != nil {
+		t.Fatalf("%+v", p)
+	}
+	if r := l.do(&Command{ResetDone: &ResetDone{Topic: id, Partition: 2, Epoch: 2}}); !errors.Is(r.Err(), ErrUnknownTopic) {
+		t.Fatalf("a partition that is not there: %v", r.Err())
+	}
+	for _, bad := range []GroupReset{
+		{Epoch: 3, Term: 1, Leader: 1, Survivors: []raft.Member{two}},
+		{Epoch: 3, Leader: 2, Survivors: []raft.Member{two}},
+		{Epoch: 3, Term: 1, Leader: 2, Survivors: []raft.Member{two, two}},
+		{Term: 1, Leader: 2, Survivors: []raft.Member{two}},
+	} {
+		if _, err := (&Command{ResetPeers: &ResetPeers{Topic: id, GroupReset: bad}}).Encode(); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%+v: %v", bad, err)
+		}
 	}
 }

@@ -38,6 +38,8 @@ type Config struct {
 	Existing bool
 	// Bootstrap is the membership of the first assignment.
 	Bootstrap raft.ConfState
+	// Epoch is the group's epoch, for a first start: see [raft.Reset].
+	Epoch raft.GroupEpoch
 	// Campaign makes this replica stand for election at once: the preferred first leader.
 	Campaign bool
 
@@ -167,7 +169,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	r.m, r.lead, r.pub = m, Leadership{Epoch: r.lead.Epoch}, published{}
 	r.mu.Unlock()
 	group, err := c.Host.CreateGroup(multi.GroupConfig{
-		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Fresh: fresh, Campaign: campaign,
+		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
 		VoteAfter: log.Health().DamagedUpTo, SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed,
 	})
 	if err != nil {
@@ -239,6 +241,31 @@ func (r *Replica) close(as State) error {
 		return fmt.Errorf("partition: close %s-%d: %w", r.cfg.Topic, r.cfg.Partition, err)
 	}
 	return nil
+}
+
+// ResetSuffix begins what is appended to the name of a directory that [SetAside] has renamed; the epoch follows.
+const ResetSuffix = ".reset-"
+
+// SetAside durably renames the directory of a replica that is not open, and that belongs to an earlier epoch of its group: it holds
+// what the group has gone on without. Nobody deletes it but an operator. The hard state in the host's journal must be gone before.
+func SetAside(fsys vfs.FS, dir string, epoch raft.GroupEpoch) error {
+	for n := 0; ; n++ {
+		aside := fmt.Sprintf("%s%s%d", dir, ResetSuffix, epoch)
+		if n > 0 {
+			aside += fmt.Sprintf(".%d", n)
+		}
+		_, err := fsys.Stat(aside)
+		if err == nil {
+			continue // of an earlier time
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := fsys.Rename(dir, aside); err != nil {
+			return err
+		}
+		return fsys.SyncDir(path.Dir(dir))
+	}
 }
 
 // RemovedSuffix ends the names of directories whose deletion was begun. Whoever owns the parent directory deletes

@@ -107,8 +107,8 @@ func (c ConfState) String() string {
 	return s
 }
 
-// check tells whether c is a well-formed membership. The empty one is.
-func (c *ConfState) check() error {
+// Check tells whether c is a well-formed membership, which the empty one is. Errors are [ErrBadConf].
+func (c *ConfState) Check() error {
 	for _, ms := range [3][]Member{c.Voters, c.Outgoing, c.Learners} {
 		if len(ms) > MaxMembers {
 			return fmt.Errorf("%w: %d members", ErrBadConf, len(ms))
@@ -194,7 +194,7 @@ func DecodeConfState(b []byte) (ConfState, error) {
 	if short || len(b) > 0 {
 		return ConfState{}, fmt.Errorf("%w: wrong length", ErrBadConf)
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return ConfState{}, err
 	}
 	return c, nil
@@ -270,7 +270,7 @@ func (c ConfChange) Apply(cur *ConfState) (ConfState, error) {
 	if voterChanges > 1 || c.Joint {
 		next.Outgoing = slices.Clone(cur.Voters)
 	}
-	if err := next.check(); err != nil {
+	if err := next.Check(); err != nil {
 		return ConfState{}, err
 	}
 	return next, nil

@@ -76,7 +76,7 @@ func (c *Config) validate() error {
 	case c.HardState.Term > MaxTerm:
 		return bad("hard state beyond the largest term")
 	}
-	if err := c.Bootstrap.check(); err != nil {
+	if err := c.Bootstrap.Check(); err != nil {
 		return fmt.Errorf("%w: bootstrap: %w", ErrBadConfig, err)
 	}
 	setDefault(&c.MaxMessageBytes, 1<<20)
@@ -443,7 +443,7 @@ func (r *Raft) admit(m *Message) error {
 		if meta.Index == 0 || meta.Index > maxIndex || meta.Term == 0 || meta.Term > m.Term {
 			return bad("impossible snapshot")
 		}
-		if err := meta.Conf.check(); err != nil || len(meta.Conf.Voters) == 0 {
+		if err := meta.Conf.Check(); err != nil || len(meta.Conf.Voters) == 0 {
 			return bad("snapshot without a valid membership")
 		}
 	}

@@ -35,13 +35,16 @@ func (r *Raft) Reset(now Time, s Reset) error {
 	r.setNow(now)
 	conf := s.Conf()
 	self := findMember(conf.Voters, r.self.ID)
-	switch err := conf.check(); {
+	switch err := conf.Check(); {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrBadReset, err)
 	case self < 0 || !r.isSelf(conf.Voters[self]) || findMember(conf.Voters, s.Leader) < 0:
 		return fmt.Errorf("%w: this replica, or the one to lead, is not among the survivors", ErrBadReset)
 	case s.Epoch < r.epoch || s.Epoch == r.epoch && (s.Leader != r.self.ID || r.conf().Epoch == s.Epoch || r.resetTo != nil):
 		return nil // it is done, or was overtaken by a later one
+	case len(r.conf().Voters) == 0 || s.Epoch == r.epoch && (r.vote != r.self.ID || r.term < s.Term):
+		// A new replica, opened in this epoch, that is no survivor whatever its name: it must not lead with what it lacks.
+		return fmt.Errorf("%w: this replica was not in the group before", ErrBadReset)
 	case s.Epoch > r.epoch && s.Term <= r.term:
 		return fmt.Errorf("%w: term %d is not above this replica's, %d", ErrBadReset, s.Term, r.term)
 	case r.installed != nil:
