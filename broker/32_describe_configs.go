@@ -59,7 +59,10 @@ func (s *server) configsOf(q *kmsg.DescribeConfigsRequestResource) ([]configValu
 		if err := s.isThisBroker(q.ResourceName); err != nil {
 			return nil, err
 		}
-		list := make([]configValue, 0, len(kafkaConfigs))
+		list := make([]configValue, 0, len(kafkaConfigs)+len(balsaConfigs))
+		for i := range balsaConfigs {
+			list = append(list, s.brokerConfig(&balsaConfigs[i]))
+		}
 		for i := range kafkaConfigs {
 			list = append(list, s.brokerConfig(brokerConfigs()[kafkaConfigs[i].name]))
 		}

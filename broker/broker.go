@@ -57,6 +57,7 @@ type Broker struct {
 	peers      *peers
 	rec        *reconciler
 	server     *server
+	adm        *adminServer // nil without an admin listener
 	pids       producerIDs
 	groups     *coordinator.Groups
 	ensuring   atomic.Bool // __consumer_offsets is being created
@@ -68,6 +69,7 @@ type Broker struct {
 	started time.Time
 	tick    chan struct{} // capacity 1: the controller has something to look at
 	fatal   chan error    // capacity 1
+	failed  atomic.Pointer[error]
 	ctx     context.Context
 	cancel  context.CancelFunc
 
@@ -100,6 +102,9 @@ func Start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := b.listen(); err != nil {
 		return nil, err
 	}
+	if b.adm != nil {
+		b.adm.start()
+	}
 	if err := b.takePlace(ctx); err != nil {
 		return nil, err
 	}
@@ -107,6 +112,7 @@ func Start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := b.startRaft(); err != nil {
 		return nil, err
 	}
+	b.adm.set(adminRaft)
 	if err := b.awaitRegistration(ctx); err != nil {
 		return nil, err
 	}
@@ -114,7 +120,8 @@ func Start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		MaxConnections: b.cfg.MaxConnections}, b.log)
 	b.server.Serve(b.kafkaLn, listenerName)
 	b.onClose(func() error { b.server.Close(); return nil })
-	b.log.Info("broker is ready", "cluster", b.ClusterID(), "kafka", b.KafkaAddr(), "rpc", b.rpcAddr, "data", b.store.dir,
+	b.adm.set(adminReady)
+	b.log.Info("broker is ready", "cluster", b.ClusterID(), "kafka", b.KafkaAddr(), "rpc", b.rpcAddr, "admin", b.AdminAddr(), "data", b.store.dir,
 		"incarnation", fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)), "boot", b.store.id.Boots)
 	return b, nil
 }
@@ -153,7 +160,7 @@ func (b *Broker) openStore() error {
 	return b.store.check(&b.cfg)
 }
 
-// listen binds both listeners, so that their addresses are known; nothing is accepted yet.
+// listen binds all listeners, so that their addresses are known; nothing is accepted yet.
 func (b *Broker) listen() error {
 	bind := func(what, field, addr string) (net.Listener, error) {
 		if host, port, err := splitAddr(addr); err == nil && port < 0 {
@@ -181,6 +188,17 @@ func (b *Broker) listen() error {
 	b.rpcAddr = net.JoinHostPort(host, strconv.Itoa(port))
 	host, port = advertised(b.cfg.Advertise, b.kafkaLn.Addr().String())
 	b.endpoints = []coordinator.Endpoint{{Listener: listenerName, Host: host, Port: int32(port)}}
+	if adminListens(b.cfg.AdminListen) {
+		ln, err := bind("administration", "AdminListen", b.cfg.AdminListen)
+		if err != nil {
+			return err
+		}
+		b.adm = newAdminServer(b, ln, host)
+		b.onClose(b.adm.close)
+		if !b.adm.loopback {
+			b.log.Warn("the admin listener can be reached from other machines and asks nobody who they are: let only operators through to it", "addr", b.adm.addr)
+		}
+	}
 	b.tr, err = transport.New(transport.Options{
 		ClusterID: transportCluster(b.store.id.ClusterID), Self: b.self(), Boot: b.store.id.Boots, Listener: rpcLn,
 		Resolve:     b.resolve,
@@ -397,6 +415,7 @@ func (b *Broker) control() {
 
 func (b *Broker) onFatal(err error) {
 	b.log.Error("the broker cannot vote any more and must be restarted", "err", err)
+	b.failed.Store(&err)
 	select {
 	case b.fatal <- err:
 	default:
@@ -418,11 +437,20 @@ func (b *Broker) KafkaAddr() string {
 // RPCAddr is the address that other brokers are given: what Config.Join of a new broker takes.
 func (b *Broker) RPCAddr() string { return b.rpcAddr }
 
+// AdminAddr is the address of the admin listener; empty if there is none.
+func (b *Broker) AdminAddr() string {
+	if b.adm == nil {
+		return ""
+	}
+	return b.adm.addr
+}
+
 // Close hands leadership over as far as that goes within CloseTimeout, stops everything and closes the data directory. A
 // second call returns what the first did.
 func (b *Broker) Close() error {
 	b.closed.Do(func() {
 		b.log.Info("broker is stopping")
+		b.adm.set(adminStopping) // of what follows, requests in progress and /healthz see as much as they can
 		if b.cfg.CloseTimeout > 0 {
 			b.handOver()
 		}
@@ -434,6 +462,7 @@ func (b *Broker) Close() error {
 
 // shutdown runs the closers, last one first.
 func (b *Broker) shutdown() error {
+	b.adm.set(adminStopping)
 	b.life.Lock()
 	b.closing = true
 	closers := b.closers

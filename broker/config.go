@@ -36,6 +36,10 @@ type Config struct {
 	// AdvertiseRPC is the address given to other brokers. Defaults as for Advertise.
 	AdvertiseRPC string
 
+	// AdminListen is the address for operators: metrics, profiles and administration over HTTP, without authentication. Port
+	// 0 takes a free one. Empty, or "none": there is no such listener.
+	AdminListen string
+
 	// Join are RPC addresses of brokers of the cluster to be joined. Empty on an empty data directory: found a new
 	// cluster. On a directory that already belongs to a cluster they only help to find the others after addresses
 	// changed.
@@ -175,6 +179,10 @@ func (c Config) Validate() error {
 			ip := net.ParseIP(h)
 			check(err == nil && h != "" && (ip == nil || !ip.IsUnspecified()), "the advertised address %q of %s must be host or host:port", a.advertise, a.field)
 		}
+	}
+	if adminListens(c.AdminListen) {
+		_, port, err := splitAddr(c.AdminListen)
+		check(err == nil && port >= 0, "AdminListen %q must be host:port, or %q", c.AdminListen, adminOff)
 	}
 	for _, s := range c.Join {
 		h, p, err := splitAddr(s)

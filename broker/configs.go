@@ -149,9 +149,12 @@ var obeyedBrokerConfigs = map[string]string{
 // sensitiveConfigs are never shown.
 func sensitive(d *configDef) bool { return d.typ == kmsg.ConfigTypePassword }
 
-// brokerConfigs is kafkaConfigs as definitions, by name.
+// brokerConfigs is kafkaConfigs as definitions, with balsaConfigs, by name.
 var brokerConfigs = sync.OnceValue(func() map[string]*configDef {
-	m := make(map[string]*configDef, len(kafkaConfigs))
+	m := make(map[string]*configDef, len(kafkaConfigs)+len(balsaConfigs))
+	for i := range balsaConfigs {
+		m[balsaConfigs[i].name] = &balsaConfigs[i]
+	}
 	for _, k := range kafkaConfigs {
 		d := &configDef{name: k.name, typ: k.typ, def: k.def, doc: "A config of Apache Kafka. This broker lists it, and does not use it."}
 		if doc, ok := obeyedBrokerConfigs[k.name]; ok {

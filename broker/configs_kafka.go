@@ -5,6 +5,12 @@ package broker
 
 import "github.com/twmb/franz-go/pkg/kmsg"
 
+// balsaConfigs are broker configs that Kafka does not have.
+var balsaConfigs = []configDef{
+	{name: "balsa.admin.listener", typ: kmsg.ConfigTypeString, def: unset, does: obeyed,
+		doc: "Where this broker serves metrics, profiles and administration over HTTP. Without a value: nowhere."},
+}
+
 // kafkaConfigs is sorted by name. A default of unset is null on the wire.
 var kafkaConfigs = []struct {
 	name string

@@ -533,7 +533,7 @@ func TestDescribeConfigs(t *testing.T) {
 			}
 		}
 		topic, broker := byName(resp.Resources[0].Configs), byName(resp.Resources[1].Configs)
-		if len(topic) != len(topicConfigDefs) || len(broker) != len(kafkaConfigs) || len(resp.Resources[2].Configs) != 1 {
+		if len(topic) != len(topicConfigDefs) || len(broker) != len(kafkaConfigs)+len(balsaConfigs) || len(resp.Resources[2].Configs) != 1 {
 			t.Fatalf("v%d: %d topic configs, %d broker configs", v, len(topic), len(broker))
 		}
 		if got := topic["max.message.bytes"]; *got.Value != "1000" || v >= 1 && (got.Source != kmsg.ConfigSourceDynamicTopicConfig || len(got.ConfigSynonyms) != 2 ||

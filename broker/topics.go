@@ -89,6 +89,8 @@ func (b *Broker) Leader(topic coordinator.TopicID, partition int32) (raft.NodeID
 func (b *Broker) Config(name string) (string, bool) {
 	c, d := &b.given, Config{}
 	switch name {
+	case "balsa.admin.listener":
+		return b.AdminAddr(), b.adm != nil
 	case "num.partitions":
 		return fmt.Sprint(c.Partitions), c.Partitions != d.Partitions
 	case "default.replication.factor":

@@ -90,22 +90,25 @@ type devState struct {
 	Nodes      int    `json:"nodes"`
 	KafkaPorts []int  `json:"kafkaPorts"`
 	RPCPorts   []int  `json:"rpcPorts"`
+	AdminPorts []int  `json:"adminPorts"` // a file of before there were any lacks them
 	// Founded: the cluster was ready once. Until then node 1 is told of no others, so that it founds it.
 	Founded bool `json:"founded"`
 }
 
 // devNode is one child.
 type devNode struct {
-	number     int
-	kafka, rpc string
-	logPath    string
-	logStart   int64 // where this run's part of the log begins
-	cmd        *exec.Cmd
-	again      []string      // the command line that starts it once more
-	ready      chan struct{} // closed when it serves clients
-	voters     chan struct{} // closed when it has seen the metadata group complete
-	exited     chan struct{} // closed when it has ended; err is set then
-	err        error
+	number   int
+	kafka    string
+	rpc      string
+	admin    string
+	logPath  string
+	logStart int64 // where this run's part of the log begins
+	cmd      *exec.Cmd
+	again    []string      // the command line that starts it once more
+	ready    chan struct{} // closed when it serves clients
+	voters   chan struct{} // closed when it has seen the metadata group complete
+	exited   chan struct{} // closed when it has ended; err is set then
+	err      error
 }
 
 func (n *devNode) running() bool {
@@ -147,7 +150,7 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 			return err
 		}
 		nodes = append(nodes, n)
-		fmt.Fprintf(a.out, "node %d: pid %d, kafka %s, rpc %s, log %s\n", n.number, n.cmd.Process.Pid, n.kafka, n.rpc, n.logPath)
+		fmt.Fprintf(a.out, "node %d: pid %d, kafka %s, rpc %s, admin %s, log %s\n", n.number, n.cmd.Process.Pid, n.kafka, n.rpc, n.admin, n.logPath)
 		if !st.Founded && i == 0 && st.Nodes > 1 { // there is nothing to join before it serves
 			select {
 			case <-n.ready:
@@ -333,22 +336,30 @@ func (st *devState) pickPorts(o *devOptions) error {
 	for _, p := range st.KafkaPorts {
 		taken[p] = true
 	}
-	rpc := st.RPCPorts
-	st.RPCPorts = make([]int, st.Nodes)
-	for i := range st.RPCPorts {
-		p := st.KafkaPorts[i] + 100 // as the defaults of broker start
-		if i < len(rpc) {
-			p = rpc[i]
-		}
-		if p > 65535 || free(p) != nil {
-			var err error
-			if p, err = block(1); err != nil {
-				return err
+	// others picks ports that lie above those for clients as the defaults of broker start do.
+	others := func(before []int, above int) ([]int, error) {
+		out := make([]int, st.Nodes)
+		for i := range out {
+			p := st.KafkaPorts[i] + above
+			if i < len(before) {
+				p = before[i]
 			}
+			if p > 65535 || free(p) != nil {
+				var err error
+				if p, err = block(1); err != nil {
+					return nil, err
+				}
+			}
+			out[i], taken[p] = p, true
 		}
-		st.RPCPorts[i], taken[p] = p, true
+		return out, nil
 	}
-	return nil
+	var err error
+	if st.RPCPorts, err = others(st.RPCPorts, 100); err != nil {
+		return err
+	}
+	st.AdminPorts, err = others(st.AdminPorts, 200)
+	return err
 }
 
 // startNode starts the child of index i.
@@ -356,6 +367,7 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 	n := &devNode{number: i + 1, ready: make(chan struct{}), voters: make(chan struct{}), exited: make(chan struct{}),
 		kafka:   net.JoinHostPort(devHost, strconv.Itoa(st.KafkaPorts[i])),
 		rpc:     net.JoinHostPort(devHost, strconv.Itoa(st.RPCPorts[i])),
+		admin:   net.JoinHostPort(devHost, strconv.Itoa(st.AdminPorts[i])),
 		logPath: filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1)),
 	}
 	exe, err := os.Executable()
@@ -363,7 +375,7 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 		return nil, err
 	}
 	args := []string{"start", "--config", noConfigFile, "--data-dir", filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
-		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc,
+		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc, "--admin-listen", n.admin,
 		"--node-id", strconv.Itoa(n.number), "--cluster-id", st.ClusterID}
 	hidden := []string{"--report-voters", strconv.Itoa(metadataVoters(st.Nodes))}
 	var others []string

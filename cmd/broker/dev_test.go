@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/balsamq/balsa/client"
 )
 
@@ -93,7 +95,7 @@ func startDev(t *testing.T, args ...string) *devRun {
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
 			d.lines = append(d.lines, lines.Text())
-			if m := regexp.MustCompile(`^node \d+: pid (\d+), kafka \S+, rpc \S+, log \S+$`).FindStringSubmatch(lines.Text()); m != nil {
+			if m := regexp.MustCompile(`^node \d+: pid (\d+), kafka \S+, rpc \S+, admin \S+, log \S+$`).FindStringSubmatch(lines.Text()); m != nil {
 				pid, _ := strconv.Atoi(m[1])
 				d.pids = append(d.pids, pid)
 			}
@@ -329,7 +331,7 @@ func TestStart(t *testing.T) {
 	dir := t.TempDir()
 	run := func() (*exec.Cmd, string) {
 		t.Helper()
-		cmd := exec.Command(program(t), "start", "--kafka-listen", "127.0.0.1:0", "--rpc-listen", "127.0.0.1:0")
+		cmd := exec.Command(program(t), "start", "--kafka-listen", "127.0.0.1:0", "--rpc-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 		cmd.Dir = dir // it keeps its data below the current directory
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -385,10 +387,27 @@ func TestStart(t *testing.T) {
 	if code, _, errText := c.run("log", "dump", filepath.Join(dir, "nothing")); code != exitNotFound {
 		t.Errorf("dump of nothing: exit code %d\n%s", code, errText)
 	}
+	// Its admin listener is found by way of the Kafka listener, and by --admin without it.
+	ask := &cobra.Command{}
+	adminFlag(ask)
+	ask.Flags().StringSlice("brokers", []string{addr}, "")
+	ask.Flags().Duration("timeout", patience, "")
+	var state struct{ Admin, Kafka string }
+	who := func(ctx context.Context, ctl *client.Control) error { return ctl.Get(ctx, "/v1/broker", &state) }
+	ask.SetContext(t.Context())
+	if err := withControl(ask, who); err != nil || state.Kafka != addr {
+		t.Fatalf("admin listener: %v, it is %+v", err, state)
+	}
+	if err := errors.Join(ask.Flags().Set("brokers", "127.0.0.1:1"), ask.Flags().Set("admin", state.Admin)); err != nil {
+		t.Fatal(err)
+	}
+	if err := withControl(ask, who); err != nil || state.Kafka != addr {
+		t.Fatalf("--admin: %v, it is %+v", err, state)
+	}
 	// A second broker on the directory, and on the port.
 	second := func(args ...string) string {
 		t.Helper()
-		out, err := exec.Command(program(t), append([]string{"start", "--config", "none", "--rpc-listen", "127.0.0.1:0"}, args...)...).CombinedOutput()
+		out, err := exec.Command(program(t), append([]string{"start", "--config", "none", "--rpc-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, args...)...).CombinedOutput()
 		if err == nil {
 			t.Fatalf("it started: %s", out)
 		}
@@ -396,6 +415,9 @@ func TestStart(t *testing.T) {
 	}
 	if out := second("--data-dir", filepath.Join(dir, "balsa-data"), "--kafka-listen", "127.0.0.1:0"); !strings.Contains(out, "in use by another process") || !strings.Contains(out, "mend:") {
 		t.Errorf("on the same directory: %s", out)
+	}
+	if out := second("--data-dir", t.TempDir(), "--kafka-listen", "127.0.0.1:0", "--admin-listen", state.Admin); !strings.Contains(out, "address already in use") || !strings.Contains(out, "--admin-listen") {
+		t.Errorf("on the same admin port: %s", out)
 	}
 	if out := second("--data-dir", t.TempDir(), "--kafka-listen", addr); !strings.Contains(out, "address already in use") || !strings.Contains(out, "--kafka-listen") {
 		t.Errorf("on the same port: %s", out)

@@ -23,7 +23,6 @@ type startOptions struct {
 	logFormat *choice
 	autoTopic bool
 	voters    int
-	pprof     string
 }
 
 func newStartCommand(a *app) *cobra.Command {
@@ -43,7 +42,8 @@ The log goes to the standard error. On the standard output it prints one line wh
 		Example: `  broker start
   broker start --data-dir /var/lib/balsa --kafka-listen 0.0.0.0:9092 --kafka-advertise broker-1.example:9092 \
       --rpc-listen 0.0.0.0:9192 --rpc-advertise broker-1.example:9192
-  broker start --data-dir /var/lib/balsa-2 --kafka-listen 127.0.0.1:9093 --rpc-listen 127.0.0.1:9193 --join 127.0.0.1:9192`,
+  broker start --data-dir /var/lib/balsa-2 --kafka-listen 127.0.0.1:9093 --rpc-listen 127.0.0.1:9193 --admin-listen 127.0.0.1:9293 \
+      --join 127.0.0.1:9192`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.start(cmd.Context(), cmd, o) },
 	}
@@ -53,6 +53,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.StringVar(&o.cfg.Advertise, "kafka-advertise", "", "the `HOST:PORT` that clients are told; default: where it listens")
 	f.StringVar(&o.cfg.ListenRPC, "rpc-listen", "127.0.0.1:9192", "listen for other brokers on `HOST:PORT`; port 0: a free one")
 	f.StringVar(&o.cfg.AdvertiseRPC, "rpc-advertise", "", "the `HOST:PORT` that other brokers are told; default: where it listens")
+	f.StringVar(&o.cfg.AdminListen, "admin-listen", "127.0.0.1:9292", "serve metrics, profiles and administration over HTTP on `HOST:PORT`, to whoever can reach it; port 0: a free one; 'none': do not")
 	f.StringSliceVar(&o.cfg.Join, "join", nil, "rpc addresses `HOST:PORT,…` of brokers of the cluster to belong to")
 	f.Int32Var(&o.cfg.NodeID, "node-id", 0, "the id to ask for; 0: the cluster gives one")
 	f.StringVar(&o.cfg.ClusterID, "cluster-id", "", "found a cluster of this `NAME`, or belong to no other")
@@ -64,7 +65,6 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
 	f.Int64Var(&o.cfg.CacheBytes, "cache-bytes", 64<<20, "bound of the memory that holds the newest records")
 	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
-	f.StringVar(&o.pprof, "pprof-listen", "", "serve profiles of the Go runtime over HTTP on `HOST:PORT`; default: do not")
 	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
 	f.Var(o.logFormat, "log-format", "`text|json`")
 	settingsAll(f, "")
@@ -78,11 +78,6 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 	cfg.DisableAutoCreate = !o.autoTopic
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)
-	if o.pprof != "" {
-		if err := servePprof(ctx, o.pprof, cfg.Logger); err != nil {
-			return err
-		}
-	}
 	b, err := broker.Start(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -133,11 +128,11 @@ func startError(err error) error {
 	case errors.Is(err, broker.ErrConfig):
 		e.code = exitUsage
 		e.what = strings.ReplaceAll(err.Error(), "\n", "; ")
-		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, Join --join"
+		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, AdminListen --admin-listen, Join --join"
 	case errors.Is(err, syscall.EADDRINUSE):
-		e.mend = "stop the program that listens there, or choose another --kafka-listen or --rpc-listen"
+		e.mend = "stop the program that listens there, or choose another --kafka-listen, --rpc-listen or --admin-listen (port 0: a free one)"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		e.mend = "--kafka-listen and --rpc-listen take addresses of this machine; what others are told is --kafka-advertise and --rpc-advertise"
+		e.mend = "--kafka-listen, --rpc-listen and --admin-listen take addresses of this machine; what others are told is --kafka-advertise and --rpc-advertise"
 	case errors.Is(err, broker.ErrDataDir):
 		e.mend = "nothing was changed; --data-dir names another directory"
 	case errors.Is(err, context.DeadlineExceeded):

@@ -154,7 +154,7 @@ func (c *cluster) start(p *process) {
 
 // begin starts a broker's process; what it returns waits for it to be ready.
 func (c *cluster) begin(p *process) func() error {
-	args := []string{"start", "--data-dir", p.dir, "--kafka-listen", p.kafka, "--rpc-listen", p.rpc, "--node-id", fmt.Sprint(p.id)}
+	args := []string{"start", "--data-dir", p.dir, "--kafka-listen", p.kafka, "--rpc-listen", p.rpc, "--admin-listen", "127.0.0.1:0", "--node-id", fmt.Sprint(p.id)}
 	if p.id != 1 {
 		args = append(args, "--join", c.procs[0].rpc)
 	}

@@ -1,0 +1,184 @@
+// What no Kafka API covers: the brokers' admin listeners, HTTP with JSON. Which routes there are says GET /v1 of any broker.
+
+package client
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+)
+
+// adminListenerConfig is the broker config that says where a broker's admin listener is.
+const adminListenerConfig = "balsa.admin.listener"
+
+// maxControlAnswer bounds an answer of an admin listener.
+const maxControlAnswer = 64 << 20
+
+// Control talks to the admin listeners of a cluster's brokers. Any broker answers for the whole cluster; where one cannot be
+// reached the next is asked. It is safe for concurrent use, and needs no closing.
+type Control struct {
+	addrs []string
+	http  *http.Client
+}
+
+// ControlError is a broker's refusal, in its own words. It is the Err of an [*Error].
+type ControlError struct {
+	Kind    string // "not_found", "invalid", "unavailable", …
+	Message string
+	Mend    string // what can be done about it; may be empty
+}
+
+func (e *ControlError) Error() string { return e.Message }
+
+// NewControl talks to admin listeners at known addresses, without asking the cluster where they are: it works where no broker
+// serves Kafka clients any more.
+func NewControl(addrs ...string) (*Control, error) {
+	for _, a := range addrs {
+		host, port, err := net.SplitHostPort(a)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" {
+			return nil, &Error{Op: "read the admin address", Subject: strconv.Quote(a), Kind: ErrInvalid, Err: errors.New("write host:port, as 'broker start --admin-listen' has it")}
+		}
+	}
+	if len(addrs) == 0 {
+		return nil, &Error{Op: "read the admin address", Kind: ErrInvalid, Err: errors.New("none was given")}
+	}
+	t := &http.Transport{DialContext: (&net.Dialer{Timeout: DefaultConnectTimeout}).DialContext} // no proxy: brokers are near
+	return &Control{addrs: addrs, http: &http.Client{Transport: t}}, nil
+}
+
+// AdminListeners are the addresses of the brokers' admin listeners by broker id: of those brokers that answer and have one.
+func (a *Admin) AdminListeners(ctx context.Context) (map[int32]string, error) {
+	const op = "ask for the admin listeners"
+	m, err := a.raw.BrokerMetadata(fresh(ctx))
+	if err != nil {
+		return nil, wrap(op, "", err)
+	}
+	ids := make([]int32, 0, len(m.Brokers))
+	for _, b := range m.Brokers {
+		ids = append(ids, b.NodeID)
+	}
+	// A broker that has just died must not take all the time.
+	ctx, cancel := share(ctx, 2)
+	defer cancel()
+	out := make(map[int32]string)
+	configs, err := a.raw.DescribeBrokerConfigs(ctx, ids...)
+	for _, rc := range configs {
+		id, perr := strconv.ParseInt(rc.Name, 10, 32)
+		if rc.Err != nil || perr != nil {
+			continue
+		}
+		for _, c := range rc.Configs {
+			if c.Key == adminListenerConfig && c.MaybeValue() != "" {
+				out[int32(id)] = c.MaybeValue()
+			}
+		}
+	}
+	if len(out) == 0 && err != nil {
+		return nil, wrap(op, "", err)
+	}
+	return out, nil
+}
+
+// Control finds the admin listeners of the cluster.
+func (a *Admin) Control(ctx context.Context) (*Control, error) {
+	byID, err := a.AdminListeners(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(byID) == 0 {
+		return nil, &Error{Op: "find an admin listener", Kind: ErrUnreachable, Err: errNoAdminListener}
+	}
+	addrs := make([]string, 0, len(byID))
+	for id := range byID {
+		addrs = append(addrs, byID[id])
+	}
+	slices.SortFunc(addrs, cmp.Compare)
+	return NewControl(addrs...)
+}
+
+var errNoAdminListener = errors.New("no broker of the cluster has one (--admin-listen of 'broker start')")
+
+// Get asks for path, "/v1/…", and decodes the answer into out.
+func (c *Control) Get(ctx context.Context, path string, out any) error {
+	return c.do(ctx, http.MethodGet, path, nil, out)
+}
+
+// Post sends in as JSON to path and decodes the answer into out, unless that is nil. It is sent to another broker only if the
+// first could not be connected to: then nothing can have happened.
+func (c *Control) Post(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return &Error{Op: "encode the request", Subject: path, Kind: ErrInvalid, Err: err}
+	}
+	return c.do(ctx, http.MethodPost, path, body, out)
+}
+
+func (c *Control) do(ctx context.Context, method, path string, body []byte, out any) error {
+	var errs []error
+	for _, addr := range c.addrs {
+		err := c.ask(ctx, addr, method, path, body, out)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+		ce, refused := errors.AsType[*ControlError](err)
+		oe, network := errors.AsType[*net.OpError](err)
+		again := network && oe.Op == "dial" || method == http.MethodGet && network || refused && ce.Kind == "unavailable"
+		if !again || ctx.Err() != nil {
+			break
+		}
+	}
+	err := errs[len(errs)-1]
+	kind := kindOf(err)
+	if ce, ok := errors.AsType[*ControlError](err); ok {
+		kind = map[string]error{"not_found": ErrNotFound, "invalid": ErrInvalid, "timeout": ErrTimeout, "unavailable": ErrUnreachable}[ce.Kind]
+	}
+	return &Error{Op: method, Subject: path, Kind: kind, Err: err}
+}
+
+// ask asks one broker.
+func (c *Control) ask(ctx context.Context, addr, method, path string, body []byte, out any) error {
+	base := url.URL{Scheme: "http", Host: addr}
+	req, err := http.NewRequestWithContext(ctx, method, base.String()+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxControlAnswer+1))
+	if err != nil {
+		return err
+	}
+	if len(raw) > maxControlAnswer {
+		return fmt.Errorf("the answer of %s is larger than %d bytes", addr, maxControlAnswer)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var refusal struct{ Error *ControlError }
+		if json.Unmarshal(raw, &refusal) == nil && refusal.Error != nil {
+			return refusal.Error
+		}
+		return fmt.Errorf("%s answered %s: is it the admin listener of a broker?", addr, resp.Status)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return fmt.Errorf("%s answered what is no answer to this: %w", addr, err)
+	}
+	return nil
+}
