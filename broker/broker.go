@@ -61,6 +61,7 @@ type Broker struct {
 	pids       producerIDs
 	groups     *coordinator.Groups
 	ensuring   atomic.Bool // __consumer_offsets is being created
+	outliving  sync.Once   // see outlived
 	admins     *semaphore.Weighted
 
 	addrMu sync.RWMutex // guards addrs; a leaf
@@ -83,7 +84,15 @@ type Broker struct {
 
 // Start starts a broker and returns when it serves: it belongs to a cluster, and its metadata is current. ctx bounds the start,
 // not the broker's life. After an error nothing is left running.
-func Start(ctx context.Context, cfg Config) (_ *Broker, err error) {
+func Start(ctx context.Context, cfg Config) (*Broker, error) {
+	b, err := start(ctx, cfg)
+	if errors.Is(err, ErrOutlived) {
+		return start(ctx, cfg) // its metadata log is set aside by this one
+	}
+	return b, err
+}
+
+func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -297,18 +306,22 @@ func (b *Broker) startRaft() (err error) {
 	b.onClose(b.host.Close)
 
 	cache := segment.NewCache(b.cfg.CacheBytes)
-	_, existing := b.hardStates.Load(raft.MetadataGroup)
+	bootstrap, campaign := raft.ConfState{Voters: []raft.Member{id.Founder}}, id.Founder == b.self()
+	if id.MetadataEpoch > 0 {
+		bootstrap, campaign = raft.ConfState{}, false // whoever leads now tells
+	}
 	b.meta = &metaGroup{
-		fs: b.store.fs, dir: b.store.groupDir(raft.MetadataGroup), host: b.host, md: b.md, log: b.log, existing: existing,
+		fs: b.store.fs, dir: b.store.groupDir(raft.MetadataGroup), host: b.host, md: b.md, log: b.log,
+		epoch: id.MetadataEpoch, hardState: b.hardStates.Load, forget: b.hardStates.Delete,
 		segment:   segment.Options{SegmentBytes: metaSegmentBytes, Cache: cache},
-		bootstrap: raft.ConfState{Voters: []raft.Member{id.Founder}},
-		campaign:  id.Founder == b.self(),
+		bootstrap: bootstrap,
+		campaign:  campaign,
 		caughtUp:  func(v raft.Index) []raft.NodeID { return b.peers.withImage(v) },
 		remote:    b.askReadIndex,
 	}
 	b.peers = newPeers(peersConfig{
 		self: id, addr: b.rpcAddr, interval: b.cfg.HeartbeatInterval, timeout: b.cfg.ElectionTimeout, caller: b.tr,
-		setAddr: b.setAddr, image: b.Image, log: b.log,
+		setAddr: b.setAddr, image: b.Image, epochs: b.meta.epochs, outlived: b.outlived, log: b.log,
 		heard: func(n raft.NodeID, inc raft.Incarnation) { b.ctl.Heard(n, inc) },
 	})
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
@@ -345,7 +358,7 @@ func (b *Broker) startRaft() (err error) {
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)
 	}
-	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex} {
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})
@@ -370,6 +383,8 @@ func (b *Broker) awaitRegistration(ctx context.Context) error {
 	for {
 		select {
 		case err := <-done:
+			return err
+		case err := <-b.fatal:
 			return err
 		case <-notice.C:
 			leader, _ := b.meta.Leader()
@@ -414,7 +429,7 @@ func (b *Broker) control() {
 }
 
 func (b *Broker) onFatal(err error) {
-	b.log.Error("the broker cannot vote any more and must be restarted", "err", err)
+	b.log.Error("the broker is of no more use and must be restarted", "err", err)
 	b.failed.Store(&err)
 	select {
 	case b.fatal <- err:
@@ -422,8 +437,8 @@ func (b *Broker) onFatal(err error) {
 	}
 }
 
-// Fatal delivers the error after which the broker is of no more use: its journal of terms and votes has failed. Whoever runs the
-// broker closes it then, and may start it again.
+// Fatal delivers the error after which the broker is of no more use: its journal of terms and votes has failed, or the metadata
+// group has gone on without it. Whoever runs the broker closes it then, and may start it again.
 func (b *Broker) Fatal() <-chan error { return b.fatal }
 
 // ClusterID is the cluster's id.

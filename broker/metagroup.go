@@ -16,6 +16,7 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
 	"github.com/balsamq/balsa/segment"
@@ -41,7 +42,9 @@ type metaGroup struct {
 	host      *multi.Host
 	md        *coordinator.Metadata
 	bootstrap raft.ConfState
-	existing  bool // the journal knows the group
+	epoch     raft.GroupEpoch // at least; a log of an earlier one is set aside
+	hardState func(raft.GroupID) (raft.HardState, bool)
+	forget    func(raft.GroupID, func(error))
 	campaign  bool // sole voter of a new cluster
 	log       *slog.Logger
 	// caughtUp says which brokers have an Image of at least this version.
@@ -64,12 +67,19 @@ var _ coordinator.MetadataLog = (*metaGroup)(nil)
 var errMetaClosed = errors.New("the metadata log is not open")
 
 func (m *metaGroup) open() error {
+	hs, existing := m.hardState(raft.MetadataGroup)
+	if hs.Epoch < m.epoch {
+		if err := m.setAside(); err != nil {
+			return fmt.Errorf("set aside the metadata log %s: %w", m.dir, err)
+		}
+		existing = false
+	}
 	_, err := m.fs.Stat(m.dir)
 	fresh := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case err != nil && !fresh:
 		return err
-	case fresh && m.existing:
+	case fresh && existing:
 		return fmt.Errorf("%w: %s is gone, though this broker has voted in the metadata group: restore the directory, or move the whole data directory away and join as a new broker", ErrDataDir, m.dir)
 	}
 	log, err := segment.Open(m.fs, m.dir, raft.MetadataGroup, m.segment)
@@ -77,15 +87,42 @@ func (m *metaGroup) open() error {
 		return fmt.Errorf("open the metadata log %s: %w", m.dir, err)
 	}
 	g, err := m.host.CreateGroup(multi.GroupConfig{
-		ID: raft.MetadataGroup, Log: log, Stager: m.md, StateMachine: m.md, Bootstrap: m.bootstrap, Fresh: fresh, Campaign: m.campaign,
+		ID: raft.MetadataGroup, Log: log, Stager: m.md, StateMachine: m.md, Bootstrap: m.bootstrap, Fresh: fresh, Epoch: m.epoch, Campaign: m.campaign,
 		VoteAfter: log.Health().DamagedUpTo, SnapshotEvery: metaSnapshotEvery, KeepEntries: metaKeepEntries, OnFatal: m.failed,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the metadata group: %w", err), log.Close())
 	}
-	m.existing, m.campaign = true, false
+	m.campaign = false
 	m.group.Store(g)
 	return nil
+}
+
+// setAside takes the log of an earlier epoch out of the way: this broker follows the metadata group anew.
+func (m *metaGroup) setAside() error {
+	if _, err := m.fs.Stat(m.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := forgetHardState(raft.MetadataGroup, m.hardState, m.forget); err != nil {
+		return err
+	}
+	m.log.Warn("the metadata log is of an epoch that the cluster has gone on without; it is set aside, and this broker follows anew",
+		"dir", m.dir, "epoch", m.epoch)
+	return partition.SetAside(m.fs, m.dir, m.epoch)
+}
+
+// epochs are the epoch that this broker's replica is in, and that of the membership that its log has come to: once a leader of
+// a later epoch has got its membership into its log, who is not in that epoch is too late.
+func (m *metaGroup) epochs() (own, settled raft.GroupEpoch) {
+	hs, _ := m.hardState(raft.MetadataGroup)
+	own = max(m.epoch, hs.Epoch)
+	if g := m.group.Load(); g != nil {
+		s := g.Status()
+		return max(own, s.Epoch), s.Conf.Epoch
+	}
+	return own, 0
 }
 
 // failed schedules a reopening. It is called by a worker, which must not wait for its own group to close.

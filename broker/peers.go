@@ -111,7 +111,9 @@ type peersConfig struct {
 	caller   caller
 	setAddr  func(raft.NodeID, string) // tells the transport
 	image    func() *coordinator.Image
-	heard    func(raft.NodeID, raft.Incarnation) // tells the controller
+	epochs   func() (own, settled raft.GroupEpoch)         // of our metadata group
+	outlived func(from raft.NodeID, epoch raft.GroupEpoch) // the cluster has gone on in a later one
+	heard    func(raft.NodeID, raft.Incarnation)           // tells the controller
 	log      *slog.Logger
 }
 
@@ -323,7 +325,8 @@ func (ps *peers) heard(h *beat) *beat {
 
 func (ps *peers) beat(leaders []leaderEntry) *beat {
 	id := ps.cfg.self
-	return &beat{cluster: id.ClusterID, node: id.NodeID, incarnation: id.Incarnation, boot: id.Boots, image: ps.cfg.image().Version(),
+	_, settled := ps.cfg.epochs()
+	return &beat{cluster: id.ClusterID, node: id.NodeID, incarnation: id.Incarnation, boot: id.Boots, image: ps.cfg.image().Version(), epoch: settled,
 		addr: ps.cfg.addr, leaders: leaders}
 }
 
@@ -334,6 +337,10 @@ func (ps *peers) took(h *beat) {
 	}
 	// A broker that the Image knows in another incarnation is a wiped disk under an old id, and nobody that we know.
 	if b := ps.cfg.image().Broker(h.node); b != nil && b.Incarnation != h.incarnation {
+		return
+	}
+	if own, _ := ps.cfg.epochs(); h.epoch > own {
+		ps.cfg.outlived(h.node, h.epoch)
 		return
 	}
 	news := false

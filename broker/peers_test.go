@@ -92,7 +92,7 @@ func (w *wire) start(t *testing.T, id raft.NodeID, boot uint64) *peers {
 	md := coordinator.NewMetadata()
 	ps := newPeers(peersConfig{self: &identity{ClusterID: "c", NodeID: id, Incarnation: raft.Incarnation(id), Boots: boot}, addr: "addr",
 		interval: 5 * time.Millisecond, timeout: 50 * time.Millisecond, caller: wireCaller{w, id}, setAddr: func(raft.NodeID, string) {},
-		image: md.Image, heard: func(raft.NodeID, raft.Incarnation) {}, log: slog.New(slog.DiscardHandler)})
+		image: md.Image, epochs: func() (own, settled raft.GroupEpoch) { return 0, 0 }, heard: func(raft.NodeID, raft.Incarnation) {}, log: slog.New(slog.DiscardHandler)})
 	w.mu.Lock()
 	w.all[id] = ps
 	w.mu.Unlock()

@@ -123,8 +123,8 @@ func (r *reconciler) loop() {
 	}
 }
 
-// findOrphans takes in directories of groups that were deleted while this broker was down. An id below the counter that no
-// partition has was given out and taken back: no later Image will know it again. Every other directory is left alone.
+// findOrphans takes in directories of groups that were deleted while this broker was down. An id that was given
+// out and taken back no later Image will know again. Every other directory is left alone.
 func (r *reconciler) findOrphans(im *coordinator.Image) {
 	if err := partition.CleanRemoved(r.store.fs, r.store.groupsDir()); err != nil {
 		r.log.Warn("cannot clean up after interrupted deletions", "err", err)
@@ -137,16 +137,10 @@ func (r *reconciler) findOrphans(im *coordinator.Image) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range dirs {
-		if g != raft.MetadataGroup && deleted(im, g) && r.groups[g] == nil {
+		if g != raft.MetadataGroup && im.Deleted(g) && r.groups[g] == nil {
 			r.groups[g] = &hosted{group: g}
 		}
 	}
-}
-
-// deleted reports that the group was once given out and is gone for good.
-func deleted(im *coordinator.Image, g raft.GroupID) bool {
-	_, _, ok := im.Group(g)
-	return !ok && g < im.NextGroup()
 }
 
 // step starts what can be started, and returns when it should be called again at the latest.
@@ -200,7 +194,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 		}
 	}
 	for _, h := range r.groups {
-		if h.busy || h.removed || !deleted(im, h.group) {
+		if h.busy || h.removed || !im.Deleted(h.group) {
 			continue
 		}
 		if now.Before(h.retryAt) {
@@ -338,7 +332,7 @@ func (r *reconciler) removeReplica(h *hosted) error {
 			return err
 		}
 	}
-	if err := r.forgetHardState(h.group); err != nil {
+	if err := forgetHardState(h.group, r.hardState, r.forget); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -348,12 +342,12 @@ func (r *reconciler) removeReplica(h *hosted) error {
 }
 
 // forgetHardState deletes what the journal knows of a group, durably.
-func (r *reconciler) forgetHardState(g raft.GroupID) error {
-	if _, ok := r.hardState(g); !ok {
+func forgetHardState(g raft.GroupID, load func(raft.GroupID) (raft.HardState, bool), forget func(raft.GroupID, func(error))) error {
+	if _, ok := load(g); !ok {
 		return nil
 	}
 	done := make(chan error, 1)
-	r.forget(g, func(err error) { done <- err })
+	forget(g, func(err error) { done <- err })
 	if err := <-done; err != nil {
 		return fmt.Errorf("forget the hard state of group %d: %w", g, err)
 	}

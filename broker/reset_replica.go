@@ -40,7 +40,7 @@ func (r *reconciler) setAside(p *coordinator.Partition) error {
 		return err
 	}
 	// The journal first: a directory without a hard state is set aside again, a hard state without its directory would be damage.
-	if err := r.forgetHardState(p.Group); err != nil {
+	if err := forgetHardState(p.Group, r.hardState, r.forget); err != nil {
 		return err
 	}
 	r.log.Warn("a replica of an earlier epoch is set aside: the group's peers were reset while it was away, and it begins anew",
@@ -78,6 +78,22 @@ func (r *reconciler) followReset(h *hosted, p *coordinator.Partition) error {
 	h.epoch = p.Epoch
 	r.mu.Unlock()
 	return nil
+}
+
+// ErrOutlived is the end of a broker whose metadata log is of an earlier epoch than the cluster's. Its Image may show what the
+// cluster never had, so that it cannot be mended while it runs: the next Start sets the log aside and follows anew.
+var ErrOutlived = errors.New("the cluster's metadata group was reset while this broker was away: start it again, and it follows the cluster anew")
+
+// outlived is told by another broker that the metadata group is in a later epoch.
+func (b *Broker) outlived(from raft.NodeID, epoch raft.GroupEpoch) {
+	b.outliving.Do(func() {
+		b.log.Error("the metadata group's peers were reset, and this broker's metadata log is of an earlier epoch", "epoch", epoch, "told by", from)
+		if err := b.store.outlive(epoch); err != nil {
+			b.onFatal(errors.Join(ErrOutlived, err))
+			return
+		}
+		b.onFatal(ErrOutlived)
+	})
 }
 
 // resetFollowed reports that this broker leads the new epoch, and that its membership is on the disk of every survivor.

@@ -1,7 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -96,13 +100,16 @@ func TestResetPeers(t *testing.T) {
 	c.start(three)
 	_ = c.metaLeader()
 
-	s := three.rec.replica(g).Raft().Status()
-	survivor := three.self()
-	err := three.change(t.Context(), &coordinator.Command{ResetPeers: &coordinator.ResetPeers{Topic: topic.ID, GroupReset: coordinator.GroupReset{
-		Epoch: 1, Term: s.Term + 5, Leader: 3, Survivors: []raft.Member{survivor}}}})
-	if err != nil {
-		t.Fatal(err)
+	// Asked of a broker that has no replica.
+	plan := c.nodes[0].plan(t, &resetRequest{Topic: "t"})
+	if plan.Epoch != 1 || plan.Leader != 3 || !slices.Equal(plan.Survivors, []raft.NodeID{3}) || !slices.Equal(plan.Voters, []raft.NodeID{3, 4, 5}) ||
+		plan.Replicas[0].NextOffset != 1 || plan.Replicas[1].Lost == "" || plan.Replicas[2].Lost == "" {
+		t.Fatalf("plan %+v", plan)
 	}
+	if _, err := c.nodes[0].resetPeers(t.Context(), &resetRequest{Topic: "t", Epoch: 1, Leader: 4, Survivors: plan.Survivors}); adminKindOf(err) != adminConflict {
+		t.Fatalf("another plan than was shown: %v", err)
+	}
+	c.nodes[0].execute(t, plan)
 	c.write(g, "b")
 	if got := three.values(g); !slices.Equal(got, []string{"a", "b"}) {
 		t.Fatalf("after the reset: %q", got)
@@ -138,5 +145,159 @@ func TestResetPeers(t *testing.T) {
 		if got := n.values(g); slices.Contains(got, "lost") {
 			t.Fatalf("broker %d shows %q", n.NodeID(), got)
 		}
+	}
+}
+
+func adminKindOf(err error) adminKind {
+	if err == nil {
+		return ""
+	}
+	return asAdminError(err).Kind
+}
+
+// plan asks until there is a plan: as long as somebody may still be leading there is none.
+func (n *node) plan(t *testing.T, req *resetRequest) *resetPlan {
+	t.Helper()
+	var plan *resetPlan
+	soon(t, "there is a plan", func() bool {
+		p, err := n.resetPeers(t.Context(), req)
+		if err != nil && adminKindOf(err) != adminConflict {
+			t.Fatal(err)
+		}
+		plan = p
+		return err == nil
+	})
+	return plan
+}
+
+func (n *node) execute(t *testing.T, plan *resetPlan) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	done, err := n.resetPeers(ctx, &resetRequest{Topic: plan.Topic, Partition: plan.Partition, Epoch: plan.Epoch, Leader: plan.Leader, Survivors: plan.Survivors})
+	if err != nil || !done.Done {
+		t.Fatalf("reset: %v, %+v", err, done)
+	}
+}
+
+func TestResetRefusals(t *testing.T) {
+	c := newCluster(t, 3, true)
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	c.nodes[0].mustCreate(t, "t", 1, 3)
+	for _, q := range []struct {
+		req  resetRequest
+		want adminKind
+	}{
+		{resetRequest{Topic: "t"}, adminConflict},               // it has a leader
+		{resetRequest{}, adminConflict},                         // so has the metadata group
+		{resetRequest{Topic: "t", Partition: 1}, adminNotFound}, // there is none
+		{resetRequest{Topic: "u"}, adminNotFound},
+		{resetRequest{Topic: "t", Epoch: 1, Leader: 1, Survivors: []raft.NodeID{1}}, adminConflict},
+	} {
+		if _, err := c.nodes[1].resetPeers(t.Context(), &q.req); adminKindOf(err) != q.want {
+			t.Errorf("%+v: %v", q.req, err)
+		}
+	}
+}
+
+// post sends a reset request to an admin listener, as the CLI does.
+func postReset(t *testing.T, addr string, req *resetRequest) (*resetPlan, *adminError) {
+	t.Helper()
+	body, err := json.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Post("http://"+addr+"/v1/reset-peers", "application/json", bytes.NewReader(body))
+	if err != nil {
+		return nil, adminErrorf(adminUnavailable, "", "%v", err) // it does not listen yet
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		resetPlan
+		Error *adminError `json:"error"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		t.Fatal(err)
+	}
+	return &answer.resetPlan, answer.Error
+}
+
+// The metadata group loses two of its three voters. The survivor goes on; what the lost ones may have given out is not given out
+// again; and when they come back with their old metadata, they follow anew.
+func TestResetMetadata(t *testing.T) {
+	c := newCluster(t, 3, true)
+	survivor, lost := c.nodes[2], c.nodes[:2]
+	survivor.cfg.AdminListen = freeAddr(t)
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	id := c.nodes[0].mustCreate(t, "t", 3, 3)
+	c.stop(survivor)
+	c.nodes[0].mustCreate(t, "unknown", 1, 2) // to the survivor
+	late := c.nodes[0].Image().Topic("unknown").Partitions[0].Group
+	c.stop(lost...)
+
+	// A broker that starts without its metadata group serves nobody but the operator.
+	started := make(chan error, 1)
+	go func() {
+		b, err := Start(t.Context(), survivor.cfg)
+		survivor.Broker = b
+		started <- err
+	}()
+	var plan *resetPlan
+	soon(t, "there is a plan", func() bool {
+		p, err := postReset(t, survivor.cfg.AdminListen, &resetRequest{})
+		if err != nil && err.Kind != adminUnavailable {
+			t.Fatal(err)
+		}
+		plan = p
+		return err == nil
+	})
+	if plan.Group != raft.MetadataGroup || plan.Leader != 3 || !slices.Equal(plan.Survivors, []raft.NodeID{3}) || len(plan.Replicas) != 3 {
+		t.Fatalf("plan %+v", plan)
+	}
+	if _, err := postReset(t, survivor.cfg.AdminListen, &resetRequest{Topic: "t"}); err == nil || err.Kind != adminUnavailable {
+		t.Fatalf("a partition, before there is metadata: %v", err)
+	}
+	done, aerr := postReset(t, survivor.cfg.AdminListen, &resetRequest{Epoch: plan.Epoch, Leader: plan.Leader, Survivors: plan.Survivors})
+	if aerr != nil || !done.Done {
+		t.Fatalf("reset: %v, %+v", aerr, done)
+	}
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	im := survivor.Image()
+	if im.Topic("t") == nil || im.Topic("unknown") != nil || im.Epoch() != 1 || late >= im.NextGroup() || im.Deleted(late) {
+		t.Fatalf("image: epoch %d, next group %d, lost group %d", im.Epoch(), im.NextGroup(), late)
+	}
+	c.start(lost...)
+	c.awaitVoters(3)
+	for _, n := range lost {
+		names, err := n.store.fs.ReadDir(n.store.groupsDir())
+		aside := groupDirName(raft.MetadataGroup) + partition.ResetSuffix + "1"
+		if err != nil || !slices.Contains(names, aside) || !slices.Contains(names, groupDirName(late)) {
+			t.Errorf("broker %d has %q, %v: %s and what nobody knows any more should be there", n.NodeID(), names, err, aside)
+		}
+	}
+	soon(t, "the topic is served", func() bool { return c.served(id) })
+	if again := c.nodes[1].mustCreate(t, "unknown", 1, 3); c.nodes[1].Image().TopicByID(again).Partitions[0].Group <= late {
+		t.Fatal("a group's id was given out twice")
+	}
+	c.stop(c.nodes...)
+	c.start(c.nodes...)
+	soon(t, "the topic is served after a restart of everyone", func() bool { return c.served(id) })
+}
+
+// A broker that lives on, and finds that the metadata group was reset without it.
+func TestOutlivedWhileRunning(t *testing.T) {
+	c := newCluster(t, 2, true)
+	c.start(c.nodes...)
+	n := c.nodes[1]
+	n.peers.heard(&beat{cluster: n.ClusterID(), node: 1, incarnation: c.nodes[0].self().Incarnation, boot: 1, epoch: 7})
+	if err := <-n.Fatal(); !errors.Is(err, ErrOutlived) {
+		t.Fatal(err)
+	}
+	if n.store.id.MetadataEpoch != 7 {
+		t.Fatalf("epoch %d is noted", n.store.id.MetadataEpoch)
 	}
 }

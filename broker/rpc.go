@@ -6,7 +6,7 @@
 //
 // A heartbeat and its answer have one form (integers are unsigned varints but where stated):
 //
-//	version 1 | flags 0 | cluster id (length, bytes) | node | incarnation 8 LE | boot | image version |
+//	version 1 | flags 0 | cluster id (length, bytes) | node | incarnation 8 LE | boot | image version | metadata epoch |
 //	rpc address (length, bytes) | n | n × (group, leader, epoch)
 //
 // The leader entries are news: groups that the sender leads and has not yet told this peer, in this life of both.
@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/raft"
@@ -27,10 +28,12 @@ import (
 
 // The methods. The numbers are part of the wire format.
 const (
-	methodJoin      uint16 = 1 // joinRequest → joinReply
-	methodHeartbeat uint16 = 2 // beat → beat
-	methodForward   uint16 = 3 // coordinator.Intent → coordinator.Result
-	methodReadIndex uint16 = 4 // nothing → readReply
+	methodJoin          uint16 = 1 // joinRequest → joinReply
+	methodHeartbeat     uint16 = 2 // beat → beat
+	methodForward       uint16 = 3 // coordinator.Intent → coordinator.Result
+	methodReadIndex     uint16 = 4 // nothing → readReply
+	methodReportGroup   uint16 = 7 // groupQuestion → groupReport
+	methodResetMetadata uint16 = 8 // resetOrder → resetReply
 )
 
 const (
@@ -115,7 +118,8 @@ type beat struct {
 	incarnation raft.Incarnation
 	boot        uint64
 	image       raft.Index
-	addr        string // where the sender's RPC listener is
+	epoch       raft.GroupEpoch // of the metadata group, as far as the sender's log has come
+	addr        string          // where the sender's RPC listener is
 	leaders     []leaderEntry
 }
 
@@ -128,6 +132,7 @@ func (h *beat) encode() []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.incarnation))
 	b = binary.AppendUvarint(b, h.boot)
 	b = binary.AppendUvarint(b, uint64(h.image))
+	b = binary.AppendUvarint(b, uint64(h.epoch))
 	b = binary.AppendUvarint(b, uint64(len(h.addr)))
 	b = append(b, h.addr...)
 	b = binary.AppendUvarint(b, uint64(len(h.leaders)))
@@ -178,6 +183,7 @@ func decodeBeat(b []byte) (*beat, error) {
 	const maxUint = 1<<64 - 1
 	h.boot = number(maxUint)
 	h.image = raft.Index(number(maxUint))
+	h.epoch = raft.GroupEpoch(number(math.MaxUint32))
 	h.addr = text()
 	n := number(maxBeatLeaders)
 	if n*3 > uint64(len(b)) {
@@ -250,6 +256,20 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 			reply.Error = err.Error()
 		}
 		return encodeJSON(&reply)
+	case methodReportGroup:
+		var q groupQuestion
+		if err := decodeJSON(body, &q); err != nil {
+			return nil, err
+		}
+		r := b.report(q.Group)
+		return encodeJSON(&r)
+	case methodResetMetadata:
+		var q resetOrder
+		if err := decodeJSON(body, &q); err != nil {
+			return nil, err
+		}
+		r := b.followMetadataReset(ctx, q.Reset)
+		return encodeJSON(&r)
 	}
 	return nil, fmt.Errorf("%w: unknown method %d", errRPC, method)
 }

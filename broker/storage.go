@@ -47,6 +47,8 @@ type identity struct {
 	Incarnation raft.Incarnation `json:"incarnation"`          // drawn when the directory was formatted
 	Boots       uint64           `json:"boots"`                // starts so far, this one included
 	Founder     raft.Member      `json:"founder"`              // the membership that the metadata log starts from
+	// MetadataEpoch is the metadata group's epoch that others told this broker of: a metadata log of an earlier one is set aside.
+	MetadataEpoch raft.GroupEpoch `json:"metadata_epoch,omitempty"`
 }
 
 func (id *identity) joined() bool { return id.ClusterID != "" }
@@ -190,6 +192,12 @@ func (s *storage) check(cfg *Config) error {
 		return fmt.Errorf("%w: %s belongs to broker %d, not %d: use another directory, or leave the node id unset", ErrDataDir, s.dir, s.id.NodeID, cfg.NodeID)
 	}
 	return nil
+}
+
+// outlive notes the metadata group's epoch, of which this directory's metadata log is not.
+func (s *storage) outlive(epoch raft.GroupEpoch) error {
+	s.id.MetadataEpoch = epoch
+	return s.save()
 }
 
 func (s *storage) close() error { return s.unlock() }

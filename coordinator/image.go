@@ -131,6 +131,8 @@ type Image struct {
 	nextGroup raft.GroupID
 	nextNode  raft.NodeID
 	nextPID   int64
+	epoch     raft.GroupEpoch // of the metadata group itself
+	skipped   []IDRange
 	features  map[string]int16
 	brokers   []*Broker // sorted by id
 
@@ -156,6 +158,24 @@ func (im *Image) Founder() raft.Member { return im.founder }
 
 // NextGroup is the group-id counter: an id below it that no partition has belongs to a deleted one.
 func (im *Image) NextGroup() raft.GroupID { return im.nextGroup }
+
+// Epoch is the metadata group's own: how often its peers were reset. See [IDRange].
+func (im *Image) Epoch() raft.GroupEpoch { return im.epoch }
+
+// IDRange is [First, End) of the group ids that may have been given out by a majority of the metadata group that is lost: who they
+// belonged to nobody knows, so that what lies under them on some disk is left alone.
+type IDRange struct {
+	First raft.GroupID `json:"first"`
+	End   raft.GroupID `json:"end"`
+}
+
+// Deleted reports that a group was once given out and is gone for good.
+func (im *Image) Deleted(id raft.GroupID) bool {
+	if _, _, ok := im.Group(id); ok || id >= im.nextGroup {
+		return false
+	}
+	return !slices.ContainsFunc(im.skipped, func(s IDRange) bool { return id >= s.First && id < s.End })
+}
 
 // Feature is the finalized level of a feature, 0 if it is off.
 func (im *Image) Feature(name string) int16 { return im.features[name] }
@@ -263,7 +283,7 @@ func newImage() *Image { return &Image{nextGroup: raft.MetadataGroup + 1, nextNo
 func (im *Image) draft() *draft {
 	c := &Image{version: im.version, clusterID: im.clusterID, nextGroup: im.nextGroup, nextNode: im.nextNode, nextPID: im.nextPID,
 		features: im.features, brokers: im.brokers, topicCount: im.topicCount, partitions: im.partitions,
-		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder}
+		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder, epoch: im.epoch, skipped: im.skipped}
 	c.sorted.Store(im.sorted.Load())
 	c.live.Store(im.live.Load())
 	return &draft{Image: c}

@@ -135,6 +135,13 @@ func (m *Metadata) Apply(entries []raft.Entry) ([]any, error) {
 			}
 			results[i] = r
 		}
+		if e.Type == raft.EntryConfig {
+			conf, err := raft.DecodeConfState(e.Payload)
+			if err != nil {
+				return nil, fmt.Errorf("metadata entry %d: %w", e.Index, err)
+			}
+			d.enterEpoch(conf.Epoch)
+		}
 		d.version = e.Index
 	}
 	m.recent, m.applied = recent, entries[len(entries)-1].Index
@@ -224,6 +231,26 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 		return &Result{Failure: FailureOf(d.resetDone(c.ResetDone))}
 	}
 	panic("coordinator: a checked command has a kind")
+}
+
+// Ids that are left out when the metadata group's peers were reset. The lost majority may have given out some that the
+// survivors know nothing of, and a group's id, for one, must never mean two things.
+const (
+	skipGroups      = 1 << 24
+	skipNodes       = 100
+	skipProducerIDs = 1 << 40
+)
+
+// enterEpoch follows a reset of the metadata group's own peers (see [raft.Reset]): the first membership of a later epoch.
+func (d *draft) enterEpoch(epoch raft.GroupEpoch) {
+	if epoch <= d.epoch {
+		return
+	}
+	d.epoch = epoch
+	d.skipped = append(slices.Clip(d.skipped), IDRange{d.nextGroup, d.nextGroup + skipGroups})
+	d.nextGroup += skipGroups
+	d.nextNode += skipNodes
+	d.nextPID += skipProducerIDs
 }
 
 // partitionAt finds the partition of a command.
@@ -368,6 +395,8 @@ type snapshotState struct {
 	NextGroup raft.GroupID     `json:"next_group"`
 	NextNode  raft.NodeID      `json:"next_node"`
 	NextPID   int64            `json:"next_pid"`
+	Epoch     raft.GroupEpoch  `json:"epoch,omitempty"`
+	Skipped   []IDRange        `json:"skipped,omitempty"`
 	Features  map[string]int16 `json:"features"`
 	Brokers   []*Broker        `json:"brokers"`
 	Topics    []*Topic         `json:"topics"`
@@ -381,7 +410,7 @@ func (m *Metadata) Snapshot() ([]byte, error) {
 		// It would be stored as the state at m.applied, and no Restore would take it.
 		return nil, fmt.Errorf("metadata snapshot at %d: the state is that of %d until the replay has come there", m.applied, im.version)
 	}
-	body, err := json.Marshal(&snapshotState{im.version, im.clusterID, im.founder, im.nextGroup, im.nextNode, im.nextPID, im.features,
+	body, err := json.Marshal(&snapshotState{im.version, im.clusterID, im.founder, im.nextGroup, im.nextNode, im.nextPID, im.epoch, im.skipped, im.features,
 		im.brokers, im.Topics(), m.recent})
 	if err != nil {
 		return nil, fmt.Errorf("metadata snapshot at %d: %w", im.version, err)
@@ -415,7 +444,7 @@ func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
 	d := newImage().draft()
 	d.version, d.clusterID, d.founder = index, s.ClusterID, s.Founder
 	d.nextGroup, d.nextNode, d.nextPID = s.NextGroup, s.NextNode, s.NextPID
-	d.features = s.Features
+	d.epoch, d.skipped, d.features = s.Epoch, s.Skipped, s.Features
 	for _, b := range s.Brokers {
 		d.putBroker(b)
 	}

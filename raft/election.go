@@ -88,7 +88,7 @@ func (r *Raft) becomeCandidate() {
 
 // askForVotes sends m to every other voter of either half.
 func (r *Raft) askForVotes(m Message) {
-	m.Index, m.LogTerm, m.SentAt = r.last, r.lastTerm(), r.now
+	m.Index, m.LogTerm, m.SentAt = r.last, r.lastTerm, r.now
 	c := r.conf()
 	for _, v := range c.Voters {
 		if v.ID != r.self.ID {
@@ -146,7 +146,7 @@ func (r *Raft) stepVoteRequest(m *Message) error {
 		}
 		return nil // not even the term is looked at (thesis 4.2.3)
 	}
-	myTerm := r.lastTerm()
+	myTerm := r.lastTerm
 	upToDate := m.LogTerm > myTerm || m.LogTerm == myTerm && m.Index >= r.last
 	able := r.voteAfter == 0 && r.installed == nil
 	if m.Type == MsgPreVote {

@@ -152,6 +152,7 @@ func (r *Raft) SnapshotInstalled(now Time, meta SnapshotMeta) {
 	r.installed, r.install = nil, false
 	r.pending = nil
 	r.last, r.stable, r.matched = meta.Index, meta.Index, meta.Index
+	r.lastTerm = meta.Term
 	r.commit, r.handing, r.applied = meta.Index, meta.Index, meta.Index
 	r.truncTerm = r.term
 	r.liftVoteAfter()

@@ -58,7 +58,7 @@ func (f *fuzzSource) message(r *Raft) Message {
 		m.FromIncarnation = Incarnation(100 + m.From)
 	}
 	if flags&16 != 0 { // continues the log
-		m.Index, m.LogTerm = r.last, r.lastTerm()
+		m.Index, m.LogTerm = r.last, r.lastTerm
 	}
 	for i := range f.byte() % 6 {
 		e := Entry{Term: Term(f.num()), Index: m.Index + 1 + Index(i), Type: EntryType(f.byte() % 7)}

@@ -35,11 +35,6 @@ func (r *Raft) noteLogError(err error) {
 	}
 }
 
-func (r *Raft) lastTerm() Term {
-	t, _ := r.termAt(r.last)
-	return t
-}
-
 // entries returns some entries from lo on, at least one if there is any, within maxBytes after the first.
 func (r *Raft) entries(lo Index, maxBytes int) ([]Entry, error) {
 	if lo > r.last {
@@ -86,7 +81,7 @@ func (r *Raft) appendEntries(es []Entry) {
 		}
 		r.pending = append(r.pending, es...)
 	}
-	r.last = es[len(es)-1].Index
+	r.last, r.lastTerm = es[len(es)-1].Index, es[len(es)-1].Term
 	for i := range es {
 		if es[i].Type == EntryConfig {
 			c, err := decodeEntryConf(&es[i])

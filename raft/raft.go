@@ -127,6 +127,7 @@ type Raft struct {
 
 	pending   []Entry // appended, not yet handed out; may overlap the log, which is then truncated by it
 	last      Index   // end of the log, pending included
+	lastTerm  Term    // its term
 	stable    Index   // durable up to here
 	truncTerm Term    // term in which the log was last truncated
 	matched   Index   // follower: equal to the log of this term's leader up to here
@@ -185,19 +186,19 @@ func New(cfg Config) (*Raft, error) {
 	if cfg.Applied+1 < first || cfg.Applied > r.last {
 		return nil, fmt.Errorf("%w: applied index %d is outside the log [%d,%d]", ErrBadConfig, cfg.Applied, first, r.last)
 	}
-	lastTerm, err := r.log.Term(r.last)
-	if err != nil {
+	var err error
+	if r.lastTerm, err = r.log.Term(r.last); err != nil {
 		return nil, fmt.Errorf("raft: reading term of last entry: %w", err)
 	}
-	if lastTerm > MaxTerm {
+	if r.lastTerm > MaxTerm {
 		return nil, fmt.Errorf("%w: last entry beyond the largest term", ErrBadConfig)
 	}
 	r.epoch, r.term, r.vote = cfg.HardState.Epoch, cfg.HardState.Term, cfg.HardState.Vote
 	r.handed, r.synced = cfg.HardState, cfg.HardState
-	if lastTerm > r.term {
+	if r.lastTerm > r.term {
 		// The log was synced, the journal not: the term was entered, whom it voted for it never said (votes wait for
 		// the journal), and the leader of that term exists, so that no vote in it is needed.
-		r.term, r.vote = lastTerm, 0
+		r.term, r.vote = r.lastTerm, 0
 	}
 	r.stable = r.last
 	r.commit, r.handing, r.applied, r.matched = cfg.Applied, cfg.Applied, cfg.Applied, cfg.Applied

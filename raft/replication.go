@@ -36,7 +36,7 @@ func (r *Raft) sendTo(p *Progress) {
 		}
 		// The commit index rides on entries; it gets a message of its own where none are on their way.
 		if p.Match == r.last && p.sentCommit < r.commit {
-			r.sendAppend(p, p.Match, r.lastTerm(), nil)
+			r.sendAppend(p, p.Match, r.lastTerm, nil)
 		}
 	case SnapshotState:
 	}

@@ -15,6 +15,7 @@ type Status struct {
 	Applied   Index
 	Stable    Index // durable here up to here
 	Last      Index
+	LastTerm  Term  // of the entry at Last
 	TermStart Index // leader: index of the no-op that opened the term. Once Applied reaches it, proposals are taken
 	Conf      ConfState
 	ConfIndex Index
@@ -30,7 +31,7 @@ type Status struct {
 func (r *Raft) Status() Status {
 	return Status{
 		Group: r.cfg.Group, Self: r.self, Role: r.role, Term: r.term, Vote: r.vote, Epoch: r.epoch, Leader: r.leader,
-		Commit: r.commit, Applied: r.applied, Stable: r.stable, Last: r.last, TermStart: r.termStart,
+		Commit: r.commit, Applied: r.applied, Stable: r.stable, Last: r.last, LastTerm: r.lastTerm, TermStart: r.termStart,
 		Conf: *r.conf(), ConfIndex: r.confIndex(), VoteAfter: r.voteAfter, Resting: r.resting,
 		Installing: r.installed != nil, Transferee: r.transferee, Uncommitted: r.uncommitted,
 	}

@@ -21,6 +21,7 @@ var commands = []func(*app) *cobra.Command{
 	newDevCommand,
 	newStartCommand,
 	newTopicCommand,
+	newPartitionCommand,
 	newProduceCommand,
 	newConsumeCommand,
 	newClusterCommand,

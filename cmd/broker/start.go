@@ -93,6 +93,12 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 	case <-ctx.Done():
 		return b.Close()
 	case fatal := <-b.Fatal():
+		if errors.Is(fatal, broker.ErrOutlived) {
+			if err := b.Close(); err != nil {
+				cfg.Logger.Warn("closing the broker before it starts anew", "err", err)
+			}
+			return a.start(ctx, cmd, o)
+		}
 		return &cliError{code: exitFailure, what: "the broker had to stop: " + errors.Join(fatal, b.Close()).Error(), where: cfg.DataDir,
 			mend: "see to the disk, then start it again", err: fatal}
 	}

@@ -315,7 +315,7 @@ func (g *Group) publish() {
 // sameStatus compares what moves; Conf moves with ConfIndex or Applied.
 func sameStatus(a, b *Status) bool {
 	return a.Role == b.Role && a.Term == b.Term && a.Vote == b.Vote && a.Leader == b.Leader && a.Commit == b.Commit &&
-		a.Applied == b.Applied && a.Stable == b.Stable && a.Last == b.Last && a.ConfIndex == b.ConfIndex &&
+		a.Applied == b.Applied && a.Stable == b.Stable && a.Last == b.Last && a.LastTerm == b.LastTerm && a.Epoch == b.Epoch && a.ConfIndex == b.ConfIndex &&
 		a.Resting == b.Resting && a.Installing == b.Installing && a.Transferee == b.Transferee &&
 		a.Uncommitted == b.Uncommitted && a.VoteAfter == b.VoteAfter && a.TermStart == b.TermStart &&
 		a.Ready == b.Ready && a.Full == b.Full && a.CoveredPeers == b.CoveredPeers && (a.Err == nil) == (b.Err == nil)
