@@ -18,6 +18,8 @@ var (
 	ErrBadProposal = errors.New("raft: proposal does not continue the log")
 	// ErrConfPending: an earlier membership change is not committed yet, or is still joint.
 	ErrConfPending = errors.New("raft: a membership change is under way")
+	// ErrNotCaughtUp: a learner that is too far behind to be promoted; try again when it is not.
+	ErrNotCaughtUp = errors.New("raft: learner is not caught up")
 	// ErrBadConf: a membership or a change of it that makes no sense.
 	ErrBadConf = errors.New("raft: invalid membership")
 	// ErrNotVoter: leadership can only be handed to another voter of the newest configuration.

@@ -128,6 +128,7 @@ func FuzzStep(f *testing.F) {
 				_ = n.propose("x")
 			case 5:
 				_, _ = n.r.ProposeConf(n.now(), ConfChange{Steps: []ConfStep{{ConfOp(src.byte() % 6), Member{ID: NodeID(src.num())}}}, Joint: src.byte()%2 == 0})
+				_, _ = n.r.ProposeConf(n.now(), ConfChange{Revert: src.byte()%4 == 0})
 			case 6:
 				_ = n.r.ReadIndex(n.now(), 1)
 			case 7:

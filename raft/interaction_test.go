@@ -191,7 +191,7 @@ func (s *session) command(d *datadriven.TestData) error {
 				return err
 			}
 		}
-	case "propose-conf": // propose-conf 1 add=4 learn=5 promote=5 remove=2 [joint]
+	case "propose-conf": // propose-conf 1 add=4 learn=5 promote=5 remove=2 [joint] | revert
 		var ch ConfChange
 		for _, a := range d.CmdArgs[1:] {
 			op := map[string]ConfOp{"add": AddVoter, "learn": AddLearner, "promote": Promote, "remove": Remove}[a.Key]
@@ -199,7 +199,7 @@ func (s *session) command(d *datadriven.TestData) error {
 				ch.Steps = append(ch.Steps, ConfStep{op, parseMembers(a.Vals[0])[0]})
 			}
 		}
-		ch.Joint = d.HasArg("joint")
+		ch.Joint, ch.Revert = d.HasArg("joint"), d.HasArg("revert")
 		_, err := n[0].r.ProposeConf(n[0].now(), ch)
 		return err
 	case "process":

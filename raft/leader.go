@@ -186,6 +186,10 @@ func (r *Raft) tickLeader() {
 	}
 	if r.transferee != 0 && r.now >= r.transferUntil {
 		r.transferee = 0
+		if r.removed() {
+			r.becomeFollower(r.term, 0, 0) // its successor did not keep up: an election will find another
+			return
+		}
 	}
 	if r.now >= r.heartbeatDue {
 		r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)

@@ -2,7 +2,8 @@
 //
 // A configuration is in effect on a replica as soon as it is in its log, and no longer in effect when it is cut off again.
 // One change at a time, and none before the leader has committed an entry of its own term (the single-server bug, Ongaro
-// 2015). A joint configuration is left by whoever leads when it is committed, so that nobody inherits one for good.
+// 2015). A joint configuration is left by whoever leads when it is committed, so that nobody inherits one for good; before that
+// it can be taken back.
 
 package raft
 
@@ -63,6 +64,9 @@ type ConfStep struct {
 type ConfChange struct {
 	Steps []ConfStep
 	Joint bool
+	// Revert, without Steps, goes from a joint configuration back to the one that is being left. Voters that only the new
+	// half had are then no members.
+	Revert bool
 }
 
 func findMember(ms []Member, id NodeID) int {
@@ -213,7 +217,12 @@ func (c ConfChange) Apply(cur *ConfState) (ConfState, error) {
 	bad := func(s ConfStep, why string) (ConfState, error) {
 		return ConfState{}, fmt.Errorf("%w: %v %d: %s", ErrBadConf, s.Op, s.Member.ID, why)
 	}
-	if cur.Joint() {
+	switch {
+	case c.Revert && (len(c.Steps) > 0 || !cur.Joint()):
+		return ConfState{}, fmt.Errorf("%w: nothing to take back", ErrBadConf)
+	case c.Revert:
+		return ConfState{Voters: slices.Clone(cur.Outgoing), Learners: slices.Clone(cur.Learners), Epoch: cur.Epoch}, nil
+	case cur.Joint():
 		return ConfState{}, ErrConfPending
 	}
 	if len(c.Steps) == 0 || len(c.Steps) > MaxMembers {
@@ -346,6 +355,7 @@ func (r *Raft) confChanged() {
 			p := r.peer(m.ID)
 			if p == nil || p.Member != m {
 				p = &Progress{Member: m, Next: r.last + 1, ackedAt: math.MinInt64}
+				p.catchUpFrom(r.last, r.now)
 			}
 			p.Learner = learner
 			peers = append(peers, p)
@@ -364,6 +374,12 @@ func (r *Raft) confChanged() {
 }
 
 // ProposeConf starts a membership change, and returns the index of its first configuration.
+//
+// Reverting is for a joint configuration that cannot be committed, as a majority of its new half is gone; then nothing else
+// can be committed either, the no-op of a leader that inherited it included. So it asks for neither. It is safe without: whatever
+// follows from the old configuration, be it joint or a step of one voter, needs a majority that meets every majority of the
+// old one, and what is gone back to is the old one. So two leaders that each know a successor of it that is not
+// committed cannot both go on.
 func (r *Raft) ProposeConf(now Time, change ConfChange) (Index, error) {
 	r.setNow(now)
 	switch {
@@ -371,6 +387,7 @@ func (r *Raft) ProposeConf(now Time, change ConfChange) (Index, error) {
 		return 0, ErrNotLeader
 	case r.transferee != 0:
 		return 0, ErrTransferring
+	case change.Revert:
 	case r.commit < r.termStart:
 		return 0, ErrNotReady
 	case r.confIndex() > r.commit || r.conf().Joint():
@@ -380,8 +397,20 @@ func (r *Raft) ProposeConf(now Time, change ConfChange) (Index, error) {
 	if err != nil {
 		return 0, err
 	}
+	for _, s := range change.Steps {
+		if p := r.peer(s.Member.ID); s.Op == Promote && p != nil && !r.caughtUp(p) {
+			return 0, fmt.Errorf("%w: %d", ErrNotCaughtUp, s.Member.ID)
+		}
+	}
 	r.appendConf(&next)
 	return r.confIndex(), nil
+}
+
+// caughtUp says that a learner would not hold commits up as a voter (thesis 4.2.1): it has everything, or its last round, of
+// all that there was when the round began, took less than an election timeout, and this one has not taken longer yet.
+// A number of entries would not do: a thousand small ones are nothing, and a thousand of a megabyte are minutes.
+func (r *Raft) caughtUp(p *Progress) bool {
+	return p.Match == r.last || p.fastRound && r.now < p.roundSince.add(r.cfg.ElectionTimeout)
 }
 
 func (r *Raft) appendConf(c *ConfState) {
@@ -399,17 +428,22 @@ func (r *Raft) confCommitted() {
 		r.appendConf(&ConfState{Voters: c.Voters, Learners: c.Learners, Epoch: c.Epoch})
 		return
 	}
-	if r.isVoter() {
+	if r.isVoter() || r.transferee != 0 {
 		return
 	}
+	// What is in this log is not lost on its way out: the best of those that remain gets all of it before it is told.
 	var best *Progress
 	for _, p := range r.peers {
 		if !p.Learner && p.State == Replicate && (best == nil || p.Match > best.Match) {
 			best = p
 		}
 	}
-	if best != nil && best.Match >= r.confIndex() {
-		r.orderElection(best)
+	if best == nil {
+		r.becomeFollower(r.term, 0, 0)
+		return
 	}
-	r.becomeFollower(r.term, 0, 0)
+	r.transferee, r.ordered = best.Member.ID, false
+	r.transferUntil = r.now.add(r.cfg.ElectionTimeout)
+	r.sendTo(best)
+	r.transferIfReady()
 }

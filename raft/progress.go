@@ -32,6 +32,9 @@ type Progress struct {
 	ackedAt    Time // sent time of the latest message of this term that it has answered; its promise runs from there
 	ackedRound uint64
 	covered    bool
+	roundEnd   Index // the round of catching up ends when Match is here: see Raft.caughtUp
+	roundSince Time
+	fastRound  bool  // the last one took less than an election timeout
 	snapIndex  Index // SnapshotState: of the snapshot sent; 0: not yet
 	snapTerm   Term
 	snapUntil  Time // and how long its installation is waited for before it is sent again
@@ -51,6 +54,9 @@ func (p *Progress) becomeSnapshot() {
 	p.State, p.snapIndex, p.snapTerm, p.snapUntil = SnapshotState, 0, 0, 0
 	p.inflights.reset()
 }
+
+// catchUpFrom begins to count how long it takes to replicate what there is now.
+func (p *Progress) catchUpFrom(last Index, now Time) { p.roundEnd, p.roundSince = last, now }
 
 // inflights are the messages with entries that were sent and not answered, in the order of their last index.
 type inflights struct {

@@ -53,9 +53,19 @@ type Config struct {
 	Now       Time      // a replica votes, and campaigns, only from Now+ElectionTimeout on, unless Fresh
 	Fresh     bool      // this replica has never run before: there is no promise to wait out
 	Rand      *rand.Rand
+	// Throttle, if not nil, holds back what goes to learners that are being caught up.
+	Throttle Throttle
 	// FrameInternal frames a no-op or a membership when it gets its place in the leader's log: it sets Frame, and
 	// Payload as a part of it. It runs inside a call of the core and must not call back.
 	FrameInternal func(*Entry)
+}
+
+// Throttle bounds the rate at which learners are caught up. It is called inside calls of the core, and must not call back.
+type Throttle interface {
+	// Allow says whether a message of entries may go out now.
+	Allow(now Time) bool
+	// Sent tells how many bytes of entries went out.
+	Sent(bytes int64)
 }
 
 func (c *Config) validate() error {

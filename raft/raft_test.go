@@ -229,7 +229,7 @@ func TestConfChangeApply(t *testing.T) {
 		{[]ConfStep{{ConfOp(77), Member{ID: 8}}}, false, ""},
 		{nil, true, ""},
 	} {
-		got, err := ConfChange{tc.steps, tc.joint}.Apply(&cur)
+		got, err := ConfChange{Steps: tc.steps, Joint: tc.joint}.Apply(&cur)
 		if s := got.String(); err == nil && s != tc.want || (err != nil) != (tc.want == "") {
 			t.Errorf("%v joint %v: %v, %v; want %q", tc.steps, tc.joint, s, err, tc.want)
 		}
@@ -426,5 +426,68 @@ func TestReportFromBeforeSnapshot(t *testing.T) {
 	n.r.AppendSynced(n.now(), ticket)
 	if n.r.stable != 3 || n.r.last != 6 {
 		t.Fatalf("stable %d, last %d", n.r.stable, n.r.last)
+	}
+}
+
+// meter is a Throttle that lets a number of bytes through.
+type meter struct{ left, sent int64 }
+
+func (m *meter) Allow(Time) bool { return m.left > 0 }
+
+func (m *meter) Sent(n int64) {
+	m.left -= n
+	m.sent += n
+}
+
+// A learner that is far behind gets what the throttle lets through, voters get everything at once, and the learner goes on
+// with the next answered heartbeat when there is more room.
+func TestThrottle(t *testing.T) {
+	m := &meter{}
+	c := newCluster(1)
+	c.cfg = func(cfg *Config) { cfg.Throttle, cfg.MaxMessageBytes = m, 10 }
+	for id := NodeID(1); id <= 2; id++ {
+		c.add(id, ConfState{Voters: members(1, 2)}, true).start(true)
+	}
+	c.add(3, ConfState{}, true).start(true)
+	l := c.node(1)
+	l.r.Campaign(l.now())
+	settle := func(d time.Duration, done func() bool) bool { return c.run(d, done) }
+	if !settle(time.Minute, func() bool { return l.r.commit > 0 && l.r.applied == l.r.commit }) {
+		t.Fatal("no leader")
+	}
+	for range 20 {
+		if err := l.propose("0123456789"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !settle(time.Minute, func() bool { return c.node(2).r.commit == l.r.last }) {
+		t.Fatal("voters were held back")
+	}
+	if _, err := l.r.ProposeConf(l.now(), ConfChange{Steps: []ConfStep{{AddLearner, members(3)[0]}}}); err != nil {
+		t.Fatal(err)
+	}
+	if settle(3*time.Second, func() bool { return c.node(3).r.last > 0 }) || m.sent != 0 {
+		t.Fatalf("the learner got %d entries, %d bytes", c.node(3).r.last, m.sent)
+	}
+	if l.r.role != Leader || c.node(2).r.commit != l.r.last {
+		t.Fatalf("the leader is hindered: %+v", l.r.Status())
+	}
+	m.left = 100
+	if settle(3*time.Second, func() bool { return c.node(3).r.last == l.r.last }) || m.sent < 100 || m.sent > 120 {
+		t.Fatalf("%d bytes went out where 100 were let through", m.sent)
+	}
+	m.left = 1 << 20
+	if !settle(3*time.Second, func() bool { return c.node(3).r.last == l.r.last }) {
+		t.Fatalf("the learner does not go on: %+v", l.r.Peers())
+	}
+	// After a round that did not take long it is no longer held back.
+	for range 2 {
+		if err := l.propose("more"); err != nil {
+			t.Fatal(err)
+		}
+		if !settle(3*time.Second, func() bool { return c.node(3).r.last == l.r.last }) {
+			t.Fatal("a learner that keeps up is held back")
+		}
+		m.left = 0
 	}
 }

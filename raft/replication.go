@@ -11,6 +11,10 @@ import (
 	"fmt"
 )
 
+// learnerInflight times MaxMessageBytes is what may be on its way to a learner: enough to keep a link busy, and little enough for
+// what other groups have to say to the same broker not to stand in line behind it.
+const learnerInflight = 4
+
 // snapshotPatience times ElectionTimeout is how long the installation of a snapshot is waited for before it is sent again.
 const snapshotPatience = 10
 
@@ -29,7 +33,11 @@ func (r *Raft) sendTo(p *Progress) {
 			r.sendEntries(p)
 		}
 	case Replicate:
-		for p.Next <= r.last && !p.inflights.full(r.cfg.MaxInflightMsgs, r.cfg.MaxInflightBytes) {
+		bytes := r.cfg.MaxInflightBytes
+		if p.Learner {
+			bytes = min(bytes, learnerInflight*int64(r.cfg.MaxMessageBytes))
+		}
+		for p.Next <= r.last && !p.inflights.full(r.cfg.MaxInflightMsgs, bytes) {
 			if !r.sendEntries(p) {
 				return
 			}
@@ -52,6 +60,12 @@ func (r *Raft) sendEntries(p *Progress) bool {
 		}
 		return false
 	}
+	if r.throttled(p) {
+		if p.State == Probe { // to ask where the logs meet costs nothing
+			r.sendAppend(p, prev, term, nil)
+		}
+		return false
+	}
 	es, err := r.entries(p.Next, r.cfg.MaxMessageBytes)
 	if errors.Is(err, ErrCompacted) {
 		r.needSnapshot(p)
@@ -62,15 +76,30 @@ func (r *Raft) sendEntries(p *Progress) bool {
 		return false
 	}
 	r.sendAppend(p, prev, term, es)
-	if p.State == Replicate && len(es) > 0 {
-		bytes := int64(0)
-		for i := range es {
-			bytes += int64(es[i].Size())
-		}
+	if len(es) == 0 {
+		return false
+	}
+	bytes := int64(0)
+	for i := range es {
+		bytes += int64(es[i].Size())
+	}
+	if r.cfg.Throttle != nil && catchingUp(p) {
+		r.cfg.Throttle.Sent(bytes)
+	}
+	if p.State == Replicate {
 		p.Next += Index(len(es))
 		p.inflights.add(p.Next-1, bytes)
 	}
-	return len(es) > 0
+	return true
+}
+
+// catchingUp: a learner that is still fed from the past. Once it keeps up with the present it is no longer held back, or
+// it would never be done where more is written than a throttle lets through.
+func catchingUp(p *Progress) bool { return p.Learner && !p.fastRound }
+
+// throttled: no entries for p now. It is asked again when p next answers anything, a heartbeat at the latest.
+func (r *Raft) throttled(p *Progress) bool {
+	return r.cfg.Throttle != nil && catchingUp(p) && !r.cfg.Throttle.Allow(r.now)
 }
 
 func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {
@@ -105,7 +134,8 @@ func (r *Raft) stepToLeader(m *Message) error {
 			// A restart may have lost what was acknowledged before (a replica that runs with relaxed durability, or a
 			// disk that was repaired). It must say anew what it has; most likely that is all of it.
 			next := p.Match + 1
-			p.Match = 0
+			p.Match, p.fastRound = 0, false
+			p.catchUpFrom(r.last, r.now)
 			p.becomeProbe()
 			p.Next = next
 			if p.covered {
@@ -138,6 +168,10 @@ func (r *Raft) handleAck(p *Progress, i Index) {
 	if i > p.Match {
 		p.Match = i
 		p.stalled = 0
+	}
+	if p.Learner && p.Match >= p.roundEnd {
+		p.fastRound = r.now < p.roundSince.add(r.cfg.ElectionTimeout)
+		p.catchUpFrom(r.last, r.now)
 	}
 	switch p.State {
 	case Probe:

@@ -48,6 +48,7 @@ type PeerStatus struct {
 	InflightBytes int64
 	AckedAt       Time // sent time of the latest message that it has answered in this term; negative: none
 	Covered       bool
+	CaughtUp      bool // a learner that may be promoted
 }
 
 // Peers lists all other members by node id; it is empty unless this replica leads.
@@ -55,7 +56,8 @@ func (r *Raft) Peers() []PeerStatus {
 	out := make([]PeerStatus, 0, len(r.peers))
 	for _, p := range r.peers {
 		out = append(out, PeerStatus{Member: p.Member, Learner: p.Learner, Match: p.Match, Next: p.Next, State: p.State,
-			Inflight: p.inflights.n, InflightBytes: p.inflights.bytes, AckedAt: p.ackedAt, Covered: p.covered})
+			Inflight: p.inflights.n, InflightBytes: p.inflights.bytes, AckedAt: p.ackedAt, Covered: p.covered,
+			CaughtUp: p.Learner && r.caughtUp(p)})
 	}
 	return out
 }

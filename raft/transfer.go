@@ -39,11 +39,21 @@ func (r *Raft) transferIfReady() {
 		r.transferee = 0 // removed meanwhile
 		return
 	}
+	removed := r.removed()
+	if removed && r.commit < r.last {
+		return // who waits for an entry of this log shall hear of it
+	}
 	if p.Match == r.last && p.State == Replicate && !r.ordered {
 		r.ordered = true
 		r.orderElection(p)
+		if removed {
+			r.becomeFollower(r.term, 0, 0) // there is nothing to come back to
+		}
 	}
 }
+
+// removed: a leader that is no voter any more, for good.
+func (r *Raft) removed() bool { return r.confIndex() <= r.commit && !r.conf().Joint() && !r.isVoter() }
 
 // orderElection tells a member to campaign regardless of promises. From here on this term has no lease: the order may
 // arrive at any time, and those who follow it will not wait for a lease to end.
