@@ -105,6 +105,10 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 	// To its peers, a group that is closed and created again in one process is as good as restarted: its log was opened
 	// anew and may hold less, and it has forgotten the commit index. Its leader must not go by what it was told before.
 	boot := h.o.Boot<<32 | h.lives.Add(1)
+	var throttle raft.Throttle
+	if c.Throttle && h.throttle != nil {
+		throttle = h.throttle
+	}
 	g.r, err = raft.New(raft.Config{
 		Group: c.ID, Self: h.o.Self, Boot: boot, VoteAfter: c.VoteAfter,
 		ElectionTimeout: h.o.ElectionTimeout, HeartbeatInterval: h.o.HeartbeatInterval, ClockDrift: h.o.ClockDrift,
@@ -112,7 +116,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes,
 		Log: c.Log, HardState: hs, Bootstrap: g.conf, Applied: g.applied, Now: now, Fresh: c.Fresh,
 		Rand:          rand.New(rand.NewPCG(h.o.Seed^uint64(h.o.Self.ID)<<32, uint64(c.ID))),
-		FrameInternal: c.Stager.StageInternal,
+		FrameInternal: c.Stager.StageInternal, Throttle: throttle,
 	})
 	if err != nil {
 		return fail("start", err)

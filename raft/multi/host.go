@@ -38,6 +38,8 @@ type Host struct {
 	started atomic.Bool   // not in manual mode: there are goroutines
 	lives   atomic.Uint64 // groups created, below 1<<32: see CreateGroup
 
+	throttle *throttle // nil: none
+
 	snapshotSends int // guarded by flusher.mu: sends being built at the moment
 	fatal         atomic.Pointer[error]
 	stats         counters
@@ -61,6 +63,9 @@ func NewHost(o Options) (*Host, error) {
 	h.timers.init()
 	h.pairs.init(h)
 	h.manualW = &worker{h: h}
+	if o.LearnerRate > 0 {
+		h.throttle = newThrottle(o.LearnerRate, raft.Time(o.HeartbeatInterval))
+	}
 	return h, nil
 }
 

@@ -102,6 +102,10 @@ type Options struct {
 	MaxSnapshotBytes  int64 // a snapshot larger than this is not sent; default 64 MiB
 	SnapshotSends     int   // snapshots being read and sent at once by this host; default 2
 
+	// LearnerRate bounds, in bytes per second, what this host sends to learners that are being caught up, over all groups
+	// with GroupConfig.Throttle; 0: no bound.
+	LearnerRate int64
+
 	MaxMessageBytes  int   // entries per MsgApp; default 1 MiB
 	MaxInflightMsgs  int   // unanswered MsgApps per follower; default 64
 	MaxInflightBytes int64 // and their bytes; default 16 MiB
@@ -151,6 +155,9 @@ func (o *Options) setDefaults() error {
 	if o.ClockDrift >= o.ElectionTimeout {
 		return fmt.Errorf("multi: clock drift bound %v is not below the election timeout %v", o.ClockDrift, o.ElectionTimeout)
 	}
+	if o.LearnerRate < 0 {
+		return fmt.Errorf("multi: learner rate %d", o.LearnerRate)
+	}
 	if o.Flushers < 0 {
 		return fmt.Errorf("multi: %d flushers", o.Flushers)
 	}
@@ -183,6 +190,8 @@ type GroupConfig struct {
 	SnapshotEvery int64
 	// KeepEntries are left behind a snapshot by compaction; below 0: never compact.
 	KeepEntries int64
+	// Throttle: learners are caught up within Options.LearnerRate.
+	Throttle bool
 	// OnFatal is called once if the group stops by itself: its log or state machine failed. It must neither block nor
 	// close the group, on whose worker it runs.
 	OnFatal func(error)
