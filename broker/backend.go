@@ -29,6 +29,12 @@ type backend interface {
 	CreateTopics(ctx context.Context, topics []newTopic, validateOnly bool, done func(results []topicResult))
 	// DeleteTopics deletes by id; done when they are gone from every live Image, or when ctx ends. One error (or nil) per id.
 	DeleteTopics(ctx context.Context, ids []coordinator.TopicID, done func(errs []error))
+	// Reassign sets where partitions are to be; done when that is decided. One error (or nil) per move.
+	Reassign(ctx context.Context, moves []coordinator.Move, done func(errs []error))
+	// UnregisterBroker forgets a broker that is stopped and holds nothing.
+	UnregisterBroker(ctx context.Context, node raft.NodeID, done func(err error))
+	// LogDir is what this broker's replicas take on its disk, those that are wanted.
+	LogDir(ctx context.Context, wanted func(topic string, partition int32) bool, done func(d logDir, err error))
 	// NextProducerID hands out an id that no other producer of the cluster has or gets.
 	NextProducerID(ctx context.Context, done func(id int64, err error))
 	// Groups coordinates the consumer groups that are this broker's.

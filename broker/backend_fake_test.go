@@ -46,7 +46,8 @@ type fakeBackend struct {
 func newFakeBackend(t testing.TB) *fakeBackend {
 	b := &fakeBackend{t: t, md: coordinator.NewMetadata(), replicas: map[replicaKey]*fakeReplica{}, leaders: map[replicaKey]raft.NodeID{},
 		configs: map[string]string{"default.replication.factor": "1"}}
-	b.apply(&coordinator.Command{Found: &coordinator.FoundCluster{ClusterID: "test-cluster", Founder: raft.Member{ID: selfNode, Incarnation: 11}}})
+	b.apply(&coordinator.Command{Found: &coordinator.FoundCluster{ClusterID: "test-cluster", Founder: raft.Member{ID: selfNode, Incarnation: 11},
+		Features: map[string]int16{metadataVersion: metadataVersionLevel}}})
 	for _, id := range []raft.NodeID{selfNode, otherNode} {
 		b.apply(&coordinator.Command{Register: &coordinator.RegisterBroker{Node: id, Incarnation: raft.Incarnation(10 + id),
 			Endpoints: []coordinator.Endpoint{{Listener: "PLAINTEXT", Host: fmt.Sprintf("broker-%d.example", id), Port: 9090 + int32(id)}},
@@ -185,6 +186,34 @@ func (b *fakeBackend) DeleteTopics(_ context.Context, ids []coordinator.TopicID,
 		b.mu.Unlock()
 		done(errs)
 	}()
+}
+
+func (b *fakeBackend) Reassign(_ context.Context, moves []coordinator.Move, done func([]error)) {
+	cmd := &coordinator.Reassign{Moves: moves, Brokers: []raft.Member{{ID: selfNode, Incarnation: 11}, {ID: otherNode, Incarnation: 12}}}
+	r := b.apply(&coordinator.Command{Reassign: cmd})
+	errs := make([]error, len(moves))
+	for i := range errs {
+		if errs[i] = r.Err(); errs[i] == nil {
+			errs[i] = r.Moves[i].Err()
+		}
+	}
+	done(errs)
+}
+
+func (b *fakeBackend) UnregisterBroker(_ context.Context, node raft.NodeID, done func(error)) {
+	done(b.apply(&coordinator.Command{Unregister: &coordinator.UnregisterBroker{Node: node}}).Err())
+}
+
+func (b *fakeBackend) LogDir(_ context.Context, wanted func(string, int32) bool, done func(logDir, error)) {
+	d := logDir{path: "/data", total: 1000, usable: 400}
+	for t := range b.Image().All() {
+		for p := range t.Partitions {
+			if wanted(t.Name, int32(p)) {
+				d.replicas = append(d.replicas, logDirReplica{t.Name, int32(p), 100 + int64(p), int64(p)})
+			}
+		}
+	}
+	done(d, nil)
 }
 
 func (b *fakeBackend) NextProducerID(_ context.Context, done func(int64, error)) {

@@ -56,6 +56,7 @@ type Broker struct {
 	ctl        *coordinator.Controller
 	peers      *peers
 	rec        *reconciler
+	mover      *mover
 	server     *server
 	adm        *adminServer // nil without an admin listener
 	pids       producerIDs
@@ -298,6 +299,7 @@ func (b *Broker) startRaft() (err error) {
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
 		Clock: clock, Transport: b.tr, HardStates: b.hardStates, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
+		LearnerRate: max(b.cfg.MoveRate, 0),
 	})
 	if err != nil {
 		return err
@@ -339,9 +341,12 @@ func (b *Broker) startRaft() (err error) {
 			return partition.Open(c)
 		},
 	}
+	b.mover = newMover(mover{image: b.Image, replica: b.rec.replica, led: b.peers.table.led, change: b.change, interval: max(b.cfg.ElectionTimeout/5, 10*time.Millisecond),
+		parallel: b.cfg.MovesParallel, log: b.log})
 	b.md.OnChange(func(old, now *coordinator.Image) {
 		b.peers.imageChanged(old, now)
 		b.rec.poke()
+		b.mover.poke()
 		b.groupTopicsChanged(old, now)
 		if !slices.Equal(old.Brokers(), now.Brokers()) {
 			b.poke()
@@ -358,7 +363,7 @@ func (b *Broker) startRaft() (err error) {
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)
 	}
-	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata} {
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata, methodProgress} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})
@@ -369,6 +374,7 @@ func (b *Broker) startRaft() (err error) {
 	b.onClose(b.meta.close)
 	b.tr.Start()
 	b.spawn(b.control)
+	b.spawn(func() { b.mover.run(b.ctx) })
 	return nil
 }
 

@@ -26,10 +26,10 @@ const (
 	rpcTimeout = 5 * time.Second
 )
 
-// metadataVersion is the feature that gates commands; level 1 is what CommandVersion 1 has.
+// metadataVersion is the feature that gates commands, and metadataVersionLevel what a new cluster is founded with.
 const (
-	metadataVersion      = "metadata.version"
-	metadataVersionLevel = 1
+	metadataVersion      = coordinator.MetadataVersion
+	metadataVersionLevel = coordinator.LevelMoves
 )
 
 // newClusterID is a random id in Kafka's form: 16 bytes, 22 characters, none of which a shell could take for an option.
@@ -76,12 +76,16 @@ func (b *Broker) join(ctx context.Context) error {
 	wait := joinMin
 	var last error
 	said := ""
+	// A broker that has just died is taken for alive until its session is over; then another disk may take its place.
+	patience := time.Now().Add(2 * b.cfg.SessionTimeout)
 	for {
 		for _, seed := range b.cfg.Join {
 			reply, err := b.askToJoin(ctx, seed)
 			switch {
 			case err != nil:
 				last = fmt.Errorf("%s: %w", seed, err)
+			case errors.Is(reply.Failure.Err(), coordinator.ErrBrokerAlive) && time.Now().Before(patience):
+				last = fmt.Errorf("%s: %w", seed, reply.Failure.Err())
 			case reply.Failure.Code != "":
 				// A wrong cluster or a taken id does not get better by asking again.
 				return fmt.Errorf("join by %s: %w", seed, joinAdvice(reply.Failure.Err()))
@@ -112,6 +116,8 @@ func (b *Broker) join(ctx context.Context) error {
 
 func joinAdvice(err error) error {
 	switch {
+	case errors.Is(err, coordinator.ErrBrokerAlive):
+		return fmt.Errorf("%w: %w: stop that broker first, leave the node id unset, or choose another", coordinator.ErrBrokerIDTaken, err)
 	case errors.Is(err, coordinator.ErrBrokerIDTaken):
 		return fmt.Errorf("%w: leave the node id unset, or choose another", err)
 	case errors.Is(err, coordinator.ErrWrongCluster):
@@ -293,6 +299,8 @@ func (b *Broker) register(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("register as broker %d of cluster %s: %w", id.NodeID, id.ClusterID, err)
 	}
+	b.rec.current.Store(true)
+	b.rec.poke()
 	return nil
 }
 

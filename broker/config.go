@@ -104,6 +104,11 @@ type Config struct {
 	Workers int
 	// OpenParallel bounds how many replicas are opened or removed at once. Default 16.
 	OpenParallel int
+	// MovesParallel bounds the partitions whose new replicas this broker catches up at once, as their leader. Default 10.
+	MovesParallel int
+	// MoveRate bounds, in bytes per second, what this broker sends to new replicas before they keep up. Default 64 MiB;
+	// negative: no bound.
+	MoveRate int64
 	// CloseTimeout bounds how long Close tries to hand leadership over. Default 2 s; negative: it does not try.
 	CloseTimeout time.Duration
 
@@ -143,6 +148,8 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxMemory, 256<<20)
 	def(&c.Workers, min(16, runtime.GOMAXPROCS(0)))
 	def(&c.OpenParallel, 16)
+	def(&c.MovesParallel, 10)
+	def(&c.MoveRate, 64<<20)
 	def(&c.CloseTimeout, 2*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -211,6 +218,7 @@ func (c Config) Validate() error {
 	check(c.MaxMemory >= int64(c.MaxRequestBytes), "MaxMemory %d is below MaxRequestBytes %d", c.MaxMemory, c.MaxRequestBytes)
 	check(c.Workers > 0 && c.Workers <= 256, "Workers %d is not in [1, 256]", c.Workers)
 	check(c.OpenParallel > 0 && c.OpenParallel <= 1024, "OpenParallel %d is not in [1, 1024]", c.OpenParallel)
+	check(c.MovesParallel > 0 && c.MovesParallel <= maxSteps, "MovesParallel %d is not in [1, %d]", c.MovesParallel, maxSteps)
 	return errors.Join(errs...)
 }
 

@@ -93,6 +93,10 @@ var kafkaErrors = []struct {
 	{coordinator.ErrInvalidReplicationFactor, kerr.InvalidReplicationFactor},
 	{coordinator.ErrInvalidAssignment, kerr.InvalidReplicaAssignment},
 	{coordinator.ErrUnknownBroker, kerr.InvalidReplicaAssignment},
+	{coordinator.ErrNoMove, kerr.NoReassignmentInProgress},
+	{coordinator.ErrFeatureLevel, kerr.UnsupportedVersion},
+	{coordinator.ErrBrokerAlive, kerr.InvalidRequest},
+	{coordinator.ErrBrokerInUse, kerr.InvalidRequest},
 	{coordinator.ErrNotFounded, kerr.CoordinatorNotAvailable},
 	{coordinator.ErrStale, kerr.RequestTimedOut},
 	// The metadata group has no leader at the moment, or lost it midway.

@@ -263,7 +263,14 @@ func (m *metaGroup) Membership() coordinator.Membership {
 		return coordinator.Membership{}
 	}
 	s := g.Status()
-	return coordinator.Membership{Conf: s.Conf, CaughtUp: m.caughtUp(s.Commit - min(s.Commit, caughtUpSlack))}
+	// By their Images, and by what the group itself would refuse.
+	ready := m.caughtUp(s.Commit - min(s.Commit, caughtUpSlack))
+	for _, p := range g.Peers() {
+		if p.Learner && !p.CaughtUp {
+			ready = slices.DeleteFunc(ready, func(id raft.NodeID) bool { return id == p.Member.ID })
+		}
+	}
+	return coordinator.Membership{Conf: s.Conf, CaughtUp: ready}
 }
 
 func (m *metaGroup) ChangeMembership(ctx context.Context, next raft.ConfState) error {

@@ -135,10 +135,11 @@ type peers struct {
 type peer struct {
 	id      raft.NodeID
 	addr    string
-	epoch   int64      // of the registration that addr was last compared with
-	boot    uint64     // the latest that it spoke with
-	image   raft.Index // its Image's version
-	heardAt time.Time  // when it last spoke or answered
+	epoch   int64            // of the registration that addr was last compared with
+	inc     raft.Incarnation // that it speaks with, and
+	boot    uint64           // the latest start of that
+	image   raft.Index       // its Image's version
+	heardAt time.Time        // when it last spoke or answered
 
 	// toldBoot is the boot that has been, or is being, told everything; news are groups that it has not been told.
 	toldBoot uint64
@@ -351,6 +352,9 @@ func (ps *peers) took(h *beat) {
 	}
 	ps.mu.Lock()
 	p := ps.ensureLocked(h.node)
+	if h.incarnation != p.inc {
+		p.inc, p.boot, p.image, p.toldBoot = h.incarnation, 0, 0, 0 // another disk, which has forgotten whatever the last one knew
+	}
 	if h.boot < p.boot {
 		ps.mu.Unlock()
 		return // an earlier life's message

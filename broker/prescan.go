@@ -101,9 +101,13 @@ var bodies = [lastAPIKey]*field{
 	22: body(nullStr, int32s, int64s.since(3), int16s.since(3)),
 	23: body(int32s.since(3), array(str, array(int32s, int32s.since(2), int32s))),
 	32: body(array(int8s, str, listOf(str)), boolean.since(1), boolean.since(3)),
+	35: body(array(str, listOf(int32s))),
 	42: body(listOf(str)),
+	45: body(int32s, boolean.since(1), array(str, array(int32s, listOf(int32s)))),
+	46: body(int32s, array(str, listOf(int32s))),
 	47: body(str, array(str, array(int32s))),
 	60: body(boolean, int8s.since(1), boolean.since(2)),
+	64: body(int32s),
 }
 
 func body(f ...field) *field {

@@ -1,6 +1,10 @@
 // From the Image to replicas: this broker opens the replicas that the metadata assigns to it, and removes those of topics
-// that are deleted. A deleted topic's data is out of reach from the moment in which the Image lacks it, since requests
-// find replicas through the Image; its files go soon after.
+// that are deleted, or that have moved away. A deleted topic's data is out of reach from the moment in which the Image lacks it,
+// since requests find replicas through the Image; its files go soon after.
+//
+// While a broker starts, its Image passes through all the states that it ever had, and shows it partitions that have moved on
+// since. So a replica that has never run is opened, and one that has moved away is removed, only once the Image is not older than
+// this start (it has this start's registration).
 //
 // One goroutine compares; the work itself is done by at most OpenParallel others, and at most one on each group. What fails
 // is tried again after a growing pause, while everything else goes on.
@@ -11,11 +15,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -55,6 +59,9 @@ type reconciler struct {
 	offsets   func(p int32, rep *partition.Replica, l partition.Leadership) // the same of __consumer_offsets
 	log       *slog.Logger
 	parallel  int
+
+	// current: the Image is not older than this start.
+	current atomic.Bool
 
 	kick chan struct{} // capacity 1
 	stop chan struct{}
@@ -115,7 +122,7 @@ func (r *reconciler) loop() {
 		case <-timer.C:
 		}
 		im := r.image()
-		if !orphans && im.ClusterID() != "" && im.Broker(r.self.ID) != nil {
+		if !orphans && r.current.Load() {
 			orphans = true
 			r.findOrphans(im)
 		}
@@ -123,8 +130,9 @@ func (r *reconciler) loop() {
 	}
 }
 
-// findOrphans takes in directories of groups that were deleted while this broker was down. An id that was given
-// out and taken back no later Image will know again. Every other directory is left alone.
+// findOrphans takes in what is left here of groups that were deleted, or have moved away, while this broker was down: directories,
+// and hard states whose removal was interrupted. An id below the counter that no partition has was given out and taken
+// back: no later Image will know it again. Every other directory is left alone.
 func (r *reconciler) findOrphans(im *coordinator.Image) {
 	if err := partition.CleanRemoved(r.store.fs, r.store.groupsDir()); err != nil {
 		r.log.Warn("cannot clean up after interrupted deletions", "err", err)
@@ -134,13 +142,27 @@ func (r *reconciler) findOrphans(im *coordinator.Image) {
 		r.log.Error("cannot list the logs in the data directory", "dir", r.store.groupsDir(), "err", err)
 		return
 	}
+	for t := range im.All() {
+		for i := range t.Partitions {
+			g := t.Partitions[i].Group
+			if _, known := r.hardState(g); known && !t.Partitions[i].Hosts(r.self) && !slices.Contains(dirs, g) {
+				dirs = append(dirs, g)
+			}
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range dirs {
-		if g != raft.MetadataGroup && im.Deleted(g) && r.groups[g] == nil {
+		if g != raft.MetadataGroup && r.groups[g] == nil && (im.Deleted(g) || r.elsewhere(im, g)) {
 			r.groups[g] = &hosted{group: g}
 		}
 	}
+}
+
+// elsewhere reports that the partition of the group exists, and is not this broker's.
+func (r *reconciler) elsewhere(im *coordinator.Image, g raft.GroupID) bool {
+	p := im.Partition(g)
+	return p != nil && !p.Hosts(r.self)
 }
 
 // step starts what can be started, and returns when it should be called again at the latest.
@@ -152,11 +174,14 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 	for t := range im.All() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
-			if !slices.Contains(p.Replicas, r.self) {
+			if !p.Hosts(r.self) {
 				continue
 			}
 			h := r.groups[p.Group]
 			if h == nil {
+				if _, ran := r.hardState(p.Group); !ran && !r.current.Load() {
+					continue
+				}
 				h = &hosted{group: p.Group, topic: t, partition: int32(i)}
 				r.groups[p.Group] = h
 			}
@@ -194,7 +219,9 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 		}
 	}
 	for _, h := range r.groups {
-		if h.busy || h.removed || !im.Deleted(h.group) {
+		gone := im.Deleted(h.group)
+		moved := r.current.Load() && r.elsewhere(im, h.group)
+		if h.busy || h.removed || !gone && !moved {
 			continue
 		}
 		if now.Before(h.retryAt) {
@@ -202,7 +229,12 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 			continue
 		}
 		h.busy = true
-		work = append(work, func() { r.finish(h, "remove", r.removeReplica(h)) })
+		if gone {
+			work = append(work, func() { r.finish(h, "remove", r.removeReplica(h)) })
+		} else {
+			settled := im.Partition(h.group).Settled
+			work = append(work, func() { r.finish(h, "retire", r.retireReplica(h, settled)) })
+		}
 	}
 	r.mu.Unlock()
 	for _, fn := range work {
@@ -243,7 +275,10 @@ func (r *reconciler) finish(h *hosted, what string, err error) {
 
 func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	p := &t.Partitions[h.partition]
-	voters := slices.Clone(p.Replicas)
+	voters := slices.Clone(p.Founders)
+	if voters == nil {
+		voters = slices.Clone(p.Replicas)
+	}
 	slices.SortFunc(voters, func(a, b raft.Member) int { return int(a.ID) - int(b.ID) })
 	if r.outlived(p) {
 		if err := r.setAside(p); err != nil {
@@ -258,8 +293,8 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	rep, err := r.open(partition.Config{
 		Group: h.group, Topic: t.Name, TopicID: t.ID, Partition: h.partition,
 		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
-		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch,
-		Campaign: !existing && p.Epoch == 0 && p.Replicas[0] == r.self,
+		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch, Joining: p.Founders != nil,
+		Campaign: !existing && p.Epoch == 0 && p.Founders == nil && p.Replicas[0] == r.self,
 		Settings: settingsOf(t.Configs),
 		OnFailed: func(rep *partition.Replica, err error) {
 			if t.Name == coordinator.ConsumerOffsetsTopic {
@@ -310,29 +345,52 @@ func (r *reconciler) onFailed(g raft.GroupID, err error) {
 	r.poke()
 }
 
-// removeReplica deletes a replica's files, and then what the journal knows of the group.
+// retirePause is between two looks at a replica that the Image says has moved away, while its own log knows of a later membership.
+const retirePause = time.Second
+
+// retireReplica removes a replica that has moved away, unless its group has taken it in again meanwhile: then the Image will say so.
+func (r *reconciler) retireReplica(h *hosted, settled raft.Index) error {
+	r.mu.RLock()
+	rep := h.replica
+	r.mu.RUnlock()
+	if rep != nil {
+		retired, err := rep.Retire(settled)
+		if err != nil {
+			return err
+		}
+		if !retired {
+			r.mu.Lock()
+			h.retryAt = time.Now().Add(retirePause)
+			r.mu.Unlock()
+			return nil
+		}
+	}
+	if err := r.removeReplica(h); err != nil {
+		return err
+	}
+	r.log.Info("a replica has moved away; its files are deleted", "group", uint64(h.group))
+	return nil
+}
+
+// removeReplica deletes what the journal knows of the group, and then the replica's files. In this order: files without a hard state
+// are found and removed at the next start, a hard state without its files would be damage.
 func (r *reconciler) removeReplica(h *hosted) error {
 	r.mu.RLock()
 	rep := h.replica
 	r.mu.RUnlock()
 	if rep != nil {
-		if err := rep.Remove(); err != nil {
-			return err
-		}
-	} else {
-		dir := r.store.groupDir(h.group)
-		if _, err := r.store.fs.Stat(dir); err == nil {
-			if err := r.store.fs.RemoveAll(dir); err != nil {
-				return err
-			}
-			if err := r.store.fs.SyncDir(r.store.groupsDir()); err != nil {
-				return err
-			}
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
+		if err := rep.Close(); err != nil {
+			r.log.Warn("closing a replica that is to be removed", "group", uint64(h.group), "err", err)
 		}
 	}
 	if err := forgetHardState(h.group, r.hardState, r.forget); err != nil {
+		return err
+	}
+	remove := func() error { return partition.RemoveDir(r.store.fs, r.store.groupDir(h.group)) }
+	if rep != nil {
+		remove = rep.Remove
+	}
+	if err := remove(); err != nil {
 		return err
 	}
 	r.mu.Lock()

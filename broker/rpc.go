@@ -28,12 +28,13 @@ import (
 
 // The methods. The numbers are part of the wire format.
 const (
-	methodJoin          uint16 = 1 // joinRequest → joinReply
-	methodHeartbeat     uint16 = 2 // beat → beat
-	methodForward       uint16 = 3 // coordinator.Intent → coordinator.Result
-	methodReadIndex     uint16 = 4 // nothing → readReply
-	methodReportGroup   uint16 = 7 // groupQuestion → groupReport
-	methodResetMetadata uint16 = 8 // resetOrder → resetReply
+	methodJoin          uint16 = 1  // joinRequest → joinReply
+	methodHeartbeat     uint16 = 2  // beat → beat
+	methodForward       uint16 = 3  // coordinator.Intent → coordinator.Result
+	methodReadIndex     uint16 = 4  // nothing → readReply
+	methodReportGroup   uint16 = 7  // groupQuestion → groupReport
+	methodResetMetadata uint16 = 8  // resetOrder → resetReply
+	methodProgress      uint16 = 10 // progressRequest → progressReply
 )
 
 const (
@@ -270,6 +271,16 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 		}
 		r := b.followMetadataReset(ctx, q.Reset)
 		return encodeJSON(&r)
+	case methodProgress:
+		var q progressRequest
+		if err := decodeJSON(body, &q); err != nil {
+			return nil, err
+		}
+		reply, err := b.serveProgress(&q)
+		if err != nil {
+			return nil, err
+		}
+		return encodeJSON(reply)
 	}
 	return nil, fmt.Errorf("%w: unknown method %d", errRPC, method)
 }

@@ -61,6 +61,9 @@ type Command struct {
 	SetFeature          *SetFeature          `json:"set_feature,omitempty"`
 	ResetPeers          *ResetPeers          `json:"reset_peers,omitempty"`
 	ResetDone           *ResetDone           `json:"reset_done,omitempty"`
+	Reassign            *Reassign            `json:"reassign,omitempty"`
+	Settle              *Settle              `json:"settle,omitempty"`
+	Unregister          *UnregisterBroker    `json:"unregister,omitempty"`
 }
 
 // FoundCluster gives the cluster its identity. The first one counts.
@@ -147,6 +150,7 @@ type Result struct {
 	First  int64         `json:"first,omitempty"` // AllocateProducerIDs
 	Count  int64         `json:"count,omitempty"`
 	Topics []TopicResult `json:"topics,omitempty"` // CreateTopics, DeleteTopics: in the order of the command
+	Moves  []Failure     `json:"moves,omitempty"`  // Reassign: in the order of the command
 	Failure
 }
 
@@ -169,6 +173,7 @@ var errorCodes = map[string]error{
 	"invalid_partitions": ErrInvalidPartitions, "invalid_replication_factor": ErrInvalidReplicationFactor,
 	"invalid_assignment": ErrInvalidAssignment, "unknown_broker": ErrUnknownBroker, "broker_id_taken": ErrBrokerIDTaken,
 	"wrong_cluster": ErrWrongCluster, "not_founded": ErrNotFounded, "stale": ErrStale,
+	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "broker_alive": ErrBrokerAlive, "broker_in_use": ErrBrokerInUse,
 }
 
 // FailureOf is err as data; the zero Failure for nil.
@@ -317,6 +322,21 @@ func (c *Command) check() error {
 		}
 	}
 	if c.ResetDone != nil {
+		kinds++
+	}
+	if r := c.Reassign; r != nil {
+		kinds++
+		if len(r.Moves) == 0 || len(r.Moves) > MaxMovesPerCommand {
+			return bad("%d moves", len(r.Moves))
+		}
+	}
+	if s := c.Settle; s != nil {
+		kinds++
+		if len(s.Groups) == 0 || len(s.Groups) > MaxMovesPerCommand {
+			return bad("%d settled groups", len(s.Groups))
+		}
+	}
+	if u := c.Unregister; u != nil {
 		kinds++
 	}
 	if kinds != 1 {

@@ -42,9 +42,10 @@ type Membership struct {
 type Intent struct {
 	// Request makes a repeated intent harmless: see Command.Request. Required.
 	Request string `json:"request"`
-	// Command is proposed as it is. Create is placed first. Exactly one is set.
+	// Command is proposed as it is. Create is placed first, Moves are checked against the brokers there are. Exactly one is set.
 	Command *Command    `json:"command,omitempty"`
 	Create  []TopicSpec `json:"create,omitempty"`
+	Moves   []Move      `json:"moves,omitempty"`
 }
 
 // TopicSpec is a topic to be created.
@@ -87,6 +88,9 @@ type Controller struct {
 	heard   map[raft.NodeID]heardFrom
 	leading bool
 	since   raft.Time // leading since; a new leader gives everyone a full session
+
+	// repaired is the version of the last Image in which repair found nothing to do; Tick's own.
+	repaired raft.Index
 }
 
 type heardFrom struct {
@@ -114,7 +118,13 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 	if _, ready := c.log.Leader(); !ready {
 		return nil, ErrNotController
 	}
-	if in.Request == "" || (in.Command == nil) == (len(in.Create) == 0) || len(in.Create) > MaxTopicsPerCommand {
+	kinds := 0
+	for _, set := range [...]bool{in.Command != nil, len(in.Create) > 0, len(in.Moves) > 0} {
+		if set {
+			kinds++
+		}
+	}
+	if in.Request == "" || kinds != 1 || len(in.Create) > MaxTopicsPerCommand || len(in.Moves) > MaxMovesPerCommand {
 		return nil, fmt.Errorf("%w: intent", ErrMalformed)
 	}
 	if in.Command != nil {
@@ -128,13 +138,17 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	carry := c.create
+	if len(in.Moves) > 0 {
+		carry = c.reassign
+	}
 	for {
-		r, err := c.create(ctx, in)
+		r, err := carry(ctx, in)
 		if err != nil || r.Code != "stale" {
 			return r, err
 		}
 		// A broker went between placing and applying. The refusal is remembered under the request's id, so a new one is needed.
-		in = &Intent{Request: in.Request + "'", Create: in.Create}
+		in = &Intent{Request: in.Request + "'", Create: in.Create, Moves: in.Moves}
 		if len(in.Request) > maxText {
 			return r, nil
 		}
@@ -258,6 +272,9 @@ func (c *Controller) Tick(ctx context.Context) error {
 			c.cfg.Logger.Info("broker is back: unfenced", "broker", b.ID)
 		}
 	}
+	if err := c.repair(ctx); err != nil {
+		errs = append(errs, err)
+	}
 	if next, why, ok := NextMembership(c.md.Image(), c.log.Membership()); ok {
 		c.cfg.Logger.Info("changing the metadata group's membership", "why", why, "voters", memberIDs(next.Voters), "learners", memberIDs(next.Learners))
 		if err := c.log.ChangeMembership(ctx, next); err != nil {
@@ -298,6 +315,9 @@ func memberIDs(ms []raft.Member) []raft.NodeID {
 // NextMembership is the next step towards what the metadata group should be: every registered broker follows as a
 // learner at least; one broker votes while there are fewer than three, then three, and five from five on. Voters are
 // added two at once, through one joint change: two voters would be worse than one, as either's loss stops the group.
+//
+// A member whose broker is unregistered, or has another disk now, goes. A voter among them leaves its vote to a learner if
+// one is ready; else one voter less for a while is no worse than one that never answers.
 func NextMembership(im *Image, m Membership) (next raft.ConfState, why string, ok bool) {
 	conf := m.Conf
 	if conf.Joint() || len(conf.Voters) == 0 {
@@ -305,6 +325,28 @@ func NextMembership(im *Image, m Membership) (next raft.ConfState, why string, o
 	}
 	isMember := func(id raft.NodeID) func(raft.Member) bool { return func(m raft.Member) bool { return m.ID == id } }
 	next = raft.ConfState{Voters: slices.Clone(conf.Voters), Learners: slices.Clone(conf.Learners)}
+	gone := func(m raft.Member) bool {
+		b := im.Broker(m.ID)
+		return b == nil || b.Incarnation != m.Incarnation
+	}
+	ready := func(l raft.Member) bool {
+		b := im.Broker(l.ID)
+		return b != nil && !b.Fenced && b.Incarnation == l.Incarnation && slices.Contains(m.CaughtUp, l.ID)
+	}
+	// Where nobody is registered yet there is a founder that is about to be.
+	if len(im.brokers) > 0 && slices.ContainsFunc(conf.Learners, gone) {
+		next.Learners = slices.DeleteFunc(next.Learners, gone)
+		return next, "brokers that are gone, or have another disk now", true
+	}
+	if i := slices.IndexFunc(conf.Voters, gone); len(im.brokers) > 0 && i >= 0 && len(conf.Voters) > 1 {
+		next.Voters = slices.Delete(next.Voters, i, i+1)
+		if k := slices.IndexFunc(next.Learners, ready); k >= 0 {
+			next.Voters = append(next.Voters, next.Learners[k])
+			next.Learners = slices.Delete(next.Learners, k, k+1)
+			sortMembers(next.Voters)
+		}
+		return next, fmt.Sprintf("voter %d is gone, or has another disk now", conf.Voters[i].ID), true
+	}
 	for _, b := range im.brokers {
 		if !slices.ContainsFunc(conf.Voters, isMember(b.ID)) && !slices.ContainsFunc(conf.Learners, isMember(b.ID)) {
 			next.Learners = append(next.Learners, b.Member())
@@ -322,8 +364,7 @@ func NextMembership(im *Image, m Membership) (next raft.ConfState, why string, o
 		}
 		var promoted []raft.Member
 		for _, l := range conf.Learners {
-			b := im.Broker(l.ID)
-			if len(promoted) < need && b != nil && !b.Fenced && b.Incarnation == l.Incarnation && slices.Contains(m.CaughtUp, l.ID) {
+			if len(promoted) < need && ready(l) {
 				promoted = append(promoted, l)
 			}
 		}

@@ -27,6 +27,14 @@ var (
 	ErrWrongCluster = errors.New("broker belongs to another cluster")
 	// ErrNotFounded: the cluster has no identity yet.
 	ErrNotFounded = errors.New("cluster is not founded yet")
+	// ErrBrokerAlive: the broker that has the node id is being heard from, so that nothing can take its place.
+	ErrBrokerAlive = errors.New("broker is alive")
+	// ErrBrokerInUse: the broker still holds replicas, or is to.
+	ErrBrokerInUse = errors.New("broker still holds replicas")
+	// ErrNoMove: the partition is where it belongs, and there is nothing to cancel.
+	ErrNoMove = errors.New("no reassignment in progress")
+	// ErrFeatureLevel: the command needs a level of metadata.version that is not finalized: brokers of an older version may be there.
+	ErrFeatureLevel = errors.New("metadata.version is too low")
 	// ErrStale: the command was made for a state that is gone; make it anew.
 	ErrStale = errors.New("metadata changed meanwhile")
 )

@@ -74,8 +74,19 @@ func (b *Broker) Member() raft.Member { return raft.Member{ID: b.ID, Incarnation
 
 // Partition is one partition's place in the cluster. Who leads it is not metadata: brokers tell each other.
 type Partition struct {
-	Group    raft.GroupID  `json:"group"`
-	Replicas []raft.Member `json:"replicas"` // the first one is the preferred leader
+	Group raft.GroupID `json:"group"`
+	// Replicas are the group's members as they were founded or last settled; the first one is the preferred leader.
+	Replicas []raft.Member `json:"replicas"`
+	// Target, if not empty, is where the partition is moving to. What the group's membership really is says its own log; see
+	// docs/design/0011-moves.md.
+	Target []raft.Member `json:"target,omitempty"`
+	// Leaving may be members as well, by an earlier target: they keep what they have until the move has settled.
+	Leaving []raft.Member `json:"leaving,omitempty"`
+	// Founders is the membership from which the group's log starts, once the partition was ever to be moved: nobody may
+	// take a later one for it.
+	Founders []raft.Member `json:"founders,omitempty"`
+	// Settled is the index, in the group's log, of the membership that Replicas stands for; 0: of the founding one.
+	Settled raft.Index `json:"settled,omitempty"`
 	// Epoch counts how often the group's peers were reset: a replica of an earlier one is not the group's any more.
 	Epoch raft.GroupEpoch `json:"epoch,omitempty"`
 	// Reset is set from the command that resets the group's peers until all survivors have followed it.
@@ -93,6 +104,58 @@ type GroupReset struct {
 // HasReplica reports whether the node, in whichever incarnation, holds a replica.
 func (p *Partition) HasReplica(id raft.NodeID) bool {
 	return slices.ContainsFunc(p.Replicas, func(m raft.Member) bool { return m.ID == id })
+}
+
+// Hosts reports whether the member holds, or is to hold, the partition's data.
+func (p *Partition) Hosts(m raft.Member) bool {
+	return slices.Contains(p.Replicas, m) || slices.Contains(p.Target, m) || slices.Contains(p.Leaving, m)
+}
+
+// Moving reports whether the partition is on its way to other brokers.
+func (p *Partition) Moving() bool { return len(p.Target) > 0 }
+
+// Wanted is the membership that the group should have.
+func (p *Partition) Wanted() []raft.Member {
+	if p.Moving() {
+		return p.Target
+	}
+	return p.Replicas
+}
+
+// Nodes are all brokers that hold or are to hold the partition: those of the target first, then those that it leaves.
+func (p *Partition) Nodes() []raft.NodeID {
+	ids := make([]raft.NodeID, 0, len(p.Replicas)+len(p.Target))
+	for _, ms := range [3][]raft.Member{p.Target, p.Replicas, p.Leaving} {
+		for _, m := range ms {
+			if !slices.Contains(ids, m.ID) {
+				ids = append(ids, m.ID)
+			}
+		}
+	}
+	return ids
+}
+
+// Adding are the brokers of the target that have to get the data first, Removing those that the partition leaves.
+func (p *Partition) Adding() (ids []raft.NodeID) {
+	for _, m := range p.Target {
+		if !slices.Contains(p.Replicas, m) {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+// Removing: see Adding.
+func (p *Partition) Removing() (ids []raft.NodeID) {
+	if !p.Moving() {
+		return nil
+	}
+	for _, id := range p.Nodes() {
+		if !slices.ContainsFunc(p.Target, func(m raft.Member) bool { return m.ID == id }) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // Topic is one topic. Shared by images: never change one.
@@ -144,6 +207,7 @@ type Image struct {
 
 	// Answers that many callers ask for and that take a walk: computed on first use, the same for everyone.
 	sorted atomic.Pointer[[]*Topic]
+	moving atomic.Pointer[[]raft.GroupID]
 	live   atomic.Pointer[[]*Broker]
 }
 
@@ -240,6 +304,32 @@ func (im *Image) Topics() []*Topic {
 	return all
 }
 
+// Moving are the groups of the partitions that are on their way to other brokers, by id.
+func (im *Image) Moving() []raft.GroupID {
+	if p := im.moving.Load(); p != nil {
+		return *p
+	}
+	var groups []raft.GroupID
+	for t := range im.All() {
+		for i := range t.Partitions {
+			if t.Partitions[i].Moving() {
+				groups = append(groups, t.Partitions[i].Group)
+			}
+		}
+	}
+	slices.Sort(groups)
+	im.moving.Store(&groups)
+	return groups
+}
+
+// Partition finds the partition that a Raft group replicates, or nil.
+func (im *Image) Partition(id raft.GroupID) *Partition {
+	if t, i, ok := im.Group(id); ok {
+		return &t.Partitions[i]
+	}
+	return nil
+}
+
 // All yields every topic, in no order: for those who look at all of them at each change.
 func (im *Image) All() iter.Seq[*Topic] {
 	return func(yield func(*Topic) bool) {
@@ -286,6 +376,7 @@ func (im *Image) draft() *draft {
 		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder, epoch: im.epoch, skipped: im.skipped}
 	c.sorted.Store(im.sorted.Load())
 	c.live.Store(im.live.Load())
+	c.moving.Store(im.moving.Load())
 	return &draft{Image: c}
 }
 
@@ -317,6 +408,7 @@ func (d *draft) putTopic(t *Topic) {
 	d.topicCount++
 	d.partitions += len(t.Partitions)
 	d.sorted.Store(nil)
+	d.moving.Store(nil)
 }
 
 func (d *draft) dropTopic(t *Topic) {
@@ -331,6 +423,7 @@ func (d *draft) dropTopic(t *Topic) {
 	d.topicCount--
 	d.partitions -= len(t.Partitions)
 	d.sorted.Store(nil)
+	d.moving.Store(nil)
 }
 
 // putBroker adds or replaces a broker.
@@ -344,6 +437,11 @@ func (d *draft) putBroker(b *Broker) {
 	} else {
 		d.brokers = slices.Insert(d.brokers, i, b)
 	}
+	d.live.Store(nil)
+}
+
+func (d *draft) dropBroker(id raft.NodeID) {
+	d.brokers, d.ownBrokers = slices.DeleteFunc(slices.Clone(d.brokers), func(b *Broker) bool { return b.ID == id }), true
 	d.live.Store(nil)
 }
 

@@ -229,6 +229,12 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 		return &Result{Failure: FailureOf(d.resetPeers(c.ResetPeers))}
 	case c.ResetDone != nil:
 		return &Result{Failure: FailureOf(d.resetDone(c.ResetDone))}
+	case c.Reassign != nil:
+		return d.reassign(c.Reassign)
+	case c.Settle != nil:
+		return &Result{Failure: FailureOf(d.settle(c.Settle))}
+	case c.Unregister != nil:
+		return &Result{Failure: FailureOf(d.unregister(c.Unregister))}
 	}
 	panic("coordinator: a checked command has a kind")
 }
@@ -285,6 +291,7 @@ func (d *draft) resetPeers(r *ResetPeers) error {
 	}
 	np, reset := *p, r.GroupReset
 	np.Epoch, np.Reset = r.Epoch, &reset
+	np.Settled = 0 // the survivors' logs may be shorter than the lost one's
 	d.putPartition(t, r.Partition, np)
 	return nil
 }
@@ -320,9 +327,11 @@ func (d *draft) register(r *RegisterBroker, index raft.Index) *Result {
 		node = d.nextNode
 		d.nextNode++
 	}
-	if b := d.Broker(node); b != nil && b.Incarnation != r.Incarnation {
-		return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d is registered with another data directory (incarnation %016x)",
-			ErrBrokerIDTaken, node, uint64(b.Incarnation)))}
+	// A wiped disk under its old id takes the place of the one that was there, once that is not heard from any more. It is a new
+	// replica everywhere: see Controller.repair.
+	if b := d.Broker(node); b != nil && b.Incarnation != r.Incarnation && !b.Fenced {
+		return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d is registered with another data directory (incarnation %016x), which is in use",
+			ErrBrokerAlive, node, uint64(b.Incarnation)))}
 	}
 	d.putBroker(&Broker{ID: node, Incarnation: r.Incarnation, Endpoints: r.Endpoints, RPC: r.RPC, Rack: r.Rack, Epoch: int64(index)})
 	return &Result{Node: node, Epoch: int64(index)}

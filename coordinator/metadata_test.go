@@ -91,7 +91,7 @@ func TestRegistration(t *testing.T) {
 	if r := l.do(register(0, 102, "r1")); r.Node != 2 || l.md.Image().Broker(2).Rack != "r1" {
 		t.Fatalf("same directory got id %d", r.Node)
 	}
-	if r := l.do(register(1, 999, "")); !errors.Is(r.Err(), ErrBrokerIDTaken) {
+	if r := l.do(register(1, 999, "")); !errors.Is(r.Err(), ErrBrokerAlive) {
 		t.Fatalf("another directory took id 1: %v", r.Err())
 	}
 	if r := l.do(register(7, 102, "")); !errors.Is(r.Err(), ErrBrokerIDTaken) {

@@ -34,19 +34,7 @@ func (im *Image) place(live []*Broker, partitions, replication int, seed uint64)
 	if replication > len(live) {
 		return nil, fmt.Errorf("%w: %d, but only %d brokers are alive", ErrInvalidReplicationFactor, replication, len(live))
 	}
-	cluster := make(map[raft.NodeID]load, len(im.brokers))
-	for _, shard := range im.byGroup {
-		for _, place := range shard {
-			for i, r := range place.topic.Partitions[place.partition].Replicas {
-				l := cluster[r.ID]
-				l.replicas++
-				if i == 0 {
-					l.leaders++
-				}
-				cluster[r.ID] = l
-			}
-		}
-	}
+	cluster := im.loads()
 	type candidate struct {
 		*Broker
 		topic, cluster load
@@ -100,6 +88,62 @@ func (im *Image) place(live []*Broker, partitions, replication int, seed uint64)
 		}
 	}
 	return out, nil
+}
+
+// loads is what each broker holds, or is to hold.
+func (im *Image) loads() map[raft.NodeID]load {
+	cluster := make(map[raft.NodeID]load, len(im.brokers))
+	for _, shard := range im.byGroup {
+		for _, place := range shard {
+			for i, r := range place.topic.Partitions[place.partition].Wanted() {
+				l := cluster[r.ID]
+				l.replicas++
+				if i == 0 {
+					l.leaders++
+				}
+				cluster[r.ID] = l
+			}
+		}
+	}
+	return cluster
+}
+
+// extend adds brokers to a partition's until there are n, from those given, which are more than enough: those of other
+// racks before all, then those that hold least. load is kept up to date.
+func (im *Image) extend(have []raft.NodeID, n int, on []*Broker, cluster map[raft.NodeID]load) []raft.NodeID {
+	out := slices.Clone(have)
+	racks := make(map[string]int, n)
+	for _, id := range out {
+		if b := im.Broker(id); b != nil {
+			racks[b.Rack]++
+		}
+	}
+	for len(out) < n {
+		var best *Broker
+		for _, b := range on {
+			if slices.Contains(out, b.ID) {
+				continue
+			}
+			uses := func(b *Broker) int {
+				if b.Rack == "" {
+					return 0 // no rack is a rack of its own
+				}
+				return racks[b.Rack]
+			}
+			if best == nil || cmp.Or(cmp.Compare(uses(b), uses(best)), cmp.Compare(cluster[b.ID].replicas, cluster[best.ID].replicas)) < 0 {
+				best = b
+			}
+		}
+		if best == nil {
+			return out
+		}
+		out = append(out, best.ID)
+		racks[best.Rack]++
+		l := cluster[best.ID]
+		l.replicas++
+		cluster[best.ID] = l
+	}
+	return out
 }
 
 // CheckAssignment checks a manual assignment against the image: known live brokers, none twice, the same number of replicas

@@ -40,6 +40,9 @@ type Config struct {
 	Bootstrap raft.ConfState
 	// Epoch is the group's epoch, for a first start: see [raft.Reset].
 	Epoch raft.GroupEpoch
+	// Joining: the group may be older than this replica. With an empty log it then neither votes nor campaigns before a leader
+	// has given it something: it must not pass for one of the founders, whose empty log is all that they ever had.
+	Joining bool
 	// Campaign makes this replica stand for election at once: the preferred first leader.
 	Campaign bool
 
@@ -101,6 +104,7 @@ type Replica struct {
 	pub   published
 	// committedBytes counts record bytes applied since Open; Waiter.until is measured by it.
 	committedBytes int64
+	confIndex      raft.Index // of the newest membership that an earlier life's log had
 	producers      int
 	waiters        *Waiter
 	waiting        int
@@ -168,9 +172,13 @@ func (r *Replica) open(existing, campaign bool) error {
 	// Callbacks may come before CreateGroup returns. Until then the state keeps everybody else out.
 	r.m, r.lead, r.pub = m, Leadership{Epoch: r.lead.Epoch}, published{}
 	r.mu.Unlock()
+	voteAfter := log.Health().DamagedUpTo
+	if c.Joining && log.LastIndex() == 0 {
+		voteAfter = max(voteAfter, 1)
+	}
 	group, err := c.Host.CreateGroup(multi.GroupConfig{
-		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
-		VoteAfter: log.Health().DamagedUpTo, SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed,
+		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Throttle: true, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
+		VoteAfter: voteAfter, SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed,
 	})
 	if err != nil {
 		r.mu.Lock()
@@ -237,7 +245,11 @@ func (r *Replica) close(as State) error {
 	if m == nil || m.group == nil {
 		return nil
 	}
-	if err := m.group.Close(); err != nil {
+	err := m.group.Close()
+	r.mu.Lock()
+	r.confIndex = max(r.confIndex, m.group.Status().ConfIndex)
+	r.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("partition: close %s-%d: %w", r.cfg.Topic, r.cfg.Partition, err)
 	}
 	return nil
@@ -274,7 +286,7 @@ const RemovedSuffix = ".removed"
 
 // Remove closes the replica and deletes its files: durably renamed aside first, so that after a crash nobody takes
 // half of a log for a log. It may be called after Close, and again after an error. The hard state in the host's journal is the
-// caller's to delete, afterwards.
+// caller's to delete, once the replica is closed.
 func (r *Replica) Remove() error {
 	r.life.Lock()
 	defer r.life.Unlock()
@@ -285,26 +297,59 @@ func (r *Replica) Remove() error {
 	return nil
 }
 
-func (r *Replica) remove() error {
-	c := &r.cfg
-	parent, aside := path.Dir(c.Dir), c.Dir+RemovedSuffix
-	if _, err := c.FS.Stat(c.Dir); err == nil {
-		if err := c.FS.RemoveAll(aside); err != nil { // of an earlier try
+func (r *Replica) remove() error { return RemoveDir(r.cfg.FS, r.cfg.Dir) }
+
+// RemoveDir deletes a closed replica's directory: durably renamed aside first. No directory is no error.
+func RemoveDir(fsys vfs.FS, dir string) error {
+	parent, aside := path.Dir(dir), dir+RemovedSuffix
+	if _, err := fsys.Stat(dir); err == nil {
+		if err := fsys.RemoveAll(aside); err != nil { // of an earlier try
 			return err
 		}
-		if err := c.FS.Rename(c.Dir, aside); err != nil {
+		if err := fsys.Rename(dir, aside); err != nil {
 			return err
 		}
-		if err := c.FS.SyncDir(parent); err != nil {
+		if err := fsys.SyncDir(parent); err != nil {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := c.FS.RemoveAll(aside); err != nil {
+	if err := fsys.RemoveAll(aside); err != nil {
 		return err
 	}
-	return c.FS.SyncDir(parent)
+	return fsys.SyncDir(parent)
+}
+
+// Retire closes a replica that is no member any more by the membership at index settled of the group's log. It reports false, and
+// leaves the replica open, if its own log has a newer one: then it may be a member again, and must lose nothing.
+func (r *Replica) Retire(settled raft.Index) (bool, error) {
+	r.life.Lock()
+	defer r.life.Unlock()
+	if r.knownConf() > settled {
+		return false, nil
+	}
+	if err := r.close(StateClosed); err != nil {
+		r.cfg.Logger.Warn("closing a replica that is no member any more", "topic", r.cfg.Topic, "partition", r.cfg.Partition, "err", err)
+	}
+	if r.knownConf() > settled { // it came while the replica was closing
+		if err := r.open(true, false); err != nil {
+			return false, fmt.Errorf("partition: open %s-%d again: %w", r.cfg.Topic, r.cfg.Partition, err)
+		}
+		return false, nil
+	}
+	return true, nil
+}
+
+// knownConf is the index of the newest membership in the log.
+func (r *Replica) knownConf() raft.Index {
+	_, g := r.current()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if g == nil {
+		return r.confIndex
+	}
+	return max(r.confIndex, g.Status().ConfIndex)
 }
 
 // CleanRemoved deletes what interrupted Removes have left in parent.
