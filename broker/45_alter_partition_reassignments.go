@@ -34,7 +34,12 @@ func (s *server) alterPartitionReassignments(r *request) {
 		topic     string
 		partition int32
 	}
-	seen := make(map[key]bool)
+	named := make(map[key]int)
+	for i := range req.Topics {
+		for k := range req.Topics[i].Partitions {
+			named[key{req.Topics[i].Topic, req.Topics[i].Partitions[k].Partition}]++
+		}
+	}
 	for i := range req.Topics {
 		t := &req.Topics[i]
 		out := &resp.Topics[i]
@@ -51,14 +56,13 @@ func (s *server) alterPartitionReassignments(r *request) {
 			case err != nil:
 				fail(at, err)
 				continue
-			case seen[name]:
+			case named[name] > 1:
 				fail(at, refuse(kerr.InvalidRequest, "the request names the partition more than once"))
 				continue
 			case len(moves) == coordinator.MaxMovesPerCommand:
 				fail(at, refuse(kerr.InvalidRequest, fmt.Sprintf("more than %d partitions in one request", coordinator.MaxMovesPerCommand)))
 				continue
 			}
-			seen[name] = true
 			move.KeepCount = req.Version >= 1 && !req.AllowReplicationFactorChange && !move.Cancel
 			moves, places = append(moves, move), append(places, at)
 		}

@@ -136,7 +136,7 @@ func (b *partitionBatch) move(m *Move, brokers []raft.Member) error {
 	case m.Cancel:
 	default:
 		if err := checkReplicas([][]raft.NodeID{m.Replicas}); err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalidAssignment, err)
+			return fmt.Errorf("%w: %v", ErrInvalidAssignment, err) // one sentinel: it becomes one code
 		}
 		if m.KeepCount && len(m.Replicas) != len(p.Replicas) {
 			return fmt.Errorf("%w: %s-%d has %d replicas, not %d", ErrInvalidReplicationFactor, t.Name, m.Partition, len(p.Replicas), len(m.Replicas))
