@@ -41,7 +41,8 @@ func (r *Raft) isVoter() bool {
 
 func (r *Raft) promotable() bool {
 	// By a membership of an earlier epoch a quorum might not be one of the survivors (see reset.go).
-	return r.voteAfter == 0 && r.installed == nil && r.term < MaxTerm && r.conf().Epoch == r.epoch && r.isVoter()
+	return r.voteAfter == 0 && r.installed == nil && r.term < MaxTerm && r.conf().Epoch == r.epoch && r.isVoter() &&
+		r.priorityOf(r.self.ID) != NeverLeads
 }
 
 // promised: this replica may not vote now, because somebody may hold a lease on that. A leader keeps the promise to
@@ -150,6 +151,9 @@ func (r *Raft) stepVoteRequest(m *Message) error {
 	upToDate := m.LogTerm > myTerm || m.LogTerm == myTerm && m.Index >= r.last
 	able := r.voteAfter == 0 && r.installed == nil
 	if m.Type == MsgPreVote {
+		if !upToDate {
+			r.yielding, r.target = true, 0 // who goes first cannot win by this vote: wait for nobody any longer
+		}
 		if resp.Reject = !able || !upToDate || m.Term == r.term; !resp.Reject {
 			resp.Term = m.Term
 		}
@@ -204,6 +208,12 @@ func (r *Raft) setRole(role Role, leader NodeID, inc Incarnation) {
 	}
 	if r.role == Leader {
 		r.abdicate()
+	}
+	switch {
+	case leader != 0:
+		r.yielding, r.lost = false, 0
+	case r.leader != 0:
+		r.lost = r.leader
 	}
 	r.role, r.leader, r.leaderInc = role, leader, inc
 	r.resting = false

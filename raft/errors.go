@@ -14,6 +14,8 @@ var (
 	ErrOverloaded = errors.New("raft: too much is waiting to be committed")
 	// ErrTransferring: leadership is being handed over; proposals go to the next leader.
 	ErrTransferring = errors.New("raft: leadership is being transferred")
+	// ErrNeverLeads: the priority of the node that was to lead forbids it.
+	ErrNeverLeads = errors.New("raft: that replica never leads")
 	// ErrBadProposal is the caller's mistake: entries that are not at the place that NextProposal named.
 	ErrBadProposal = errors.New("raft: proposal does not continue the log")
 	// ErrConfPending: an earlier membership change is not committed yet, or is still joint.

@@ -138,6 +138,11 @@ func FuzzStep(f *testing.F) {
 			case 9:
 				n.r.SetCovered(n.now(), NodeID(src.num()), src.byte()%2 == 0)
 				n.r.SetResting(n.now(), src.byte()%2 == 0)
+			case 10:
+				n.r.SetPriorities(n.now(), []NodePriority{{NodeID(src.num()), Priority(src.byte() % 5)}, {NodeID(src.num()), Priority(src.byte() % 5)}})
+				n.r.SetImpaired(n.now(), src.byte()%2 == 0)
+			case 11:
+				n.r.Resign(n.now())
 			default:
 				m := src.message(n.r)
 				_ = n.r.Step(n.now(), &m)

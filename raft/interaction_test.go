@@ -24,6 +24,7 @@ func TestInteraction(t *testing.T) {
 			if s.configure != nil {
 				s.configure(cfg)
 			}
+			cfg.Priorities = s.priorities
 		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s.out.Reset()
@@ -45,6 +46,8 @@ type session struct {
 	out       strings.Builder
 	quiet     bool
 	configure func(*Config)
+	// priorities are those that replicas start with from here on.
+	priorities []NodePriority
 }
 
 func (s *session) printf(format string, args ...any) {
@@ -231,6 +234,19 @@ func (s *session) command(d *datadriven.TestData) error {
 		for _, n := range ns {
 			n.tick()
 		}
+	case "pass": // pass ms=3000: so much time, in steps of 50 ms, all messages delivered and all syncs done in each
+		s.quiet = true
+		for ms := 0; ms < s.num(d, "ms", 1000); ms += 50 {
+			s.c.now += Time(50 * time.Millisecond)
+			for _, n := range s.c.nodes {
+				if !n.down {
+					n.tick()
+				}
+			}
+			if err := s.stabilize(s.c.nodes); err != nil {
+				return err
+			}
+		}
 	case "cut": // cut from=1 to=2, or cut node=1: both ways to all
 		if id := NodeID(s.num(d, "node", 0)); id != 0 {
 			for _, o := range s.c.nodes {
@@ -260,6 +276,27 @@ func (s *session) command(d *datadriven.TestData) error {
 			Epoch: GroupEpoch(s.num(d, "epoch", 1)), Term: Term(s.num(d, "term", 0)), Leader: NodeID(s.num(d, "leader", 0)),
 			Survivors: parseMembers(s.arg(d, "survivors", "")),
 		})
+	case "priorities": // priorities 1=3 2=2 3=0: of nodes 1, 2 and 3, told to all
+		var ps []NodePriority
+		for _, a := range d.CmdArgs {
+			id, err := strconv.Atoi(a.Key)
+			if err != nil || len(a.Vals) != 1 {
+				return fmt.Errorf("bad argument %s", a.Key)
+			}
+			v, err := strconv.Atoi(a.Vals[0])
+			if err != nil {
+				return err
+			}
+			ps = append(ps, NodePriority{NodeID(id), Priority(v)})
+		}
+		s.priorities = ps
+		for _, n := range s.c.nodes {
+			n.r.SetPriorities(n.now(), ps)
+		}
+	case "impaired": // impaired 1 [off]
+		n[0].r.SetImpaired(n[0].now(), !d.HasArg("off"))
+	case "resign":
+		n[0].r.Resign(n[0].now())
 	case "lease":
 		if u := n[0].r.LeaseUntil(); u <= n[0].now() {
 			s.printf("none\n")

@@ -49,7 +49,7 @@ func (r *Raft) NextProposal() (Term, Index, error) {
 	switch {
 	case r.role != Leader:
 		return 0, 0, ErrNotLeader
-	case r.transferee != 0:
+	case r.transferee != 0 && r.holding:
 		return 0, 0, ErrTransferring
 	case r.applied < r.termStart:
 		return 0, 0, ErrNotReady
@@ -233,14 +233,14 @@ func (r *Raft) contact(p *Progress, sentAt Time) {
 	}
 }
 
-// Coverable says whether a follower needs no heartbeat of its own: its log is this log, and all of it is committed, at
-// the returned index.
+// Coverable says whether a follower needs no heartbeat of its own: its log is this log, and all of it is committed (and
+// durable here, too: a leader whose disk lags is not at rest), at the returned index.
 func (r *Raft) Coverable(to NodeID) (Index, bool) {
 	p := r.peer(to)
 	if r.role != Leader || p == nil || r.transferee != 0 || len(r.reads) > 0 || r.conf().Joint() {
 		return 0, false
 	}
-	return r.commit, p.State == Replicate && p.Match == r.last && r.commit == r.last && r.commit >= r.termStart
+	return r.commit, p.State == Replicate && p.Match == r.last && r.commit == r.last && r.stable == r.last && r.commit >= r.termStart
 }
 
 // SetCovered pauses this leader's own heartbeats to a follower, or resumes them. A new entry resumes all.

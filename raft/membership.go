@@ -432,17 +432,12 @@ func (r *Raft) confCommitted() {
 		return
 	}
 	// What is in this log is not lost on its way out: the best of those that remain gets all of it before it is told.
-	var best *Progress
-	for _, p := range r.peers {
-		if !p.Learner && p.State == Replicate && (best == nil || p.Match > best.Match) {
-			best = p
-		}
-	}
+	best := r.successor()
 	if best == nil {
 		r.becomeFollower(r.term, 0, 0)
 		return
 	}
-	r.transferee, r.ordered = best.Member.ID, false
+	r.transferee, r.ordered, r.holding = best.Member.ID, false, true
 	r.transferUntil = r.now.add(r.cfg.ElectionTimeout)
 	r.sendTo(best)
 	r.transferIfReady()

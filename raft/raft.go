@@ -50,9 +50,11 @@ type Config struct {
 	HardState HardState // from the journal; the larger of its term and the last entry's is used, a raised term clears the vote
 	Bootstrap ConfState // membership before any EntryConfig in the log: from the snapshot, or the first assignment
 	Applied   Index     // from the snapshot; commit starts here
-	Now       Time      // a replica votes, and campaigns, only from Now+ElectionTimeout on, unless Fresh
-	Fresh     bool      // this replica has never run before: there is no promise to wait out
-	Rand      *rand.Rand
+	// Priorities: see SetPriorities.
+	Priorities []NodePriority
+	Now        Time // a replica votes, and campaigns, only from Now+ElectionTimeout on, unless Fresh
+	Fresh      bool // this replica has never run before: there is no promise to wait out
+	Rand       *rand.Rand
 	// Throttle, if not nil, holds back what goes to learners that are being caught up.
 	Throttle Throttle
 	// FrameInternal frames a no-op or a membership when it gets its place in the leader's log: it sets Frame, and
@@ -135,6 +137,12 @@ type Raft struct {
 	votes            []ballot
 	resetTo          *ConfState // candidate by a reset: leads with this membership once its vote is durable, asking nobody
 
+	priorities []NodePriority
+	impaired   bool
+	yielding   bool     // the timer has run out since a leader was last heard, and
+	target     Priority // those of this priority are let go first
+	lost       NodeID   // the leader that fell silent
+
 	pending   []Entry // appended, not yet handed out; may overlap the log, which is then truncated by it
 	last      Index   // end of the log, pending included
 	lastTerm  Term    // its term
@@ -159,6 +167,7 @@ type Raft struct {
 	readRound      uint64 // round that the oldest assigned reads wait for; 0: none
 	transferee     NodeID
 	transferUntil  Time
+	holding        bool // no proposals any more: the transferee has all but what is on its way
 	ordered        bool // the transferee has been told
 	leaseForfeited bool // TimeoutNow was sent in this term
 	uncommitted    int64
@@ -187,7 +196,8 @@ func New(cfg Config) (*Raft, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	r := &Raft{cfg: cfg, self: cfg.Self, log: cfg.Log, now: cfg.Now, promiseUntil: math.MinInt64, voteFrom: math.MinInt64}
+	r := &Raft{cfg: cfg, self: cfg.Self, log: cfg.Log, now: cfg.Now, promiseUntil: math.MinInt64, voteFrom: math.MinInt64,
+		priorities: cfg.Priorities}
 	r.last = r.log.LastIndex()
 	first := r.log.FirstIndex()
 	if first == 0 || first > r.last+1 || r.last > maxIndex {
@@ -254,6 +264,10 @@ func (r *Raft) Tick(now Time) {
 		return
 	}
 	if !r.resting && r.now >= r.electionDeadline {
+		if r.yields() {
+			r.electionDeadline = r.now.add(r.yieldWait())
+			return
+		}
 		r.drawElectionWait()
 		r.electionDeadline = r.now.add(r.electionWait)
 		r.campaign(false)

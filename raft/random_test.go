@@ -252,10 +252,29 @@ func (w *world) step(faulty bool) {
 		clear(c.cut)
 	case k == 993: // a queue that stood still: everything on the way is lost
 		c.net = nil
+	case k == 994:
+		w.prioritise(n, NeverLeads)
+	case k == 995:
+		n.r.SetImpaired(n.now(), c.rng.IntN(2) == 0)
+	case k == 996:
+		if c.rng.IntN(4) == 0 {
+			n.r.Resign(n.now())
+		}
 	}
 	for len(c.net) > 400 {
 		c.net = slices.Delete(c.net, 0, 100)
 	}
+}
+
+// prioritise tells one replica priorities that the others need not share.
+func (w *world) prioritise(n *memNode, least Priority) {
+	var ps []NodePriority
+	for _, o := range w.c.nodes {
+		if w.c.rng.IntN(4) > 0 {
+			ps = append(ps, NodePriority{o.id, max(least, Priority(w.c.rng.IntN(4)))})
+		}
+	}
+	n.r.SetPriorities(n.now(), ps)
 }
 
 // reconfigure asks the leader for a random change.
@@ -326,6 +345,7 @@ func runRandom(seed uint64, steps int) (*world, error) {
 		if n.down {
 			n.start(false)
 		}
+		w.prioritise(n, LastResort)
 	}
 	target := w.maxCommit()
 	done := func() bool {

@@ -20,6 +20,8 @@ type Status struct {
 	Conf      ConfState
 	ConfIndex Index
 	VoteAfter Index // see Config; 0 once a leader has caught this replica up
+	Priority  Priority
+	Impaired  bool // see SetImpaired
 	Resting   bool
 	// Installing: a snapshot was handed out and is not reported installed.
 	Installing  bool
@@ -33,6 +35,7 @@ func (r *Raft) Status() Status {
 		Group: r.cfg.Group, Self: r.self, Role: r.role, Term: r.term, Vote: r.vote, Epoch: r.epoch, Leader: r.leader,
 		Commit: r.commit, Applied: r.applied, Stable: r.stable, Last: r.last, LastTerm: r.lastTerm, TermStart: r.termStart,
 		Conf: *r.conf(), ConfIndex: r.confIndex(), VoteAfter: r.voteAfter, Resting: r.resting,
+		Priority: r.priorityOf(r.self.ID), Impaired: r.impaired,
 		Installing: r.installed != nil, Transferee: r.transferee, Uncommitted: r.uncommitted,
 	}
 }
