@@ -53,7 +53,7 @@ func (r *Replica) Append(req *AppendRequest) {
 	req.r = r
 	req.result = AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, LeaderEpoch: -1}
 	v, err := r.serving()
-	if err != nil {
+	if err != nil && !soonDecided(v, err) {
 		req.answer(err)
 		return
 	}
@@ -77,7 +77,7 @@ func (r *Replica) Append(req *AppendRequest) {
 	// A quorum is the floor: only more than that has to be looked at.
 	if req.Acks == -1 && req.Epoch == 0 && s.MinInsync > 1 {
 		if l := lookAt(v.group); s.MinInsync > l.quorum() {
-			if n := len(l.inSync()); n < s.MinInsync {
+			if n := len(l.inSync()); n < s.MinInsync && v.lead.Serving() {
 				req.answer(fmt.Errorf("%w: %d in sync, %d asked for", ErrNotEnoughReplicas, n, s.MinInsync))
 				return
 			}
@@ -86,6 +86,16 @@ func (r *Replica) Append(req *AppendRequest) {
 	}
 	req.proposal = multi.Proposal{Type: raft.EntryRecords, Payload: req.Batch, Tag: req, AckLocal: req.Acks != -1, Done: req.done}
 	v.group.Propose(&req.proposal)
+}
+
+// soonDecided: this node is about to serve, or nobody is known to lead. The group knows whether an answer is near, and if so
+// holds the batch back for it; a client that is sent away now would only find that there is no leader yet.
+func soonDecided(v view, err error) bool {
+	if errors.Is(err, ErrNotReady) {
+		return true
+	}
+	e, ok := errors.AsType[*NotLeaderError](err)
+	return ok && e.Leader == 0 && v.group != nil
 }
 
 // checkBatch is all that can be said of a batch before it has a place. It costs one pass over the bytes, for the CRC.

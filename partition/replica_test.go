@@ -384,11 +384,12 @@ func TestHighWatermark(t *testing.T) {
 	wantErr(t, "read", err, ErrNotReady)
 	_, err = heir.rep.ListOffset(LatestTimestamp, -1)
 	wantErr(t, "list offset", err, ErrNotReady)
-	wantErr(t, "produce", heir.produce(plain("x"), -1).Err, ErrNotReady)
 	wantErr(t, "linearize", heir.linearize(), ErrNotReady)
 	if heir.rep.Subscribe(&Waiter{Epoch: -1, Fire: func() {}}) {
 		t.Error("somebody can wait on a leader that is not ready")
 	}
+	// A batch waits for it to become ready, or until it gives up.
+	wantErr(t, "produce", heir.produce(plain("x"), -1).Err, ErrNotLeader)
 
 	// The deposed one never confirms a read again.
 	c.isolate(old.id)

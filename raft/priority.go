@@ -102,6 +102,15 @@ func (r *Raft) yieldWait() time.Duration {
 	return r.cfg.ElectionTimeout / 2
 }
 
+// Successor is the voter that would be handed leadership now, and how far its log is durable and equal to this one; 0: there is
+// none, or this replica does not lead.
+func (r *Raft) Successor() (NodeID, Index) {
+	if p := r.successor(); p != nil {
+		return p.Member.ID, p.Match
+	}
+	return 0, 0
+}
+
 // successor is the voter to be handed leadership without delay: one that answers, with the longest log, then the highest
 // priority, then the lowest id. nil: there is none.
 func (r *Raft) successor() *Progress {

@@ -182,11 +182,14 @@ func (f *flusher) oldest() (at raft.Time) {
 	return at
 }
 
-// syncHangs: this group's own Sync is beyond all hope.
-func (h *Host) syncHangs(g *Group, now raft.Time) bool {
+// syncRunsFor is how long this group's own Sync has been running or waiting.
+func (h *Host) syncRunsFor(g *Group, now raft.Time) raft.Time {
 	h.flusher.mu.Lock()
 	defer h.flusher.mu.Unlock()
-	return g.fl.since != 0 && now-g.fl.since > raft.Time(h.o.HangBound)
+	if g.fl.since == 0 {
+		return 0
+	}
+	return now - g.fl.since
 }
 
 func (f *flusher) close() {

@@ -46,7 +46,7 @@ type Group struct {
 	peersMoved bool // a leader heard from members since Status was last published
 	resting    bool // SetResting(true) is in force
 	full       bool
-	overloaded bool // proposals are held back until something commits
+	heldBack   bool // proposals wait in the inbox, see holdsBack
 	waiting    pendingQueue
 	local      pendingQueue
 	repeats    []pendingProposal // waiting for an earlier entry's application
@@ -63,6 +63,11 @@ type Group struct {
 	retryWait raft.Time
 	mute      bool      // leader whose disk hangs: nothing is sent, see Options.HangBound
 	muteUntil raft.Time // looked at again
+
+	impaired   bool      // the core was told that the disk is full or hangs
+	handedOver raft.Time // when leadership was last given away for that; 0: never
+	handUntil  raft.Time // a transfer may be under way until then
+	heirUntil  raft.Time // handed over; the next leader is not heard yet, or what waits is not applied; 0: no
 
 	appliedBytes int64
 	snapshotting bool
@@ -114,7 +119,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		ElectionTimeout: h.o.ElectionTimeout, HeartbeatInterval: h.o.HeartbeatInterval, ClockDrift: h.o.ClockDrift,
 		MaxMessageBytes: h.o.MaxMessageBytes, MaxInflightMsgs: h.o.MaxInflightMsgs, MaxInflightBytes: h.o.MaxInflightBytes,
 		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes,
-		Log: c.Log, HardState: hs, Bootstrap: g.conf, Applied: g.applied, Now: now, Fresh: c.Fresh,
+		Log: c.Log, HardState: hs, Bootstrap: g.conf, Applied: g.applied, Now: now, Fresh: c.Fresh, Priorities: c.Priorities,
 		Rand:          rand.New(rand.NewPCG(h.o.Seed^uint64(h.o.Self.ID)<<32, uint64(c.ID))),
 		FrameInternal: c.Stager.StageInternal, Throttle: throttle,
 	})
@@ -179,6 +184,11 @@ func (g *Group) Snapshot() { _ = g.in.pushEvent(g.h, g, event{kind: evSnapshot})
 
 // Campaign tries to lead now.
 func (g *Group) Campaign() { _ = g.in.pushEvent(g.h, g, event{kind: evCampaign}) }
+
+// SetPriorities says who shall lead from now on. The list is the group's from then on.
+func (g *Group) SetPriorities(ps []raft.NodePriority) {
+	_ = g.in.pushEvent(g.h, g, event{kind: evPriorities, priorities: ps})
+}
 
 // Transfer asks the leader to hand leadership to another voter. done learns whether that was begun, not how it ends.
 func (g *Group) Transfer(to raft.NodeID, done func(error)) {
@@ -274,6 +284,7 @@ func (g *Group) fail(err error) {
 		return
 	}
 	g.failed = err
+	g.resign()
 	g.h.o.Logger.Error("group has failed and stops", "group", uint64(g.id), "err", err)
 	g.h.pairs.dropGroup(g)
 	g.h.timers.disarm(&g.timer)

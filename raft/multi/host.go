@@ -47,7 +47,7 @@ type Host struct {
 
 type counters struct {
 	turns, ticks, timerFires, syncs, syncErrors, noSpace, proposals, applied, reads, leaseReads atomic.Uint64
-	msgsIn, msgsOut, msgsDropped, badFrames, throttled, muted                                   atomic.Uint64
+	msgsIn, msgsOut, msgsDropped, badFrames, throttled, muted, handedOver                       atomic.Uint64
 	pairHeartbeats, pairAnswers, pairRefused, pairStalled, pairLost, woken                      atomic.Uint64
 	snapTaken, snapSent, snapInstalled                                                          atomic.Uint64
 }
@@ -158,7 +158,7 @@ func (h *Host) Stats() Stats {
 		Syncs: c.syncs.Load(), SyncErrors: c.syncErrors.Load(), NoSpace: c.noSpace.Load(),
 		Proposals: c.proposals.Load(), Applied: c.applied.Load(), Reads: c.reads.Load(), LeaseReads: c.leaseReads.Load(),
 		MsgsIn: c.msgsIn.Load(), MsgsOut: c.msgsOut.Load(), MsgsDropped: c.msgsDropped.Load(),
-		BadFrames: c.badFrames.Load(), Throttled: c.throttled.Load(), Muted: c.muted.Load(),
+		BadFrames: c.badFrames.Load(), Throttled: c.throttled.Load(), Muted: c.muted.Load(), HandedOver: c.handedOver.Load(),
 		PairHeartbeats: c.pairHeartbeats.Load(), PairAnswers: c.pairAnswers.Load(), PairRefused: c.pairRefused.Load(),
 		PairStalled: c.pairStalled.Load(), PairSessionLost: c.pairLost.Load(), GroupsWoken: c.woken.Load(),
 		SnapshotsTaken: c.snapTaken.Load(), SnapshotsSent: c.snapSent.Load(), SnapshotsInstalled: c.snapInstalled.Load(),

@@ -219,8 +219,10 @@ func TestNoSpaceIsRetried(t *testing.T) {
 	s := newSim(t, 7, 3, 1, nil)
 	l := s.waitLeader(1)
 	g := s.group(l, 1)
-	s.nodes[l].logs[1].setSyncErr(errNoSpace)
-	r := s.propose(g, "a") // already in the log: its followers can commit it, and this disk need not
+	for _, n := range s.nodes { // all of them: else leadership would go where there is room
+		n.logs[1].setSyncErr(errNoSpace)
+	}
+	r := s.propose(g, "a")
 	s.until("the group to be full", func() bool { return g.Status().Full })
 	r2 := s.propose(g, "b")
 	s.settle()
@@ -232,7 +234,12 @@ func TestNoSpaceIsRetried(t *testing.T) {
 	if n := s.nodes[l].host.Stats().NoSpace - before; n < 2 || n > 12 {
 		t.Fatalf("%d retries in ten seconds: no back-off, or none at all", n)
 	}
-	s.nodes[l].logs[1].setSyncErr(nil)
+	if s.leader(1) != l {
+		t.Fatal("leadership went round, and nobody has room")
+	}
+	for _, n := range s.nodes {
+		n.logs[1].setSyncErr(nil)
+	}
 	s.until("room again", func() bool { return !g.Status().Full })
 	s.until("the first proposal's end", r.ended)
 	if r.o.Err != nil {

@@ -18,6 +18,7 @@ const (
 	evHardState                          // the hard-state store: hs is durable
 	evConf                               // Group.ProposeConf: conf, done
 	evTransfer                           // Group.Transfer: peer, reply
+	evPriorities                         // Group.SetPriorities: priorities
 	evCampaign                           // Group.Campaign
 	evReset                              // Group.Reset: reset, reply
 	evSnapshot                           // Group.Snapshot
@@ -42,6 +43,8 @@ type event struct {
 	done   func(Outcome)
 	reply  func(error)
 	err    error
+
+	priorities []raft.NodePriority
 }
 
 // batch is what a turn takes out of the inbox. Batches are pooled: an idle group holds none.

@@ -82,6 +82,9 @@ type Options struct {
 	// StallBound: with the oldest waiting group or the oldest sync older than this, the process counts as dead to its
 	// peers and sends no pair heartbeat and no answer; default ElectionTimeout.
 	StallBound time.Duration
+	// HandOverAfter: a leader whose own sync has been running for longer, and one whose disk is full, hands leadership to a
+	// follower that has more on its disk, if there is one. Default ElectionTimeout.
+	HandOverAfter time.Duration
 	// HangBound: a leader whose own sync has been running for longer falls silent, so that another is elected: a disk
 	// that hangs rather than fails must not keep leadership for ever. Default 10 ElectionTimeout.
 	HangBound time.Duration
@@ -135,6 +138,7 @@ func (o *Options) setDefaults() error {
 	defaultTo(&o.ClockDrift, o.ElectionTimeout/20)
 	defaultTo(&o.CoverAfter, o.ElectionTimeout)
 	defaultTo(&o.StallBound, o.ElectionTimeout)
+	defaultTo(&o.HandOverAfter, o.ElectionTimeout)
 	defaultTo(&o.HangBound, 10*o.ElectionTimeout)
 	defaultTo(&o.MaxInboxMessages, 4096)
 	defaultTo(&o.MaxInboxBytes, 64<<20)
@@ -184,6 +188,8 @@ type GroupConfig struct {
 	Epoch raft.GroupEpoch
 	// Campaign: try to lead at once, as the preferred first leader.
 	Campaign bool
+	// Priorities say who shall lead; see [raft.Raft.SetPriorities] and Group.SetPriorities.
+	Priorities []raft.NodePriority
 	// VoteAfter, from the log's recovery: neither votes nor campaigns before a leader's log matched up to here.
 	VoteAfter raft.Index
 	// SnapshotEvery is the number of bytes applied between snapshots; 0: only when asked.
@@ -227,6 +233,7 @@ type Stats struct {
 	MsgsDropped uint64 // inbox bound or unknown group
 	BadFrames   uint64 // entries from a peer that did not verify
 	Muted       uint64 // ticks and messages withheld by leaders whose disk hangs
+	HandedOver  uint64 // leaderships given away because the disk hung, was full or failed
 	Throttled   uint64 // appends dropped because too much is not synced yet
 
 	PairHeartbeats  uint64 // sent

@@ -158,10 +158,10 @@ func TestRestartedFollowerIsNotCovered(t *testing.T) {
 	s.until("all groups to be covered again", func() bool { s.checkLeases(); return s.allCovered() })
 }
 
-// While syncs stand still, pair heartbeats are withheld, and a leader whose own disk hangs for good falls silent: a disk
-// that hangs rather than fails must not keep leadership for ever.
+// While syncs stand still, pair heartbeats are withheld, and a leader whose own disk hangs for good, and which found nobody to
+// hand leadership to, falls silent: a disk that hangs rather than fails must not keep leadership for ever.
 func TestHangingDiskLosesLeadership(t *testing.T) {
-	s := newSim(t, 24, 3, 4, nil)
+	s := newSim(t, 24, 3, 4, func(o *Options, _ *GroupConfig) { o.HandOverAfter = time.Hour })
 	s.waitLeaders()
 	s.until("all groups to be covered", s.allCovered)
 	l := s.leader(1)

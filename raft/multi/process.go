@@ -115,11 +115,15 @@ func (g *Group) tick(now raft.Time) {
 			g.h.requestSync(g)
 		}
 	}
+	if g.heirUntil != 0 && now >= g.heirUntil {
+		g.endHandOver()
+	}
 	if g.r.Deadline() > now {
 		return
 	}
+	g.lookAfterDisk(now)
 	s := g.r.Status()
-	if g.mute = s.Role == raft.Leader && s.Stable < s.Last && g.h.syncHangs(g, now); g.mute {
+	if g.mute = s.Role == raft.Leader && s.Stable < s.Last && g.h.syncRunsFor(g, now) > raft.Time(g.h.o.HangBound); g.mute {
 		g.h.stats.muted.Add(1)
 		g.muteUntil = now + raft.Time(g.h.o.HeartbeatInterval)
 		return
@@ -146,6 +150,9 @@ func (g *Group) arm() {
 	if g.markAt != 0 {
 		at = min(at, g.markAt)
 	}
+	if g.heirUntil != 0 {
+		at = min(at, g.heirUntil)
+	}
 	g.h.timers.arm(&g.timer, at)
 }
 
@@ -164,12 +171,9 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 		g.lastProposal = now
 		g.waiting.push(pendingProposal{term: g.r.Status().Term, index: index, done: e.done})
 	case evTransfer:
-		g.uncoverAll(now)
-		err := g.r.Transfer(now, e.peer)
-		if err != nil {
-			err = g.coreError(err)
-		}
-		e.reply(err)
+		e.reply(g.transfer(now, e.peer))
+	case evPriorities:
+		g.r.SetPriorities(now, e.priorities)
 	case evReset:
 		// It ends a term, so that nothing may be covered any more; the promise of the last pair heartbeat counts.
 		g.leaveCoverage(now)
@@ -206,6 +210,7 @@ func (g *Group) synced(now raft.Time, e *event) {
 		g.full, g.retryWait, g.retryAt = false, 0, 0
 		g.r.AppendSynced(now, e.ticket)
 		g.completeLocal(e.ticket)
+		g.lookAfterDisk(now)
 		if g.log.MarkPending() {
 			g.markAt = now + raft.Time(markDelay)
 		} else {

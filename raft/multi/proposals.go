@@ -108,11 +108,10 @@ func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) {
 			fresh = fresh[1:]
 		}
 	}
-	g.overloaded = false
+	g.heldBack = false
 	for g.failed == nil && next() != nil {
 		term, index, err := g.r.NextProposal()
-		if errors.Is(err, raft.ErrOverloaded) {
-			g.overloaded = true
+		if g.heldBack = g.holdsBack(err); g.heldBack {
 			break
 		}
 		if err != nil {
@@ -193,8 +192,12 @@ func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.
 	w.entries, w.staged = entries[:0], w.staged[:0]
 }
 
-// completeLocal ends the proposals that asked only for this replica's own sync.
+// completeLocal ends the proposals that asked only for this replica's own sync. Once leadership is handed over, a sync says
+// nothing of them any more: the ticket may be that of entries which have taken their places. They wait for the commit.
 func (g *Group) completeLocal(t raft.Ticket) {
+	if g.heirUntil != 0 {
+		return
+	}
 	for p := g.local.first(); p != nil && p.index <= t.Index && p.term <= t.Term; p = g.local.first() {
 		x := g.local.pop()
 		x.done(Outcome{Term: x.term, Index: x.index})
@@ -266,6 +269,10 @@ func (g *Group) failPending(inLog, err error) {
 	for _, x := range repeats {
 		x.done(Outcome{Index: x.index, Err: inLog})
 	}
+	g.failReads(err)
+}
+
+func (g *Group) failReads(err error) {
 	reads := g.reads
 	g.reads = nil
 	for _, b := range reads {

@@ -108,9 +108,8 @@ func (g *Group) apply(entries []raft.Entry) {
 	if g.cfg.SnapshotEvery > 0 && g.appliedBytes >= g.cfg.SnapshotEvery {
 		g.takeSnapshot()
 	}
-	if g.overloaded {
-		g.overloaded = false
-		g.h.schedule(g) // there may be room for what was held back
+	if g.heldBack {
+		g.h.schedule(g) // there may be room now for what was held back
 	}
 }
 
@@ -135,8 +134,22 @@ func (g *Group) roleChanged(now raft.Time) {
 		lost = true
 	}
 	g.publish()
-	if lost {
+	switch {
+	case s.Role == raft.Leader:
+		g.heirUntil = 0
+	case g.handUntil > now:
+		g.heirUntil = now + raft.Time(g.h.o.ElectionTimeout/2)
+	}
+	if g.heirUntil != 0 && g.impaired && s.Leader != 0 {
+		g.heirUntil = 0 // what waits can be applied only when it is on this disk: its clients better ask the heir
+	}
+	if g.handUntil = 0; lost && g.heirUntil == 0 {
 		g.failPending(ErrLeadershipLost, g.notLeader())
+	} else if lost {
+		g.failReads(g.notLeader())
+	}
+	if g.heldBack {
+		g.h.schedule(g)
 	}
 	if s.Role == raft.Leader {
 		g.lastProposal = now
