@@ -37,6 +37,7 @@ var adminRoutes = []adminRoute{
 	{pattern: "GET /v1/broker", doc: "this broker: ids, addresses, version, how far it has come", early: true, serve: (*Broker).adminBroker},
 	{pattern: "POST /v1/reset-peers", doc: "let a group whose majority is gone for good go on with the replicas that are left", early: true,
 		timeout: resetTimeout, serve: (*Broker).adminResetPeers},
+	{pattern: "POST /v1/topics/{topic}/partitions/{partition}/leader", doc: "hands a partition's leadership to the broker that \"to\" names, or to whoever is fit", serve: (*Broker).adminTransferLeader},
 }
 
 const (

@@ -56,6 +56,7 @@ var apis = apiTable(
 	api{key: 32, min: 0, max: 4, serve: (*server).describeConfigs},
 	api{key: 35, min: 1, max: 4, serve: (*server).describeLogDirs},
 	api{key: 42, min: 0, max: 2, serve: (*server).deleteGroups},
+	api{key: 43, min: 0, max: 2, serve: (*server).electLeaders},
 	api{key: 45, min: 0, max: 1, serve: (*server).alterPartitionReassignments},
 	api{key: 46, min: 0, max: 0, serve: (*server).listPartitionReassignments},
 	api{key: 47, min: 0, max: 0, serve: (*server).offsetDelete},

@@ -23,6 +23,8 @@ type backend interface {
 	Replica(topic coordinator.TopicID, partition int32) replica
 	// Leader is who leads, by the highest epoch that any broker has told of; ok is false if nobody is known to.
 	Leader(topic coordinator.TopicID, partition int32) (node raft.NodeID, epoch int32, ok bool)
+	// HasLeader reports whether a leader is known and heard from.
+	HasLeader(topic coordinator.TopicID, partition int32) bool
 	// CreateTopics creates topics, or with validateOnly only says what would come of it. It is done when every topic has
 	// leaders and every live Image has it, or when ctx ends: then the topics may still come. results are in the order
 	// of topics. All that is in topics has been checked as far as one request can be; the metadata group decides.
@@ -35,6 +37,9 @@ type backend interface {
 	UnregisterBroker(ctx context.Context, node raft.NodeID, done func(err error))
 	// LogDir is what this broker's replicas take on its disk, those that are wanted.
 	LogDir(ctx context.Context, wanted func(topic string, partition int32) bool, done func(d logDir, err error))
+	// ElectPreferred makes the preferred replicas of partitions lead; done when they do and this broker knows, or when ctx
+	// ends. One error (or nil) per partition.
+	ElectPreferred(ctx context.Context, parts []topicPartition, done func(errs []error))
 	// NextProducerID hands out an id that no other producer of the cluster has or gets.
 	NextProducerID(ctx context.Context, done func(id int64, err error))
 	// Groups coordinates the consumer groups that are this broker's.
@@ -59,6 +64,12 @@ type replica interface {
 }
 
 var _ replica = (*partition.Replica)(nil)
+
+// topicPartition is a partition that there is.
+type topicPartition struct {
+	topic     *coordinator.Topic
+	partition int32
+}
 
 // newTopic is a topic to be created.
 type newTopic struct {

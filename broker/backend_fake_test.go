@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/protocol"
@@ -172,6 +174,19 @@ func (b *fakeBackend) CreateTopics(ctx context.Context, topics []newTopic, valid
 		}
 		done(results)
 	}()
+}
+
+func (b *fakeBackend) HasLeader(topic coordinator.TopicID, partition int32) bool {
+	_, _, ok := b.Leader(topic, partition)
+	return ok
+}
+
+func (b *fakeBackend) ElectPreferred(_ context.Context, parts []topicPartition, done func([]error)) {
+	errs := make([]error, len(parts))
+	for i := range errs {
+		errs[i] = kerr.ElectionNotNeeded
+	}
+	go done(errs)
 }
 
 func (b *fakeBackend) DeleteTopics(_ context.Context, ids []coordinator.TopicID, done func([]error)) {

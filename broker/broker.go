@@ -63,6 +63,8 @@ type Broker struct {
 	groups     *coordinator.Groups
 	ensuring   atomic.Bool // __consumer_offsets is being created
 	outliving  sync.Once   // see outlived
+	balancer   balancer
+	leaving    atomic.Bool // leadership is given away, and none is taken any more
 	admins     *semaphore.Weighted
 
 	addrMu sync.RWMutex // guards addrs; a leaf
@@ -321,6 +323,7 @@ func (b *Broker) startRaft() (err error) {
 		caughtUp:  func(v raft.Index) []raft.NodeID { return b.peers.withImage(v) },
 		remote:    b.askReadIndex,
 	}
+	b.balancer.kick = make(chan struct{}, 1)
 	b.peers = newPeers(peersConfig{
 		self: id, addr: b.rpcAddr, interval: b.cfg.HeartbeatInterval, timeout: b.cfg.ElectionTimeout, caller: b.tr,
 		setAddr: b.setAddr, image: b.Image, epochs: b.meta.epochs, outlived: b.outlived, log: b.log,
@@ -337,6 +340,7 @@ func (b *Broker) startRaft() (err error) {
 		offsets:   b.offsetsLeadership,
 		open: func(c partition.Config) (*partition.Replica, error) {
 			c.Host = b.host
+			c.Priorities = b.priorities(c.Group)
 			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: cache}
 			return partition.Open(c)
 		},
@@ -351,6 +355,7 @@ func (b *Broker) startRaft() (err error) {
 		if !slices.Equal(old.Brokers(), now.Brokers()) {
 			b.poke()
 		}
+		b.balancer.poke()
 	})
 	b.md.OnLeadership(func(multi.Status) { b.poke() })
 
@@ -363,7 +368,7 @@ func (b *Broker) startRaft() (err error) {
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)
 	}
-	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata, methodProgress} {
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata, methodProgress, methodTransfer} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})
@@ -375,6 +380,7 @@ func (b *Broker) startRaft() (err error) {
 	b.tr.Start()
 	b.spawn(b.control)
 	b.spawn(func() { b.mover.run(b.ctx) })
+	b.spawn(b.balance)
 	return nil
 }
 
@@ -496,47 +502,4 @@ func (b *Broker) shutdown() error {
 		errs = append(errs, fn())
 	}
 	return errors.Join(errs...)
-}
-
-// handOver asks another voter of each group that this broker leads to take over, and waits until it leads none.
-func (b *Broker) handOver() {
-	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.CloseTimeout)
-	defer cancel()
-	const poll = 10 * time.Millisecond
-	ticker := time.NewTicker(poll)
-	defer ticker.Stop()
-	asked := make(map[raft.GroupID]int)
-	for {
-		left := 0
-		groups := b.peers.table.led()
-		if _, leads := b.meta.Leader(); leads {
-			groups = append(groups, raft.MetadataGroup)
-		}
-		for _, id := range groups {
-			g := b.host.Group(id)
-			if g == nil {
-				continue
-			}
-			s := g.Status()
-			to := slices.IndexFunc(s.Conf.Voters, func(m raft.Member) bool { return m.ID != b.NodeID() && b.peers.present(m.ID) })
-			if s.Role != raft.Leader || to < 0 {
-				continue
-			}
-			left++
-			// Not every transfer succeeds; asking again a few times costs little.
-			if asked[id]%20 == 0 {
-				g.Transfer(s.Conf.Voters[to].ID, func(error) {})
-			}
-			asked[id]++
-		}
-		if left == 0 {
-			return
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			b.log.Warn("not all leadership could be handed over in time", "groups", left, "timeout", b.cfg.CloseTimeout)
-			return
-		}
-	}
 }

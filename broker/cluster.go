@@ -131,7 +131,7 @@ func (b *Broker) registration() coordinator.RegisterBroker {
 	if node == 0 {
 		node = b.cfg.nodeID()
 	}
-	return coordinator.RegisterBroker{Node: node, Incarnation: b.store.id.Incarnation, Endpoints: b.endpoints, RPC: b.rpcAddr, Rack: b.cfg.Rack}
+	return coordinator.RegisterBroker{Node: node, Incarnation: b.store.id.Incarnation, Endpoints: b.endpoints, RPC: b.rpcAddr, Rack: b.cfg.Rack, NeverLead: b.cfg.NeverLead}
 }
 
 func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error) {

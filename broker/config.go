@@ -53,6 +53,14 @@ type Config struct {
 	// Rack names where the broker stands. Replicas of a partition are spread over racks.
 	Rack string
 
+	// NeverLead: the broker holds replicas and votes, but leads no partition of which another broker has a replica that may lead.
+	NeverLead bool
+	// DisableLeaderBalance switches off that leadership goes back to the preferred replicas by itself.
+	DisableLeaderBalance bool
+	// LeaderBalanceInterval is between two looks at whether leadership is where it belongs, and the least time that a broker
+	// must have been back before it gets any. Default 1 min.
+	LeaderBalanceInterval time.Duration
+
 	// ElectionTimeout is how long a group goes without a leader before a new election: at least this, at most
 	// one and a half times. Default 1 s; at least 4 heartbeats.
 	ElectionTimeout time.Duration
@@ -133,6 +141,7 @@ func (c Config) withDefaults() Config {
 	def(&c.HeartbeatInterval, c.ElectionTimeout/10)
 	def(&c.ClockDrift, c.ElectionTimeout/10)
 	def(&c.SessionTimeout, 5*c.ElectionTimeout)
+	def(&c.LeaderBalanceInterval, time.Minute)
 	def(&c.Partitions, 1)
 	def(&c.OffsetsPartitions, 16)
 	def(&c.InternalTopicWait, 3*time.Second)
@@ -203,6 +212,7 @@ func (c Config) Validate() error {
 	check(c.ClockDrift >= 0 && c.ClockDrift < c.ElectionTimeout, "ClockDrift %v must be below ElectionTimeout %v", c.ClockDrift, c.ElectionTimeout)
 	check(c.SessionTimeout >= c.ElectionTimeout, "SessionTimeout %v is below ElectionTimeout %v", c.SessionTimeout, c.ElectionTimeout)
 	check(c.FS == nil || c.HardStates != nil, "FS is set without HardStates: the journal lives on the real file system only")
+	check(c.LeaderBalanceInterval > 0, "LeaderBalanceInterval %v is negative", c.LeaderBalanceInterval)
 	check(c.JoinTimeout > 0, "JoinTimeout %v is negative", c.JoinTimeout)
 	check(c.Partitions > 0 && c.Partitions <= coordinator.MaxPartitionsPerTopic, "Partitions %d is not in [1, %d]", c.Partitions, coordinator.MaxPartitionsPerTopic)
 	check(c.OffsetsPartitions > 0 && c.OffsetsPartitions <= 1000, "OffsetsPartitions %d is not in [1, 1000]", c.OffsetsPartitions)

@@ -118,6 +118,7 @@ var topicConfigDefs = []configDef{
 // obeyedBrokerConfigs are the broker configs that do what they say. The others of kafkaConfigs are listed only.
 var obeyedBrokerConfigs = map[string]string{
 	"advertised.listeners":                      "The addresses that clients are told to connect to.",
+	"auto.leader.rebalance.enable":              "Whether leadership goes back to the preferred replicas by itself.",
 	"auto.create.topics.enable":                 "Whether a topic that a client asks for, and that does not exist, is created.",
 	"broker.rack":                               "The rack of this broker: replicas of a partition avoid to share one.",
 	"connections.max.idle.ms":                   "How long a connection may be idle before it is closed.",
@@ -128,6 +129,7 @@ var obeyedBrokerConfigs = map[string]string{
 	"group.max.session.timeout.ms":              "The longest session timeout that a member may ask for.",
 	"group.max.size":                            "How many members a group may have.",
 	"group.min.session.timeout.ms":              "The shortest session timeout that a member may ask for.",
+	"leader.imbalance.check.interval.seconds":   "How often leadership is looked at, and how long a broker must have been back before it gets any.",
 	"listeners":                                 "The addresses that this broker listens on for clients.",
 	"log.dirs":                                  "The data directory.",
 	"log.message.timestamp.after.max.ms":        "Default of the topic config message.timestamp.after.max.ms.",

@@ -102,6 +102,17 @@ func (t *leaderTable) led() []raft.GroupID {
 	return out
 }
 
+// counts is how many groups each broker leads.
+func (t *leaderTable) counts() map[raft.NodeID]int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := make(map[raft.NodeID]int)
+	for _, l := range t.m {
+		n[l.leader]++
+	}
+	return n
+}
+
 // peersConfig is what the heartbeats need of the rest of the broker.
 type peersConfig struct {
 	self     *identity // does not change any more
@@ -140,6 +151,7 @@ type peer struct {
 	boot    uint64           // the latest start of that
 	image   raft.Index       // its Image's version
 	heardAt time.Time        // when it last spoke or answered
+	since   time.Time        // when it was first heard in this boot, and without a gap from then on
 
 	// toldBoot is the boot that has been, or is being, told everything; news are groups that it has not been told.
 	toldBoot uint64
@@ -276,6 +288,16 @@ func (ps *peers) present(id raft.NodeID) bool {
 	return p != nil && ps.presentLocked(p)
 }
 
+// presentFor is how long a broker has been there without a gap; 0 if it is not.
+func (ps *peers) presentFor(id raft.NodeID) time.Duration {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if p := ps.byID[id]; p != nil && ps.presentLocked(p) {
+		return time.Since(p.since)
+	}
+	return 0
+}
+
 // behind reports whether some present, live broker has an Image older than v.
 func (ps *peers) behind(v raft.Index) bool {
 	im := ps.cfg.image()
@@ -365,6 +387,9 @@ func (ps *peers) took(h *beat) {
 			p.silent = false
 			ps.cfg.log.Info("broker answers again", "broker", p.id)
 		}
+	}
+	if !ps.presentLocked(p) || h.boot > p.boot {
+		p.since = time.Now()
 	}
 	if h.boot > p.boot {
 		p.boot, p.image = h.boot, 0

@@ -103,6 +103,7 @@ var bodies = [lastAPIKey]*field{
 	32: body(array(int8s, str, listOf(str)), boolean.since(1), boolean.since(3)),
 	35: body(array(str, listOf(int32s))),
 	42: body(listOf(str)),
+	43: body(int8s.since(1), array(str, listOf(int32s)), int32s),
 	45: body(int32s, boolean.since(1), array(str, array(int32s, listOf(int32s)))),
 	46: body(int32s, array(str, listOf(int32s))),
 	47: body(str, array(str, array(int32s))),

@@ -294,7 +294,7 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		Group: h.group, Topic: t.Name, TopicID: t.ID, Partition: h.partition,
 		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
 		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch, Joining: p.Founders != nil,
-		Campaign: !existing && p.Epoch == 0 && p.Founders == nil && p.Replicas[0] == r.self,
+		Campaign: !existing && p.Epoch == 0 && p.Founders == nil && r.image().Preferred(p) == r.self.ID,
 		Settings: settingsOf(t.Configs),
 		OnFailed: func(rep *partition.Replica, err error) {
 			if t.Name == coordinator.ConsumerOffsetsTopic {

@@ -32,6 +32,7 @@ const (
 	methodHeartbeat     uint16 = 2  // beat → beat
 	methodForward       uint16 = 3  // coordinator.Intent → coordinator.Result
 	methodReadIndex     uint16 = 4  // nothing → readReply
+	methodTransfer      uint16 = 6  // transferRequest → transferReply
 	methodReportGroup   uint16 = 7  // groupQuestion → groupReport
 	methodResetMetadata uint16 = 8  // resetOrder → resetReply
 	methodProgress      uint16 = 10 // progressRequest → progressReply
@@ -281,6 +282,12 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 			return nil, err
 		}
 		return encodeJSON(reply)
+	case methodTransfer:
+		var q transferRequest
+		if err := decodeJSON(body, &q); err != nil {
+			return nil, err
+		}
+		return encodeJSON(b.serveTransfer(ctx, &q))
 	}
 	return nil, fmt.Errorf("%w: unknown method %d", errRPC, method)
 }

@@ -113,6 +113,10 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(b.cfg.MaxConnections), true
 	case "log.segment.bytes":
 		return fmt.Sprint(b.cfg.SegmentBytes), true
+	case "auto.leader.rebalance.enable":
+		return fmt.Sprint(!c.DisableLeaderBalance), c.DisableLeaderBalance
+	case "leader.imbalance.check.interval.seconds": // our default is not Kafka's
+		return fmt.Sprint(int64(b.cfg.LeaderBalanceInterval.Seconds())), true
 	case "broker.rack":
 		return c.Rack, c.Rack != ""
 	case "socket.request.max.bytes":

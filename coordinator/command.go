@@ -80,6 +80,7 @@ type RegisterBroker struct {
 	Endpoints   []Endpoint       `json:"endpoints"`
 	RPC         string           `json:"rpc"`
 	Rack        string           `json:"rack,omitempty"`
+	NeverLead   bool             `json:"never_lead,omitempty"`
 }
 
 // FenceBroker says that a broker is not (or again) heard from. Epoch must be the broker's registration, so that a late

@@ -51,6 +51,7 @@ type Broker struct {
 	Endpoints   []Endpoint       `json:"endpoints"`   // at least one
 	RPC         string           `json:"rpc"`         // host:port for other brokers
 	Rack        string           `json:"rack,omitempty"`
+	NeverLead   bool             `json:"never_lead,omitempty"` // it holds replicas and votes, and leads none that another may lead
 	// Epoch is the metadata index of the broker's last registration: a later start has a larger one.
 	Epoch  int64 `json:"epoch"`
 	Fenced bool  `json:"fenced,omitempty"` // not heard from for a session timeout: no client is sent there

@@ -333,7 +333,7 @@ func (d *draft) register(r *RegisterBroker, index raft.Index) *Result {
 		return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d is registered with another data directory (incarnation %016x), which is in use",
 			ErrBrokerAlive, node, uint64(b.Incarnation)))}
 	}
-	d.putBroker(&Broker{ID: node, Incarnation: r.Incarnation, Endpoints: r.Endpoints, RPC: r.RPC, Rack: r.Rack, Epoch: int64(index)})
+	d.putBroker(&Broker{ID: node, Incarnation: r.Incarnation, Endpoints: r.Endpoints, RPC: r.RPC, Rack: r.Rack, NeverLead: r.NeverLead, Epoch: int64(index)})
 	return &Result{Node: node, Epoch: int64(index)}
 }
 

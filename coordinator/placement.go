@@ -67,7 +67,7 @@ func (im *Image) place(live []*Broker, partitions, replication int, seed uint64)
 				y := &c[best]
 				var o int
 				if r == 0 {
-					o = cmp.Or(cmp.Compare(x.topic.leaders, y.topic.leaders), cmp.Compare(x.topic.replicas, y.topic.replicas),
+					o = cmp.Or(preferable(x.Broker, y.Broker), cmp.Compare(x.topic.leaders, y.topic.leaders), cmp.Compare(x.topic.replicas, y.topic.replicas),
 						cmp.Compare(x.cluster.leaders, y.cluster.leaders))
 				} else {
 					o = cmp.Or(cmp.Compare(rackUses(x), rackUses(y)), cmp.Compare(x.topic.replicas, y.topic.replicas))
@@ -144,6 +144,17 @@ func (im *Image) extend(have []raft.NodeID, n int, on []*Broker, cluster map[raf
 		cluster[best.ID] = l
 	}
 	return out
+}
+
+// preferable puts brokers that never lead last where a leader is placed.
+func preferable(x, y *Broker) int {
+	switch {
+	case x.NeverLead == y.NeverLead:
+		return 0
+	case x.NeverLead:
+		return 1
+	}
+	return -1
 }
 
 // CheckAssignment checks a manual assignment against the image: known live brokers, none twice, the same number of replicas

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,8 @@ type Config struct {
 	Campaign bool
 
 	Settings Settings
+	// Priorities say who shall lead: see Replica.SetPriorities.
+	Priorities []raft.NodePriority
 
 	// Now is the wall clock, for LogAppendTime and timestamp checks; nil: time.Now.
 	Now func() time.Time
@@ -109,6 +112,7 @@ type Replica struct {
 	waiters        *Waiter
 	waiting        int
 	parked         parking
+	priorities     []raft.NodePriority
 }
 
 // published is the point up to which clients may read. hw is the offset after applied, always both or neither.
@@ -135,7 +139,7 @@ func Open(cfg Config) (*Replica, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	r := &Replica{cfg: cfg}
+	r := &Replica{cfg: cfg, priorities: cfg.Priorities}
 	r.settings.Store(&settings)
 	r.life.Lock()
 	defer r.life.Unlock()
@@ -171,6 +175,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	before := r.state
 	// Callbacks may come before CreateGroup returns. Until then the state keeps everybody else out.
 	r.m, r.lead, r.pub = m, Leadership{Epoch: r.lead.Epoch}, published{}
+	priorities := r.priorities
 	r.mu.Unlock()
 	voteAfter := log.Health().DamagedUpTo
 	if c.Joining && log.LastIndex() == 0 {
@@ -178,7 +183,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	}
 	group, err := c.Host.CreateGroup(multi.GroupConfig{
 		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Throttle: true, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
-		VoteAfter: voteAfter, SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed,
+		VoteAfter: voteAfter, SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed, Priorities: priorities,
 	})
 	if err != nil {
 		r.mu.Lock()
@@ -191,7 +196,11 @@ func (r *Replica) open(existing, campaign bool) error {
 	if !m.dead {
 		r.state, r.err = StateOpen, nil
 	}
+	said := r.priorities
 	r.mu.Unlock()
+	if !slices.Equal(said, priorities) { // meanwhile
+		group.SetPriorities(said)
+	}
 	return nil
 }
 
@@ -387,6 +396,21 @@ func (r *Replica) Reopen() error {
 		return fmt.Errorf("partition: reopen %s-%d: %w", r.cfg.Topic, r.cfg.Partition, err)
 	}
 	return nil
+}
+
+// SetPriorities says who shall lead; see [raft.Raft.SetPriorities]. It lasts over a Reopen. The list must not be changed afterwards.
+func (r *Replica) SetPriorities(ps []raft.NodePriority) {
+	r.mu.Lock()
+	same := slices.Equal(r.priorities, ps)
+	r.priorities = ps
+	var g *multi.Group
+	if r.m != nil {
+		g = r.m.group
+	}
+	r.mu.Unlock()
+	if g != nil && !same {
+		g.SetPriorities(ps)
+	}
 }
 
 // UpdateSettings takes effect for the next batch.

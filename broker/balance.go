@@ -1,0 +1,167 @@
+// Leader balance: leadership goes back to the preferred replicas by itself, as after a restart it does not on its own.
+//
+// Each broker looks after what it leads itself: it knows how far each follower is, and asks nobody. At every interval it gives away
+// what another broker should lead, balanceAtOnce at a time and one after the other. Nothing goes to a broker that has not been there
+// for an interval without a gap, or whose replica is behind; nothing moves twice within an interval; and a
+// group whose transfer failed, which costs it the lease of its term, is left alone for longer.
+
+package broker
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// balanceAtOnce bounds the transfers that balancing has under way.
+	balanceAtOnce = 4
+	// balancePatience is how many intervals a group is left alone after a failed transfer.
+	balancePatience = 10
+)
+
+// balancer is what balancing remembers. Its maps belong to its one goroutine.
+type balancer struct {
+	kick   chan struct{}              // capacity 1: the Image has changed
+	since  map[raft.GroupID]ledSince  // what this broker leads
+	failed map[raft.GroupID]time.Time // groups to be left alone until then; of those in since
+}
+
+// ledSince is when a leadership was first seen by the balancer.
+type ledSince struct {
+	term raft.Term
+	at   time.Time
+}
+
+func (l *balancer) poke() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// balance runs until the broker closes.
+func (b *Broker) balance() {
+	ticker := time.NewTicker(b.cfg.LeaderBalanceInterval)
+	defer ticker.Stop()
+	b.balancer.since, b.balancer.failed = make(map[raft.GroupID]ledSince), make(map[raft.GroupID]time.Time)
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-b.balancer.kick:
+			b.tellPriorities()
+		case <-ticker.C:
+			b.tellPriorities()
+			if !b.cfg.DisableLeaderBalance && !b.leaving.Load() {
+				b.balanceOnce(b.ctx)
+			}
+		}
+	}
+}
+
+// priorities of a group, by the Image; a broker that stops leads nothing any more.
+func (b *Broker) priorities(g raft.GroupID) []raft.NodePriority {
+	if b.leaving.Load() {
+		return []raft.NodePriority{{ID: b.NodeID(), Priority: raft.NeverLeads}}
+	}
+	im := b.Image()
+	if t, p, ok := im.Group(g); ok {
+		return im.Priorities(&t.Partitions[p])
+	}
+	return nil
+}
+
+// tellPriorities tells every replica of this broker who shall lead. Most have heard it before.
+func (b *Broker) tellPriorities() {
+	for _, rep := range b.rec.replicas() {
+		rep.SetPriorities(b.priorities(rep.GroupID()))
+	}
+}
+
+// balanceOnce gives away what others should lead. It returns how much.
+func (b *Broker) balanceOnce(ctx context.Context) int {
+	l := &b.balancer
+	now, interval := time.Now(), b.cfg.LeaderBalanceInterval
+	led := b.peers.table.led()
+	seen := make(map[raft.GroupID]ledSince, len(led))
+	type move struct {
+		group raft.GroupID
+		to    raft.NodeID
+		err   error
+		done  bool
+	}
+	var moves []*move
+	im := b.Image()
+	for _, id := range led {
+		g := b.host.Group(id)
+		t, p, ok := im.Group(id)
+		if g == nil || !ok {
+			continue
+		}
+		s := g.Status()
+		since, ok := l.since[id]
+		if !ok || since.term != s.Term {
+			since = ledSince{s.Term, now}
+		}
+		seen[id] = since
+		to := im.Preferred(&t.Partitions[p])
+		if to == 0 || to == b.NodeID() {
+			continue
+		}
+		barred := !im.MayLead(&t.Partitions[p], b.NodeID())
+		if s.Role != raft.Leader || now.Before(l.failed[id]) || !barred && now.Sub(since.at) < interval {
+			continue
+		}
+		if !b.settled(to) || b.whyUnfit(g, &s, to) != "" {
+			heirs := b.heirs(g, &s)
+			if !barred || len(heirs) == 0 {
+				continue
+			}
+			to = heirs[0] // anybody who may lead is better than this broker
+		}
+		moves = append(moves, &move{group: id, to: to})
+	}
+	l.since = seen
+	for id, until := range l.failed {
+		if _, ok := seen[id]; !ok || now.After(until) {
+			delete(l.failed, id)
+		}
+	}
+	var todo errgroup.Group
+	todo.SetLimit(balanceAtOnce)
+	for _, m := range moves {
+		if b.leaving.Load() || ctx.Err() != nil {
+			break
+		}
+		todo.Go(func() error {
+			_, m.err = b.transferLed(ctx, m.group, m.to)
+			m.done = m.err == nil
+			return nil
+		})
+	}
+	_ = todo.Wait() // moves carry the errors
+	done := 0
+	for _, m := range moves {
+		if m.err != nil {
+			l.failed[m.group] = now.Add(balancePatience * interval)
+			b.log.Warn("leadership could not be given to the broker that it belongs to", "group", uint64(m.group), "to", m.to, "err", m.err)
+		}
+		if m.done {
+			done++
+		}
+	}
+	if done > 0 {
+		b.log.Info("leadership went to the brokers that it belongs to", "groups", done)
+	}
+	return done
+}
+
+// settled: the broker has been there for an interval, and clients are sent to it.
+func (b *Broker) settled(id raft.NodeID) bool {
+	br := b.Image().Broker(id)
+	return br != nil && !br.Fenced && b.peers.presentFor(id) >= b.cfg.LeaderBalanceInterval
+}
