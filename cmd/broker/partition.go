@@ -12,6 +12,8 @@ import (
 
 // partitionCommands are the children of 'broker partition', in the order of the help text.
 var partitionCommands = []func(*app) *cobra.Command{
+	newPartitionTransfer,
+	newPartitionElect,
 	newPartitionReset,
 }
 

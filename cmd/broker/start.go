@@ -22,6 +22,7 @@ type startOptions struct {
 	logLevel  *choice
 	logFormat *choice
 	autoTopic bool
+	balance   bool
 	voters    int
 }
 
@@ -58,6 +59,9 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int32Var(&o.cfg.NodeID, "node-id", 0, "the id to ask for; 0: the cluster gives one")
 	f.StringVar(&o.cfg.ClusterID, "cluster-id", "", "found a cluster of this `NAME`, or belong to no other")
 	f.StringVar(&o.cfg.Rack, "rack", "", "where the broker stands, `NAME`; replicas are spread over racks")
+	f.BoolVar(&o.cfg.NeverLead, "never-lead", false, "hold replicas and vote, but lead no partition that another broker can lead")
+	f.BoolVar(&o.balance, "auto-leader-balance", true, "give leadership back to the preferred replicas")
+	f.DurationVar(&o.cfg.LeaderBalanceInterval, "leader-balance-interval", time.Minute, "how often that is looked at, and how long a broker must have been back")
 	f.DurationVar(&o.cfg.ElectionTimeout, "election-timeout", time.Second, "how long a partition goes without a leader before it elects another")
 	f.Int32Var(&o.cfg.Partitions, "default-partitions", 1, "partitions of a topic whose creator names no number")
 	f.Int16Var(&o.cfg.ReplicationFactor, "default-replicas", 0, "replicas likewise; 0: three, or as many as there are brokers")
@@ -75,7 +79,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 
 func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) error {
 	cfg := o.cfg
-	cfg.DisableAutoCreate = !o.autoTopic
+	cfg.DisableAutoCreate, cfg.DisableLeaderBalance = !o.autoTopic, !o.balance
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)
 	b, err := broker.Start(ctx, cfg)

@@ -1,0 +1,80 @@
+// Leadership of partitions: moving it, and putting it where it belongs.
+
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+// Election is what became of one partition in ElectPreferredLeaders.
+type Election struct {
+	Topic     string `json:"topic" yaml:"topic"`
+	Partition int32  `json:"partition" yaml:"partition"`
+	Error     string `json:"error,omitempty" yaml:"error,omitempty"` // empty: its preferred replica leads now
+}
+
+// ElectPreferredLeaders makes the preferred replica of each partition of these topics (none named: of all) lead, and returns the
+// partitions for which something had to be done, by topic and number.
+func (a *Admin) ElectPreferredLeaders(ctx context.Context, topics ...string) ([]Election, error) {
+	const op = "elect the preferred leaders"
+	subject := strings.Join(topics, ", ")
+	var set kadm.TopicsSet
+	for _, name := range topics {
+		t, err := a.Topic(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range t.Partitions {
+			set.Add(name, p.Partition)
+		}
+	}
+	results, err := a.raw.ElectLeaders(fresh(ctx), kadm.ElectPreferredReplica, set)
+	if err != nil {
+		return nil, wrap(op, subject, err)
+	}
+	out := []Election{}
+	for name, parts := range results {
+		for p, r := range parts {
+			e := Election{Topic: name, Partition: p}
+			switch {
+			case errors.Is(r.Err, kerr.ElectionNotNeeded):
+				continue
+			case r.Err != nil && r.ErrMessage != "":
+				e.Error = r.ErrMessage
+			case r.Err != nil:
+				e.Error = r.Err.Error()
+			}
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(x, y Election) int {
+		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition))
+	})
+	return out, nil
+}
+
+// LeaderMoved says where a partition's leadership went.
+type LeaderMoved struct {
+	Topic     string `json:"topic" yaml:"topic"`
+	Partition int32  `json:"partition" yaml:"partition"`
+	From      int32  `json:"from" yaml:"from"` // -1: nobody was known to lead
+	Leader    int32  `json:"leader" yaml:"leader"`
+}
+
+// TransferLeader hands a partition's leadership to the replica on the given broker, or to whoever is fit (0), and returns once
+// that one leads.
+func (c *Control) TransferLeader(ctx context.Context, topic string, partition, to int32) (LeaderMoved, error) {
+	var moved LeaderMoved
+	path := fmt.Sprintf("/v1/topics/%s/partitions/%d/leader", url.PathEscape(topic), partition)
+	err := c.Post(ctx, path, map[string]int32{"to": to}, &moved)
+	return moved, err
+}
