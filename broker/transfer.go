@@ -27,6 +27,9 @@ const (
 	maxTransferGroups = 256
 	// transferPoll is between two looks at whether a transfer is over.
 	transferPoll = 2 * time.Millisecond
+	// farewell is how long a broker that has given away what it led goes on answering its clients: each learns the new leader
+	// from the answer to its next request. One that finds its connection closed instead may take seconds to ask around.
+	farewell = 500 * time.Millisecond
 	// heirLag is how many entries behind the commit index a voter may be to be handed leadership: what a transfer
 	// makes good for in its time.
 	heirLag = 1024
@@ -289,8 +292,13 @@ func (b *Broker) handOver() {
 		b.log.Warn("not all leadership could be handed over in time", "groups", left, "timeout", b.cfg.CloseTimeout, "err", err)
 		return
 	}
-	if left > 0 {
-		b.log.Info("leadership is handed over", "groups", left, "took", time.Since(started))
+	if left == 0 {
+		return
+	}
+	b.log.Info("leadership is handed over", "groups", left, "took", time.Since(started))
+	if b.server != nil && b.server.connections() > 0 {
+		wait := farewell
+		_ = pause(ctx, &wait, farewell) // cut short: CloseTimeout says how long all of this may take
 	}
 }
 
