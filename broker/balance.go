@@ -4,11 +4,18 @@
 // what another broker should lead, balanceAtOnce at a time and one after the other. Nothing goes to a broker that has not been there
 // for an interval without a gap, or whose replica is behind; nothing moves twice within an interval; and a
 // group whose transfer failed, which costs it the lease of its term, is left alone for longer.
+//
+// Here, too, leadership leaves a full disk: when a batch is refused for that, another broker with room is looked for. (A group
+// whose disk hangs, or that is full with entries to write, sees to it itself: raft/multi/handover.go.)
 
 package broker
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +26,11 @@ import (
 const (
 	// balanceAtOnce bounds the transfers that balancing has under way.
 	balanceAtOnce = 4
+	// fullAgain is how long a group that has found nobody with room, or somebody, is left alone: full disks everywhere must not
+	// make leadership go round.
+	fullAgain = 10 * time.Second
+	// maxFull bounds the groups that are noted as full between two looks.
+	maxFull = 1 << 14
 	// balancePatience is how many intervals a group is left alone after a failed transfer.
 	balancePatience = 10
 )
@@ -28,6 +40,10 @@ type balancer struct {
 	kick   chan struct{}              // capacity 1: the Image has changed
 	since  map[raft.GroupID]ledSince  // what this broker leads
 	failed map[raft.GroupID]time.Time // groups to be left alone until then; of those in since
+	quiet  map[raft.GroupID]time.Time // full groups to be left alone until then
+
+	mu    sync.Mutex                // guards noted
+	noted map[raft.GroupID]struct{} // groups that have refused a batch since the last look
 }
 
 // ledSince is when a leadership was first seen by the balancer.
@@ -43,6 +59,57 @@ func (l *balancer) poke() {
 	}
 }
 
+// full notes that a group refused a batch because the disk is full. It is called for each such batch.
+func (l *balancer) full(g raft.GroupID) {
+	l.mu.Lock()
+	_, known := l.noted[g]
+	if !known && len(l.noted) < maxFull {
+		if l.noted == nil {
+			l.noted = make(map[raft.GroupID]struct{})
+		}
+		l.noted[g] = struct{}{}
+	}
+	l.mu.Unlock()
+	if !known {
+		l.poke()
+	}
+}
+
+// leaveFullDisk gives away the groups that were noted, to brokers that have room.
+func (b *Broker) leaveFullDisk(ctx context.Context) {
+	l := &b.balancer
+	l.mu.Lock()
+	noted := l.noted
+	l.noted = nil
+	l.mu.Unlock()
+	now := time.Now()
+	for g, until := range l.quiet {
+		if now.After(until) {
+			delete(l.quiet, g)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(noted)) {
+		g := b.host.Group(id)
+		if _, quiet := l.quiet[id]; quiet || g == nil || b.leaving.Load() || ctx.Err() != nil {
+			continue
+		}
+		if l.quiet == nil {
+			l.quiet = make(map[raft.GroupID]time.Time)
+		}
+		l.quiet[id] = now.Add(fullAgain)
+		s := g.Status()
+		for _, to := range b.heirs(g, &s) {
+			if b.probe(ctx, to, []raft.GroupID{id})[0] != nil {
+				continue
+			}
+			if _, err := b.transferLed(ctx, id, to); err == nil {
+				b.log.Warn("leadership has left the full disk", "group", uint64(id), "to", to)
+				break
+			}
+		}
+	}
+}
+
 // balance runs until the broker closes.
 func (b *Broker) balance() {
 	ticker := time.NewTicker(b.cfg.LeaderBalanceInterval)
@@ -54,6 +121,7 @@ func (b *Broker) balance() {
 			return
 		case <-b.balancer.kick:
 			b.tellPriorities()
+			b.leaveFullDisk(b.ctx)
 		case <-ticker.C:
 			b.tellPriorities()
 			if !b.cfg.DisableLeaderBalance && !b.leaving.Load() {
@@ -125,6 +193,24 @@ func (b *Broker) balanceOnce(ctx context.Context) int {
 		}
 		moves = append(moves, &move{group: id, to: to})
 	}
+	// A broker whose disk is full or hangs gets nothing.
+	byHeir := make(map[raft.NodeID][]*move)
+	for _, m := range moves {
+		byHeir[m.to] = append(byHeir[m.to], m)
+	}
+	moves = moves[:0]
+	for to, some := range byHeir {
+		ids := make([]raft.GroupID, len(some))
+		for i, m := range some {
+			ids[i] = m.group
+		}
+		for i, err := range b.probe(ctx, to, ids) {
+			if err == nil {
+				moves = append(moves, some[i])
+			}
+		}
+	}
+	slices.SortFunc(moves, func(x, y *move) int { return cmp.Compare(x.group, y.group) })
 	l.since = seen
 	for id, until := range l.failed {
 		if _, ok := seen[id]; !ok || now.After(until) {

@@ -341,6 +341,7 @@ func (b *Broker) startRaft() (err error) {
 		open: func(c partition.Config) (*partition.Replica, error) {
 			c.Host = b.host
 			c.Priorities = b.priorities(c.Group)
+			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }
 			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: cache}
 			return partition.Open(c)
 		},

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
 )
 
@@ -369,4 +372,56 @@ func TestCloseSpreadsLeadership(t *testing.T) {
 	for _, n := range c.running() {
 		n.Broker.cfg.CloseTimeout = -1
 	}
+}
+
+// The disk of the broker that leads hangs: what it leads goes to brokers whose disks work, and produce goes on.
+func TestLeadershipLeavesAHangingDisk(t *testing.T) {
+	c := newCluster(t, 3, true)
+	var hanging atomic.Pointer[chan struct{}]
+	c.nodes[0].cfg.FS = vfs.Inject(c.nodes[0].cfg.FS, func(op vfs.Op, _ string) error {
+		if gate := hanging.Load(); gate != nil && op == vfs.OpSync {
+			<-*gate
+		}
+		return nil
+	})
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	const parts = 3
+	id := c.nodes[0].mustCreate(t, "a", parts, 3)
+	victim := c.nodes[0].NodeID()
+	for p := range int32(parts) {
+		c.transfer(c.nodes[1], id, p, victim)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.nodes[1].KafkaAddr(), c.nodes[2].KafkaAddr()), kgo.DefaultProduceTopic("a"),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	gate := make(chan struct{})
+	release := sync.OnceFunc(func() { hanging.Store(nil); close(gate) })
+	defer release()
+	hanging.Store(&gate)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for p := range int32(parts) {
+		if err := cl.ProduceSync(ctx, &kgo.Record{Partition: p, Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatalf("partition %d: %v", p, err)
+		}
+	}
+	soon(t, "others lead", func() bool {
+		ls := c.nodes[1].leaders(id)
+		return !slices.Contains(ls, victim) && !slices.Contains(ls, 0)
+	})
+	if c.nodes[0].host.Stats().HandedOver == 0 {
+		t.Error("nothing was handed over")
+	}
+	// It is given nothing back while its disk hangs, and something once it works again.
+	g := c.nodes[0].Image().TopicByID(id).Partitions[0].Group
+	if err := c.nodes[1].probe(ctx, victim, []raft.GroupID{g})[0]; !errors.Is(err, errHeirUnfit) {
+		t.Errorf("a replica on a hanging disk is fit: %v", err)
+	}
+	release()
+	soon(t, "the disk is found well", func() bool { return c.nodes[1].probe(ctx, victim, []raft.GroupID{g})[0] == nil })
+	c.transfer(c.nodes[1], id, 0, victim)
 }

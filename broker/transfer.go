@@ -49,6 +49,8 @@ var transferErrors = map[string]error{"not_led": errNotLed, "no_heir": errNoHeir
 // transferRequest asks a broker to hand over groups that it leads.
 type transferRequest struct {
 	Groups []transferOrder `json:"groups"`
+	// Probe asks instead whether the receiver's own replicas of the groups are fit to lead.
+	Probe bool `json:"probe,omitempty"`
 }
 
 type transferOrder struct {
@@ -112,6 +114,10 @@ func (b *Broker) serveTransfer(ctx context.Context, q *transferRequest) *transfe
 	var g errgroup.Group
 	g.SetLimit(maxTransfers)
 	for i, o := range q.Groups {
+		if q.Probe {
+			reply.Outcomes[i] = outcomeOf(0, b.fit(o.Group))
+			continue
+		}
 		g.Go(func() error {
 			reply.Outcomes[i] = outcomeOf(b.transferLed(ctx, o.Group, o.To))
 			return nil
@@ -121,21 +127,56 @@ func (b *Broker) serveTransfer(ctx context.Context, q *transferRequest) *transfe
 	return reply
 }
 
+// fit says what keeps this broker's replica of a group from leading well.
+func (b *Broker) fit(g raft.GroupID) error {
+	rep := b.rec.replica(g)
+	if rep == nil || b.leaving.Load() {
+		return fmt.Errorf("%w: broker %d is stopping, or has not opened it yet", errHeirUnfit, b.NodeID())
+	}
+	if err := rep.Fit(); err != nil {
+		return fmt.Errorf("%w: broker %d: %w", errHeirUnfit, b.NodeID(), err)
+	}
+	return nil
+}
+
 // transferAt has transfers carried out by the broker that leads the groups.
 func (b *Broker) transferAt(ctx context.Context, leader raft.NodeID, orders []transferOrder) ([]transferOutcome, error) {
+	return b.askTransfers(ctx, leader, orders, false)
+}
+
+// probe asks a broker whether its replicas of groups are fit to lead: one error, or nil, for each.
+func (b *Broker) probe(ctx context.Context, node raft.NodeID, groups []raft.GroupID) []error {
+	orders := make([]transferOrder, len(groups))
+	for i, g := range groups {
+		orders[i].Group = g
+	}
+	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
+	defer cancel()
+	out, err := b.askTransfers(ctx, node, orders, true)
+	errs := make([]error, len(groups))
+	for i := range errs {
+		if errs[i] = err; err == nil {
+			errs[i] = out[i].err()
+		}
+	}
+	return errs
+}
+
+func (b *Broker) askTransfers(ctx context.Context, node raft.NodeID, orders []transferOrder, probe bool) ([]transferOutcome, error) {
 	out := make([]transferOutcome, 0, len(orders))
 	for chunk := range slices.Chunk(orders, maxTransferGroups) {
-		if leader == b.NodeID() {
-			out = append(out, b.serveTransfer(ctx, &transferRequest{chunk}).Outcomes...)
+		q := &transferRequest{Groups: chunk, Probe: probe}
+		if node == b.NodeID() {
+			out = append(out, b.serveTransfer(ctx, q).Outcomes...)
 			continue
 		}
-		body, err := encodeJSON(&transferRequest{chunk})
+		body, err := encodeJSON(q)
 		if err != nil {
 			return nil, err
 		}
-		answer, err := b.tr.Call(ctx, leader, methodTransfer, body)
+		answer, err := b.tr.Call(ctx, node, methodTransfer, body)
 		if err != nil {
-			return nil, fmt.Errorf("ask broker %d to hand over: %w", leader, err)
+			return nil, fmt.Errorf("ask broker %d about leadership: %w", node, err)
 		}
 		var reply transferReply
 		if err := decodeJSON(answer, &reply); err != nil {

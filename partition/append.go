@@ -168,6 +168,9 @@ func (req *AppendRequest) answer(err error) {
 		req.result.Err = req.r.typed(err)
 		req.result.BaseOffset, req.result.LogAppendTime = -1, -1
 	}
+	if r := req.r; errors.Is(req.result.Err, ErrStorageFull) && r.cfg.OnFull != nil {
+		r.cfg.OnFull(r)
+	}
 	if req.m != nil {
 		req.result.LogStart = int64(req.m.log.StartOffset())
 	}

@@ -4,6 +4,7 @@ package partition
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 
 	"github.com/balsamq/balsa/raft"
@@ -43,6 +44,22 @@ type Description struct {
 	Producers     int
 	Waiters       int
 }
+
+// Fit says what keeps this replica's disk from being a good leader's: nil for nothing.
+func (r *Replica) Fit() error {
+	m, g := r.current()
+	switch {
+	case g == nil:
+		return ErrClosed
+	case m.log.Full() || g.Status().Full:
+		return ErrStorageFull
+	case g.Hangs():
+		return errDiskHangs
+	}
+	return nil
+}
+
+var errDiskHangs = errors.New("the disk hangs")
 
 // Describe is the replica's status.
 func (r *Replica) Describe() Description {

@@ -56,6 +56,9 @@ type Config struct {
 	// OnFailed is called once, from a worker or the flush loop, when the replica has failed. It must not block, and must
 	// not call the replica's life-cycle methods itself: schedule [Replica.Reopen] with a backoff.
 	OnFailed func(r *Replica, err error)
+	// OnFull is called for each batch that is refused because the disk is full, with the replica; perhaps by a worker. It must
+	// not block.
+	OnFull func(r *Replica)
 	// OnLeadership is called from a worker when the leader, the epoch or readiness changed, perhaps before Open has
 	// returned. It must not block.
 	OnLeadership func(r *Replica, l Leadership)

@@ -53,8 +53,7 @@ func (g *Group) endHandOver() {
 // follower is better off. That a follower has on its disk what this one has not is the proof that its disk works and has
 // room.
 func (g *Group) lookAfterDisk(now raft.Time) {
-	hangs := g.h.syncRunsFor(g, now) > raft.Time(g.h.o.HandOverAfter)
-	if impaired := hangs || g.full; impaired != g.impaired {
+	if impaired := g.h.syncRunsFor(g, now) > raft.Time(g.h.o.HandOverAfter) || g.full || g.log.Full(); impaired != g.impaired {
 		g.impaired = impaired
 		g.r.SetImpaired(now, impaired)
 	}
@@ -72,6 +71,9 @@ func (g *Group) lookAfterDisk(now raft.Time) {
 	g.h.o.Logger.Warn("leadership is handed over, as the disk is full or hangs", "group", uint64(g.id), "to", uint64(to), "full", g.full)
 	_ = g.transfer(now, to) // refused: it goes on leading, and looks again later
 }
+
+// Hangs reports whether a sync of this replica's log has been running for longer than [Options.HandOverAfter].
+func (g *Group) Hangs() bool { return g.h.syncRunsFor(g, g.h.now()) > raft.Time(g.h.o.HandOverAfter) }
 
 // resign orders the best follower to campaign when this group has failed and will answer nobody: so that its leader's
 // death need not be found out.

@@ -177,6 +177,7 @@ func (l *memLog) Sync() (raft.Ticket, error) {
 }
 
 func (l *memLog) MarkPending() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.mark }
+func (l *memLog) Full() bool        { return false }
 func (l *memLog) Unsynced() int64   { l.mu.Lock(); defer l.mu.Unlock(); return l.unsynced }
 
 func (l *memLog) SaveSnapshot(meta raft.SnapshotMeta, data []byte) error {

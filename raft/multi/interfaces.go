@@ -32,6 +32,9 @@ type Log interface {
 	// does so when the log has been idle for 100 ms, so that recovery can tell damage from a torn tail.
 	MarkPending() bool
 
+	// Full says that there is no room for more records; it becomes false again by itself.
+	Full() bool
+
 	// Unsynced is the number of bytes appended and not yet durable.
 	Unsynced() int64
 

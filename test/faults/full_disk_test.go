@@ -19,8 +19,8 @@ const (
 	ballast   = 24 << 20 // what is removed to make room
 )
 
-// TestFullDisk fills one broker's disk: produce is refused with a clear error by the partitions that it leads, fetch
-// goes on, nothing is lost, and it recovers when room is made.
+// TestFullDisk fills one broker's disk: produce is refused with a clear error by a partition that it leads, until leadership has gone
+// to a broker with room; fetch goes on, nothing is lost, and the full one recovers when room is made.
 func TestFullDisk(t *testing.T) {
 	mount := filepath.Join(t.TempDir(), "small")
 	if err := os.Mkdir(mount, 0o755); err != nil {
@@ -82,6 +82,14 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("a disk of %d bytes took %d acknowledged records, and the last answer was %v", smallDisk, len(acked[int32(victim)]), refusal)
 		}
 	}
+	// Leadership goes where there is room: produce goes on though the disk is full.
+	c.eventually("another broker takes what the full one refuses", func() error { return put(int32(victim)) })
+	if ls, err = c.leaders(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if ls[victim] == 2 {
+		t.Error("the full broker leads still")
+	}
 	// The others have a majority without broker 2's disk.
 	for p, l := range ls {
 		if l != 2 {
@@ -90,7 +98,7 @@ func TestFullDisk(t *testing.T) {
 			}
 		}
 	}
-	// Fetch goes on, from the full broker too.
+	// Fetch goes on.
 	c.readBack(map[int32][]int64{int32(victim): acked[int32(victim)]})
 	if err := os.Remove(spare); err != nil {
 		t.Fatal(err)
