@@ -241,7 +241,7 @@ func (b *Broker) give(ctx context.Context, g *multi.Group, to raft.NodeID) (raft
 		select {
 		case <-ticker.C:
 		case <-deadline.C:
-			return g.Status().Leader, fmt.Errorf("%w: broker %d is %s", errNotTakenOver, to, "slow or unreachable")
+			return g.Status().Leader, fmt.Errorf("%w: broker %d is slow, or does not hear this one", errNotTakenOver, to)
 		case <-ctx.Done():
 			return g.Status().Leader, ctx.Err()
 		}
@@ -318,14 +318,16 @@ func (b *Broker) handOver() {
 		led[heirs[0]]++
 		left++
 		todo.Go(func() error {
-			var err error
-			for i := 0; ctx.Err() == nil; i++ { // one that fails is given to the next
-				var leader raft.NodeID
-				if leader, err = b.give(ctx, g, heirs[i%len(heirs)]); err == nil || leader != 0 && leader != b.NodeID() {
+			wait := askMin
+			for i := 0; ; i++ { // what one does not take is given to the next
+				leader, err := b.give(ctx, g, heirs[i%len(heirs)])
+				if err == nil || leader != 0 && leader != b.NodeID() {
 					return nil
 				}
+				if pause(ctx, &wait, askMax) != nil {
+					return err
+				}
 			}
-			return err
 		})
 	}
 	started := time.Now()
