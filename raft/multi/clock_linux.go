@@ -3,6 +3,7 @@
 package multi
 
 import (
+	"fmt"
 	"syscall"
 	"unsafe"
 
@@ -12,13 +13,22 @@ import (
 // BootClock reads CLOCK_BOOTTIME. A lease measured with a clock that stops during a suspend would outlive it.
 type BootClock struct{}
 
-// Now reads the clock.
-func (BootClock) Now() raft.Time {
-	const clockBoottime = 7 // linux/time.h; package syscall does not name it
+// linux/time.h; package syscall does not name them.
+const (
+	clockMonotonic = 1
+	clockBoottime  = 7 // since Linux 2.6.39
+)
+
+func readClock(id uintptr) raft.Time {
 	var ts syscall.Timespec
-	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockBoottime, uintptr(unsafe.Pointer(&ts)), 0)
-	if errno != 0 {
-		panic("multi: CLOCK_BOOTTIME cannot be read: " + errno.Error()) // it is there since Linux 2.6.39
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, id, uintptr(unsafe.Pointer(&ts)), 0); errno != 0 {
+		panic(fmt.Sprintf("multi: clock %d cannot be read: %v", id, errno))
 	}
 	return raft.Time(ts.Nano())
 }
+
+// Now reads the clock.
+func (BootClock) Now() raft.Time { return readClock(clockBoottime) }
+
+// Monotonic reads CLOCK_MONOTONIC, which stands still during a suspend.
+func (BootClock) Monotonic() raft.Time { return readClock(clockMonotonic) }

@@ -172,9 +172,17 @@ func (g *Group) ProposeConf(c raft.ConfChange, done func(Outcome)) {
 }
 
 // Read asks for a linearizable read point: done is called with an index that is applied by then, and that is at least
-// the commit index of any proposal that had been completed when Read was called.
+// the commit index of any proposal that had been completed when Read was called. The leader's lease answers it; without
+// one it is a ReadIndex.
 func (g *Group) Read(done func(raft.Index, error)) {
-	if err := g.in.pushRead(g.h, g, done); err != nil {
+	if err := g.in.pushRead(g.h, g, false, done); err != nil {
+		done(0, err)
+	}
+}
+
+// ReadIndex is Read without the lease: a quorum is asked in any case, once for all that wait. It needs no clock to be right.
+func (g *Group) ReadIndex(done func(raft.Index, error)) {
+	if err := g.in.pushRead(g.h, g, true, done); err != nil {
 		done(0, err)
 	}
 }

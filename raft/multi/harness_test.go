@@ -379,9 +379,13 @@ func (m *memSM) StageInternal(e *raft.Entry) { memFrame(m.group, e) }
 
 // ---- the cluster in manual mode
 
-type fakeClock struct{ now raft.Time }
+type fakeClock struct {
+	now   raft.Time
+	slept raft.Time // a part of now
+}
 
-func (c *fakeClock) Now() raft.Time { return c.now }
+func (c *fakeClock) Now() raft.Time       { return c.now }
+func (c *fakeClock) Monotonic() raft.Time { return c.now - c.slept }
 
 type packet struct {
 	at   raft.Time

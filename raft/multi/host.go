@@ -40,6 +40,9 @@ type Host struct {
 
 	throttle *throttle // nil: none
 
+	wake   wakeWatch    // of whoever fires timers
+	wokeAt atomic.Int64 // raft.Time at which this process was last seen to wake: no lease rests on a round from before
+
 	snapshotSends int // guarded by flusher.mu: sends being built at the moment
 	fatal         atomic.Pointer[error]
 	stats         counters
@@ -47,6 +50,7 @@ type Host struct {
 
 type counters struct {
 	turns, ticks, timerFires, syncs, syncErrors, noSpace, proposals, applied, reads, leaseReads atomic.Uint64
+	readRounds, suspends, pauses                                                                atomic.Uint64
 	msgsIn, msgsOut, msgsDropped, badFrames, throttled, muted, handedOver                       atomic.Uint64
 	pairHeartbeats, pairAnswers, pairRefused, pairStalled, pairLost, woken                      atomic.Uint64
 	snapTaken, snapSent, snapInstalled                                                          atomic.Uint64
@@ -157,6 +161,7 @@ func (h *Host) Stats() Stats {
 		Turns: c.turns.Load(), Ticks: c.ticks.Load(), TimerFires: c.timerFires.Load(),
 		Syncs: c.syncs.Load(), SyncErrors: c.syncErrors.Load(), NoSpace: c.noSpace.Load(),
 		Proposals: c.proposals.Load(), Applied: c.applied.Load(), Reads: c.reads.Load(), LeaseReads: c.leaseReads.Load(),
+		ReadRounds: c.readRounds.Load(), Suspends: c.suspends.Load(), Pauses: c.pauses.Load(),
 		MsgsIn: c.msgsIn.Load(), MsgsOut: c.msgsOut.Load(), MsgsDropped: c.msgsDropped.Load(),
 		BadFrames: c.badFrames.Load(), Throttled: c.throttled.Load(), Muted: c.muted.Load(), HandedOver: c.handedOver.Load(),
 		PairHeartbeats: c.pairHeartbeats.Load(), PairAnswers: c.pairAnswers.Load(), PairRefused: c.pairRefused.Load(),

@@ -52,6 +52,7 @@ type batch struct {
 	msgs   []raft.Message
 	props  []*Proposal
 	reads  []func(raft.Index, error)
+	rounds []func(raft.Index, error) // reads that a lease must not answer
 	events []event
 }
 
@@ -62,14 +63,15 @@ const maxPooledMessages = 1024
 
 func (b *batch) release() {
 	if cap(b.msgs) > maxPooledMessages || cap(b.props) > maxPooledMessages || cap(b.events) > maxPooledMessages ||
-		cap(b.reads) > maxPooledMessages {
+		cap(b.reads) > maxPooledMessages || cap(b.rounds) > maxPooledMessages {
 		return
 	}
 	clear(b.msgs)
 	clear(b.props)
 	clear(b.reads)
+	clear(b.rounds)
 	clear(b.events)
-	b.msgs, b.props, b.reads, b.events = b.msgs[:0], b.props[:0], b.reads[:0], b.events[:0]
+	b.msgs, b.props, b.reads, b.rounds, b.events = b.msgs[:0], b.props[:0], b.reads[:0], b.rounds[:0], b.events[:0]
 	batchPool.Put(b)
 }
 
@@ -134,7 +136,7 @@ func (in *inbox) pushProposal(h *Host, g *Group, p *Proposal) error {
 	return nil
 }
 
-func (in *inbox) pushRead(h *Host, g *Group, done func(raft.Index, error)) error {
+func (in *inbox) pushRead(h *Host, g *Group, round bool, done func(raft.Index, error)) error {
 	in.mu.Lock()
 	b := in.batchLocked()
 	switch {
@@ -142,11 +144,14 @@ func (in *inbox) pushRead(h *Host, g *Group, done func(raft.Index, error)) error
 		err := in.stop
 		in.mu.Unlock()
 		return err
-	case len(b.reads) >= h.o.MaxReads:
+	case len(b.reads)+len(b.rounds) >= h.o.MaxReads:
 		in.mu.Unlock()
 		return ErrOverloaded
+	case round:
+		b.rounds = append(b.rounds, done)
+	default:
+		b.reads = append(b.reads, done)
 	}
-	b.reads = append(b.reads, done)
 	in.mu.Unlock()
 	h.schedule(g)
 	return nil
@@ -216,9 +221,7 @@ func failBatch(b *batch, held []*Proposal, err error) {
 	for _, p := range b.props {
 		p.Done(Outcome{Err: err})
 	}
-	for _, done := range b.reads {
-		done(0, err)
-	}
+	failReads(b, err)
 	for i := range b.events {
 		e := &b.events[i]
 		if e.done != nil {
@@ -229,6 +232,16 @@ func failBatch(b *batch, held []*Proposal, err error) {
 		}
 	}
 	b.release()
+}
+
+// failReads completes the reads of a batch with err.
+func failReads(b *batch, err error) {
+	for _, done := range b.reads {
+		done(0, err)
+	}
+	for _, done := range b.rounds {
+		done(0, err)
+	}
 }
 
 func failedError(err error) error { return fmt.Errorf("%w: %w", ErrFailed, err) }

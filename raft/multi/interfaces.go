@@ -128,6 +128,12 @@ type Transport interface {
 // Clock is CLOCK_BOOTTIME: it goes on while the machine is suspended, so that a lease cannot outlive a suspend.
 type Clock interface{ Now() raft.Time }
 
+// MonotonicClock is a Clock that can also tell the time without what was slept: what lies between the two is suspends.
+type MonotonicClock interface {
+	Clock
+	Monotonic() raft.Time
+}
+
 // PairMessage is the heartbeat between two brokers, or its answer. It stands for a heartbeat of every covered group:
 // see docs/design/pair-heartbeats.md.
 type PairMessage struct {

@@ -228,6 +228,9 @@ type Stats struct {
 	Applied     uint64
 	Reads       uint64
 	LeaseReads  uint64
+	ReadRounds  uint64 // batches of reads that asked a quorum
+	Suspends    uint64 // times that the machine was seen to have slept
+	Pauses      uint64 // times that this process was seen not to have run for longer than an election timeout
 	MsgsIn      uint64
 	MsgsOut     uint64
 	MsgsDropped uint64 // inbox bound or unknown group

@@ -85,9 +85,7 @@ func (g *Group) process(w *worker) (more bool) {
 			if g.failed != nil {
 				err = failedError(g.failed)
 			}
-			for _, done := range b.reads {
-				done(0, err)
-			}
+			failReads(b, err)
 		}
 		b.release()
 	}

@@ -1,4 +1,4 @@
-// Proposals and reads on their way: what waits for which index, and how each of them ends exactly once.
+// Proposals on their way: what waits for which index, and how each of them ends exactly once.
 
 package multi
 
@@ -53,13 +53,6 @@ func (p *pendingQueue) pop() (x pendingProposal) {
 		}
 	}
 	return x
-}
-
-// readBatch are reads that wait for a confirmation (index 0) and then for index to be applied.
-type readBatch struct {
-	ctx   uint64
-	index raft.Index
-	done  []func(raft.Index, error)
 }
 
 func (g *Group) notLeader() error {
@@ -278,101 +271,6 @@ func (g *Group) failReads(err error) {
 	for _, b := range reads {
 		for _, done := range b.done {
 			done(0, err)
-		}
-	}
-}
-
-// read answers reads by lease where there is one, else asks the core for a round of confirmation for all of them.
-func (g *Group) read(now raft.Time, b *batch) {
-	if len(b.reads) == 0 {
-		return
-	}
-	waiting := 0
-	for i := range g.reads {
-		waiting += len(g.reads[i].done)
-	}
-	if waiting+len(b.reads) > g.h.o.MaxReads {
-		for _, done := range b.reads {
-			done(0, ErrOverloaded)
-		}
-		return
-	}
-	g.h.stats.reads.Add(uint64(len(b.reads)))
-	g.feedAcks(now)
-	s := g.r.Status()
-	if s.Role != raft.Leader {
-		err := g.notLeader()
-		for _, done := range b.reads {
-			done(0, err)
-		}
-		return
-	}
-	// The commit index is taken before the clock is read: had another leader committed something that this one does not
-	// know, then after the lease's end.
-	commit, until := s.Commit, g.r.LeaseUntil()
-	if until != 0 && g.h.now() < until {
-		g.h.stats.leaseReads.Add(uint64(len(b.reads)))
-		if g.applied >= commit {
-			for _, done := range b.reads {
-				done(g.applied, nil)
-			}
-			return
-		}
-		g.reads = append(g.reads, readBatch{index: commit, done: b.reads})
-		b.reads = nil
-		return
-	}
-	g.readCtx++
-	if err := g.r.ReadIndex(now, g.readCtx); err != nil {
-		err = g.coreError(err)
-		for _, done := range b.reads {
-			done(0, err)
-		}
-		return
-	}
-	g.reads = append(g.reads, readBatch{ctx: g.readCtx, done: b.reads})
-	b.reads = nil
-}
-
-// readConfirmed takes the core's answers to ReadIndex.
-func (g *Group) readConfirmed(states []raft.ReadState) {
-	for _, rs := range states {
-		for i := range g.reads {
-			b := &g.reads[i]
-			if b.ctx != rs.Ctx || b.ctx == 0 {
-				continue
-			}
-			if rs.Err == nil {
-				b.index, b.ctx = max(rs.Index, 1), 0
-				break
-			}
-			err := fmt.Errorf("%w: %w", ErrNoLease, rs.Err)
-			if errors.Is(rs.Err, raft.ErrNotLeader) {
-				err = g.notLeader()
-			}
-			done := b.done
-			g.reads = append(g.reads[:i], g.reads[i+1:]...)
-			for _, d := range done {
-				d(0, err)
-			}
-			break
-		}
-	}
-	g.answerReads()
-}
-
-// answerReads ends the confirmed reads whose index is applied.
-func (g *Group) answerReads() {
-	for i := 0; i < len(g.reads); {
-		b := &g.reads[i]
-		if b.index == 0 || b.index > g.applied {
-			i++
-			continue
-		}
-		done := b.done
-		g.reads = append(g.reads[:i], g.reads[i+1:]...)
-		for _, d := range done {
-			d(g.applied, nil)
 		}
 	}
 }

@@ -145,7 +145,8 @@ func (t *timers) close() {
 }
 
 // fireTimers schedules every group, and runs every pair, whose deadline has come.
-func (h *Host) fireTimers(now raft.Time) {
+func (h *Host) fireTimers(now raft.Time) (slept raft.Time) {
+	slept = h.watchSuspend()
 	t := &h.timers
 	t.mu.Lock()
 	due := t.due[:0]
@@ -165,6 +166,7 @@ func (h *Host) fireTimers(now raft.Time) {
 		}
 		due[i] = nil
 	}
+	return slept
 }
 
 // timerLoop is the one goroutine that waits for time. Its invariant: it sleeps at most until the first deadline.
@@ -172,9 +174,10 @@ func (h *Host) timerLoop() {
 	const longest = time.Hour
 	sleep := time.NewTimer(longest)
 	defer sleep.Stop()
+	wake := h.now() // when it means to wake at the latest
 	for {
 		now := h.now()
-		h.fireTimers(now)
+		h.watchPause(wake, now, h.fireTimers(now))
 		h.timers.mu.Lock()
 		closed := h.timers.closed
 		h.timers.mu.Unlock()
@@ -186,6 +189,7 @@ func (h *Host) timerLoop() {
 		if at := h.timers.next(); at != never {
 			d = min(d, durationUntil(at, now))
 		}
+		wake = now + raft.Time(d)
 		sleep.Reset(d)
 		select {
 		case <-sleep.C:

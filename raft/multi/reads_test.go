@@ -1,0 +1,286 @@
+package multi
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// readResult is how a read ended.
+type readResult struct {
+	calls int
+	at    raft.Index
+	err   error
+}
+
+func (r *readResult) done(i raft.Index, err error) { r.calls, r.at, r.err = r.calls+1, i, err }
+
+func read(g *Group) *readResult {
+	r := new(readResult)
+	g.Read(r.done)
+	return r
+}
+
+func readIndex(g *Group) *readResult {
+	r := new(readResult)
+	g.ReadIndex(r.done)
+	return r
+}
+
+// With a lease a read is answered in the turn that finds it; a ReadIndex is not, whatever the lease.
+func TestReadIndexAsksInSpiteOfALease(t *testing.T) {
+	s := newSim(t, 1, 3, 1, nil)
+	l := s.waitLeader(1)
+	s.until("a proposal's end", s.propose(s.group(l, 1), "a").ended)
+	g := s.group(l, 1)
+	before := s.nodes[l].host.Stats()
+	byLease, byRound := read(g), readIndex(g)
+	s.settle()
+	if byLease.calls != 1 || byLease.err != nil {
+		t.Fatalf("the read by lease: %+v", byLease)
+	}
+	if byRound.calls != 0 {
+		t.Fatalf("the ReadIndex was answered without asking: %+v", byRound)
+	}
+	s.until("the ReadIndex's end", func() bool { return byRound.calls > 0 })
+	if byRound.err != nil || byRound.at < byLease.at {
+		t.Fatalf("the ReadIndex: %+v, by lease %+v", byRound, byLease)
+	}
+	after := s.nodes[l].host.Stats()
+	if n := after.Reads - before.Reads; n != 2 {
+		t.Errorf("%d reads counted", n)
+	}
+	if n := after.LeaseReads - before.LeaseReads; n != 1 {
+		t.Errorf("%d lease reads counted", n)
+	}
+	if n := after.ReadRounds - before.ReadRounds; n != 1 {
+		t.Errorf("%d rounds counted", n)
+	}
+	f := readIndex(s.group((l+1)%3, 1))
+	s.settle()
+	if !errors.Is(f.err, ErrNotLeader) {
+		t.Fatalf("a ReadIndex on a follower: %+v", f)
+	}
+}
+
+// However many reads come while a round is on its way, they share the next one; and the one that is on its way answers
+// none of them.
+func TestReadsShareARound(t *testing.T) {
+	s := newSim(t, 2, 3, 1, nil)
+	l := s.waitLeader(1)
+	g := s.group(l, 1)
+	s.until("a proposal's end", s.propose(g, "a").ended)
+	heartbeats := func() (n int) {
+		for _, p := range s.net {
+			if p.from == raft.NodeID(l+1) && p.pair == nil && p.msgs[0].Type == raft.MsgHeartbeat {
+				n++
+			}
+		}
+		return n
+	}
+	s.until("silence", func() bool { return heartbeats() == 0 })
+	first := readIndex(g)
+	s.settle()
+	if n := heartbeats(); n != 2 {
+		t.Fatalf("a round of %d messages on its way", n)
+	}
+	const many = 1000
+	var rest []*readResult
+	for i := range many {
+		rest = append(rest, readIndex(g))
+		if i%10 == 0 {
+			s.settle() // turns of their own
+		}
+	}
+	s.settle()
+	if n := heartbeats(); n != 2 {
+		t.Fatalf("%d reads began %d more messages while a round was on its way", many, n-2)
+	}
+	for first.calls == 0 {
+		for _, r := range rest {
+			if r.calls != 0 {
+				t.Fatal("a round answered a read that came after it was sent")
+			}
+		}
+		s.next(s.clock.now + raft.Time(simET))
+		s.settle()
+	}
+	if n := heartbeats(); first.err != nil || n != 2 {
+		t.Fatalf("after the first round (%v) %d messages are on their way, of one round for all the others", first.err, n)
+	}
+	s.until("the others' end", func() bool { return rest[many-1].calls > 0 })
+	for i, r := range rest {
+		if r.calls != 1 || r.err != nil {
+			t.Fatalf("read %d: %+v", i, r)
+		}
+	}
+}
+
+// Reads beyond the bound are refused, not kept.
+func TestReadsAreBounded(t *testing.T) {
+	s := newSim(t, 3, 3, 1, func(o *Options, _ *GroupConfig) { o.MaxReads = 8 })
+	l := s.waitLeader(1)
+	g := s.group(l, 1)
+	var rs []*readResult
+	for i := range 20 {
+		rs = append(rs, readIndex(g))
+		if i%4 == 3 {
+			s.settle()
+		}
+	}
+	s.until("the end of all", func() bool {
+		for _, r := range rs {
+			if r.calls == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	served := 0
+	for _, r := range rs {
+		if r.err == nil {
+			served++
+		} else if !errors.Is(r.err, ErrOverloaded) {
+			t.Fatal(r.err)
+		}
+	}
+	if served != 8 {
+		t.Fatalf("%d of 20 reads were kept, with a bound of 8", served)
+	}
+}
+
+// A leader whose process was stopped while others went on answers nothing by its lease when it runs again, although nobody
+// has told it yet that its term is over.
+func TestStoppedLeaderAnswersNothingStale(t *testing.T) {
+	s := newSim(t, 4, 3, 1, nil)
+	l := s.waitLeader(1)
+	old := s.group(l, 1)
+	s.until("a proposal's end", s.propose(old, "a").ended)
+	if r := read(old); true {
+		s.settle()
+		if r.calls != 1 || r.err != nil {
+			t.Fatalf("no lease to begin with: %+v", r)
+		}
+	}
+	s.nodes[l].down = true // it is not run, and what is sent to it is lost
+	n := s.waitLeader(1)
+	s.until("the new leader's proposal", s.propose(s.group(n, 1), "b").ended)
+	s.nodes[l].down = false
+	if s.group(l, 1).Status().Role != raft.Leader {
+		t.Fatal("the stopped leader knows already")
+	}
+	r := read(old)
+	s.settle()
+	if r.calls != 0 && r.err == nil {
+		t.Fatalf("a stale answer: %+v", r)
+	}
+	s.until("the read's end", func() bool { return r.calls > 0 })
+	if !errors.Is(r.err, ErrNotLeader) {
+		t.Fatalf("the read ended with %+v", r)
+	}
+}
+
+// After a suspend no lease is believed that rests on a round from before, not even one that is not over yet.
+func TestSuspendGivesUpLeases(t *testing.T) {
+	s := newSim(t, 5, 3, 1, nil)
+	l := s.waitLeader(1)
+	g, h := s.group(l, 1), s.nodes[l].host
+	s.until("a proposal's end", s.propose(g, "a").ended)
+	nap := raft.Time(20 * time.Millisecond)
+	s.clock.now += nap
+	s.clock.slept += nap
+	if until := g.r.LeaseUntil(); until <= s.clock.now {
+		t.Fatalf("the lease is over (%d at %d): this tests nothing", until, s.clock.now)
+	}
+	h.Run() // fires timers, and so notices
+	before := h.Stats()
+	r := read(g)
+	s.settle()
+	if r.calls != 0 {
+		t.Fatalf("answered by a lease from before the suspend: %+v", r)
+	}
+	s.until("the read's end", func() bool { return r.calls > 0 })
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	if again := read(g); true {
+		s.settle()
+		if again.calls != 1 || again.err != nil {
+			t.Fatalf("a round after the suspend gives no lease: %+v", again)
+		}
+	}
+	after := h.Stats()
+	if after.Suspends != 1 || after.LeaseReads-before.LeaseReads != 1 || after.ReadRounds-before.ReadRounds != 1 {
+		t.Fatalf("suspends %d, lease reads %d, rounds %d", after.Suspends, after.LeaseReads-before.LeaseReads, after.ReadRounds-before.ReadRounds)
+	}
+}
+
+// twoClocks are readings in the order in which they are taken.
+type twoClocks struct{ readings []raft.Time }
+
+func (c *twoClocks) Now() raft.Time {
+	t := c.readings[0]
+	c.readings = c.readings[1:]
+	return t
+}
+func (c *twoClocks) Monotonic() raft.Time { return c.Now() }
+
+// A process that is stopped between its readings of the two clocks sees them apart; that is no suspend.
+func TestSuspendIsNotAStopBetweenTwoReadings(t *testing.T) {
+	const ms = raft.Time(time.Millisecond)
+	var w wakeWatch
+	steps := []struct {
+		name             string
+		boot, mono, then raft.Time
+		slept            raft.Time
+	}{
+		{"the first look says nothing", 5000 * ms, 1000 * ms, 5000 * ms, 0},
+		{"both go on", 6000 * ms, 2000 * ms, 6000 * ms, 0},
+		{"stopped before the second reading", 7000 * ms, 8000 * ms, 12000 * ms, 0},
+		{"on again", 13000 * ms, 9000 * ms, 13000 * ms, 0},
+		{"stopped after the second reading", 14000 * ms, 10000 * ms, 19000 * ms, 0},
+		{"on again", 20000 * ms, 16000 * ms, 20000 * ms, 0},
+		{"suspended for 700 ms", 22000 * ms, 17300 * ms, 22000 * ms, 700 * ms},
+		{"and no more", 23000 * ms, 18300 * ms, 23000 * ms, 0},
+		{"too short to matter", 24005 * ms, 19300 * ms, 24005 * ms, 0},
+	}
+	for _, st := range steps {
+		if got := w.slept(&twoClocks{[]raft.Time{st.boot, st.mono, st.then}}); got != st.slept {
+			t.Fatalf("%s: slept %d, want %d", st.name, got, st.slept)
+		}
+	}
+}
+
+// The timer loop tells a process that did not run from one that was woken early, late by little, or asleep with its machine.
+func TestPauseIsCounted(t *testing.T) {
+	s := newSim(t, 6, 3, 1, nil)
+	h := s.nodes[0].host
+	const due = 10 * raft.Time(simET)
+	h.watchPause(due, due-5, 0)
+	h.watchPause(due, due+raft.Time(simET), 0)
+	h.watchPause(due, due+3*raft.Time(simET), 3*raft.Time(simET))
+	if n := h.Stats().Pauses; n != 0 {
+		t.Fatalf("%d pauses", n)
+	}
+	now := due + 2*raft.Time(simET)
+	h.watchPause(due, now, 0)
+	if n := h.Stats().Pauses; n != 1 || h.wokeAt.Load() != int64(now) {
+		t.Fatalf("%d pauses, woke at %d", n, h.wokeAt.Load())
+	}
+}
+
+// The real clocks differ by what was slept, and go on together.
+func TestBootClock(t *testing.T) {
+	c, ok := any(BootClock{}).(MonotonicClock)
+	if !ok {
+		t.Skip("this system has one clock")
+	}
+	var w wakeWatch
+	for range 1000 {
+		if d := w.slept(c); d != 0 {
+			t.Fatalf("slept %v", time.Duration(d))
+		}
+	}
+}
