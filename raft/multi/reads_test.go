@@ -182,6 +182,26 @@ func TestStoppedLeaderAnswersNothingStale(t *testing.T) {
 	}
 }
 
+// The lease ends by the drift bound before the promises that it rests on, and it is held against a clock read at the check:
+// at its end the leader still leads, and asks.
+func TestLeaseEndsBeforeThePromises(t *testing.T) {
+	s := newSim(t, 7, 3, 1, nil)
+	l := s.waitLeader(1)
+	g, h := s.group(l, 1), s.nodes[l].host
+	s.until("a proposal's end", s.propose(g, "a").ended)
+	g.feedAcks(s.clock.now)
+	end := g.r.LeaseUntil()
+	s.clock.now = end - 1
+	last := read(g)
+	h.Run()
+	s.clock.now = end
+	late := read(g)
+	h.Run()
+	if last.calls != 1 || last.err != nil || late.calls != 0 || g.Status().Role != raft.Leader {
+		t.Fatalf("before the end %+v, at the end %+v, as %v", last, late, g.Status().Role)
+	}
+}
+
 // After a suspend no lease is believed that rests on a round from before, not even one that is not over yet.
 func TestSuspendGivesUpLeases(t *testing.T) {
 	s := newSim(t, 5, 3, 1, nil)
