@@ -6,6 +6,10 @@
 // Replica.Linearize (a deposed leader could not know better); records below the high watermark are committed and need no
 // such thing.
 //
+// From v11 on a consumer may name its rack and read from any replica (KIP-392, see preferred.go). A follower hands out what
+// it knows to be committed; before it says that there is no more it asks its leader, and it never says OFFSET_OUT_OF_RANGE
+// because it lags.
+//
 // v7 brought sessions (see fetch_session.go), v9 leader epochs, v12 diverging epochs, v13 topic ids, v16 the new leader
 // in the answer (KIP-951). max_bytes and the partition's limit are soft: the first batch comes whole.
 
@@ -35,6 +39,7 @@ type fetchPart struct {
 	divergeEpoch      int32
 	divergeEnd        int64 // -1: the logs do not part
 	leader, hintEpoch int32 // who leads instead (KIP-951); -1: not known
+	preferred         int32 // the replica that the client should read from; -1: this one
 
 	asked      atomic.Int32 // whether the end of the log was confirmed: a confirm… constant
 	confirmErr error        // set before asked becomes confirmDone
@@ -64,7 +69,8 @@ type fetchOp struct {
 	req     *kmsg.FetchRequest
 	ctx     fetchContext
 	parts   []fetchPart
-	budget  int // bytes of the answer
+	budget  int  // bytes of the answer
+	any     bool // a follower answers as well
 	started time.Time
 
 	mu       sync.Mutex // guards what follows; a leaf
@@ -88,15 +94,19 @@ func (s *server) fetch(r *request) {
 	}
 	op := &fetchOp{s: s, r: r, req: req, ctx: ctx, parts: make([]fetchPart, len(ctx.parts)), started: time.Now(), running: true}
 	op.budget = s.fetchBudget(int(req.MaxBytes))
+	op.any = req.Version >= 11
 	im := s.b.Image()
 	for i := range op.parts {
 		p := &op.parts[i]
 		p.sessionPartition = ctx.parts[i]
-		p.divergeEnd, p.leader, p.res = -1, -1, nothingRead
+		p.divergeEnd, p.leader, p.preferred, p.res = -1, -1, -1, nothingRead
 		topic, err := findTopic(im, req.Version >= 13, p.key.name, p.key.id)
 		if err == nil {
 			p.topic = topic
 			p.rep, err = s.findReplica(topic, p.key.partition)
+		}
+		if err == nil && op.any && req.Rack != "" {
+			p.preferred = s.redirect(r.c, p.key, s.preferredReplica(im, p.rep, req.Rack))
 		}
 		p.err = err
 		p.moved.Store(true)
@@ -237,7 +247,7 @@ func (op *fetchOp) look() bool {
 			op.readPart(p, total)
 			total += p.res.Bytes
 		}
-		if p.err != nil || p.divergeEnd >= 0 {
+		if p.err != nil || p.divergeEnd >= 0 || p.preferred >= 0 {
 			urgent = true
 		}
 	}
@@ -270,7 +280,11 @@ func (op *fetchOp) readPart(p *fetchPart, total int) {
 		op.mu.Lock()
 		op.asking++
 		op.mu.Unlock()
-		p.rep.Linearize(func(err error) {
+		linearize := p.rep.Linearize
+		if op.any {
+			linearize = p.rep.LinearizeAny
+		}
+		linearize(func(err error) {
 			p.confirmErr = err
 			// In this order: who sees confirmDone may clear moved, and nothing sets it again behind their back. (A partition
 			// that seems to have moved while its waiter is linked would be subscribed twice.)
@@ -295,12 +309,19 @@ func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
 	if total == 0 {
 		limit = max(limit, 1) // the first batch comes whole, whatever its size
 	}
-	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch})
+	if p.preferred >= 0 {
+		limit = 0 // only whether there is an error to tell instead
+	}
+	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch, AnyReplica: op.any})
 	if err != nil {
+		p.preferred = -1
 		return errors.Is(err, partition.ErrOffsetOutOfRange), err
 	}
+	if p.preferred >= 0 {
+		return false, nil
+	}
 	if op.req.Version >= 12 && p.lastEpoch >= 0 {
-		epoch, end, err := p.rep.OffsetForLeaderEpoch(p.lastEpoch, -1)
+		epoch, end, err := p.rep.OffsetForLeaderEpoch(p.lastEpoch, -1, op.any)
 		if err != nil {
 			return false, err
 		}
@@ -332,7 +353,7 @@ func (op *fetchOp) subscribe() bool {
 		if p.subscribed || p.rep == nil || p.err != nil {
 			continue
 		}
-		p.waiter.After, p.waiter.Epoch, p.waiter.MinBytes = p.res.HighWatermark, p.res.LeaderEpoch, need
+		p.waiter.After, p.waiter.Epoch, p.waiter.MinBytes, p.waiter.AnyReplica = p.res.HighWatermark, p.res.LeaderEpoch, need, op.any
 		p.subscribed = true
 		if !p.rep.Subscribe(&p.waiter) {
 			p.subscribed = false
@@ -360,8 +381,11 @@ func (op *fetchOp) answer() {
 	for i := range op.parts {
 		p := &op.parts[i]
 		if p.err == nil && p.asked.Load() == confirmAsked {
-			// max_wait is over and no quorum has said whether this is the end. Say so rather than guess.
+			// max_wait is over and no quorum, or no leader, has said whether this is the end. Say so rather than guess.
 			p.err = partition.ErrUnavailable
+			if op.any && p.rep.ISR() == nil { // it follows
+				p.err = partition.ErrLagging
+			}
 			p.res.Batches, p.res.Bytes = nil, 0
 		}
 		if p.err != nil {
@@ -385,7 +409,7 @@ func (op *fetchOp) answer() {
 
 // changed says whether an incremental answer must name the partition.
 func (p *fetchPart) changed() bool {
-	return p.fresh || p.res.Bytes > 0 || p.err != nil || p.divergeEnd >= 0 ||
+	return p.fresh || p.res.Bytes > 0 || p.err != nil || p.divergeEnd >= 0 || p.preferred >= 0 ||
 		p.res.HighWatermark != p.highWatermark || p.res.LogStart != p.logStart
 }
 

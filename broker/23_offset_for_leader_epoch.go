@@ -37,7 +37,7 @@ func (s *server) offsetForLeaderEpoch(r *request) {
 			place.ErrorCode = codeOf(partition.ErrUnavailable)
 			g.confirm(rep, func(err error) {
 				if err == nil {
-					place.LeaderEpoch, place.EndOffset, err = rep.OffsetForLeaderEpoch(p.LeaderEpoch, p.CurrentLeaderEpoch)
+					place.LeaderEpoch, place.EndOffset, err = rep.OffsetForLeaderEpoch(p.LeaderEpoch, p.CurrentLeaderEpoch, false)
 				}
 				place.ErrorCode = codeOf(err)
 				if err != nil {

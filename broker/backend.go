@@ -55,12 +55,14 @@ type replica interface {
 	Append(*partition.AppendRequest)
 	Read(partition.ReadQuery) (partition.ReadResult, error)
 	Linearize(done func(error))
+	LinearizeAny(done func(error))
 	ListOffset(ts int64, leaderEpoch int32) (partition.OffsetResult, error)
-	OffsetForLeaderEpoch(epoch, leaderEpoch int32) (foundEpoch int32, end int64, err error)
+	OffsetForLeaderEpoch(epoch, leaderEpoch int32, anyReplica bool) (foundEpoch int32, end int64, err error)
 	HighWatermark() (int64, bool)
 	Subscribe(*partition.Waiter) bool
 	Unsubscribe(*partition.Waiter) bool
 	ISR() []raft.NodeID
+	InSyncFollowers() []partition.Follower
 }
 
 var _ replica = (*partition.Replica)(nil)

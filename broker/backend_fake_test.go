@@ -262,6 +262,8 @@ type fakeReplica struct {
 	epoch     int32
 	manual    bool
 	notLeader bool
+	follows   bool                   // it answers only those that ask any replica
+	inSync    []partition.Follower   // as the leader
 	linear    func(done func(error)) // nil: at once
 	pending   []func()
 	waiters   map[*partition.Waiter]struct{}
@@ -355,7 +357,7 @@ func (r *fakeReplica) Read(q partition.ReadQuery) (partition.ReadResult, error) 
 	defer r.mu.Unlock()
 	res := partition.ReadResult{HighWatermark: r.hw, LastStable: r.hw, LogStart: r.start, LeaderEpoch: r.epoch}
 	switch {
-	case r.notLeader:
+	case r.notLeader, r.follows && !q.AnyReplica:
 		return res, &partition.NotLeaderError{Leader: otherNode, Epoch: r.epoch + 1}
 	case q.LeaderEpoch >= 0 && q.LeaderEpoch != r.epoch:
 		return res, &partition.EpochError{Asked: q.LeaderEpoch, Current: r.epoch}
@@ -377,6 +379,20 @@ func (r *fakeReplica) Read(q partition.ReadQuery) (partition.ReadResult, error) 
 
 func (r *fakeReplica) Linearize(done func(error)) {
 	r.mu.Lock()
+	fn, follows := r.linear, r.follows
+	r.mu.Unlock()
+	switch {
+	case follows:
+		done(&partition.NotLeaderError{Leader: otherNode, Epoch: r.epoch + 1})
+	case fn != nil:
+		fn(done)
+	default:
+		done(nil)
+	}
+}
+
+func (r *fakeReplica) LinearizeAny(done func(error)) {
+	r.mu.Lock()
 	fn := r.linear
 	r.mu.Unlock()
 	if fn != nil {
@@ -391,7 +407,7 @@ func (r *fakeReplica) ListOffset(ts int64, epoch int32) (partition.OffsetResult,
 	defer r.mu.Unlock()
 	none := partition.OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
 	switch {
-	case r.notLeader:
+	case r.notLeader, r.follows:
 		return none, partition.ErrNotLeader
 	case epoch >= 0 && epoch != r.epoch:
 		return none, &partition.EpochError{Asked: epoch, Current: r.epoch}
@@ -412,11 +428,11 @@ func (r *fakeReplica) ListOffset(ts int64, epoch int32) (partition.OffsetResult,
 	return none, nil
 }
 
-func (r *fakeReplica) OffsetForLeaderEpoch(epoch, current int32) (int32, int64, error) {
+func (r *fakeReplica) OffsetForLeaderEpoch(epoch, current int32, anyReplica bool) (int32, int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.notLeader:
+	case r.notLeader, r.follows && !anyReplica:
 		return -1, -1, partition.ErrNotLeader
 	case current >= 0 && current != r.epoch:
 		return -1, -1, &partition.EpochError{Asked: current, Current: r.epoch}
@@ -439,7 +455,7 @@ func (r *fakeReplica) HighWatermark() (int64, bool) {
 func (r *fakeReplica) Subscribe(w *partition.Waiter) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.notLeader || r.hw > w.After || w.Epoch >= 0 && w.Epoch != r.epoch {
+	if r.notLeader || r.follows && !w.AnyReplica || r.hw > w.After || w.Epoch >= 0 && w.Epoch != r.epoch {
 		return false
 	}
 	if _, ok := r.waiters[w]; ok {
@@ -469,4 +485,17 @@ func (r *fakeReplica) appended() int {
 	return r.appends
 }
 
-func (r *fakeReplica) ISR() []raft.NodeID { return []raft.NodeID{selfNode} }
+func (r *fakeReplica) ISR() []raft.NodeID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.follows {
+		return nil
+	}
+	return []raft.NodeID{selfNode}
+}
+
+func (r *fakeReplica) InSyncFollowers() []partition.Follower {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.inSync
+}

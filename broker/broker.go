@@ -57,6 +57,7 @@ type Broker struct {
 	peers      *peers
 	rec        *reconciler
 	mover      *mover
+	reads      *readAsker
 	server     *server
 	adm        *adminServer // nil without an admin listener
 	pids       producerIDs
@@ -322,6 +323,7 @@ func (b *Broker) startRaft() (err error) {
 		campaign:  campaign,
 		caughtUp:  func(v raft.Index) []raft.NodeID { return b.peers.withImage(v) },
 		remote:    b.askReadIndex,
+		quorum:    b.cfg.ReadConsistency == ReadQuorum,
 	}
 	b.balancer.kick = make(chan struct{}, 1)
 	b.peers = newPeers(peersConfig{
@@ -331,6 +333,8 @@ func (b *Broker) startRaft() (err error) {
 	})
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
 		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
+	b.reads = newReadAsker(b.ctx, b.tr, b.cfg.ElectionTimeout)
+	b.onClose(func() error { b.reads.close(); return nil })
 	b.rec = &reconciler{
 		self: b.self(), store: b.store, image: b.Image, log: b.log, parallel: b.cfg.OpenParallel,
 		hardState: b.hardStates.Load,
@@ -338,8 +342,9 @@ func (b *Broker) startRaft() (err error) {
 		change:    b.change,
 		leads:     b.peers.leadership,
 		offsets:   b.offsetsLeadership,
+		quorum:    b.cfg.ReadConsistency == ReadQuorum,
 		open: func(c partition.Config) (*partition.Replica, error) {
-			c.Host = b.host
+			c.Host, c.ReadIndex = b.host, b.reads.ask
 			c.Priorities = b.priorities(c.Group)
 			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }
 			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: cache}
@@ -369,7 +374,7 @@ func (b *Broker) startRaft() (err error) {
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)
 	}
-	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata, methodProgress, methodTransfer} {
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodTransfer} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})

@@ -69,6 +69,9 @@ type Config struct {
 	HeartbeatInterval time.Duration
 	// ClockDrift is taken off every lease. Default a tenth of ElectionTimeout.
 	ClockDrift time.Duration
+	// ReadConsistency says what confirms an answer that speaks of a log's end, where the topic does not (its config
+	// balsa.read.consistency): [ReadLease], the default, or [ReadQuorum].
+	ReadConsistency string
 	// SessionTimeout is how long a broker may be silent before it is fenced: clients are sent elsewhere. Default 5
 	// times ElectionTimeout; at least ElectionTimeout.
 	SessionTimeout time.Duration
@@ -130,6 +133,15 @@ type Config struct {
 	Clock      multi.Clock
 }
 
+// Values of Config.ReadConsistency.
+const (
+	// ReadLease: the leader's lease, and a quorum only without one. It trusts that clocks drift by less than
+	// ClockDrift, and that a machine that was stopped knows it.
+	ReadLease = "lease"
+	// ReadQuorum: a quorum in each case, once for all that wait. No clock matters.
+	ReadQuorum = "quorum"
+)
+
 // ErrConfig is what every refusal of a configuration wraps.
 var ErrConfig = errors.New("invalid configuration")
 
@@ -140,6 +152,7 @@ func (c Config) withDefaults() Config {
 	def(&c.ElectionTimeout, time.Second)
 	def(&c.HeartbeatInterval, c.ElectionTimeout/10)
 	def(&c.ClockDrift, c.ElectionTimeout/10)
+	def(&c.ReadConsistency, ReadLease)
 	def(&c.SessionTimeout, 5*c.ElectionTimeout)
 	def(&c.LeaderBalanceInterval, time.Minute)
 	def(&c.Partitions, 1)
@@ -209,7 +222,8 @@ func (c Config) Validate() error {
 	check(len(c.Rack) <= 255, "Rack is %d bytes long, at most 255", len(c.Rack))
 	check(c.HeartbeatInterval > 0 && c.ElectionTimeout >= 4*c.HeartbeatInterval, "ElectionTimeout %v must be at least 4 times HeartbeatInterval %v", c.ElectionTimeout, c.HeartbeatInterval)
 	check(c.ElectionTimeout <= time.Minute, "ElectionTimeout %v is above a minute", c.ElectionTimeout)
-	check(c.ClockDrift >= 0 && c.ClockDrift < c.ElectionTimeout, "ClockDrift %v must be below ElectionTimeout %v", c.ClockDrift, c.ElectionTimeout)
+	check(c.ClockDrift > 0 && c.ClockDrift <= c.ElectionTimeout/2, "ClockDrift %v must be above 0 and at most half of ElectionTimeout %v", c.ClockDrift, c.ElectionTimeout)
+	check(c.ReadConsistency == ReadLease || c.ReadConsistency == ReadQuorum, "ReadConsistency %q must be %s or %s", c.ReadConsistency, ReadLease, ReadQuorum)
 	check(c.SessionTimeout >= c.ElectionTimeout, "SessionTimeout %v is below ElectionTimeout %v", c.SessionTimeout, c.ElectionTimeout)
 	check(c.FS == nil || c.HardStates != nil, "FS is set without HardStates: the journal lives on the real file system only")
 	check(c.LeaderBalanceInterval > 0, "LeaderBalanceInterval %v is negative", c.LeaderBalanceInterval)

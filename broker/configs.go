@@ -49,11 +49,16 @@ type configDef struct {
 	least, most int64
 }
 
+// readConsistency is the config of that name, of topics and, as their default, of brokers.
+const readConsistency = "balsa.read.consistency"
+
 // topicConfigDefs are the topic configs, sorted by name.
 var topicConfigDefs = []configDef{
 	{name: "balsa.durability", typ: kmsg.ConfigTypeString, def: "quorum", does: fixed, allowed: []string{"quorum", "relaxed"},
 		why: "relaxed durability is not there yet",
 		doc: "quorum: acks=all means on the disks of a majority of the replicas. relaxed would acknowledge from memory."},
+	{name: readConsistency, typ: kmsg.ConfigTypeString, def: ReadLease, broker: readConsistency, does: obeyed, allowed: []string{ReadLease, ReadQuorum},
+		doc: "What confirms an answer that speaks of the log's end. lease: the leader's lease, and a quorum only without one. quorum: a quorum each time, so that no clock matters."},
 	{name: "cleanup.policy", typ: kmsg.ConfigTypeList, def: "delete", broker: "log.cleanup.policy", does: fixed, allowed: []string{"delete", "compact"},
 		why: "compaction of user topics is not there yet", doc: "What becomes of old records: delete drops whole segments."},
 	{name: "compression.gzip.level", typ: kmsg.ConfigTypeInt, def: "-1", broker: "compression.gzip.level", least: -1, most: 9,
@@ -120,6 +125,7 @@ var obeyedBrokerConfigs = map[string]string{
 	"advertised.listeners":                      "The addresses that clients are told to connect to.",
 	"auto.leader.rebalance.enable":              "Whether leadership goes back to the preferred replicas by itself.",
 	"auto.create.topics.enable":                 "Whether a topic that a client asks for, and that does not exist, is created.",
+	readConsistency:                             "Default of the topic config balsa.read.consistency; also of the cluster's metadata and of committed offsets.",
 	"broker.rack":                               "The rack of this broker: replicas of a partition avoid to share one.",
 	"connections.max.idle.ms":                   "How long a connection may be idle before it is closed.",
 	"default.replication.factor":                "Replicas of a topic whose creator says nothing. Without a value: 3, or as many as there are live brokers.",
@@ -145,6 +151,7 @@ var obeyedBrokerConfigs = map[string]string{
 	"offset.metadata.max.bytes":                 "The longest metadata that may be committed with an offset.",
 	"offsets.retention.minutes":                 "How long committed offsets are kept after their group became empty.",
 	"offsets.topic.num.partitions":              "Partitions of __consumer_offsets.",
+	"replica.selector.class":                    "Which replica a consumer that names its rack is sent to.",
 	"socket.request.max.bytes":                  "The largest request that is read.",
 }
 

@@ -25,6 +25,7 @@ var kafkaConfigs = []struct {
 	{"auto.create.topics.enable", kmsg.ConfigTypeBoolean, "true"},
 	{"auto.leader.rebalance.enable", kmsg.ConfigTypeBoolean, "true"},
 	{"background.threads", kmsg.ConfigTypeInt, "10"},
+	{readConsistency, kmsg.ConfigTypeString, ReadLease},
 	{"broker.heartbeat.interval.ms", kmsg.ConfigTypeInt, "2000"},
 	{"broker.id", kmsg.ConfigTypeInt, "-1"},
 	{"broker.rack", kmsg.ConfigTypeString, unset},

@@ -43,6 +43,7 @@ type conn struct {
 	slots    chan struct{} // one for each request in flight
 
 	client atomic.Pointer[string] // software name and version, once told
+	sent   redirects              // consumers' partitions that were sent to other replicas
 
 	mu      sync.Mutex // guards what follows; a leaf
 	queue   []*request // in order of arrival, not yet written

@@ -73,6 +73,7 @@ var kafkaErrors = []struct {
 	{partition.ErrNotReady, kerr.NotLeaderForPartition},
 	{partition.ErrUnavailable, kerr.NotLeaderForPartition},
 	{partition.ErrClosed, kerr.NotLeaderForPartition},
+	{partition.ErrLagging, kerr.OffsetNotAvailable},
 	{partition.ErrFailed, kerr.KafkaStorageError},
 	// Reads.
 	{partition.ErrOffsetOutOfRange, kerr.OffsetOutOfRange},

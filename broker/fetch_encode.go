@@ -130,7 +130,7 @@ func (e *fetchEncoder) partition(p *fetchPart, readCommitted bool) {
 		e.array(-1)
 	}
 	if e.version >= 11 {
-		e.i32(-1) // no other replica is preferred
+		e.i32(p.preferred)
 	}
 	e.batches(p.res.Bytes, p.res.Batches)
 	if e.flexible {

@@ -49,6 +49,7 @@ type metaGroup struct {
 	log       *slog.Logger
 	// caughtUp says which brokers have an Image of at least this version.
 	caughtUp func(v raft.Index) []raft.NodeID
+	quorum   bool // no read by lease
 	// remote asks the leader for a read index.
 	remote func(ctx context.Context, leader raft.NodeID) (raft.Index, error)
 
@@ -217,7 +218,11 @@ func (m *metaGroup) readIndex(ctx context.Context) (raft.Index, error) {
 		err   error
 	}
 	done := make(chan answer, 1)
-	g.Read(func(i raft.Index, err error) { done <- answer{i, err} })
+	read := g.Read
+	if m.quorum {
+		read = g.ReadIndex
+	}
+	read(func(i raft.Index, err error) { done <- answer{i, err} })
 	select {
 	case a := <-done:
 		return a.index, a.err

@@ -494,7 +494,7 @@ func TestFetchEncoderAgreesWithKmsg(t *testing.T) {
 		return partition.ReadResult{Batches: b, Bytes: n, HighWatermark: 9, LastStable: 8, LogStart: 7, LeaderEpoch: 3}
 	}
 	part := func(topic byte, name string, p int32, r partition.ReadResult, err error) *fetchPart {
-		fp := &fetchPart{res: r, err: err, divergeEnd: -1, leader: -1}
+		fp := &fetchPart{res: r, err: err, divergeEnd: -1, leader: -1, preferred: -1}
 		fp.key = partitionKey{[16]byte{topic}, name, p}
 		return fp
 	}
@@ -504,9 +504,11 @@ func TestFetchEncoderAgreesWithKmsg(t *testing.T) {
 	moved.leader, moved.hintEpoch = 2, 12
 	bothTags := part(3, "c", 0, nothingRead, partition.ErrFencedLeaderEpoch)
 	bothTags.leader, bothTags.hintEpoch, bothTags.divergeEpoch, bothTags.divergeEnd = 1, 2, 3, 4
+	elsewhere := part(1, "a", 3, res(), nil)
+	elsewhere.preferred = 2
 	for _, tc := range [][]*fetchPart{
 		nil,
-		{part(1, "a", 0, res([]byte("one"), []byte("two")), nil)},
+		{part(1, "a", 0, res([]byte("one"), []byte("two")), nil), elsewhere},
 		{part(1, "a", 0, res(), nil), part(1, "a", 1, res(bytes.Repeat([]byte("x"), 300)), nil), diverged, moved, bothTags,
 			part(1, "a", 2, res([]byte("again")), nil)},
 	} {
@@ -566,6 +568,9 @@ func wantFetch(v int16, parts []*fetchPart, committed bool, brokers []hintedBrok
 		fp.Partition, fp.ErrorCode = p.key.partition, codeOf(p.err)
 		fp.HighWatermark, fp.LastStableOffset, fp.LogStartOffset = p.res.HighWatermark, p.res.LastStable, p.res.LogStart
 		fp.PreferredReadReplica = -1
+		if v >= 11 {
+			fp.PreferredReadReplica = p.preferred
+		}
 		fp.RecordBatches = []byte{}
 		for _, b := range p.res.Batches {
 			fp.RecordBatches = append(fp.RecordBatches, b...)

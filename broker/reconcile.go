@@ -59,6 +59,7 @@ type reconciler struct {
 	offsets   func(p int32, rep *partition.Replica, l partition.Leadership) // the same of __consumer_offsets
 	log       *slog.Logger
 	parallel  int
+	quorum    bool // reads ask a quorum where the topic does not say
 
 	// current: the Image is not older than this start.
 	current atomic.Bool
@@ -208,7 +209,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 				work = append(work, func() { r.finish(h, "end the reset of", r.endReset(t, int32(i))) })
 			case h.topic != t:
 				h.topic = t
-				if err := h.replica.UpdateSettings(settingsOf(t.Configs)); err != nil {
+				if err := h.replica.UpdateSettings(r.settingsOf(t.Configs)); err != nil {
 					r.log.Error("cannot apply topic configs", "topic", t.Name, "partition", i, "err", err)
 				}
 				continue
@@ -295,7 +296,7 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
 		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch, Joining: p.Founders != nil,
 		Campaign: !existing && p.Epoch == 0 && p.Founders == nil && r.image().Preferred(p) == r.self.ID,
-		Settings: settingsOf(t.Configs),
+		Settings: r.settingsOf(t.Configs),
 		OnFailed: func(rep *partition.Replica, err error) {
 			if t.Name == coordinator.ConsumerOffsetsTopic {
 				_, epoch, _ := rep.Leader()
@@ -439,9 +440,9 @@ func (r *reconciler) close() error {
 	return errors.Join(errs...)
 }
 
-// settingsOf is the part of a topic's configs that its replicas obey. They were checked when they were set; what a newer
+// settingsOf is the part of a topic's configs that its replicas obey, with this broker's defaults. They were checked when they were set; what a newer
 // broker may have let in and this one cannot read stays at its default.
-func settingsOf(configs map[string]string) (s partition.Settings) {
+func (r *reconciler) settingsOf(configs map[string]string) (s partition.Settings) {
 	number := func(name string, max int64) int64 {
 		v, err := strconv.ParseInt(configs[name], 10, 64)
 		if err != nil || v < 0 || v > max {
@@ -466,5 +467,9 @@ func settingsOf(configs map[string]string) (s partition.Settings) {
 	s.TimestampBefore = ms("message.timestamp.before.max.ms")
 	s.TimestampAfter = ms("message.timestamp.after.max.ms")
 	s.MinInsync = int(number("min.insync.replicas", coordinator.MaxReplicationFactor))
+	s.QuorumReads = r.quorum
+	if v, ok := configs[readConsistency]; ok {
+		s.QuorumReads = v == ReadQuorum
+	}
 	return s
 }

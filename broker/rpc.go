@@ -31,10 +31,11 @@ const (
 	methodJoin          uint16 = 1  // joinRequest → joinReply
 	methodHeartbeat     uint16 = 2  // beat → beat
 	methodForward       uint16 = 3  // coordinator.Intent → coordinator.Result
-	methodReadIndex     uint16 = 4  // nothing → readReply
+	methodReadIndex     uint16 = 4  // nothing → readReply: of the metadata group
 	methodTransfer      uint16 = 6  // transferRequest → transferReply
 	methodReportGroup   uint16 = 7  // groupQuestion → groupReport
 	methodResetMetadata uint16 = 8  // resetOrder → resetReply
+	methodReadIndexes   uint16 = 9  // groups → read points: see readindex.go
 	methodProgress      uint16 = 10 // progressRequest → progressReply
 )
 
@@ -288,6 +289,12 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 			return nil, err
 		}
 		return encodeJSON(b.serveTransfer(ctx, &q))
+	case methodReadIndexes:
+		groups, err := decodeReadAsk(body)
+		if err != nil {
+			return nil, err
+		}
+		return encodeReadPoints(serveReadIndexes(ctx, groups, b.rec.replica, b.cfg.ElectionTimeout/4)), nil
 	}
 	return nil, fmt.Errorf("%w: unknown method %d", errRPC, method)
 }

@@ -39,6 +39,8 @@ type serverOptions struct {
 	FetchSessions int
 	// FetchMaxBytes is fetch.max.bytes, the broker's own bound on one answer. Default 55 MiB.
 	FetchMaxBytes int
+	// RedirectPause is for how long a consumer is not sent to another replica again. Default 5 s.
+	RedirectPause time.Duration
 }
 
 func (o serverOptions) withDefaults() serverOptions {
@@ -60,6 +62,9 @@ func (o serverOptions) withDefaults() serverOptions {
 	def(&o.MaxInflight, 128)
 	def(&o.FetchSessions, 1000)
 	def(&o.FetchMaxBytes, 55<<20)
+	if o.RedirectPause <= 0 {
+		o.RedirectPause = redirectPause
+	}
 	if o.IdleTimeout <= 0 {
 		o.IdleTimeout = 10 * time.Minute
 	}

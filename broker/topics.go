@@ -117,6 +117,10 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(!c.DisableLeaderBalance), c.DisableLeaderBalance
 	case "leader.imbalance.check.interval.seconds": // our default is not Kafka's
 		return fmt.Sprint(int64(b.cfg.LeaderBalanceInterval.Seconds())), true
+	case readConsistency:
+		return b.cfg.ReadConsistency, c.ReadConsistency != ""
+	case "replica.selector.class":
+		return rackAware, true
 	case "broker.rack":
 		return c.Rack, c.Rack != ""
 	case "socket.request.max.bytes":

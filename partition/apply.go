@@ -66,8 +66,11 @@ func (m *machine) publish(bytes int64) {
 	r.pub = published{applied: m.applied, hw: m.fold.next}
 	r.committedBytes += bytes
 	r.producers = len(m.fold.byID)
-	fns := r.due(false)
+	fns, waits := r.due(false), r.catching.upTo(m.applied)
 	r.mu.Unlock()
+	for _, w := range waits {
+		w.done(nil)
+	}
 	fire(fns)
 }
 
@@ -150,8 +153,11 @@ func (m *machine) failed(err error) {
 	}
 	m.dead = true
 	r.state, r.err, r.lead = StateFailed, err, Leadership{Epoch: r.lead.Epoch}
-	fns, reqs := r.due(true), r.parked.take()
+	fns, reqs, waits := r.due(true), r.parked.take(), r.catching.take()
 	r.mu.Unlock()
+	for _, w := range waits {
+		w.done(fmt.Errorf("%w: %w", ErrFailed, err))
+	}
 	for _, req := range reqs {
 		req.answer(ErrNotEnoughReplicasAfterAppend)
 	}

@@ -66,6 +66,9 @@ var (
 	ErrFencedLeaderEpoch = errors.New("client's leader epoch is fenced")
 	// ErrUnknownLeaderEpoch: the client's leader epoch is newer than ours. UNKNOWN_LEADER_EPOCH.
 	ErrUnknownLeaderEpoch = errors.New("client's leader epoch is not known here yet")
+	// ErrLagging: a follower has not applied yet what its leader's read index asks for, or has not heard of it. The record may
+	// be there, and the end farther away. OFFSET_NOT_AVAILABLE: the client asks the leader.
+	ErrLagging = errors.New("the follower has not caught up with its leader's read index")
 	// ErrUnavailable: a read point could not be confirmed (no quorum answers). LEADER_NOT_AVAILABLE or
 	// REQUEST_TIMED_OUT. It is never answered by stale data.
 	ErrUnavailable = errors.New("no quorum to read by")

@@ -53,8 +53,9 @@ type OffsetResult struct {
 
 // Read returns what is there, without waiting, and never anything at or above the high watermark. The records that it
 // returns are committed and immutable, so they need no lease. Two answers do speak of where the log ends, an empty one
-// and an ErrOffsetOutOfRange above the end: for these the caller must call [Replica.Linearize] and then Read again
-// before it believes them, as a deposed leader could not know better. The pattern:
+// and an ErrOffsetOutOfRange above the end: for these the caller must call [Replica.Linearize] (with AnyReplica:
+// [Replica.LinearizeAny]) and then Read again before it believes them, as a deposed leader, or a follower, could not know
+// better. The pattern:
 //
 //	Read → batches: answer. Empty or out of range → Linearize → Read again → still empty: Subscribe or answer.
 //
@@ -127,23 +128,6 @@ func (r *Replica) view(epoch int32, anyReplica bool) (view, error) {
 		return v, &NotLeaderError{Leader: v.lead.Leader, Epoch: v.lead.Epoch}
 	}
 	return v, nil
-}
-
-// Linearize calls done, at once where the leader's lease allows it, when the high watermark is at least what any
-// acknowledged produce had reached at the call. done may be called before Linearize returns; otherwise a worker calls
-// it, and it must not block. Errors: ErrNotLeader, ErrNotReady, ErrUnavailable, ErrOverloaded, ErrFailed, ErrClosed.
-func (r *Replica) Linearize(done func(error)) {
-	v, err := r.serving()
-	if err != nil {
-		done(err)
-		return
-	}
-	v.group.Read(func(_ raft.Index, err error) {
-		if err != nil {
-			err = r.typed(err)
-		}
-		done(err)
-	})
 }
 
 // ListOffset answers by timestamp (or one of the special ones): the first offset whose record is at or after ts. It
@@ -230,9 +214,10 @@ func firstRecordSince(b protocol.Batch, ts int64, off segment.Offset, at int64) 
 }
 
 // OffsetForLeaderEpoch returns the largest epoch at or below epoch that has records here, and the offset at which it ends;
-// -1, -1 if there is none. Call Linearize first. leaderEpoch is the client's current one, -1 if it does not say.
-func (r *Replica) OffsetForLeaderEpoch(epoch, leaderEpoch int32) (foundEpoch int32, end int64, err error) {
-	v, err := r.view(leaderEpoch, false)
+// -1, -1 if there is none. Call Linearize first, or with anyReplica LinearizeAny: a follower that lags knows less. leaderEpoch
+// is the client's current one, -1 if it does not say.
+func (r *Replica) OffsetForLeaderEpoch(epoch, leaderEpoch int32, anyReplica bool) (foundEpoch int32, end int64, err error) {
+	v, err := r.view(leaderEpoch, anyReplica)
 	switch {
 	case err != nil:
 		return -1, -1, err

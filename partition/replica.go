@@ -53,6 +53,10 @@ type Config struct {
 
 	// Now is the wall clock, for LogAppendTime and timestamp checks; nil: time.Now.
 	Now func() time.Time
+	// ReadIndex asks the broker that leads a group for an index that holds all that was acknowledged before the call (see
+	// [Replica.ReadIndex]), for [Replica.LinearizeAny]. It must not block, and calls done once, from anywhere. nil: followers
+	// answer nothing about the log's end.
+	ReadIndex func(leader raft.NodeID, g raft.GroupID, done func(raft.Index, error))
 	// OnFailed is called once, from a worker or the flush loop, when the replica has failed. It must not block, and must
 	// not call the replica's life-cycle methods itself: schedule [Replica.Reopen] with a backoff.
 	OnFailed func(r *Replica, err error)
@@ -116,6 +120,7 @@ type Replica struct {
 	waiting        int
 	parked         parking
 	priorities     []raft.NodePriority
+	catching       catching
 }
 
 // published is the point up to which clients may read. hw is the offset after applied, always both or neither.
@@ -248,11 +253,14 @@ func (r *Replica) close(as State) error {
 	r.m, r.state = nil, as
 	r.lead = Leadership{Epoch: r.lead.Epoch}
 	fns := r.due(true)
-	reqs := r.parked.take()
+	reqs, waits := r.parked.take(), r.catching.take()
 	r.mu.Unlock()
 	fire(fns)
 	for _, req := range reqs {
 		req.answer(ErrClosed)
+	}
+	for _, w := range waits {
+		w.done(ErrClosed)
 	}
 	if m == nil || m.group == nil {
 		return nil

@@ -598,7 +598,7 @@ func TestListOffsetsAndEpochs(t *testing.T) {
 	}{
 		{e2, e2, 6}, {e1, e1, 2}, {e2 - 1, max(e1, e2-1), 2}, {e2 + 1, -1, -1}, {-1, -1, -1}, {e1 - 1, e1 - 1, 0},
 	} {
-		found, end, err := l2.rep.OffsetForLeaderEpoch(x.epoch, -1)
+		found, end, err := l2.rep.OffsetForLeaderEpoch(x.epoch, -1, false)
 		if err != nil || end != x.end || found > x.epoch || (x.found >= 0) != (found >= 0) {
 			t.Errorf("OffsetForLeaderEpoch(%d): %d %d %v, want %d", x.epoch, found, end, err, x.end)
 		}

@@ -32,6 +32,9 @@ type Settings struct {
 	// ProducerExpiry is producer.id.expiration.ms: a producer's sequence state is forgotten when it has been idle for
 	// at least that long (at most an eighth longer while the partition is written to). Default 24 h.
 	ProducerExpiry time.Duration
+	// QuorumReads is balsa.read.consistency=quorum: every answer that speaks of the log's end asks a quorum; no lease is
+	// believed.
+	QuorumReads bool
 }
 
 const (

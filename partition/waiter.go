@@ -16,6 +16,8 @@ type Waiter struct {
 	// Epoch is the leader epoch that the caller saw; -1: whatever it is at Subscribe. Another epoch, another leader, a
 	// leader that becomes ready, a failure and a close all fire.
 	Epoch int32
+	// AnyReplica also waits on a follower, for what it learns to be committed.
+	AnyReplica bool
 	// Fire is the callback.
 	Fire func()
 
@@ -37,7 +39,7 @@ func (r *Replica) Subscribe(w *Waiter) bool {
 	if w.owner != nil {
 		panic("partition: Waiter subscribed twice")
 	}
-	if r.state != StateOpen || !r.lead.Serving() || (w.Epoch >= 0 && w.Epoch != r.lead.Epoch) {
+	if r.state != StateOpen || !r.lead.Serving() && (r.lead.Self || !w.AnyReplica) || (w.Epoch >= 0 && w.Epoch != r.lead.Epoch) {
 		return false
 	}
 	if r.pub.hw > w.After {
