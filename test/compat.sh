@@ -38,7 +38,7 @@ if (($# > 0)); then
 	brokers=$1
 else
 	echo "--- a cluster of three"
-	"$work/broker" dev --config none --nodes 3 --data-dir "$work/data" --kafka-port 0 >"$work/dev.out" 2>"$work/dev.err" &
+	"$work/broker" dev --config none --nodes 3 --racks a,b,c --data-dir "$work/data" --kafka-port 0 >"$work/dev.out" 2>"$work/dev.err" &
 	dev_pid=$!
 	brokers=
 	for ((i = 0; i < 600; i++)); do

@@ -20,6 +20,7 @@ import (
 
 type consumeOptions struct {
 	from, format, group string
+	rack                string
 	partitions          []int32
 	count               int64
 	exitAtEnd           bool
@@ -53,6 +54,7 @@ With --group it counts only where the group has not been before.
 	f.Int32SliceVarP(&o.partitions, "partition", "p", nil, "only these partitions `N,…`")
 	f.Int64VarP(&o.count, "count", "n", 0, "stop after so many records; 0: do not")
 	f.BoolVarP(&o.exitAtEnd, "exit", "e", false, "stop at the end that the partitions have now")
+	f.StringVar(&o.rack, "rack", "", "read from replicas in this rack, `NAME`, where there are some in sync")
 	f.BoolVar(&o.uncommitted, "read-uncommitted", false, "also records of open and aborted transactions")
 	return cmd
 }
@@ -75,7 +77,7 @@ func (a *app) consume(cmd *cobra.Command, topic string, o *consumeOptions) error
 	if o.group != "" && len(o.partitions) > 0 {
 		return usageError("leave one of them out", "--group and --partition exclude each other: a group assigns partitions itself")
 	}
-	cfg := client.ConsumerConfig{Config: connection(cmd), Group: o.group, From: clientStart(at), StopAtEnd: o.exitAtEnd, ReadUncommitted: o.uncommitted}
+	cfg := client.ConsumerConfig{Config: connection(cmd), Group: o.group, From: clientStart(at), StopAtEnd: o.exitAtEnd, ReadUncommitted: o.uncommitted, Rack: o.rack}
 	if len(o.partitions) > 0 {
 		cfg.Partitions = map[string]map[int32]client.Start{topic: {}}
 		for _, p := range o.partitions {

@@ -49,6 +49,7 @@ type devOptions struct {
 	nodes     int
 	kafkaPort int
 	dataDir   string
+	racks     []string
 }
 
 func newDevCommand(a *app) *cobra.Command {
@@ -65,6 +66,7 @@ Started again on the same directory the cluster has the same data. A broker that
 replaced: the command that starts it again is printed. What stands after -- goes to each broker: 'broker start --help'.`,
 		Example: `  broker dev
   broker dev --nodes 5 --data-dir /tmp/five --kafka-port 0
+  broker dev --racks a,b,c
   broker dev -- --default-partitions 6 --log-level debug`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if n := cmd.ArgsLenAtDash(); n < 0 && len(args) > 0 || n > 0 {
@@ -78,6 +80,7 @@ replaced: the command that starts it again is printed. What stands after -- goes
 	f.IntVar(&o.nodes, "nodes", 3, "number of brokers, 1 to 9")
 	f.StringVar(&o.dataDir, "data-dir", filepath.Join("balsa-data", "dev"), "where the cluster's data lives, `DIR`")
 	f.IntVar(&o.kafkaPort, "kafka-port", 9092, "the first broker's port for clients, the others use the next ones; 0: free ones")
+	f.StringSliceVar(&o.racks, "racks", nil, "the brokers' racks `NAME,…`, one for each; default: those of last time, or none")
 	settingsAll(f, "dev")
 	return cmd
 }
@@ -91,6 +94,8 @@ type devState struct {
 	KafkaPorts []int  `json:"kafkaPorts"`
 	RPCPorts   []int  `json:"rpcPorts"`
 	AdminPorts []int  `json:"adminPorts"` // a file of before there were any lacks them
+	// Racks are the nodes' racks; a node beyond the list has none.
+	Racks []string `json:"racks,omitempty"`
 	// Founded: the cluster was ready once. Until then node 1 is told of no others, so that it founds it.
 	Founded bool `json:"founded"`
 }
@@ -132,6 +137,12 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 		return err
 	}
 	defer unlock()
+	if len(o.racks) > 0 {
+		if len(o.racks) != st.Nodes {
+			return usageError(fmt.Sprintf("name %d, with commas between them; an empty one for a broker without", st.Nodes), "--racks names %d racks for %d nodes", len(o.racks), st.Nodes)
+		}
+		st.Racks = o.racks
+	}
 	if err := st.pickPorts(o); err != nil {
 		return err
 	}
@@ -377,6 +388,9 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 	args := []string{"start", "--config", noConfigFile, "--data-dir", filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
 		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc, "--admin-listen", n.admin,
 		"--node-id", strconv.Itoa(n.number), "--cluster-id", st.ClusterID}
+	if i < len(st.Racks) && st.Racks[i] != "" {
+		args = append(args, "--rack", st.Racks[i])
+	}
 	hidden := []string{"--report-voters", strconv.Itoa(metadataVoters(st.Nodes))}
 	var others []string
 	for j, p := range st.RPCPorts {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -257,6 +258,41 @@ func TestDevSurvivesANode(t *testing.T) {
 		t.Errorf("printed %q", s)
 	}
 	gone(t, d.pids)
+}
+
+// Racks are given once, shown, read from, and remembered.
+func TestDevRacks(t *testing.T) {
+	dir := t.TempDir()
+	d := startDev(t, "--data-dir", dir, "--kafka-port", "0", "--racks", "a,b,c")
+	d.broker("", "topic", "create", "t", "--partitions", "3", "--replicas", "3")
+	d.broker(sequence(300), "produce", "t", "-p", "0")
+	for _, rack := range []string{"a", "b", "c", "elsewhere"} {
+		if got := d.broker("", "consume", "t", "-e", "--rack", rack); got != sequence(300) {
+			t.Errorf("from rack %s: %d records of 300", rack, strings.Count(got, "\n"))
+		}
+	}
+	racks := func(d *devRun) (found []string) {
+		for _, m := range regexp.MustCompile(`"rack": "(\w+)"`).FindAllStringSubmatch(d.broker("", "cluster", "status", "-o", "json"), -1) {
+			found = append(found, m[1])
+		}
+		return found
+	}
+	want := []string{"a", "b", "c"}
+	if got := racks(d); !slices.Equal(got, want) {
+		t.Errorf("racks %v", got)
+	}
+	if code := d.stop(); code != exitOK {
+		t.Fatalf("exit code %d\n%s", code, &d.err)
+	}
+	d = startDev(t, "--data-dir", dir, "--kafka-port", "0")
+	if got := racks(d); !slices.Equal(got, want) {
+		t.Errorf("racks after a restart: %v", got)
+	}
+	d.stop()
+	out, err := exec.Command(program(t), "dev", "--config", "none", "--kafka-port", "0", "--data-dir", t.TempDir(), "--racks", "a,b").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "--racks names 2 racks for 3 nodes") {
+		t.Errorf("two racks for three nodes: %v\n%s", err, out)
+	}
 }
 
 // If the parent is killed, so are the brokers.

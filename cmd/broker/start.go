@@ -21,13 +21,15 @@ type startOptions struct {
 	cfg       broker.Config
 	logLevel  *choice
 	logFormat *choice
+	reads     *choice
 	autoTopic bool
 	balance   bool
 	voters    int
 }
 
 func newStartCommand(a *app) *cobra.Command {
-	o := &startOptions{logLevel: newChoice("info", "debug", "info", "warn", "error"), logFormat: newChoice("text", "text", "json")}
+	o := &startOptions{logLevel: newChoice("info", "debug", "info", "warn", "error"), logFormat: newChoice("text", "text", "json"),
+		reads: newChoice(broker.ReadLease, broker.ReadLease, broker.ReadQuorum)}
 	cmd := &cobra.Command{
 		Use:   "start",
 		Short: "Run one broker until interrupted",
@@ -63,6 +65,8 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.BoolVar(&o.balance, "auto-leader-balance", true, "give leadership back to the preferred replicas")
 	f.DurationVar(&o.cfg.LeaderBalanceInterval, "leader-balance-interval", time.Minute, "how often that is looked at, and how long a broker must have been back")
 	f.DurationVar(&o.cfg.ElectionTimeout, "election-timeout", time.Second, "how long a partition goes without a leader before it elects another")
+	f.DurationVar(&o.cfg.ClockDrift, "clock-drift", 0, "by how much two brokers' clocks may part within an election timeout; 0: a tenth of it")
+	f.Var(o.reads, "read-consistency", "what confirms where a log ends, `lease|quorum`; topics may choose for themselves")
 	f.Int32Var(&o.cfg.Partitions, "default-partitions", 1, "partitions of a topic whose creator names no number")
 	f.Int16Var(&o.cfg.ReplicationFactor, "default-replicas", 0, "replicas likewise; 0: three, or as many as there are brokers")
 	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
@@ -80,6 +84,8 @@ The log goes to the standard error. On the standard output it prints one line wh
 func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) error {
 	cfg := o.cfg
 	cfg.DisableAutoCreate, cfg.DisableLeaderBalance = !o.autoTopic, !o.balance
+	cfg.DisableAutoCreate = !o.autoTopic
+	cfg.ReadConsistency = o.reads.String()
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)
 	b, err := broker.Start(ctx, cfg)
@@ -138,7 +144,7 @@ func startError(err error) error {
 	case errors.Is(err, broker.ErrConfig):
 		e.code = exitUsage
 		e.what = strings.ReplaceAll(err.Error(), "\n", "; ")
-		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, AdminListen --admin-listen, Join --join"
+		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, AdminListen --admin-listen, Join --join, ClockDrift --clock-drift"
 	case errors.Is(err, syscall.EADDRINUSE):
 		e.mend = "stop the program that listens there, or choose another --kafka-listen, --rpc-listen or --admin-listen (port 0: a free one)"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):

@@ -74,6 +74,11 @@ check "the group goes on where it was" 0 "$(group)"
 seq 1 7 | produce -t "$t" -p 0
 check "the group sees what is new" 7 "$(group)"
 
+t=$run-gzip
+for rack in a b c elsewhere; do # those of test/compat.sh; nobody minds one that is not there
+	check "to the end from rack $rack" "$(seq 1 3000 | md5sum)" "$(read_all "$t" 0 -o beginning -X client.rack=$rack | md5sum)"
+done
+
 t=$run-big
 head -c 900000 /dev/urandom | base64 -w 0 | head -c 900000 >"$tmp/big"
 produce -t "$t" -p 0 "$tmp/big"

@@ -195,6 +195,25 @@ public class Smoke {
         }
         String t = run + "-none";
         TopicPartition p0 = new TopicPartition(t, 0);
+        Node leader = get(a.describeTopics(List.of(t)).allTopicNames()).get(t).partitions().get(0).leader();
+        Node near = get(a.describeCluster().nodes()).stream().filter(n -> n.id() != leader.id() && n.rack() != null).findFirst().orElse(null);
+        if (near != null) {
+            check("client.rack reads from the replica there", "read from " + near.id(), () -> {
+                try (var c = consumer("client.rack", near.rack())) {
+                    c.assign(List.of(p0));
+                    int n = 0;
+                    Object from = null;
+                    long end = System.nanoTime() + LIMIT.toNanos();
+                    while ((n < RECORDS / PARTITIONS || from == null) && System.nanoTime() < end) {
+                        n += c.poll(Duration.ofMillis(200)).count();
+                        for (var m : c.metrics().entrySet()) {
+                            if (m.getKey().name().equals("preferred-read-replica") && ((Number) m.getValue().metricValue()).intValue() == near.id()) from = near.id();
+                        }
+                    }
+                    return n == RECORDS / PARTITIONS ? "read from " + from : n + " records";
+                }
+            });
+        }
         long each = RECORDS / PARTITIONS;
         check("listOffsets", "0 to " + each, () -> get(a.listOffsets(Map.of(p0, OffsetSpec.earliest())).all()).get(p0).offset() + " to "
             + get(a.listOffsets(Map.of(p0, OffsetSpec.latest())).all()).get(p0).offset());
