@@ -84,7 +84,6 @@ The log goes to the standard error. On the standard output it prints one line wh
 func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) error {
 	cfg := o.cfg
 	cfg.DisableAutoCreate, cfg.DisableLeaderBalance = !o.autoTopic, !o.balance
-	cfg.DisableAutoCreate = !o.autoTopic
 	cfg.ReadConsistency = o.reads.String()
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)

@@ -359,6 +359,40 @@ func TestOverload(t *testing.T) {
 	}
 }
 
+// A leader whose disk is slower than its followers' does not pile up in memory what they have committed long since.
+func TestSlowLeaderDiskIsBounded(t *testing.T) {
+	const bound, size = 4 << 10, 1 << 10
+	s := newSim(t, 12, 3, 1, func(o *Options, _ *GroupConfig) { o.MaxUnsynced, o.MaxMessageBytes = bound, size })
+	l := s.waitLeader(1)
+	g, n := s.group(l, 1), s.nodes[l]
+	n.slow = true
+	var rs []*result
+	for i := range 40 {
+		rs = append(rs, s.propose(g, fmt.Sprintf("%d%s", i, make([]byte, size))))
+		s.run(5*time.Millisecond, nil)
+	}
+	if st := g.Status(); st.Commit <= st.Stable {
+		t.Fatalf("commit %d, durable here %d: the followers committed nothing on their own", st.Commit, st.Stable)
+	}
+	if held := n.logs[1].Unsynced(); held > bound+2*size {
+		t.Fatalf("%d bytes are not durable here, with a bound of %d", held, bound)
+	}
+	n.slow = false
+	s.until("the end of all", func() bool {
+		for _, r := range rs {
+			if !r.ended() {
+				return false
+			}
+		}
+		return true
+	})
+	for i, r := range rs {
+		if r.o.Err != nil {
+			t.Fatalf("proposal %d: %v", i, r.o.Err)
+		}
+	}
+}
+
 func TestTransfer(t *testing.T) {
 	s := newSim(t, 13, 3, 1, nil)
 	l := s.waitLeader(1)

@@ -101,7 +101,7 @@ type Options struct {
 	MaxInboxBytes     int64 // per group: frames in waiting messages, and payloads in waiting proposals; default 64 MiB
 	MaxInboxProposals int   // per group, then ErrOverloaded; default 16384
 	MaxReads          int   // per group: reads waiting; default 16384
-	MaxUnsynced       int64 // a follower with more unsynced bytes drops further appends; default 64 MiB
+	MaxUnsynced       int64 // with more unsynced bytes a follower drops further appends, and a leader takes no proposals; default 64 MiB
 	MaxSnapshotBytes  int64 // a snapshot larger than this is not sent; default 64 MiB
 	SnapshotSends     int   // snapshots being read and sent at once by this host; default 2
 

@@ -209,6 +209,10 @@ func (g *Group) synced(now raft.Time, e *event) {
 		g.r.AppendSynced(now, e.ticket)
 		g.completeLocal(e.ticket)
 		g.lookAfterDisk(now)
+		if g.heldBack {
+			g.heldBack = false
+			g.h.schedule(g) // there may be room for what was held back
+		}
 		if g.log.MarkPending() {
 			g.markAt = now + raft.Time(markDelay)
 		} else {

@@ -104,6 +104,9 @@ func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) {
 	g.heldBack = false
 	for g.failed == nil && next() != nil {
 		term, index, err := g.r.NextProposal()
+		if err == nil && !g.full && g.log.Unsynced() > g.h.o.MaxUnsynced {
+			err = raft.ErrOverloaded // followers may commit what this disk is behind with; that must not pile up here
+		}
 		if g.heldBack = g.holdsBack(err); g.heldBack {
 			break
 		}
