@@ -73,7 +73,7 @@ func (l *logBuffer) contains(s string) bool {
 	return strings.Contains(l.buf.String(), s)
 }
 
-func testLogger(t testing.TB) (*slog.Logger, *logBuffer) {
+func testLogger(t *testing.T) (*slog.Logger, *logBuffer) {
 	l := new(logBuffer)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -95,12 +95,12 @@ type node struct {
 
 // testCluster is a few brokers in this process, on loopback.
 type testCluster struct {
-	t     testing.TB
+	t     *testing.T
 	nodes []*node
 }
 
 // newCluster makes n brokers, not started, on a file system in memory or on the real one.
-func newCluster(t testing.TB, n int, mem bool) *testCluster {
+func newCluster(t *testing.T, n int, mem bool) *testCluster {
 	c := &testCluster{t: t}
 	root := t.TempDir()
 	for i := range n {
@@ -212,7 +212,7 @@ func (c *testCluster) awaitVoters(want int) {
 	})
 }
 
-func (n *node) create(t testing.TB, name string, partitions, rf int) topicResult {
+func (n *node) create(t *testing.T, name string, partitions, rf int) topicResult {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -221,7 +221,7 @@ func (n *node) create(t testing.TB, name string, partitions, rf int) topicResult
 	return (<-done)[0]
 }
 
-func (n *node) mustCreate(t testing.TB, name string, partitions, rf int) coordinator.TopicID {
+func (n *node) mustCreate(t *testing.T, name string, partitions, rf int) coordinator.TopicID {
 	t.Helper()
 	r := n.create(t, name, partitions, rf)
 	if r.Err != nil || r.Partitions != partitions {

@@ -104,7 +104,7 @@ func (w *wire) start(t *testing.T, id raft.NodeID, boot uint64) *peers {
 }
 
 // soon polls; it fails the test after a time that no healthy machine needs.
-func soon(t testing.TB, what string, ok func() bool) {
+func soon(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(30 * time.Second)
 	defer deadline.Stop()

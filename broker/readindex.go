@@ -8,7 +8,7 @@
 // A question and its answer (integers are unsigned varints; the answer is in the order of the question):
 //
 //	version 1 | flags 0 | n | n × group
-//	version 1 | flags 0 | n | n × (code, index)
+//	version 1 | flags 0 | n | n × (code, index, epoch)
 
 package broker
 
@@ -43,18 +43,19 @@ const (
 type readPoint struct {
 	code  uint64
 	index raft.Index
+	epoch int32
 }
 
-func readPointOf(i raft.Index, err error) readPoint {
+func readPointOf(i raft.Index, epoch int32, err error) readPoint {
 	switch {
 	case err == nil:
-		return readPoint{readConfirmed, i}
+		return readPoint{readConfirmed, i, epoch}
 	case errors.Is(err, partition.ErrOverloaded):
-		return readPoint{readOverloaded, 0}
+		return readPoint{code: readOverloaded}
 	case errors.Is(err, partition.ErrNotLeader), errors.Is(err, partition.ErrNotReady), errors.Is(err, partition.ErrClosed):
-		return readPoint{readNotLeader, 0}
+		return readPoint{code: readNotLeader}
 	}
-	return readPoint{readUnconfirmed, 0}
+	return readPoint{code: readUnconfirmed}
 }
 
 func (p readPoint) err(leader raft.NodeID) error {
@@ -79,11 +80,12 @@ func encodeReadAsk(groups []raft.GroupID) []byte {
 }
 
 func encodeReadPoints(points []readPoint) []byte {
-	b := append(make([]byte, 0, 8+6*len(points)), rpcVersion, 0)
+	b := append(make([]byte, 0, 8+8*len(points)), rpcVersion, 0)
 	b = binary.AppendUvarint(b, uint64(len(points)))
 	for _, p := range points {
 		b = binary.AppendUvarint(b, p.code)
 		b = binary.AppendUvarint(b, uint64(p.index))
+		b = binary.AppendUvarint(b, uint64(p.epoch))
 	}
 	return b
 }
@@ -129,16 +131,20 @@ func decodeReadAsk(b []byte) ([]raft.GroupID, error) {
 }
 
 func decodeReadPoints(b []byte, want int) ([]readPoint, error) {
-	nums, err := readNumbers(b, 2)
+	nums, err := readNumbers(b, 3)
 	if err != nil {
 		return nil, err
 	}
-	if len(nums) != 2*want {
-		return nil, fmt.Errorf("%w: %d read points for %d groups", errRPC, len(nums)/2, want)
+	if len(nums) != 3*want {
+		return nil, fmt.Errorf("%w: %d read points for %d groups", errRPC, len(nums)/3, want)
 	}
 	points := make([]readPoint, want)
 	for i := range points {
-		points[i] = readPoint{nums[2*i], raft.Index(nums[2*i+1])}
+		p := nums[3*i : 3*i+3]
+		if p[2] > uint64(raft.MaxTerm) {
+			return nil, fmt.Errorf("%w: read point of epoch %d", errRPC, p[2])
+		}
+		points[i] = readPoint{p[0], raft.Index(p[1]), int32(p[2])}
 	}
 	return points, nil
 }
@@ -158,7 +164,7 @@ type readAsker struct {
 // readQueue is what waits for the next call to one broker.
 type readQueue struct {
 	order   []raft.GroupID
-	waiting map[raft.GroupID][]func(raft.Index, error)
+	waiting map[raft.GroupID][]func(raft.Index, int32, error)
 	n       int  // of reads
 	calling bool // a call is on its way, and whoever made it looks here again
 }
@@ -176,11 +182,11 @@ func (a *readAsker) close() {
 }
 
 // ask asks leader for a read index of g. It does not block.
-func (a *readAsker) ask(leader raft.NodeID, g raft.GroupID, done func(raft.Index, error)) {
+func (a *readAsker) ask(leader raft.NodeID, g raft.GroupID, done func(raft.Index, int32, error)) {
 	a.mu.Lock()
 	q := a.leaders[leader]
 	if q == nil { // about as many as there are brokers
-		q = &readQueue{waiting: make(map[raft.GroupID][]func(raft.Index, error))}
+		q = &readQueue{waiting: make(map[raft.GroupID][]func(raft.Index, int32, error))}
 		a.leaders[leader] = q
 	}
 	if a.closed || q.n >= maxReadsWaiting {
@@ -189,7 +195,7 @@ func (a *readAsker) ask(leader raft.NodeID, g raft.GroupID, done func(raft.Index
 			err = partition.ErrClosed
 		}
 		a.mu.Unlock()
-		done(0, err)
+		done(0, 0, err)
 		return
 	}
 	if _, ok := q.waiting[g]; !ok {
@@ -219,7 +225,7 @@ func (a *readAsker) run(leader raft.NodeID, q *readQueue) {
 		if len(q.order) == 0 {
 			q.order = nil
 		}
-		waits := make([][]func(raft.Index, error), len(groups))
+		waits := make([][]func(raft.Index, int32, error), len(groups))
 		for i, g := range groups {
 			waits[i] = q.waiting[g]
 			q.n -= len(waits[i])
@@ -228,12 +234,14 @@ func (a *readAsker) run(leader raft.NodeID, q *readQueue) {
 		a.mu.Unlock()
 		points, err := a.call(leader, groups)
 		for i := range groups {
-			index, err := raft.Index(0), err
+			var p readPoint
+			err := err
 			if err == nil {
-				index, err = points[i].index, points[i].err(leader)
+				p = points[i]
+				err = p.err(leader)
 			}
 			for _, done := range waits[i] {
-				done(index, err)
+				done(p.index, p.epoch, err)
 			}
 		}
 	}
@@ -258,11 +266,11 @@ func serveReadIndexes(ctx context.Context, groups []raft.GroupID, replica func(r
 		found = make([]readPoint, len(groups))
 	)
 	for i, g := range groups {
-		found[i] = readPoint{readUnconfirmed, 0}
-		done := func(index raft.Index, err error) {
+		found[i] = readPoint{code: readUnconfirmed}
+		done := func(index raft.Index, epoch int32, err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			found[i] = readPointOf(index, err)
+			found[i] = readPointOf(index, epoch, err)
 			if left--; left == 0 {
 				close(over)
 			}
@@ -270,7 +278,7 @@ func serveReadIndexes(ctx context.Context, groups []raft.GroupID, replica func(r
 		if rep := replica(g); rep != nil {
 			rep.ReadIndex(done)
 		} else {
-			done(0, partition.ErrNotLeader)
+			done(0, 0, partition.ErrNotLeader)
 		}
 	}
 	if len(groups) > 0 {

@@ -19,7 +19,7 @@ func TestReadIndexRoundTrip(t *testing.T) {
 	if got, err := decodeReadAsk(ask); err != nil || !reflect.DeepEqual(got, groups) {
 		t.Fatalf("%v became %v, %v", groups, got, err)
 	}
-	points := []readPoint{{readConfirmed, 1 << 40}, {readNotLeader, 0}, {readUnconfirmed, 0}}
+	points := []readPoint{{readConfirmed, 1 << 40, 9}, {code: readNotLeader}, {code: readUnconfirmed}}
 	answer := encodeReadPoints(points)
 	if got, err := decodeReadPoints(answer, 3); err != nil || !reflect.DeepEqual(got, points) {
 		t.Fatalf("%v became %v, %v", points, got, err)
@@ -48,7 +48,7 @@ func TestReadIndexRoundTrip(t *testing.T) {
 
 func FuzzDecodeReadIndex(f *testing.F) {
 	f.Add(encodeReadAsk([]raft.GroupID{2, 3}))
-	f.Add(encodeReadPoints([]readPoint{{readConfirmed, 7}}))
+	f.Add(encodeReadPoints([]readPoint{{readConfirmed, 7, 9}}))
 	f.Add([]byte{1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if groups, err := decodeReadAsk(b); err == nil {
@@ -102,11 +102,12 @@ func TestReadAskerBatches(t *testing.T) {
 	a := newReadAsker(ctx, caller, time.Hour)
 	type answer struct {
 		index raft.Index
+		epoch int32
 		err   error
 	}
 	ask := func(node raft.NodeID, g raft.GroupID) <-chan answer {
 		got := make(chan answer, 2)
-		a.ask(node, g, func(i raft.Index, err error) { got <- answer{i, err} })
+		a.ask(node, g, func(i raft.Index, epoch int32, err error) { got <- answer{i, epoch, err} })
 		return got
 	}
 	first := ask(2, 10)
@@ -120,8 +121,8 @@ func TestReadAskerBatches(t *testing.T) {
 	if call.node != 2 || !slices.Equal(call.groups, []raft.GroupID{10}) || toOther.node != 3 {
 		t.Fatalf("calls %+v, %+v", call, toOther)
 	}
-	call.answer <- encodeReadPoints([]readPoint{{readConfirmed, 7}})
-	if got := <-first; got.err != nil || got.index != 7 {
+	call.answer <- encodeReadPoints([]readPoint{{readConfirmed, 7, 9}})
+	if got := <-first; got.err != nil || got.index != 7 || got.epoch != 9 {
 		t.Fatalf("%+v", got)
 	}
 	second := <-caller.calls
@@ -135,10 +136,10 @@ func TestReadAskerBatches(t *testing.T) {
 		default:
 		}
 	}
-	second.answer <- encodeReadPoints([]readPoint{{readConfirmed, 8}, {readNotLeader, 0}, {readUnconfirmed, 0}})
+	second.answer <- encodeReadPoints([]readPoint{{readConfirmed, 8, 9}, {code: readNotLeader}, {code: readUnconfirmed}})
 	for i, c := range rest {
 		got := <-c
-		ok := got.err == nil && got.index == 8
+		ok := got.err == nil && got.index == 8 && got.epoch == 9
 		switch i % 3 {
 		case 1:
 			ok = errors.Is(got.err, partition.ErrNotLeader)
@@ -159,7 +160,7 @@ func TestReadAskerBatches(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Add(maxReadsWaiting)
 	for range maxReadsWaiting {
-		a.ask(2, 11, func(raft.Index, error) { wg.Done() })
+		a.ask(2, 11, func(raft.Index, int32, error) { wg.Done() })
 	}
 	if got := <-ask(2, 12); !errors.Is(got.err, partition.ErrOverloaded) {
 		t.Fatalf("beyond the bound: %+v", got)

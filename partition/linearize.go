@@ -26,21 +26,22 @@ const (
 // acknowledged produce had reached at the call. done may be called before Linearize returns; otherwise a worker calls
 // it, and it must not block. Errors: ErrNotLeader, ErrNotReady, ErrUnavailable, ErrOverloaded, ErrFailed, ErrClosed.
 func (r *Replica) Linearize(done func(error)) {
-	r.ReadIndex(func(_ raft.Index, err error) { done(err) })
+	r.ReadIndex(func(_ raft.Index, _ int32, err error) { done(err) })
 }
 
-// ReadIndex is Linearize with the index that is applied by then. A follower that has applied it, too, knows as much.
-func (r *Replica) ReadIndex(done func(raft.Index, error)) {
+// ReadIndex is Linearize with the index that is applied by then, and the leader's epoch. A follower of this epoch that has
+// applied it, too, knows as much.
+func (r *Replica) ReadIndex(done func(index raft.Index, epoch int32, err error)) {
 	v, err := r.serving()
 	if err != nil {
-		done(0, err)
+		done(0, v.lead.Epoch, err)
 		return
 	}
 	answer := func(i raft.Index, err error) {
 		if err != nil {
 			err = r.typed(err)
 		}
-		done(i, err)
+		done(i, v.lead.Epoch, err)
 	}
 	if r.settings.Load().QuorumReads {
 		v.group.ReadIndex(answer)
@@ -61,10 +62,14 @@ func (r *Replica) LinearizeAny(done func(error)) {
 	case v.lead.Leader == 0 || r.cfg.ReadIndex == nil:
 		done(&NotLeaderError{Leader: v.lead.Leader, Epoch: v.lead.Epoch})
 	default:
-		r.cfg.ReadIndex(v.lead.Leader, r.cfg.Group, func(i raft.Index, err error) {
-			switch {
-			case err == nil:
+		r.cfg.ReadIndex(v.lead.Leader, r.cfg.Group, func(i raft.Index, epoch int32, err error) {
+			switch now, _ := r.view(-1, true); {
+			case err == nil && epoch == now.lead.Epoch:
 				r.whenApplied(i, done)
+			case err == nil:
+				// One of the two has not heard of the other's term yet. Where a group was cut back to its survivors, an index
+				// of theirs says nothing about what one that was left behind has applied.
+				done(fmt.Errorf("%w: its epoch is %d, this replica's %d", ErrLagging, epoch, now.lead.Epoch))
 			case errors.Is(err, ErrNotLeader): // it knows more than this replica does
 				done(&NotLeaderError{Epoch: v.lead.Epoch})
 			case errors.Is(err, ErrOverloaded):

@@ -12,7 +12,7 @@ import (
 func followerCluster(t *testing.T) *cluster {
 	var c *cluster
 	c = newCluster(t, 3, func(cfg *Config) {
-		cfg.ReadIndex = func(leader raft.NodeID, _ raft.GroupID, done func(raft.Index, error)) {
+		cfg.ReadIndex = func(leader raft.NodeID, _ raft.GroupID, done func(raft.Index, int32, error)) {
 			c.nodes[leader-1].rep.ReadIndex(done)
 		}
 	})
@@ -147,6 +147,28 @@ func TestFollowerOfADeposedLeader(t *testing.T) {
 	c.until("a read point", func() bool { return p.calls > 0 })
 	if hw, _ := f.rep.HighWatermark(); p.err != nil || hw != 2 {
 		t.Fatalf("%v, high watermark %d", p.err, hw)
+	}
+}
+
+// An index of another epoch is not waited for: it may be one of another history.
+func TestReadIndexOfAnotherEpoch(t *testing.T) {
+	off := int32(0)
+	var c *cluster
+	c = newCluster(t, 3, func(cfg *Config) {
+		cfg.ReadIndex = func(leader raft.NodeID, _ raft.GroupID, done func(raft.Index, int32, error)) {
+			c.nodes[leader-1].rep.ReadIndex(func(i raft.Index, epoch int32, err error) { done(i, epoch+off, err) })
+		}
+	})
+	l := c.leader()
+	f := c.follower(l)
+	l.mustProduce(plain("a"))
+	c.until("a follower that knows its leader", func() bool { id, _, _ := f.rep.Leader(); return id == l.id })
+	for _, off = range []int32{-1, 1, 0} {
+		p := f.linearizeAny()
+		c.until("an answer", func() bool { return p.calls > 0 })
+		if errors.Is(p.err, ErrLagging) != (off != 0) || off == 0 && p.err != nil {
+			t.Fatalf("an epoch off by %d: %v", off, p.err)
+		}
 	}
 }
 

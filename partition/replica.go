@@ -56,7 +56,7 @@ type Config struct {
 	// ReadIndex asks the broker that leads a group for an index that holds all that was acknowledged before the call (see
 	// [Replica.ReadIndex]), for [Replica.LinearizeAny]. It must not block, and calls done once, from anywhere. nil: followers
 	// answer nothing about the log's end.
-	ReadIndex func(leader raft.NodeID, g raft.GroupID, done func(raft.Index, error))
+	ReadIndex func(leader raft.NodeID, g raft.GroupID, done func(index raft.Index, epoch int32, err error))
 	// OnFailed is called once, from a worker or the flush loop, when the replica has failed. It must not block, and must
 	// not call the replica's life-cycle methods itself: schedule [Replica.Reopen] with a backoff.
 	OnFailed func(r *Replica, err error)

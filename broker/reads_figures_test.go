@@ -6,6 +6,7 @@ package broker
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -21,6 +22,8 @@ import (
 	"github.com/balsamq/balsa/coordinator"
 )
 
+var readFigures = flag.Duration("read-figures", 0, "how long TestReadFigures reads in each way; 0: it does not run")
+
 // readBench is a cluster with a topic that is read.
 type readBench struct {
 	c     *testCluster
@@ -28,13 +31,13 @@ type readBench struct {
 }
 
 // quorum switches every replica between the two consistencies.
-func (r *readBench) quorum(b *testing.B, on bool) {
+func (r *readBench) quorum(t *testing.T, on bool) {
 	for _, n := range r.c.nodes {
 		for _, rep := range n.rec.replicas() {
 			s := rep.Settings()
 			s.QuorumReads = on
 			if err := rep.UpdateSettings(s); err != nil {
-				b.Fatal(err)
+				t.Fatal(err)
 			}
 		}
 	}
@@ -84,56 +87,52 @@ func readError(resp kmsg.Response) int16 {
 	return -1
 }
 
-// run makes b.N reads by so many readers, each on connections of its own.
-func (r *readBench) run(b *testing.B, readers int, ask func() question) {
-	var left, failed atomic.Int64
-	left.Store(int64(b.N))
-	all := make([][]time.Duration, readers)
+// run has so many readers, each on connections of its own, read for as long as -read-figures says.
+func (r *readBench) run(t *testing.T, name string, readers int, ask func() question) {
+	took, failed := make([][]time.Duration, readers), make([]int, readers)
 	conns := make([][]*kafkaClient, readers)
 	for i := range conns {
 		for _, n := range r.c.nodes {
 			nc, err := net.Dial("tcp", n.KafkaAddr())
 			if err != nil {
-				b.Fatal(err)
+				t.Fatal(err)
 			}
 			defer nc.Close()
-			conns[i] = append(conns[i], &kafkaClient{t: b, nc: nc, br: bufio.NewReader(nc), f: kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench"))})
+			conns[i] = append(conns[i], &kafkaClient{t: t, nc: nc, br: bufio.NewReader(nc), f: kmsg.NewRequestFormatter(kmsg.FormatterClientID("figures"))})
 		}
 	}
-	b.ResetTimer()
+	began := time.Now()
 	var wg sync.WaitGroup
 	for i := range conns {
 		wg.Go(func() {
-			for left.Add(-1) >= 0 {
+			for time.Since(began) < *readFigures {
 				q := ask()
-				began := time.Now()
+				sent := time.Now()
 				conns[i][q.at].send(q.req)
 				_, body := conns[i][q.at].receive()
-				all[i] = append(all[i], time.Since(began))
-				if readError(decodeAnswer[kmsg.Response](b, q.req, body)) != 0 {
-					failed.Add(1)
+				took[i] = append(took[i], time.Since(sent))
+				if readError(decodeAnswer[kmsg.Response](t, q.req, body)) != 0 {
+					failed[i]++
 				}
 			}
 		})
 	}
 	wg.Wait()
-	b.StopTimer()
-	took := slices.Concat(all...)
-	slices.Sort(took)
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "reads/s")
-	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
-	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
-	if n := failed.Load(); n > 0 {
-		b.ReportMetric(float64(n), "refused")
+	elapsed, all, refused := time.Since(began), slices.Concat(took...), 0
+	for _, n := range failed {
+		refused += n
 	}
+	slices.Sort(all)
+	t.Logf("%-38s %7.0f reads/s, p50 %6d µs, p99 %7d µs, %d refused", name, float64(len(all))/elapsed.Seconds(),
+		all[len(all)/2].Microseconds(), all[len(all)*99/100].Microseconds(), refused)
 }
 
 // writeAll writes to the partitions of a topic in turn, rate records a second, until ctx ends.
-func writeAll(ctx context.Context, b *testing.B, c *testCluster, topic string, partitions, rate int) (*atomic.Int64, func()) {
+func writeAll(ctx context.Context, t *testing.T, c *testCluster, topic string, partitions, rate int) (*atomic.Int64, func()) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.seeds()...), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerLinger(0))
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	var acked, refused atomic.Int64
 	var wg sync.WaitGroup
@@ -158,52 +157,52 @@ func writeAll(ctx context.Context, b *testing.B, c *testCluster, topic string, p
 	return &acked, func() {
 		wg.Wait()
 		if err := cl.Flush(context.Background()); err != nil || refused.Load() > 0 {
-			b.Errorf("flush: %v; %d records refused", err, refused.Load())
+			t.Errorf("flush: %v; %d records refused", err, refused.Load())
 		}
 		cl.Close()
 	}
 }
 
-func BenchmarkReads(b *testing.B) {
+// TestReadFigures measures, and checks nothing but that it is answered.
+func TestReadFigures(t *testing.T) {
 	const (
 		written = 1000
 		rate    = 1000 // records a second, so that each of them is written once
 	)
-	c := newCluster(b, 3, false)
+	if *readFigures == 0 {
+		t.Skip("it measures: -read-figures 5s")
+	}
+	c := newCluster(t, 3, false)
 	for i, n := range c.nodes {
 		n.cfg.ElectionTimeout, n.cfg.NodeID = time.Second, int32(i+1)
 	}
 	c.start(c.nodes...)
 	c.awaitVoters(3)
-	id := c.nodes[0].mustCreate(b, "read", 30, 3)
-	soon(b, "it is served", func() bool { return c.served(id) })
+	id := c.nodes[0].mustCreate(t, "read", 30, 3)
+	soon(t, "it is served", func() bool { return c.served(id) })
 	r := &readBench{c, c.nodes[0].Image().TopicByID(id)}
-	modes := func(b *testing.B, r *readBench, readers ...int) {
+	modes := func(state string, readers ...int) {
 		for _, k := range readers {
 			for _, m := range []struct {
 				name   string
 				quorum bool
 				ask    func() question
-			}{{"lease", false, r.latest}, {"quorum", true, r.latest}, {"follower", false, r.end}, {"follower-quorum", true, r.end}} {
-				b.Run(fmt.Sprintf("readers=%d/%s", k, m.name), func(b *testing.B) {
-					r.quorum(b, m.quorum)
-					defer r.quorum(b, false)
-					r.run(b, k, m.ask)
-				})
+			}{{"lease", false, r.latest}, {"quorum", true, r.latest}, {"follower, lease", false, r.end}, {"follower, quorum", true, r.end}} {
+				r.quorum(t, m.quorum)
+				r.run(t, fmt.Sprintf("%s, %d readers, %s:", state, k, m.name), k, m.ask)
 			}
 		}
+		r.quorum(t, false)
 	}
-	b.Run("quiet", func(b *testing.B) { modes(b, r, 1, 64) })
-	b.Run(fmt.Sprintf("written=%d", written), func(b *testing.B) {
-		wid := c.nodes[0].mustCreate(b, "written", written, 3)
-		soon(b, "it is served", func() bool { return c.served(wid) })
-		ctx, stop := context.WithCancel(b.Context())
-		acked, wait := writeAll(ctx, b, c, "written", written, rate)
-		began := time.Now()
-		modes(b, r, 64)
-		n, d := acked.Load(), time.Since(began)
-		stop()
-		wait()
-		b.Logf("meanwhile %d records were written and acknowledged, %.0f a second", n, float64(n)/d.Seconds())
-	})
+	modes("quiet", 1, 64)
+	wid := c.nodes[0].mustCreate(t, "written", written, 3)
+	soon(t, "it is served", func() bool { return c.served(wid) })
+	ctx, stop := context.WithCancel(t.Context())
+	acked, wait := writeAll(ctx, t, c, "written", written, rate)
+	began := time.Now()
+	modes(fmt.Sprintf("%d written", written), 1, 64)
+	n, d := acked.Load(), time.Since(began)
+	stop()
+	wait()
+	t.Logf("meanwhile %d records were written and acknowledged, %.0f a second", n, float64(n)/d.Seconds())
 }
