@@ -423,6 +423,7 @@ type sim struct {
 	delayMax  time.Duration
 	cut       map[[2]raft.NodeID]bool // one way
 	steps     int
+	size      int // nodes that there will be
 }
 
 // simPort is a node's Transport.
@@ -466,7 +467,7 @@ func (s *sim) enqueue(p packet) {
 const simET = time.Second
 
 func newSim(t testing.TB, seed uint64, nodes, groups int, tweak func(*Options, *GroupConfig)) *sim {
-	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), cut: make(map[[2]raft.NodeID]bool)}
+	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), cut: make(map[[2]raft.NodeID]bool), size: nodes}
 	s.clock.now = 1000
 	s.opts = Options{Workers: -1, ElectionTimeout: simET, HeartbeatInterval: simET / 10, ClockDrift: simET / 20, Seed: seed}
 	s.gopts = GroupConfig{KeepEntries: -1}
@@ -499,7 +500,7 @@ func (s *sim) start(n *simNode, fresh bool) {
 	h.Start()
 	n.host = h
 	var conf raft.ConfState
-	for i := 1; i <= max(len(s.nodes), 3); i++ {
+	for i := 1; i <= max(s.size, 3); i++ {
 		conf.Voters = append(conf.Voters, raft.Member{ID: raft.NodeID(i), Incarnation: 1})
 	}
 	for _, id := range s.ids {
