@@ -229,10 +229,14 @@ func TestResetMetadata(t *testing.T) {
 	c := newCluster(t, 3, true)
 	survivor, lost := c.nodes[2], c.nodes[:2]
 	survivor.cfg.AdminListen = freeAddr(t)
-	c.start(c.nodes...)
+	for _, n := range c.nodes { // one after the other, so that the ids are known
+		c.start(n)
+	}
 	c.awaitVoters(3)
 	id := c.nodes[0].mustCreate(t, "t", 3, 3)
+	gone := survivor.NodeID()
 	c.stop(survivor)
+	soon(t, "the survivor is missed", func() bool { return c.nodes[0].Image().Broker(gone).Fenced }) // else it may be given a replica
 	c.nodes[0].mustCreate(t, "unknown", 1, 2) // to the survivor
 	late := c.nodes[0].Image().Topic("unknown").Partitions[0].Group
 	c.stop(lost...)
