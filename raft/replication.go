@@ -178,8 +178,12 @@ func (r *Raft) handleAck(p *Progress, i Index) {
 		// Match is known to match, so that the pipeline may start from there whichever message this answers.
 		p.becomeReplicate()
 	case SnapshotState:
-		if p.Match+1 >= r.log.FirstIndex() && p.Match >= p.snapIndex {
+		switch {
+		case p.Match < p.snapIndex:
+		case p.Match+1 >= r.log.FirstIndex():
 			p.becomeReplicate()
+		case p.snapIndex != 0:
+			p.becomeProbe() // installed, and what would follow it is compacted since: another one, at once
 		}
 	case Replicate:
 		p.Next = max(p.Next, p.Match+1)
