@@ -328,6 +328,17 @@ func (s *session) command(d *datadriven.TestData) error {
 		n[0].r.HeardFrom(n[0].now(), NodeID(s.num(d, "leader", 0)), n[0].r.term, at)
 	case "vote-after":
 		n[0].voteAfter = Index(s.num(d, "index", 0))
+	case "damage": // damage 2 keep=1: of what a crashed node had synced, all beyond an index is unreadable
+		l := n[0].log
+		keep, had := Index(s.num(d, "keep", 0)), l.LastIndex()
+		if !n[0].down || keep < l.base.Index || keep >= had {
+			return fmt.Errorf("nothing to damage")
+		}
+		l.ents = l.ents[: keep-l.base.Index : keep-l.base.Index]
+		l.durable = l.image()
+		n[0].voteAfter = had
+	case "unreachable": // unreachable 1 peer=2
+		n[0].r.Unreachable(n[0].now(), NodeID(s.num(d, "peer", 0)))
 	case "status":
 		for _, n := range ns {
 			s.status(n)
