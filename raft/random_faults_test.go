@@ -111,9 +111,12 @@ func (w *world) watch(n *memNode) {
 
 // crash loses what was not synced, except for some of what was on its way.
 func (w *world) crash(n *memNode) {
-	if n.down || w.quiet {
-		return
+	if !n.down && !w.quiet {
+		w.kill(n)
 	}
+}
+
+func (w *world) kill(n *memNode) {
 	w.tracef("crash of %d", n.id)
 	w.did[crashes]++
 	n.voteAfter = n.r.voteAfter
@@ -399,11 +402,15 @@ func (w *world) wipe(n *memNode) {
 		return
 	}
 	w.crash(n)
+	w.lose(n)
+	w.restartAfter(n)
+}
+
+func (w *world) lose(n *memNode) {
 	w.tracef("wipe of %d", n.id)
 	w.did[wipes]++
 	w.wiped[Member{n.id, n.inc}] = n.log.durable.last()
 	n.inc += 1000
 	n.log, n.disk, n.snap, n.initial, n.voteAfter = &memLog{}, HardState{}, Snapshot{}, ConfState{}, 0
 	n.state, n.upTo = 0, 0
-	w.restartAfter(n)
 }

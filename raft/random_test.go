@@ -91,7 +91,6 @@ type world struct {
 	c     *cluster
 	queue events
 	seq   uint64
-	now   Time // of the event at hand
 	quiet bool // the faults have ended
 	show  bool
 
@@ -123,11 +122,9 @@ type world struct {
 	confAt   map[NodeID]Index
 }
 
+// newWorld is a cluster of 3 or 5 voters, and up to two strangers that may be added, on which everything goes wrong.
 func newWorld(seed uint64) *world {
-	w := &world{c: newCluster(seed), rules: invariants(), hashes: []uint64{0}, reads: map[uint64]Index{}, wiped: map[Member]Index{},
-		slowLink: map[[2]NodeID]time.Duration{}, slowDisk: map[NodeID]time.Duration{}, asleep: map[NodeID]Time{},
-		ticking: map[NodeID]Time{}, syncing: map[NodeID]uint64{}, saving: map[NodeID]uint64{}, roles: map[NodeID]Role{},
-		commits: map[NodeID]Index{}, ends: map[NodeID]Index{}, confAt: map[NodeID]Index{}}
+	w := emptyWorld(seed)
 	rng := w.c.rng
 	msgBytes := []int{1, 64, 1 << 10}[rng.IntN(3)] // 1: one entry per message
 	w.c.cfg = func(cfg *Config) { cfg.MaxMessageBytes = msgBytes }
@@ -135,25 +132,36 @@ func newWorld(seed uint64) *world {
 	for id := NodeID(1); id <= voters; id++ {
 		w.first.Voters = append(w.first.Voters, members(id)...)
 	}
-	strangers := NodeID(rng.IntN(3))
-	for id := NodeID(1); id <= voters+strangers; id++ {
+	w.populate(voters + NodeID(rng.IntN(3)))
+	w.after(0, w.client)
+	w.after(w.between(200*time.Millisecond, 2*time.Second), w.fault)
+	return w
+}
+
+func emptyWorld(seed uint64) *world {
+	return &world{c: newCluster(seed), rules: invariants(), hashes: []uint64{0}, reads: map[uint64]Index{}, wiped: map[Member]Index{},
+		slowLink: map[[2]NodeID]time.Duration{}, slowDisk: map[NodeID]time.Duration{}, asleep: map[NodeID]Time{},
+		ticking: map[NodeID]Time{}, syncing: map[NodeID]uint64{}, saving: map[NodeID]uint64{}, roles: map[NodeID]Role{},
+		commits: map[NodeID]Index{}, ends: map[NodeID]Index{}, confAt: map[NodeID]Index{}}
+}
+
+// populate starts nodes 1 to last. Those that are not in the first membership know of none.
+func (w *world) populate(last NodeID) {
+	for id := NodeID(1); id <= last; id++ {
 		conf := w.first
-		if id > voters {
-			conf = ConfState{} // a stranger, until it is added
+		if !w.first.isVoter(id) && findMember(w.first.Learners, id) < 0 {
+			conf = ConfState{}
 		}
 		n := w.c.add(id, conf, true)
 		// Two clocks together drift by less than ClockDrift over a lease.
-		n.rate = 1 + (rng.Float64()-0.5)*0.04
-		n.skew = Time(rng.Int64N(int64(time.Hour)))
+		n.rate = 1 + (w.c.rng.Float64()-0.5)*0.04
+		n.skew = Time(w.c.rng.Int64N(int64(time.Hour)))
 		n.start(true)
 		n.onReady = w.onReady
 	}
 	for _, n := range w.c.nodes {
 		w.settle(n)
 	}
-	w.after(0, w.client)
-	w.after(w.between(200*time.Millisecond, 2*time.Second), w.fault)
-	return w
 }
 
 func (w *world) between(lo, hi time.Duration) time.Duration {
@@ -447,6 +455,9 @@ func (w *world) allAt(l *memNode) bool {
 }
 
 func TestRandomCluster(t *testing.T) {
+	if testing.Short() {
+		*flagSeeds = min(*flagSeeds, 60)
+	}
 	first, last := *flagFrom, *flagFrom+uint64(*flagSeeds)-1
 	if *flagSeed != 0 {
 		first, last = *flagSeed, *flagSeed
