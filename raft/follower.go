@@ -23,7 +23,7 @@ func (r *Raft) stepFromLeader(m *Message) error {
 		// Never beyond what was seen to match: a heartbeat says nothing about this log (etcd bounds it by the leader's
 		// Match, which is not enough if this replica has lost something since).
 		r.commit = max(r.commit, min(m.Commit, r.matched))
-		r.send(Message{Type: MsgHeartbeatResp, To: m.From, Round: m.Round, SentAt: m.SentAt})
+		r.send(Message{Type: MsgHeartbeatResp, To: m.From, ToIncarnation: m.FromIncarnation, Round: m.Round, SentAt: m.SentAt})
 	case MsgSnap:
 		return r.handleSnapshot(m)
 	case MsgTimeoutNow:
@@ -72,8 +72,8 @@ func (r *Raft) handleAppend(m *Message) error {
 			return diverged(m, "entry %d is of term %d here, of term %d there", prev, t, prevTerm)
 		}
 		hint, hintTerm := r.findConflict(prev, prevTerm, r.commit)
-		r.send(Message{Type: MsgAppResp, To: m.From, Reject: true, Index: m.Index, RejectHint: hint, LogTerm: hintTerm,
-			SentAt: m.SentAt})
+		r.send(Message{Type: MsgAppResp, To: m.From, ToIncarnation: m.FromIncarnation, Reject: true, Index: m.Index,
+			RejectHint: hint, LogTerm: hintTerm, SentAt: m.SentAt})
 		return nil
 	}
 	// Only a real conflict cuts: a message that is late or repeated must not shorten what came after it.

@@ -199,7 +199,13 @@ func (s *session) command(d *datadriven.TestData) error {
 		for _, a := range d.CmdArgs[1:] {
 			op := map[string]ConfOp{"add": AddVoter, "learn": AddLearner, "promote": Promote, "remove": Remove}[a.Key]
 			if op != 0 {
-				ch.Steps = append(ch.Steps, ConfStep{op, parseMembers(a.Vals[0])[0]})
+				m := parseMembers(a.Vals[0])[0]
+				if op == Remove {
+					m.Incarnation = 0 // whichever it is a member in
+				} else if n := s.c.node(m.ID); n != nil {
+					m.Incarnation = n.inc
+				}
+				ch.Steps = append(ch.Steps, ConfStep{op, m})
 			}
 		}
 		ch.Joint, ch.Revert = d.HasArg("joint"), d.HasArg("revert")
@@ -337,6 +343,10 @@ func (s *session) command(d *datadriven.TestData) error {
 		l.ents = l.ents[: keep-l.base.Index : keep-l.base.Index]
 		l.durable = l.image()
 		n[0].voteAfter = had
+	case "wipe": // the disk of a crashed node is lost: it comes back as another incarnation that knows of no group
+		n := n[0]
+		n.inc += 1000
+		n.log, n.disk, n.snap, n.initial, n.voteAfter = &memLog{}, HardState{}, Snapshot{}, ConfState{}, 0
 	case "unreachable": // unreachable 1 peer=2
 		n[0].r.Unreachable(n[0].now(), NodeID(s.num(d, "peer", 0)))
 	case "status":
