@@ -376,10 +376,10 @@ func (r *Raft) confChanged() {
 // ProposeConf starts a membership change, and returns the index of its first configuration.
 //
 // Reverting is for a joint configuration that cannot be committed, as a majority of its new half is gone; then nothing else
-// can be committed either, the no-op of a leader that inherited it included. So it asks for neither. It is safe without: whatever
-// follows from the old configuration, be it joint or a step of one voter, needs a majority that meets every majority of the
-// old one, and what is gone back to is the old one. So two leaders that each know a successor of it that is not
-// committed cannot both go on.
+// can be committed either. So it does not wait for that. It is for the leader that appended the joint configuration itself:
+// whoever else led it to being committed, in a later term, did so with a majority of the old half, which then takes no
+// more entries of this term. A leader that inherited it cannot know but that it was committed and is being left, by an entry
+// that a majority of the new half alone may yet elect; it has to commit in its own term first, and thereby leaves it.
 func (r *Raft) ProposeConf(now Time, change ConfChange) (Index, error) {
 	r.setNow(now)
 	switch {
@@ -387,7 +387,7 @@ func (r *Raft) ProposeConf(now Time, change ConfChange) (Index, error) {
 		return 0, ErrNotLeader
 	case r.transferee != 0:
 		return 0, ErrTransferring
-	case change.Revert:
+	case change.Revert && r.confIndex() >= r.termStart:
 	case r.commit < r.termStart:
 		return 0, ErrNotReady
 	case r.confIndex() > r.commit || r.conf().Joint():
