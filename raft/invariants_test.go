@@ -301,9 +301,12 @@ func (v *majorityReached) check(w *world, n *memNode) error {
 		return nil
 	}
 	by := n.r.confs[len(n.r.confs)-1].conf
-	for _, at := range n.r.confs {
+	for k, at := range n.r.confs {
 		if at.index <= was || at.index > c || !at.conf.Joint() {
 			continue
+		}
+		if k+1 < len(n.r.confs) && slices.Equal(n.r.confs[k+1].conf.Voters, at.conf.Outgoing) {
+			continue // taken back before
 		}
 		if err := w.decided(at.index, &at.conf); err != nil { // it was left just now: what follows it is decided by the next
 			return fmt.Errorf("leader %d of term %d: %w", n.id, n.r.term, err)
@@ -525,6 +528,9 @@ func (v *confSafety) ready(w *world, n *memNode, rd *Ready) error {
 			prev = n.snap.Meta.Conf
 		}
 		if p, ok, _ := n.log.LastConfig(e.Index - 1); ok {
+			if takenBack(&p, &next) {
+				continue
+			}
 			if p.Index > w.maxCommit() {
 				return fmt.Errorf("leader %d appends a membership at %d, the one at %d is not committed", n.id, e.Index, p.Index)
 			}
@@ -540,6 +546,12 @@ func (v *confSafety) ready(w *world, n *memNode, rd *Ready) error {
 		}
 	}
 	return nil
+}
+
+// takenBack: next is what the joint membership p came from.
+func takenBack(p *Entry, next *ConfState) bool {
+	prev, err := decodeEntryConf(p)
+	return err == nil && prev.Joint() && !next.Joint() && slices.Equal(prev.Outgoing, next.Voters)
 }
 
 func adjacent(prev, next *ConfState) bool {

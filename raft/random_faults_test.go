@@ -269,8 +269,19 @@ func (w *world) forget() {
 	})
 }
 
-// reconfigure asks the leader for a change about n, and maybe another node.
+// reconfigure asks the leader for a change about n, and maybe another node; or whoever leads to take a joint membership back, also
+// one that does not know that it is deposed: that is what the proof in ProposeConf is about.
 func (w *world) reconfigure(n *memNode) {
+	for _, o := range w.c.nodes {
+		if !o.down && !w.stalled(o) && o.r.role == Leader && o.r.conf().Joint() && w.chance(30) {
+			if _, err := o.r.ProposeConf(o.now(), ConfChange{Revert: true}); err == nil {
+				w.tracef("membership taken back at %d", o.id)
+				w.did[confReverts]++
+				w.settle(o)
+			}
+			return
+		}
+	}
 	l := w.c.leader()
 	if l == nil || w.stalled(l) {
 		return
