@@ -468,8 +468,9 @@ func (r *Raft) admit(m *Message) error {
 		if meta.Index == 0 || meta.Index > maxIndex || meta.Term == 0 || meta.Term > m.Term {
 			return bad("impossible snapshot")
 		}
-		if err := meta.Conf.Check(); err != nil || len(meta.Conf.Voters) == 0 {
-			return bad("snapshot without a valid membership")
+		// An empty one is as good as any: the sender had got the log from its beginning, and no membership as of then.
+		if err := meta.Conf.Check(); err != nil {
+			return bad("snapshot with an invalid membership")
 		}
 	}
 	return nil
