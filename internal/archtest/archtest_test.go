@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -318,20 +319,41 @@ func TestNoPeerInBinary(t *testing.T) {
 
 // ARCHITECTURE.md names the tests and transcripts that guard each invariant: they must be there, under these names.
 func TestArchitectureNamesWhatExists(t *testing.T) {
-	top := root(t)
-	page, err := os.ReadFile(filepath.Join(top, "ARCHITECTURE.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := bytes.Count(page, []byte("\n")); n >= 300 {
+	page := namesWhatExists(t, "ARCHITECTURE.md", 20)
+	if n := strings.Count(page, "\n"); n >= 300 {
 		t.Errorf("ARCHITECTURE.md has %d lines\n  reason: it is read in one sitting or not at all", n)
 	}
-	var all strings.Builder // names of files, and the text of all Go files
-	err = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+}
+
+// The pages that answer "what guards us against that?", too; and every transcript has a place among the scenarios.
+func TestPagesNameWhatExists(t *testing.T) {
+	namesWhatExists(t, "docs/design/raft-pitfalls.md", 60)
+	namesWhatExists(t, "docs/design/sofajraft.md", 20)
+	page := namesWhatExists(t, "docs/design/raft-scenarios.md", 60)
+	files, err := filepath.Glob(filepath.Join(root(t), "raft/testdata/*.txt"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		if !strings.Contains(page, "`"+filepath.Base(f)+"`") {
+			t.Errorf("docs/design/raft-scenarios.md does not say what raft/testdata/%s is for", filepath.Base(f))
+		}
+	}
+}
+
+var (
+	camelCase = regexp.MustCompile(`^[a-z]+([A-Z][a-z]+)+$`)
+	kebabCase = regexp.MustCompile(`^[a-z]+(-[a-z]+)+$`)
+)
+
+// everything is the names of all files, and the text of all Go files, of the repository.
+var everything = sync.OnceValues(func() (string, error) {
+	var all strings.Builder
+	err := filepath.WalkDir("../..", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && p != top && (strings.HasPrefix(d.Name(), ".") || d.Name() == "balsa-data") {
+		if d.IsDir() && p != "../.." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "balsa-data") {
 			return filepath.SkipDir
 		}
 		all.WriteString("\n" + d.Name() + "\n")
@@ -344,33 +366,56 @@ func TestArchitectureNamesWhatExists(t *testing.T) {
 		}
 		return nil
 	})
+	return all.String(), err
+})
+
+// namesWhatExists checks the names in backquotes on a page, at least so many of them, and returns the page: tests, types of errors,
+// files; in the design pages also rules (types in camel case) and mutants (strings in kebab case).
+func namesWhatExists(t *testing.T, file string, atLeast int) string {
+	t.Helper()
+	top := root(t)
+	page, err := os.ReadFile(filepath.Join(top, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	design := strings.HasPrefix(file, "docs/design/")
+	all, err := everything()
 	if err != nil {
 		t.Fatal(err)
 	}
 	checked := 0
 	for _, name := range regexp.MustCompile("`([A-Za-z0-9_./-]+)`").FindAllStringSubmatch(string(page), -1) {
-		want := ""
+		var want []string
 		switch n := name[1]; {
-		case strings.HasPrefix(n, "Test"):
-			want = "\nfunc " + n + "("
+		case strings.HasPrefix(n, "Test") || strings.HasPrefix(n, "Fuzz"):
+			fn, sub, ok := strings.Cut(n, "/")
+			want = append(want, "\nfunc "+fn+"(")
+			if ok {
+				want = append(want, `"`+sub+`"`)
+			}
 		case strings.HasSuffix(n, "Error"):
-			want = "\ntype " + n + " struct"
+			want = append(want, "\ntype "+n+" struct")
 		case strings.HasSuffix(n, ".txt"):
-			want = "\n" + n + "\n"
+			want = append(want, "\n"+n+"\n")
 		case strings.Contains(n, "/") || strings.HasSuffix(n, ".go") || strings.HasSuffix(n, ".sh"):
-			if _, err := os.Stat(filepath.Join(top, n)); err != nil && !strings.Contains(all.String(), "\n"+path.Base(n)+"\n") {
-				t.Errorf("ARCHITECTURE.md names %s, which is not there", n)
+			if _, err := os.Stat(filepath.Join(top, n)); err != nil && !strings.Contains(all, "\n"+path.Base(n)+"\n") {
+				t.Errorf("%s names %s, which is not there", file, n)
 			}
 			continue
-		default:
-			continue
+		case design && camelCase.MatchString(n):
+			want = append(want, "\ntype "+n+" struct")
+		case design && kebabCase.MatchString(n):
+			want = append(want, `"`+n+`"`)
 		}
-		checked++
-		if !strings.Contains(all.String(), want) {
-			t.Errorf("ARCHITECTURE.md names %s, which is not there", name[1])
+		for _, w := range want {
+			checked++
+			if !strings.Contains(all, w) {
+				t.Errorf("%s names %s, which is not there", file, name[1])
+			}
 		}
 	}
-	if checked < 20 {
-		t.Errorf("only %d names were found in ARCHITECTURE.md", checked)
+	if checked < atLeast {
+		t.Errorf("only %d names were found in %s", checked, file)
 	}
+	return string(page)
 }
