@@ -22,16 +22,20 @@ func (r *Raft) restartElectionTimer() {
 }
 
 // isSelf: m is this very replica, not an earlier life of this node.
-func (r *Raft) isSelf(m Member) bool {
-	return m.ID == r.self.ID && (m.Incarnation == r.self.Incarnation || m.Incarnation == 0 || r.self.Incarnation == 0)
+func (r *Raft) isSelf(m Member) bool { return sameMember(m, r.self) }
+
+func sameMember(a, b Member) bool {
+	return a.ID == b.ID && (a.Incarnation == b.Incarnation || a.Incarnation == 0 || b.Incarnation == 0)
 }
 
 // isVoter: this replica's own weight counts, in either half of a joint configuration.
-func (r *Raft) isVoter() bool {
-	c := r.conf()
+func (r *Raft) isVoter() bool { return r.conf().hasVoter(r.self) }
+
+// hasVoter: this very replica, not an earlier life of its node, is a voter of either half.
+func (c *ConfState) hasVoter(self Member) bool {
 	for _, half := range [2][]Member{c.Voters, c.Outgoing} {
 		for _, m := range half {
-			if r.isSelf(m) {
+			if sameMember(m, self) {
 				return true
 			}
 		}
@@ -39,9 +43,24 @@ func (r *Raft) isVoter() bool {
 	return false
 }
 
+// mayLead: this replica is a voter, or was one by a membership that is not known to be replaced for good. Such a one may have to
+// lead once more, without its own weight: its log may be the only one with the entry that takes it out, and so longer than
+// those of whom it would have to vote for (thesis 4.2.2).
+func (r *Raft) mayLead() bool {
+	for k := len(r.confs) - 1; k >= 0; k-- {
+		if r.confs[k].conf.hasVoter(r.self) {
+			return true
+		}
+		if r.confs[k].index <= r.commit {
+			break
+		}
+	}
+	return false
+}
+
 func (r *Raft) promotable() bool {
 	// By a membership of an earlier epoch a quorum might not be one of the survivors (see reset.go).
-	return r.voteAfter == 0 && r.installed == nil && r.term < MaxTerm && r.conf().Epoch == r.epoch && r.isVoter() &&
+	return r.voteAfter == 0 && r.installed == nil && r.term < MaxTerm && r.conf().Epoch == r.epoch && r.mayLead() &&
 		r.priorityOf(r.self.ID) != NeverLeads
 }
 
