@@ -1,8 +1,8 @@
 // Rules broken on purpose: a copy of the core with one rule taken out must be found out by TestRandomCluster, or that test is
-// blind there. Each mutant has a seed that is known to find it:
+// blind there. Each mutant says within how many seeds it is found out; which one it is changes with every change of the core:
 //
-//	go test ./raft -run TestMutants -mutants               build each mutant, run its seed
-//	go test ./raft -run TestMutants -mutants -search 2000  look for the first seed instead, and print it
+//	go test ./raft -run TestMutants -mutants -v               build each mutant, run its seeds, print the first that notices
+//	go test ./raft -run TestMutants -mutants -v -search 5000  more seeds than that
 
 package raft
 
@@ -20,54 +20,55 @@ import (
 
 var (
 	flagMutants = flag.Bool("mutants", false, "build and run the mutants of TestMutants")
-	flagSearch  = flag.Int("search", 0, "with -mutants: how many seeds to try for each")
+	flagSearch  = flag.Int("search", 0, "with -mutants: try at least so many seeds")
 )
 
 // mutant is one rule taken out: in file, old becomes with.
 type mutant struct {
 	name, file, old, with string
-	seed                  uint64 // that finds it, or else
-	test                  string // the test that does: it takes more than chance, or a broken peer
+	within                int    // so many seeds it is found out, or else
+	test                  string // by this test: it takes more than chance, or a broken peer
 }
 
 var mutants = []mutant{
-	{"commit-by-counting-old-terms", "leader.go", "if q <= r.commit || q < r.termStart {", "if q <= r.commit {", 0, ""},
-	{"no-wait-after-restart", "raft.go", "if !cfg.Fresh && !r.soleVoter() {", "if false {", 0, ""},
-	{"report-without-term", "raft.go", "if t.Term < r.truncTerm || r.installed != nil {", "if r.installed != nil {", 0, ""},
-	{"lease-from-the-answer", "replication.go", "r.contact(p, m.SentAt)", "r.contact(p, r.now)", 0, ""},
-	{"lease-after-transfer", "transfer.go", "r.leaseForfeited = true", "r.leaseForfeited = false", 0, ""},
-	{"lease-by-new-half", "leader.go", "t := quorumValue(r.conf(), func(m Member) Time {", "t := majorityValue(r.conf().Voters, func(m Member) Time {", 0, ""},
-	{"lease-before-own-term", "leader.go", "if r.role != Leader || r.leaseForfeited || r.commit < r.termStart {", "if r.role != Leader || r.leaseForfeited {", 0, ""},
-	{"votes-while-leader-lives", "election.go", "if !m.Force && r.promised() {", "if m.Type == MsgPreVote && r.promised() {", 0, ""},
+	{"commit-by-counting-old-terms", "leader.go", "if q <= r.commit || q < r.termStart {", "if q <= r.commit {", 40, ""},
+	{"no-wait-after-restart", "raft.go", "if !cfg.Fresh && !r.soleVoter() {", "if false {", 1500, ""},
+	{"report-without-term", "raft.go", "if t.Term < r.truncTerm || r.installed != nil {", "if r.installed != nil {", 200, ""},
+	{"lease-from-the-answer", "replication.go", "r.contact(p, m.SentAt)", "r.contact(p, r.now)", 1500, ""},
+	{"lease-after-transfer", "transfer.go", "r.leaseForfeited = true", "r.leaseForfeited = false", 500, ""},
+	{"lease-by-new-half", "leader.go", "t := quorumValue(r.conf(), func(m Member) Time {", "t := majorityValue(r.conf().Voters, func(m Member) Time {", 1000, ""},
+	{"lease-before-own-term", "leader.go", "if r.role != Leader || r.leaseForfeited || r.commit < r.termStart {", "if r.role != Leader || r.leaseForfeited {", 20, ""},
+	{"votes-while-leader-lives", "election.go", "if !m.Force && r.promised() {", "if m.Type == MsgPreVote && r.promised() {", 1500, ""},
 	{"promise-ends-with-term", "election.go", "return r.now < r.promiseUntil || r.now < r.voteFrom", "return r.leader != 0 && r.now < r.promiseUntil || r.now < r.voteFrom", 0, "TestInteraction/promise_outlives_term"},
-	{"speaks-before-sync", "raft.go", "case r.covers(need):", "case true:", 0, ""},
-	{"two-votes-per-term", "election.go", "free := r.vote == 0 && r.leader == 0 ||", "free := true ||", 0, ""},
-	{"vote-without-comparing-logs", "election.go", "upToDate := m.LogTerm > myTerm ||", "upToDate := true ||", 0, ""},
-	{"leader-counts-before-sync", "leader.go", "return r.stable\n\t}\n\tif p := r.peer(m.ID); p != nil {\n\t\treturn p.Match", "return r.last\n\t}\n\tif p := r.peer(m.ID); p != nil {\n\t\treturn p.Match", 0, ""},
-	{"ack-before-sync", "follower.go", "i := min(r.stable, r.matched)\n\tr.acked", "i := r.matched\n\tr.acked", 0, ""},
-	{"ack-beyond-match", "follower.go", "i := min(r.stable, r.matched)\n\tr.acked", "i := r.stable\n\tr.acked", 0, ""},
-	{"old-message-shortens-log", "follower.go", "if ok && t == entries[i].Term {\n\t\t\tcontinue\n\t\t}", "if false {\n\t\t\tcontinue\n\t\t}", 0, ""},
+	{"speaks-before-sync", "raft.go", "case r.covers(need):", "case true:", 10, ""},
+	{"two-votes-per-term", "election.go", "free := r.vote == 0 && r.leader == 0 ||", "free := true ||", 10, ""},
+	{"vote-without-comparing-logs", "election.go", "upToDate := m.LogTerm > myTerm ||", "upToDate := true ||", 20, ""},
+	{"leader-counts-before-sync", "leader.go", "return r.stable\n\t}\n\tif p := r.peer(m.ID); p != nil {\n\t\treturn p.Match", "return r.last\n\t}\n\tif p := r.peer(m.ID); p != nil {\n\t\treturn p.Match", 10, ""},
+	{"ack-before-sync", "follower.go", "i := min(r.stable, r.matched)\n\tr.acked", "i := r.matched\n\tr.acked", 10, ""},
+	{"ack-beyond-match", "follower.go", "i := min(r.stable, r.matched)\n\tr.acked", "i := r.stable\n\tr.acked", 3000, ""},
+	{"old-message-shortens-log", "follower.go", "if ok && t == entries[i].Term {\n\t\t\tcontinue\n\t\t}", "if false {\n\t\t\tcontinue\n\t\t}", 200, ""},
 	{"heartbeat-commits-unmatched", "follower.go", "r.commit = max(r.commit, min(m.Commit, r.matched))", "r.commit = max(r.commit, min(m.Commit, r.last))", 0, "TestPaper_5_3_FollowerAppliesCommitted"},
 	{"append-commits-unmatched", "follower.go", "r.commit = max(r.commit, min(m.Commit, end))", "r.commit = max(r.commit, min(m.Commit, r.last))", 0, "TestPaper_5_3_FollowerAppliesCommitted"},
-	{"membership-not-rolled-back", "logview.go", "for r.confs[len(r.confs)-1].index >= first {", "for false {", 0, ""},
-	{"membership-before-own-term", "membership.go", "case r.commit < r.termStart:\n\t\treturn 0, ErrNotReady\n\tcase r.confIndex() > r.commit || r.conf().Joint():", "case r.confIndex() > r.commit || r.conf().Joint():", 0, ""},
-	{"two-membership-changes", "membership.go", "case r.confIndex() > r.commit || r.conf().Joint():", "case r.conf().Joint():", 0, ""},
-	{"joint-by-new-half", "quorum.go", "v = min(v, majorityValue(c.Outgoing, f))", "_ = v", 0, ""},
-	{"election-by-new-half", "quorum.go", "if !c.Joint() {\n\t\treturn res", "if true {\n\t\treturn res", 0, ""},
-	{"removed-leader-counts-itself", "quorum.go", "v := majorityValue(c.Voters, f)", "v := majorityValue(append(c.Voters[:len(c.Voters):len(c.Voters)], Member{}), f)", 0, ""},
-	{"read-before-own-term", "reads.go", "case r.commit < r.termStart:", "case false:", 0, ""},
-	{"read-without-round", "reads.go", "if r.isSelf(m) {\n\t\t\treturn r.round", "if true {\n\t\t\treturn r.round", 0, ""},
-	{"read-joins-round-under-way", "reads.go", "if r.readRound == 0 {\n\t\tr.startRound(true)\n", "if r.readRound != 0 {\n\t\tr.reads[len(r.reads)-1].round = r.readRound\n\t} else {\n\t\tr.startRound(true)\n", 0, ""},
-	{"damaged-replica-votes", "election.go", "able := r.voteAfter == 0 && r.installed == nil", "able := r.installed == nil", 0, ""},
-	{"damaged-replica-campaigns", "election.go", "return r.voteAfter == 0 && r.installed == nil &&", "return r.installed == nil &&", 0, ""},
-	{"restart-keeps-match", "replication.go", "p.Match, p.fastRound = 0, false", "p.fastRound = false", 0, ""},
+	{"membership-not-rolled-back", "logview.go", "for r.confs[len(r.confs)-1].index >= first {", "for false {", 100, ""},
+	{"membership-before-own-term", "membership.go", "case r.commit < r.termStart:\n\t\treturn 0, ErrNotReady\n\tcase r.confIndex() > r.commit || r.conf().Joint():", "case r.confIndex() > r.commit || r.conf().Joint():", 40, ""},
+	{"two-membership-changes", "membership.go", "case r.confIndex() > r.commit || r.conf().Joint():", "case r.conf().Joint():", 300, ""},
+	{"joint-by-new-half", "quorum.go", "v = min(v, majorityValue(c.Outgoing, f))", "_ = v", 40, ""},
+	{"election-by-new-half", "quorum.go", "if !c.Joint() {\n\t\treturn res", "if true {\n\t\treturn res", 2000, ""},
+	{"removed-leader-counts-itself", "quorum.go", "v := majorityValue(c.Voters, f)", "v := majorityValue(append(c.Voters[:len(c.Voters):len(c.Voters)], Member{}), f)", 60, ""},
+	{"read-before-own-term", "reads.go", "case r.commit < r.termStart:", "case false:", 40, ""},
+	{"read-without-round", "reads.go", "if r.isSelf(m) {\n\t\t\treturn r.round", "if true {\n\t\t\treturn r.round", 400, ""},
+	{"read-joins-round-under-way", "reads.go", "if r.readRound == 0 {\n\t\tr.startRound(true)\n", "if r.readRound != 0 {\n\t\tr.reads[len(r.reads)-1].round = r.readRound\n\t} else {\n\t\tr.startRound(true)\n", 3000, ""},
+	{"damaged-replica-votes", "election.go", "able := r.voteAfter == 0 && r.installed == nil", "able := r.installed == nil", 300, ""},
+	{"damaged-replica-campaigns", "election.go", "return r.voteAfter == 0 && r.installed == nil &&", "return r.installed == nil &&", 1000, ""},
+	{"restart-keeps-match", "replication.go", "p.Match, p.fastRound = 0, false", "p.fastRound = false", 1500, ""},
 	{"other-incarnation-counts", "raft.go", "if known := r.incarnationOf(m.From); isResponse(m.Type)", "if known := r.incarnationOf(m.From); false && isResponse(m.Type)", 0, "TestMisaddressedMessagesAreDropped|TestOtherIncarnation"},
 	{"inherited-joint-taken-back", "membership.go", "case change.Revert && r.confIndex() >= r.termStart:", "case change.Revert:", 0, "TestInteraction/revert_after_commit"},
-	{"refusal-to-known-incarnation", "follower.go", "MsgAppResp, To: m.From, ToIncarnation: m.FromIncarnation, Reject: true", "MsgAppResp, To: m.From, Reject: true", 0, ""},
-	{"joint-never-left", "membership.go", "if c := r.conf(); c.Joint() {\n\t\tr.appendConf", "if c := r.conf(); c.Joint() {\n\t\treturn\n\t\tr.appendConf", 0, ""},
-	{"lost-message-never-missed", "replication.go", "if p.stalled >= stallPatience {", "if false {", 0, ""},
-	{"term-not-told-to-old-leader", "raft.go", "if m.Type == MsgApp || m.Type == MsgHeartbeat || m.Type == MsgSnap {", "if false {", 0, ""},
-	{"no-check-quorum", "leader.go", "if r.now >= r.quorumUntil() {", "if false {", 0, ""},
+	{"refusal-to-known-incarnation", "follower.go", "MsgAppResp, To: m.From, ToIncarnation: m.FromIncarnation, Reject: true", "MsgAppResp, To: m.From, Reject: true", 2000, ""},
+	{"removed-never-leads-again", "election.go", "r.conf().Epoch == r.epoch && r.mayLead()", "r.conf().Epoch == r.epoch && r.isVoter()", 0, "TestInteraction/removed_may_still_lead"},
+	{"joint-never-left", "membership.go", "if c := r.conf(); c.Joint() {\n\t\tr.appendConf", "if c := r.conf(); c.Joint() {\n\t\treturn\n\t\tr.appendConf", 40, ""},
+	{"lost-message-never-missed", "replication.go", "if p.stalled >= stallPatience {", "if false {", 40, ""},
+	{"term-not-told-to-old-leader", "raft.go", "if m.Type == MsgApp || m.Type == MsgHeartbeat || m.Type == MsgSnap {", "if false {", 2000, ""},
+	{"no-check-quorum", "leader.go", "if r.now >= r.quorumUntil() {", "if false {", 40, ""},
 }
 
 // TestMutants holds the list to the code: each rule is where it is said to be. With -mutants it breaks them.
@@ -111,12 +112,9 @@ func (m *mutant) run(t *testing.T, text string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	args := []string{"-test.run", "^TestRandomCluster$", "-seed", fmt.Sprint(m.seed)}
-	switch {
-	case m.test != "":
+	args := []string{"-test.run", "^TestRandomCluster$", "-test.timeout", "1h", "-seeds", fmt.Sprint(max(m.within, *flagSearch))}
+	if m.test != "" {
 		args = []string{"-test.run", m.test}
-	case *flagSearch > 0:
-		args = []string{"-test.run", "^TestRandomCluster$", "-test.timeout", "1h", "-seeds", fmt.Sprint(*flagSearch)}
 	}
 	if *flagBlind != "" {
 		args = append(args, "-blind", *flagBlind)
