@@ -149,7 +149,7 @@ func (v *singleLeader) check(w *world, n *memNode) error {
 	return nil
 }
 
-// leaderCompleteness: what is committed is in the log of every leader of a later term (figure 3).
+// leaderCompleteness: what is committed in a term is in the log of every leader of a later term (figure 3).
 type leaderCompleteness struct{ noReady }
 
 func (v *leaderCompleteness) check(w *world, _ *memNode) error {
@@ -159,7 +159,7 @@ func (v *leaderCompleteness) check(w *world, _ *memNode) error {
 			continue
 		}
 		i := top
-		for i > 0 && w.committed[i-1].Term >= n.r.term {
+		for i > 0 && w.inTerm[i-1] >= n.r.term {
 			i-- // committed by this leader, or by a later one that it has not heard of
 		}
 		if i <= n.log.base.Index {

@@ -98,6 +98,7 @@ type world struct {
 	rules     []invariant
 	err       error
 	committed []Entry  // by index-1
+	inTerm    []Term   // in which each was committed: that of the leader, not of the entry
 	hashes    []uint64 // of the state after each
 	reads     map[uint64]Index
 	nextRead  uint64
@@ -285,6 +286,7 @@ func (w *world) learn(n *memNode) {
 			return
 		}
 		w.committed = append(w.committed, e)
+		w.inTerm = append(w.inTerm, n.r.term)
 		w.hashes = append(w.hashes, hashEntry(w.hashes[i-1], &e))
 	}
 }
