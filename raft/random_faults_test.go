@@ -55,14 +55,35 @@ func (w *world) fault() {
 		w.compact(w.pick())
 	case k < 97:
 		w.damage(w.pick())
-	case k < 99:
+	case k < 98:
 		w.wipe(w.pick())
 	default:
-		if !n.down && !w.stalled(n) {
+		if n.down || w.stalled(n) {
+			return
+		}
+		switch w.c.rng.IntN(4) {
+		case 0:
 			n.r.Campaign(n.now())
-			w.settle(n)
+		case 1:
+			w.prioritise(n, NeverLeads)
+		case 2:
+			n.r.SetImpaired(n.now(), w.chance(50))
+		case 3:
+			n.r.Resign(n.now())
+		}
+		w.settle(n)
+	}
+}
+
+// prioritise tells one replica priorities that the others need not share.
+func (w *world) prioritise(n *memNode, least Priority) {
+	var ps []NodePriority
+	for _, o := range w.c.nodes {
+		if !w.chance(25) {
+			ps = append(ps, NodePriority{o.id, max(least, Priority(w.c.rng.IntN(4)))})
 		}
 	}
+	n.r.SetPriorities(n.now(), ps)
 }
 
 // target is the leader half of the time: that is where faults tell.

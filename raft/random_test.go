@@ -430,6 +430,9 @@ func (w *world) comeBack() error {
 		if n.down {
 			w.start(n)
 		}
+		w.prioritise(n, LastResort) // somebody must be willing
+		n.r.SetImpaired(n.now(), false)
+		w.settle(n)
 	}
 	target := w.maxCommit()
 	for end, left := w.c.now+Time(recoverWithin), maxEvents; w.c.now < end && left > 0; left-- {
