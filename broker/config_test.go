@@ -30,6 +30,8 @@ func TestConfigMistakes(t *testing.T) {
 		"NodeID":            {NodeID: -1},
 		"ElectionTimeout":   {ElectionTimeout: time.Second, HeartbeatInterval: time.Second},
 		"ClockDrift":        {ClockDrift: time.Hour},
+		"half of":           {ElectionTimeout: time.Second, ClockDrift: 501 * time.Millisecond},
+		"ReadConsistency":   {ReadConsistency: "fast"},
 		"SessionTimeout":    {SessionTimeout: time.Millisecond},
 		"Partitions":        {Partitions: -1},
 		"ReplicationFactor": {ReplicationFactor: 99},
