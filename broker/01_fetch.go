@@ -7,8 +7,8 @@
 // such thing.
 //
 // From v11 on a consumer may name its rack and read from any replica (KIP-392, see preferred.go). A follower hands out what
-// it knows to be committed; before it says that there is no more it asks its leader, and it never says OFFSET_OUT_OF_RANGE
-// because it lags.
+// it knows to be committed; before it says that there is no more it asks its leader; that an offset is above the end it leaves
+// to the leader to say.
 //
 // v7 brought sessions (see fetch_session.go), v9 leader epochs, v12 diverging epochs, v13 topic ids, v16 the new leader
 // in the answer (KIP-951). max_bytes and the partition's limit are soft: the first batch comes whole.
@@ -262,6 +262,10 @@ func (op *fetchOp) readPart(p *fetchPart, total int) {
 			return
 		}
 		confirm, err := op.tryRead(p, total)
+		if p.asked.Load() == confirmDone && op.any && p.rep.ISR() == nil && errors.Is(err, partition.ErrOffsetOutOfRange) && p.fetchOffset > p.res.LogStart {
+			// Its log may have been opened anew since, and be shorter than it was when it was confirmed. The leader is to say it.
+			err = partition.ErrLagging
+		}
 		if err == nil && !confirm || p.asked.Load() == confirmDone {
 			p.err = err
 			if err != nil {

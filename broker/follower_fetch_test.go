@@ -210,7 +210,7 @@ func TestFetchFromFollower(t *testing.T) {
 	}{
 		{fmt.Errorf("x: %w", partition.ErrLagging), kerr.OffsetNotAvailable.Code},
 		{&partition.NotLeaderError{}, kerr.NotLeaderForPartition.Code},
-		{nil, kerr.OffsetOutOfRange.Code}, // the leader's own end is below
+		{nil, kerr.OffsetNotAvailable.Code}, // not even then: the leader is to say it
 	} {
 		req := fetchRequest(12, "t", id, 0, 50, time.Hour)
 		c.send(req)
