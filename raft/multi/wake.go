@@ -13,13 +13,20 @@ import (
 	"github.com/balsamq/balsa/raft"
 )
 
-// minSuspend is the shortest suspend that is noticed. The two clocks run alike otherwise.
-const minSuspend = 10 * time.Millisecond
+const (
+	// minSuspend is the shortest suspend that is noticed. The two clocks run alike otherwise.
+	minSuspend = 10 * time.Millisecond
+	// pauseSilence is how long nothing more is said of pauses after a line about one: on a machine that is too small they come
+	// in rows.
+	pauseSilence = 10 * time.Second
+)
 
 // wakeWatch is how far CLOCK_BOOTTIME was ahead of CLOCK_MONOTONIC.
 type wakeWatch struct {
 	known bool
 	ahead raft.Time // at most this much
+
+	silentUntil raft.Time // about pauses
 }
 
 // slept is how long the machine has slept since the last call. Reading two clocks takes time, in which this process may
@@ -58,8 +65,12 @@ func (h *Host) watchSuspend() (slept raft.Time) {
 // watchPause compares when the timer loop meant to wake with when it did, less what the machine has slept.
 func (h *Host) watchPause(due, now, slept raft.Time) {
 	if late := now - due - slept; late > raft.Time(h.o.ElectionTimeout) {
-		h.stats.pauses.Add(1)
+		n := h.stats.pauses.Add(1)
 		h.wokeAt.Store(int64(now))
-		h.o.Logger.Warn("this process did not run: it was stopped, or starved of CPU or memory; leases from before are not used", "for", time.Duration(late))
+		if now >= h.wake.silentUntil {
+			h.wake.silentUntil = now + raft.Time(pauseSilence)
+			h.o.Logger.Warn("this process did not run: it was stopped, or starved of CPU or memory; leases from before are not used",
+				"for", time.Duration(late), "times", n)
+		}
 	}
 }
