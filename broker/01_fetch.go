@@ -43,7 +43,8 @@ type fetchPart struct {
 
 	asked      atomic.Int32 // whether the end of the log was confirmed: a confirm… constant
 	confirmErr error        // set before asked becomes confirmDone
-	moved      atomic.Bool  // the waiter fired: read again
+	unsure     bool         // asked, and the outcome not seen by look yet: what res says of the log's end may be wrong
+	moved      atomic.Bool  // the waiter fired, or was never linked: read again
 	subscribed bool
 	waiter     partition.Waiter
 }
@@ -80,7 +81,6 @@ type fetchOp struct {
 	expired  bool // max_wait is over
 	late     bool // and confirmGrace too
 	gone     bool // the connection is closed
-	asking   int  // confirmations on their way
 	timer    *time.Timer
 }
 
@@ -154,17 +154,14 @@ func (op *fetchOp) run() {
 			op.r.discard()
 			return
 		}
-		ready := op.look()
-		op.mu.Lock()
-		asking := op.asking
-		op.mu.Unlock()
+		ready, unsure := op.look()
 		// What waits for a confirmation holds the answer back, beyond a max_wait that is too short for one, if need be.
-		if asking == 0 && (ready || op.req.MaxWaitMillis <= 0 || expired) || asking > 0 && late {
+		if !unsure && (ready || op.req.MaxWaitMillis <= 0 || expired) || unsure && late {
 			op.end()
 			op.answer()
 			return
 		}
-		if asking == 0 && !op.subscribe() {
+		if !unsure && !op.subscribe() {
 			continue
 		}
 		if op.park() {
@@ -228,18 +225,18 @@ func (op *fetchOp) end() {
 	}
 }
 
-// look reads what moved. True: there is enough to answer, or an error that the client should know of at once.
-func (op *fetchOp) look() bool {
+// look reads what moved. ready: there is enough to answer, or an error that the client should know of at once. unsure:
+// but a confirmation is on its way, or came after look had passed its partition (then it has left word, and look is
+// called again): the answer must not be written, and no waiter be linked, before it has been seen.
+func (op *fetchOp) look() (ready, unsure bool) {
 	total, urgent := 0, len(op.parts) == 0
 	for i := range op.parts {
 		total += op.parts[i].res.Bytes
 	}
 	for i := range op.parts {
 		p := &op.parts[i]
-		if p.err == nil && p.rep != nil && p.moved.Swap(false) {
-			// It fired, or was never linked, or moved for another reason (a confirmation that came late) while it is linked:
-			// linking it once more would be our own fault, and is fatal.
-			if p.subscribed {
+		if p.err == nil && p.rep != nil && (p.moved.Swap(false) || p.unsure && p.asked.Load() == confirmDone) {
+			if p.subscribed { // it has fired, as a rule: linking a waiter that is linked would be our own fault, and is fatal
 				p.rep.Unsubscribe(&p.waiter)
 				p.subscribed = false
 			}
@@ -250,60 +247,56 @@ func (op *fetchOp) look() bool {
 		if p.err != nil || p.divergeEnd >= 0 || p.preferred >= 0 {
 			urgent = true
 		}
+		unsure = unsure || p.unsure
 	}
-	return urgent || total >= max(int(op.req.MinBytes), 0)
+	return urgent || total >= max(int(op.req.MinBytes), 0), unsure
 }
 
 // readPart reads one partition, when the answer has got total bytes from the others.
 func (op *fetchOp) readPart(p *fetchPart, total int) {
 	for {
-		if p.asked.Load() == confirmDone && p.confirmErr != nil {
-			p.err, p.res.Batches, p.res.Bytes = p.confirmErr, nil, 0
-			return
+		confirmed := p.asked.Load() == confirmDone
+		if confirmed {
+			p.unsure = false
+			if p.confirmErr != nil {
+				p.fail(p.confirmErr)
+				return
+			}
 		}
 		confirm, err := op.tryRead(p, total)
-		if p.asked.Load() == confirmDone && op.any && p.rep.ISR() == nil && errors.Is(err, partition.ErrOffsetOutOfRange) && p.fetchOffset > p.res.LogStart {
+		if confirmed && op.any && p.rep.ISR() == nil && errors.Is(err, partition.ErrOffsetOutOfRange) && p.fetchOffset > p.res.LogStart {
 			// Its log may have been opened anew since, and be shorter than it was when it was confirmed. The leader is to say it.
 			err = partition.ErrLagging
 		}
-		if err == nil && !confirm || p.asked.Load() == confirmDone {
-			p.err = err
+		if !confirm || confirmed {
 			if err != nil {
-				p.res.Batches, p.res.Bytes = nil, 0
+				p.fail(err)
 			}
-			return
-		}
-		if err != nil && !confirm {
-			p.err = err
 			return
 		}
 		// The answer would speak of the end of the log: ask first whether we know it.
 		if !p.asked.CompareAndSwap(confirmNot, confirmAsked) {
 			return // on its way
 		}
-		op.mu.Lock()
-		op.asking++
-		op.mu.Unlock()
+		p.unsure = true
 		linearize := p.rep.Linearize
 		if op.any {
 			linearize = p.rep.LinearizeAny
 		}
 		linearize(func(err error) {
 			p.confirmErr = err
-			// In this order: who sees confirmDone may clear moved, and nothing sets it again behind their back. (A partition
-			// that seems to have moved while its waiter is linked would be subscribed twice.)
-			p.moved.Store(true)
 			p.asked.Store(confirmDone)
-			op.mu.Lock()
-			op.asking--
-			op.mu.Unlock()
 			op.wake()
 		})
 		if p.asked.Load() != confirmDone {
 			return
 		}
-		p.moved.Store(false)
 	}
+}
+
+// fail makes an error of what the partition answers. What was read goes: it might say more than we know.
+func (p *fetchPart) fail(err error) {
+	p.err, p.res.Batches, p.res.Bytes, p.divergeEnd = err, nil, 0, -1
 }
 
 // tryRead reads once. confirm says that the result, or the error, is only true if this replica knows the log's end.
@@ -316,6 +309,7 @@ func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
 	if p.preferred >= 0 {
 		limit = 0 // only whether there is an error to tell instead
 	}
+	p.divergeEnd = -1
 	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch, AnyReplica: op.any})
 	if err != nil {
 		p.preferred = -1
@@ -334,7 +328,6 @@ func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
 			p.res.Batches, p.res.Bytes = nil, 0
 			return true, nil
 		}
-		p.divergeEnd = -1
 	}
 	if p.res.Bytes > room && total > 0 {
 		// Only the answer's first batch may exceed it; the order of partitions changes, so that this one's turn comes.
@@ -384,13 +377,13 @@ func (op *fetchOp) answer() {
 	records := 0
 	for i := range op.parts {
 		p := &op.parts[i]
-		if p.err == nil && p.asked.Load() == confirmAsked {
+		if p.unsure {
 			// max_wait is over and no quorum, or no leader, has said whether this is the end. Say so rather than guess.
-			p.err = partition.ErrUnavailable
+			err := partition.ErrUnavailable
 			if op.any && p.rep.ISR() == nil { // it follows
-				p.err = partition.ErrLagging
+				err = partition.ErrLagging
 			}
-			p.res.Batches, p.res.Bytes = nil, 0
+			p.fail(err)
 		}
 		if p.err != nil {
 			hints = op.hint(p, hints)

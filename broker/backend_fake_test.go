@@ -265,6 +265,7 @@ type fakeReplica struct {
 	follows   bool                   // it answers only those that ask any replica
 	inSync    []partition.Follower   // as the leader
 	linear    func(done func(error)) // nil: at once
+	onRead    func()                 // called by Read, before it looks
 	pending   []func()
 	waiters   map[*partition.Waiter]struct{}
 	appends   int
@@ -352,7 +353,28 @@ func (r *fakeReplica) depose() {
 	}
 }
 
+// newEpoch is what an election that this broker wins again does: waiters fire.
+func (r *fakeReplica) newEpoch() {
+	r.mu.Lock()
+	r.epoch++
+	var calls []func()
+	for w := range r.waiters {
+		delete(r.waiters, w)
+		calls = append(calls, w.Fire)
+	}
+	r.mu.Unlock()
+	for _, fn := range calls {
+		fn()
+	}
+}
+
 func (r *fakeReplica) Read(q partition.ReadQuery) (partition.ReadResult, error) {
+	r.mu.Lock()
+	fn := r.onRead
+	r.mu.Unlock()
+	if fn != nil {
+		fn()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	res := partition.ReadResult{HighWatermark: r.hw, LastStable: r.hw, LogStart: r.start, LeaderEpoch: r.epoch}
