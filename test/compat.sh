@@ -5,7 +5,8 @@
 #   test/compat.sh HOST:PORT  run the checks against a cluster that is there
 #
 # kcat and the Python clients are used where they are installed (.ci/run installs them), the Java client where java and mvn
-# are; what is skipped says so.
+# are; what is skipped says so. After each check every broker must be alive still.
+# Some 3 minutes on two cores. test/compat/kgo.sh says how to run franz-go's own tests in full.
 # ROUNDTRIP_RECORDS sets the size of the exact read-back (default 60000).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +22,9 @@ cleanup() {
 	fi
 	if ((status != 0)); then
 		for log in "$work"/data/node-*.log "$work"/dev.err; do
-			[[ -s $log ]] && { echo "--- the end of $log"; tail -n 25 "$log"; }
+			[[ -s $log ]] || continue
+			echo "--- the end of $log"
+			grep -m 1 -E -A 20 '^(panic|fatal error): ' "$log" || tail -n 25 "$log"
 		done
 	fi
 	rm -rf "$work"
@@ -51,16 +54,33 @@ else
 	cat "$work/dev.out"
 fi
 export BALSA_BROKERS=$brokers
+mapfile -t addresses < <("$work/broker" cluster status -o json | grep -oE '"address": *"[^"]+"' | cut -d'"' -f4)
+((${#addresses[@]} > 0)) || { echo "cluster status names no brokers"; exit 1; }
 
 failed=()
 step() { # NAME COMMAND…
-	local name=$1
+	local name=$1 before=$SECONDS
 	shift
 	echo "--- $name"
 	if ! "$@"; then # each check inside has a time-out of its own
 		echo "FAILED: $name"
 		failed+=("$name")
 	fi
+	if ! alive; then # whatever the client made of it; and no later check would say anything
+		echo "compat: failed: every broker is alive after: $name"
+		exit 1
+	fi
+	echo "($((SECONDS - before)) s)"
+}
+
+# alive says whether every broker that was there at the beginning takes connections, and that none of our own has ended.
+alive() {
+	local a host
+	for a in "${addresses[@]}"; do
+		host=${a%:*} host=${host#[} host=${host%]}
+		timeout 10 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "${a##*:}" 2>/dev/null || { echo "no broker at $a"; return 1; }
+	done
+	[[ -z $dev_pid ]] || ! grep 'has ended' "$work/dev.err"
 }
 
 cli() { # the way of the README
@@ -74,6 +94,7 @@ cli() { # the way of the README
 
 step "the CLI" cli
 step "franz-go: exact read-back of 6 partitions" "$work/roundtrip" -brokers "$brokers" -records "${ROUNDTRIP_RECORDS:-60000}"
+step "franz-go: its own client tests" test/compat/kgo.sh "$brokers"
 if command -v kcat >/dev/null; then
 	step "kcat (librdkafka, C)" test/compat/kcat.sh "$brokers"
 else
