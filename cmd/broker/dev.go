@@ -7,7 +7,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	crand "crypto/rand"
 	"encoding/json"
@@ -27,22 +26,17 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/balsamq/balsa/client"
 )
 
 const (
-	devHost         = "127.0.0.1"
-	devStateFile    = "dev.json"
-	devLockFile     = "dev.lock"
-	devMaxNodes     = 9
-	devReadyTimeout = 90 * time.Second
-	devStopTimeout  = 10 * time.Second // a child that has not stopped by then is killed
-	devPollInterval = 25 * time.Millisecond
+	devHost        = "127.0.0.1"
+	devStateFile   = "dev.json"
+	devLockFile    = "dev.lock"
+	devMaxNodes    = 9
+	devStopTimeout = 10 * time.Second // a child that has not stopped by then is killed
 	// Free ports are looked for below the range from which systems take the local ports of outgoing connections, so that
 	// they are still free when the cluster is started again.
 	devPortMin, devPortMax = 20_000, 31_999
-	devLogTail             = 8 << 10 // how much of a child's log is searched for its error
 )
 
 type devOptions struct {
@@ -172,7 +166,7 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 			}
 		}
 	}
-	if err := waitReady(ctx, nodes); err != nil {
+	if err := waitReady(ctx, nodes, askNode, a.err); err != nil {
 		if ctx.Err() != nil {
 			return nil // interrupted before it was ready
 		}
@@ -467,113 +461,4 @@ func stopNodes(nodes []*devNode) {
 			<-n.exited
 		}
 	}
-}
-
-// waitReady returns when every node lists all nodes, a topic could be created and the metadata group has its voters, or when
-// a node has ended.
-func waitReady(ctx context.Context, nodes []*devNode) error {
-	ctx, cancel := context.WithTimeout(ctx, devReadyTimeout)
-	defer cancel()
-	failed := make(chan *devNode, len(nodes))
-	for _, n := range nodes {
-		go func() {
-			select {
-			case <-n.exited:
-				failed <- n
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
-	var err error
-	for _, n := range nodes {
-		if err = waitNode(ctx, n, len(nodes)); err != nil {
-			break
-		}
-	}
-	if err == nil {
-		select {
-		case <-nodes[0].voters:
-		case <-ctx.Done():
-			err = fmt.Errorf("the metadata group does not have its %d voters: %w", metadataVoters(len(nodes)), ctx.Err())
-		}
-	}
-	select {
-	case n := <-failed:
-		return nodeFailure(n)
-	default:
-	}
-	if err != nil && errors.Is(err, context.DeadlineExceeded) {
-		return &cliError{code: exitTimeout, what: fmt.Sprintf("the cluster was not ready within %v: %v", devReadyTimeout, err),
-			where: filepath.Dir(nodes[0].logPath), mend: "read the logs there", err: err}
-	}
-	return err
-}
-
-// waitNode polls one node until it knows of all nodes and of a leader for each partition, and answers that a topic with as many replicas as a new one gets could be made.
-func waitNode(ctx context.Context, n *devNode, all int) error {
-	last := errors.New("not asked yet")
-	for {
-		err := askNode(ctx, n, all)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("node %d: %w (%w)", n.number, last, ctx.Err())
-		case <-time.After(devPollInterval):
-		}
-	}
-}
-
-func askNode(ctx context.Context, n *devNode, all int) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	adm, err := client.NewAdmin(ctx, client.Config{Brokers: []string{n.kafka}, ClientID: "balsa-dev", ConnectTimeout: 3 * time.Second})
-	if err != nil {
-		return err
-	}
-	defer adm.Close()
-	c, err := adm.ClusterStatus(ctx)
-	if err != nil {
-		return err
-	}
-	if len(c.Brokers) != all {
-		return fmt.Errorf("it knows of %d of %d brokers", len(c.Brokers), all)
-	}
-	if c.Leaderless > 0 { // after a restart: elections wait out the leases of before
-		return fmt.Errorf("%d of %d partitions have no leader", c.Leaderless, c.Partitions)
-	}
-	_, err = adm.CreateTopic(ctx, client.TopicSpec{Name: "balsa-dev-ready", Partitions: 1, Replicas: int16(min(all, 3)), ValidateOnly: true})
-	return err
-}
-
-// nodeFailure is the error that a child printed before it ended, found in its log.
-func nodeFailure(n *devNode) error {
-	e := &cliError{code: exitFailure, what: fmt.Sprintf("node %d ended before the cluster was ready: %v", n.number, n.cmd.ProcessState), where: n.logPath, mend: "read its log", err: n.err}
-	raw, err := os.ReadFile(n.logPath)
-	if err != nil || int64(len(raw)) < n.logStart {
-		return e
-	}
-	raw = raw[n.logStart:]
-	raw = raw[max(0, len(raw)-devLogTail):]
-	i := bytes.LastIndex(raw, []byte("error: "))
-	if i < 0 {
-		return e
-	}
-	for line := range strings.Lines(string(raw[i:])) {
-		line = strings.TrimSpace(line)
-		switch {
-		case strings.HasPrefix(line, "error: "):
-			e.what = fmt.Sprintf("node %d: %s", n.number, strings.TrimPrefix(line, "error: "))
-		case strings.HasPrefix(line, "where:"):
-			e.where = strings.TrimSpace(strings.TrimPrefix(line, "where:")) + ", log " + n.logPath
-		case strings.HasPrefix(line, "mend:"):
-			e.mend = strings.TrimSpace(strings.TrimPrefix(line, "mend:"))
-		}
-	}
-	return e
 }
