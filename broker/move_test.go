@@ -16,6 +16,7 @@ import (
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
 )
 
 // load is a stock client that writes numbered records to a topic until it is stopped, and remembers what was acknowledged.
@@ -36,7 +37,7 @@ func (c *testCluster) startLoad(topic string) *load {
 	for _, n := range c.running() {
 		seeds = append(seeds, n.KafkaAddr())
 	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.ProducerLinger(0),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.ProducerLinger(0), kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.MetadataMinAge(50*time.Millisecond), kgo.MaxBufferedRecords(100), kgo.RecordRetries(1<<30))
 	if err != nil {
 		c.t.Fatal(err)
@@ -360,6 +361,81 @@ func TestMoveIsCancelled(t *testing.T) {
 	soon(t, "it is taken back without the dead broker", func() bool { return !n.Image().Partition(group).Moving() })
 	c.start(dead)
 	c.settled("a", 0, 3, 1)
+	l.more("after all", 50)
+	l.stop(c)
+}
+
+// A partition moves away and back. While the brokers that it comes back to are being filled, what they have of the log ends in
+// the days when they were its members: they must not take themselves for that, though they are a majority of it.
+func TestMoveBackIsNoElection(t *testing.T) {
+	c := newCluster(t, 4, true)
+	for _, n := range c.nodes {
+		n.cfg.MoveRate = 1 << 30
+	}
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	c.fixed()
+	n := c.nodes[0]
+	n.assign(t, "a", []raft.NodeID{1, 2, 3})
+	l := c.startLoad("a")
+	l.more("before the moves", 3000)
+	n.mustMove(t, "a", 0, 4)
+	c.settled("a", 0, 4)
+	last := c.node(4)
+	c.stop(last)
+	last.cfg.MoveRate = 1000 // one message for each of the three, at most
+	c.start(last)
+	l.more("after the first move", 50)
+	n.mustMove(t, "a", 0, 1, 2, 3)
+	group := n.Image().Topic("a").Partitions[0].Group
+	back := []*node{c.node(1), c.node(2), c.node(3)}
+	member := func(n *node) *multi.Group {
+		if rep := n.rec.replica(group); rep != nil {
+			return rep.Raft()
+		}
+		return nil
+	}
+	soon(t, "they have the beginning", func() bool {
+		some := 0
+		for _, n := range back {
+			g := member(n)
+			if g == nil {
+				return false
+			}
+			if s := g.Status(); s.Last > 0 && s.Conf.Joint() == false && len(s.Conf.Voters) == 3 {
+				some++
+			}
+		}
+		return some > 0
+	})
+	c.stop(last)
+	check := func(when string) {
+		t.Helper()
+		for _, n := range back {
+			for range 3 {
+				g := member(n)
+				if g == nil {
+					continue
+				}
+				g.Campaign()
+				done := make(chan error, 1)
+				g.Read(func(_ raft.Index, err error) { done <- err }) // after the campaign's turn
+				if err := <-done; err == nil {
+					t.Fatalf("broker %d leads with the beginning of the log, %s", n.NodeID(), when)
+				}
+				if s := g.Status(); s.Role != raft.Follower || s.VoteAfter == 0 && s.Last < 1000 {
+					t.Fatalf("broker %d is %v, %s: %+v", n.NodeID(), s.Role, when, s)
+				}
+			}
+		}
+	}
+	check("while they are filled")
+	c.stop(back...)
+	c.start(back...)
+	check("after a restart")
+	last.cfg.MoveRate = 0
+	c.start(last)
+	c.settled("a", 0, 1, 2, 3)
 	l.more("after all", 50)
 	l.stop(c)
 }

@@ -287,6 +287,10 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		}
 	}
 	_, existing := r.hardState(h.group)
+	var joinAfter raft.Index
+	if p.Founders != nil {
+		joinAfter = max(p.Settled, 1)
+	}
 	// Whoever comes new to a group whose first members are not what it has now learns the membership from its leader.
 	if p.Epoch > 0 {
 		voters = nil
@@ -294,7 +298,7 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	rep, err := r.open(partition.Config{
 		Group: h.group, Topic: t.Name, TopicID: t.ID, Partition: h.partition,
 		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
-		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch, Joining: p.Founders != nil,
+		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch, JoinAfter: joinAfter,
 		Campaign: !existing && p.Epoch == 0 && p.Founders == nil && r.image().Preferred(p) == r.self.ID,
 		Settings: r.settingsOf(t.Configs),
 		OnFailed: func(rep *partition.Replica, err error) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,9 +42,8 @@ type Config struct {
 	Bootstrap raft.ConfState
 	// Epoch is the group's epoch, for a first start: see [raft.Reset].
 	Epoch raft.GroupEpoch
-	// Joining: the group may be older than this replica. With an empty log it then neither votes nor campaigns before a leader
-	// has given it something: it must not pass for one of the founders, whose empty log is all that they ever had.
-	Joining bool
+	// JoinAfter, if not 0, is for a replica that comes new to a group that has moved before: see joining.go.
+	JoinAfter raft.Index
 	// Campaign makes this replica stand for election at once: the preferred first leader.
 	Campaign bool
 
@@ -173,9 +173,18 @@ func (r *Replica) open(existing, campaign bool) error {
 	case fresh && existing:
 		return fmt.Errorf("%s: %w", c.Dir, errMissing)
 	}
+	if fresh && c.JoinAfter > 0 {
+		if err := markJoining(c.FS, c.Dir, c.JoinAfter); err != nil {
+			return err
+		}
+	}
 	log, err := segment.Open(c.FS, c.Dir, c.Group, c.Segment)
 	if err != nil {
 		return err
+	}
+	joinAfter, err := joinAfter(c.FS, c.Dir, log.LastIndex())
+	if err != nil {
+		return errors.Join(err, log.Close())
 	}
 	r.sayRecovery(log.Health())
 	m := &machine{r: r, log: log, fold: newFold()}
@@ -185,13 +194,9 @@ func (r *Replica) open(existing, campaign bool) error {
 	r.m, r.lead, r.pub = m, Leadership{Epoch: r.lead.Epoch}, published{}
 	priorities := r.priorities
 	r.mu.Unlock()
-	voteAfter := log.Health().DamagedUpTo
-	if c.Joining && log.LastIndex() == 0 {
-		voteAfter = max(voteAfter, 1)
-	}
 	group, err := c.Host.CreateGroup(multi.GroupConfig{
 		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Throttle: true, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
-		VoteAfter: voteAfter, SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed, Priorities: priorities,
+		VoteAfter: max(log.Health().DamagedUpTo, joinAfter), SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed, Priorities: priorities,
 	})
 	if err != nil {
 		r.mu.Lock()
@@ -338,6 +343,9 @@ func RemoveDir(fsys vfs.FS, dir string) error {
 	if err := fsys.RemoveAll(aside); err != nil {
 		return err
 	}
+	if err := unmarkJoining(fsys, dir); err != nil {
+		return err
+	}
 	return fsys.SyncDir(parent)
 }
 
@@ -381,6 +389,11 @@ func CleanRemoved(fsys vfs.FS, parent string) error {
 	for _, name := range names {
 		if path.Ext(name) == RemovedSuffix {
 			if err := fsys.RemoveAll(path.Join(parent, name)); err != nil {
+				return fmt.Errorf("partition: clean %s: %w", name, err)
+			}
+		}
+		if log, ok := strings.CutSuffix(name, JoiningSuffix); ok && !slices.Contains(names, log) {
+			if err := unmarkJoining(fsys, path.Join(parent, log)); err != nil {
 				return fmt.Errorf("partition: clean %s: %w", name, err)
 			}
 		}

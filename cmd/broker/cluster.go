@@ -1,4 +1,4 @@
-// broker cluster status, and broker version.
+// broker cluster, and broker version.
 
 package main
 
@@ -43,7 +43,7 @@ func newClusterCommand(a *app) *cobra.Command {
 			})
 		},
 	}
-	return group("cluster", "Look at the cluster", status)
+	return group("cluster", "Look at the cluster, and remove brokers from it", status, newClusterRemove(a))
 }
 
 // build is what `broker version` prints.

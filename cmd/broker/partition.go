@@ -12,6 +12,9 @@ import (
 
 // partitionCommands are the children of 'broker partition', in the order of the help text.
 var partitionCommands = []func(*app) *cobra.Command{
+	newPartitionMove,
+	newPartitionStatus,
+	newPartitionCancel,
 	newPartitionTransfer,
 	newPartitionElect,
 	newPartitionReset,

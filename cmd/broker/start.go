@@ -72,6 +72,8 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
 	f.Int64Var(&o.cfg.CacheBytes, "cache-bytes", 64<<20, "bound of the memory that holds the newest records")
+	f.IntVar(&o.cfg.MovesParallel, "move-parallel", 10, "partitions whose new replicas a leader fills at once")
+	f.Int64Var(&o.cfg.MoveRate, "move-rate", 64<<20, "bytes a second that a broker sends to new replicas at most; below 0: no bound")
 	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
 	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
 	f.Var(o.logFormat, "log-format", "`text|json`")

@@ -1,0 +1,326 @@
+// Moving partitions to other brokers, watching them, and removing a broker for good.
+
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// The phases of a move.
+const (
+	PhaseWaiting   = "waiting"   // the new replicas have nothing yet
+	PhaseCopying   = "copying"   // they are being filled
+	PhaseSwitching = "switching" // they have everything, and are about to take over
+	PhaseRemoving  = "removing"  // nothing is to be copied: replicas are only being removed, or a move taken back
+)
+
+// Move is a partition on its way to other brokers.
+type Move struct {
+	Topic     string  `json:"topic" yaml:"topic"`
+	Partition int32   `json:"partition" yaml:"partition"`
+	Leader    int32   `json:"leader" yaml:"leader"` // -1: none at the moment
+	Replicas  []int32 `json:"replicas" yaml:"replicas"`
+	Adding    []int32 `json:"adding" yaml:"adding"`
+	Removing  []int32 `json:"removing" yaml:"removing"`
+	Phase     string  `json:"phase" yaml:"phase"`
+	// Copied and Total are bytes on the disks of all new replicas together: what there is, and what there is to be.
+	Copied int64 `json:"copied" yaml:"copied"`
+	Total  int64 `json:"total" yaml:"total"`
+	// Lag is the number of offsets that the last of the new replicas is behind; -1: not known.
+	Lag int64 `json:"lag" yaml:"lag"`
+}
+
+// MovePartition asks for a partition to be on these brokers, the preferred leader first; partition -1 means all of the topic, among
+// which the preference goes round. It returns when that is decided: Moves shows how far it is.
+func (a *Admin) MovePartition(ctx context.Context, topic string, partition int32, to []int32) (int, error) {
+	if len(to) == 0 {
+		return 0, &Error{Op: "move", Subject: topic, Kind: ErrInvalid, Err: errors.New("no brokers are named")}
+	}
+	partitions, err := a.movable(ctx, topic, partition)
+	if err != nil {
+		return 0, err
+	}
+	var req kadm.AlterPartitionAssignmentsReq
+	for _, p := range partitions {
+		k := int(p) % len(to)
+		if partition >= 0 {
+			k = 0
+		}
+		req.Assign(topic, p, slices.Concat(to[k:], to[:k]))
+	}
+	return len(partitions), a.alter(ctx, "move", req)
+}
+
+// CancelMove takes a partition back to where it was; partition -1 means all of the topic that are on their way. It returns
+// how many those are.
+func (a *Admin) CancelMove(ctx context.Context, topic string, partition int32) (int, error) {
+	partitions := []int32{partition}
+	if partition < 0 {
+		if _, err := a.movable(ctx, topic, -1); err != nil {
+			return 0, err
+		}
+		moves, err := a.listMoves(ctx)
+		if err != nil {
+			return 0, err
+		}
+		partitions = nil
+		for _, m := range moves {
+			if m.Topic == topic {
+				partitions = append(partitions, m.Partition)
+			}
+		}
+	}
+	var req kadm.AlterPartitionAssignmentsReq
+	for _, p := range partitions {
+		req.CancelAssign(topic, p)
+	}
+	return len(partitions), a.alter(ctx, "cancel the move of", req)
+}
+
+func (a *Admin) movable(ctx context.Context, topic string, partition int32) ([]int32, error) {
+	all, err := a.partitionsOf(ctx, []string{topic})
+	if err != nil {
+		return nil, err
+	}
+	if partition < 0 {
+		return all[topic], nil
+	}
+	if !slices.Contains(all[topic], partition) {
+		return nil, wrap("look up partition", partitionName(topic, partition), kerr.UnknownTopicOrPartition)
+	}
+	return []int32{partition}, nil
+}
+
+func (a *Admin) alter(ctx context.Context, op string, req kadm.AlterPartitionAssignmentsReq) error {
+	resps, err := a.raw.AlterPartitionAssignments(ctx, req)
+	if err != nil {
+		return wrap(op, "", err)
+	}
+	for _, r := range resps.Sorted() {
+		if r.Err != nil {
+			return explain(op, partitionName(r.Topic, r.Partition), r.Err, r.ErrMessage)
+		}
+	}
+	return nil
+}
+
+// listMoves is what is on its way, without its progress.
+func (a *Admin) listMoves(ctx context.Context) ([]Move, error) {
+	resp, err := kmsg.NewPtrListPartitionReassignmentsRequest().RequestWith(ctx, a.cl) // kadm cannot ask for all
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		return nil, wrap("list the moves", "", err)
+	}
+	moves := []Move{}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			moves = append(moves, Move{Topic: t.Topic, Partition: p.Partition, Leader: -1, Replicas: orEmpty(p.Replicas), Adding: orEmpty(p.AddingReplicas),
+				Removing: orEmpty(p.RemovingReplicas), Lag: -1})
+		}
+	}
+	slices.SortFunc(moves, func(x, y Move) int {
+		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition))
+	})
+	return moves, nil
+}
+
+// Moves are the partitions that are on their way to other brokers, by topic and partition.
+func (a *Admin) Moves(ctx context.Context) ([]Move, error) {
+	moves, err := a.listMoves(ctx)
+	if err != nil || len(moves) == 0 {
+		return moves, err
+	}
+	var set kadm.TopicsSet
+	for _, m := range moves {
+		set.Add(m.Topic, m.Partition)
+	}
+	// A broker that is down is part of the picture, and no reason to show none.
+	dirs, err := a.raw.DescribeAllLogDirs(ctx, set)
+	if err != nil && len(dirs) == 0 {
+		return nil, wrap("ask for the sizes of moving partitions", "", err)
+	}
+	details, err := a.raw.ListTopicsWithInternal(fresh(ctx), set.Topics()...)
+	if err != nil {
+		return nil, wrap("ask who leads the moving partitions", "", err)
+	}
+	for i := range moves {
+		m := &moves[i]
+		if p, ok := details[m.Topic].Partitions[m.Partition]; ok && p.Leader >= 0 {
+			m.Leader = p.Leader
+		}
+		m.measure(func(broker int32) (size, lag int64, ok bool) {
+			d, ok := dirs[broker].LookupPartition(m.Topic, m.Partition)
+			return d.Size, d.OffsetLag, ok
+		})
+	}
+	return moves, nil
+}
+
+// measure fills in how far a move is, from what the brokers hold.
+func (m *Move) measure(held func(broker int32) (size, lag int64, ok bool)) {
+	whole := int64(0)
+	for _, id := range m.Replicas {
+		if size, _, ok := held(id); ok && (id == m.Leader || !slices.Contains(m.Adding, id)) {
+			if whole = max(whole, size); id == m.Leader {
+				whole = size
+				break
+			}
+		}
+	}
+	m.Total, m.Lag = whole*int64(len(m.Adding)), 0
+	some := false
+	for _, id := range m.Adding {
+		size, lag, ok := held(id)
+		some = some || ok && size > 0
+		m.Copied += min(size, whole)
+		if !ok {
+			lag = -1
+		}
+		if lag < 0 || m.Lag < 0 {
+			m.Lag = -1
+		} else {
+			m.Lag = max(m.Lag, lag)
+		}
+	}
+	switch {
+	case len(m.Adding) == 0:
+		m.Phase = PhaseRemoving
+	case !some:
+		m.Phase = PhaseWaiting
+	case m.Lag == 0:
+		m.Phase, m.Copied = PhaseSwitching, m.Total // sizes on disk are not equal to the byte
+	default:
+		m.Phase = PhaseCopying
+	}
+}
+
+// RemoveBroker removes a broker for good: what it holds moves to other brokers, and then it is forgotten. It may be dead, and must
+// be before it can be forgotten. progress is called now and then with the number of partitions that it still holds. With shrink, partitions
+// for which no other broker is left have a replica less afterwards; else they are an error, and nothing is done.
+//
+// It may take as long as copying takes; cut off, it can be called again.
+func (a *Admin) RemoveBroker(ctx context.Context, id int32, shrink bool, progress func(left int)) error {
+	subject := fmt.Sprintf("broker %d", id)
+	req, left, err := a.planDrain(ctx, id, shrink)
+	if err != nil {
+		return err
+	}
+	if len(req) > 0 {
+		if err := a.alter(ctx, "move from "+subject, req); err != nil {
+			return err
+		}
+	}
+	for left > 0 {
+		progress(left)
+		select {
+		case <-ctx.Done():
+			return wrap("wait until nothing is left on", subject, ctx.Err())
+		case <-time.After(500 * time.Millisecond):
+		}
+		m, err := a.raw.Metadata(fresh(ctx))
+		if err != nil {
+			return wrap("ask what is left on", subject, err)
+		}
+		left = 0
+		m.Topics.EachPartition(func(p kadm.PartitionDetail) {
+			if slices.Contains(p.Replicas, id) {
+				left++
+			}
+		})
+	}
+	unregister := kmsg.NewPtrUnregisterBrokerRequest()
+	unregister.BrokerID = id
+	resp, err := unregister.RequestWith(ctx, a.cl)
+	if err != nil {
+		return wrap("unregister", subject, err)
+	}
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		message := ""
+		if resp.ErrorMessage != nil {
+			message = *resp.ErrorMessage
+		}
+		return explain("unregister", subject, err, message)
+	}
+	return nil
+}
+
+// planDrain finds another broker for each replica of one: of those that do not hold the partition the one that holds least, in
+// a rack that the partition is not in if there is one. held is how many partitions the broker is in.
+func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.AlterPartitionAssignmentsReq, held int, err error) {
+	m, err := a.raw.Metadata(fresh(ctx))
+	if err != nil {
+		return nil, 0, wrap("ask what the brokers hold", "", err)
+	}
+	load, racks := make(map[int32]int), make(map[int32]string)
+	for _, b := range m.Brokers {
+		load[b.NodeID] = 0
+		if b.Rack != nil {
+			racks[b.NodeID] = *b.Rack
+		}
+	}
+	m.Topics.EachPartition(func(p kadm.PartitionDetail) {
+		for _, r := range p.Replicas {
+			load[r]++
+		}
+	})
+	moving, err := a.listMoves(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, t := range m.Topics.Sorted() {
+		for _, p := range t.Partitions.Sorted() {
+			if !slices.Contains(p.Replicas, id) {
+				continue
+			}
+			held++
+			replicas := slices.Clone(p.Replicas)
+			if i := slices.IndexFunc(moving, func(v Move) bool { return v.Topic == t.Topic && v.Partition == p.Partition }); i >= 0 {
+				replicas = slices.DeleteFunc(replicas, func(r int32) bool { return slices.Contains(moving[i].Removing, r) })
+				if !slices.Contains(replicas, id) {
+					continue // it is leaving already
+				}
+			}
+			at := slices.Index(replicas, id)
+			best := int32(-1)
+			shares := func(c int32) int {
+				n := 0
+				for _, r := range replicas {
+					if r != id && racks[c] != "" && racks[r] == racks[c] {
+						n++
+					}
+				}
+				return n
+			}
+			for _, b := range m.Brokers {
+				c := b.NodeID
+				if c != id && !slices.Contains(replicas, c) &&
+					(best < 0 || cmp.Or(cmp.Compare(shares(c), shares(best)), cmp.Compare(load[c], load[best]), cmp.Compare(c, best)) < 0) {
+					best = c
+				}
+			}
+			switch {
+			case best >= 0:
+				replicas[at] = best
+				load[best]++
+			case shrink && len(replicas) > 1:
+				replicas = slices.Delete(replicas, at, at+1)
+			default:
+				return nil, 0, &Error{Op: "remove", Subject: fmt.Sprintf("broker %d", id), Kind: ErrInvalid,
+					Err: fmt.Errorf("%s is on %d brokers, and there is no other to take its place", partitionName(t.Topic, p.Partition), len(p.Replicas))}
+			}
+			req.Assign(t.Topic, p.Partition, replicas)
+		}
+	}
+	return req, held, nil
+}

@@ -1,0 +1,55 @@
+// broker cluster remove: a broker that will not come back.
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/balsamq/balsa/client"
+)
+
+func newClusterRemove(a *app) *cobra.Command {
+	var shrink bool
+	cmd := &cobra.Command{
+		Use:   "remove BROKER",
+		Short: "Remove a broker for good",
+		Long: `Remove a broker for good: what it holds moves to other brokers, and then the cluster forgets it. This works for a broker that is
+dead, as long as its partitions have a majority without it. One that still runs is emptied; then it has to be stopped, and the command
+given again.
+
+It waits as long as copying takes ('broker partition status' shows it). Interrupted, it can be given again.`,
+		Args: exactly("BROKER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := strconv.ParseInt(args[0], 10, 32)
+			if err != nil || id <= 0 {
+				return usageError("'broker cluster status' lists the brokers", "%q is no id of a broker", args[0])
+			}
+			ctx := cmd.Context()
+			adm, err := client.NewAdmin(ctx, connection(cmd))
+			if err != nil {
+				return err
+			}
+			defer adm.Close()
+			last := -1
+			err = adm.RemoveBroker(ctx, int32(id), shrink, func(left int) {
+				if left != last {
+					last = left
+					fmt.Fprintf(a.err, "%d partitions are left on broker %d\n", left, id)
+				}
+			})
+			if err != nil {
+				return err
+			}
+			type result struct {
+				Removed int32 `json:"removed" yaml:"removed"`
+			}
+			return a.print(cmd, result{int32(id)}, func(w io.Writer) { fmt.Fprintf(w, "broker %d is removed\n", id) })
+		},
+	}
+	cmd.Flags().BoolVar(&shrink, "shrink", false, "where no other broker is left to take a replica, have one less")
+	return cmd
+}
