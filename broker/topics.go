@@ -249,7 +249,7 @@ func (b *Broker) createTopics(ctx context.Context, topics []newTopic) ([]topicRe
 }
 
 // ensureInternal makes sure that an internal topic is there, with as many replicas as there are live brokers, up to three. It
-// does not grow when brokers join later; a broker that has just started therefore waits a moment for the third.
+// grows when brokers join later; a broker that has just started waits a moment for the third all the same.
 func (b *Broker) ensureInternal(ctx context.Context, name string, partitions int32) (*coordinator.Topic, error) {
 	for {
 		if t := b.Image().Topic(name); t != nil {
