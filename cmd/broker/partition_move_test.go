@@ -1,0 +1,35 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/client"
+)
+
+func TestMoveViews(t *testing.T) {
+	before := []client.Move{{Topic: "a", Copied: 1000, Total: 5000}, {Topic: "a", Partition: 1, Copied: 10, Total: 20}}
+	now := []client.Move{{Topic: "a", Copied: 3000, Total: 5000}, {Topic: "a", Partition: 1, Copied: 10, Total: 20}, {Topic: "b", Copied: 5, Total: 9}}
+	v := moveViews(before, now, 2*time.Second)
+	if v[0].BytesPerSecond != 1000 || v[0].SecondsLeft != 2 || v[1].BytesPerSecond != 0 || v[1].SecondsLeft != -1 || v[2].SecondsLeft != -1 {
+		t.Fatalf("%+v", v)
+	}
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3 << 20: "3.0 MiB", 1 << 50: "1.0 PiB"} {
+		if got := byteSize(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestMoveUsage(t *testing.T) {
+	c := newCLI(t)
+	for _, args := range [][]string{
+		{"partition", "move", "orders"}, {"partition", "move", "orders/x", "--to", "1"}, {"partition", "move", "orders", "--to", "0"}, {"partition", "move", "orders", "--to", "a,b"},
+		{"partition", "cancel"}, {"partition", "status", "orders/-1"}, {"partition", "status", "--interval", "0s"}, {"cluster", "remove", "x"}, {"cluster", "remove"},
+	} {
+		if code, _, errs := c.run(args...); code != exitUsage || !strings.Contains(errs, "mend:") {
+			t.Errorf("%v: exit %d: %s", args, code, errs)
+		}
+	}
+}
