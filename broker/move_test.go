@@ -45,6 +45,8 @@ func (c *testCluster) startLoad(topic string) *load {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	l := &load{t: c.t, topic: topic, cl: cl, cancel: cancel, acked: make(map[int32]map[int64]string)}
 	l.wg.Go(func() {
+		pace := time.NewTicker(4 * time.Millisecond)
+		defer pace.Stop()
 		for i := 0; ctx.Err() == nil; i++ {
 			value := fmt.Sprintf("%08d %s", i, strings.Repeat("x", 1000))
 			cl.Produce(ctx, &kgo.Record{Topic: topic, Value: []byte(value)}, func(r *kgo.Record, err error) {
@@ -61,6 +63,10 @@ func (c *testCluster) startLoad(topic string) *load {
 			})
 			if i%20 == 0 {
 				_ = cl.Flush(ctx)
+				select { // what was written has to be copied, too
+				case <-pace.C:
+				case <-ctx.Done():
+				}
 			}
 		}
 	})
@@ -150,6 +156,11 @@ func (c *testCluster) settled(topic string, partition int32, on ...raft.NodeID) 
 	defer func() {
 		if c.t.Failed() {
 			c.t.Log("last: ", why)
+			for _, n := range c.running() {
+				if rep := n.rec.replica(n.Image().Topic(topic).Partitions[partition].Group); rep != nil && rep.Raft() != nil {
+					c.t.Logf("broker %d: %+v, peers %+v", n.NodeID(), rep.Raft().Status().Status, rep.Raft().Peers())
+				}
+			}
 		}
 	}()
 	soon(c.t, fmt.Sprintf("%s-%d is on %v", topic, partition, on), func() bool {

@@ -145,10 +145,17 @@ func (a *Admin) Moves(ctx context.Context) ([]Move, error) {
 	for _, m := range moves {
 		set.Add(m.Topic, m.Partition)
 	}
-	// A broker that is down is part of the picture, and no reason to show none.
-	dirs, err := a.raw.DescribeAllLogDirs(ctx, set)
-	if err != nil && len(dirs) == 0 {
-		return nil, wrap("ask for the sizes of moving partitions", "", err)
+	// Each broker is asked by its id, as a partition may have no leader. One that is down is part of the picture, and no reason to
+	// show none.
+	dirs := make(kadm.DescribedAllLogDirs)
+	for _, m := range moves {
+		for _, id := range m.Replicas {
+			if _, ok := dirs[id]; !ok {
+				part, cancel := share(ctx, 4)
+				dirs[id], _ = a.raw.DescribeBrokerLogDirs(part, id, set)
+				cancel()
+			}
+		}
 	}
 	details, err := a.raw.ListTopicsWithInternal(fresh(ctx), set.Topics()...)
 	if err != nil {
