@@ -147,6 +147,10 @@ func (op *produceOp) append(place *kmsg.ProduceResponseTopicPartition, topic *co
 	op.waiting++
 	op.mu.Unlock()
 	rep.Append(&partition.AppendRequest{Batch: batch, Acks: op.req.Acks, Done: func(res partition.AppendResult) {
+		if res.Err == nil {
+			op.s.met.producedBatches.Inc()
+			op.s.met.producedBytes.Add(float64(len(batch)))
+		}
 		op.done(place, topic, res, true)
 	}})
 }
@@ -174,7 +178,9 @@ func produceBatch(version int16, records []byte) ([]byte, error) {
 func (op *produceOp) done(place *kmsg.ProduceResponseTopicPartition, topic *coordinator.Topic, res partition.AppendResult, async bool) {
 	op.mu.Lock()
 	if !op.answered {
-		place.ErrorCode = codeOf(res.Err)
+		if place.ErrorCode = codeOf(res.Err); place.ErrorCode != 0 {
+			op.s.met.refusedPartition(keyProduce, place.ErrorCode)
+		}
 		if res.Err == nil {
 			place.BaseOffset, place.LogAppendTime, place.LogStartOffset = res.BaseOffset, res.LogAppendTime, res.LogStart
 		} else {

@@ -386,6 +386,7 @@ func (op *fetchOp) answer() {
 			p.fail(err)
 		}
 		if p.err != nil {
+			op.s.met.refusedPartition(keyFetch, codeOf(p.err))
 			hints = op.hint(p, hints)
 		}
 		if op.ctx.incremental && !p.changed() {
@@ -399,6 +400,7 @@ func (op *fetchOp) answer() {
 		sessionID = se.id
 		se.told(out)
 	}
+	op.s.met.fetchedBytes.Add(float64(records))
 	op.s.fetchUsed.Add(int64(records))
 	frame, _ := encodeFetch(op.req.Version, op.r.header.CorrelationID, 0, sessionID, out, op.req.IsolationLevel == 1, hints)
 	op.r.write(frame, func() { op.s.fetchUsed.Add(-int64(records)) })

@@ -28,7 +28,7 @@ func adminHarness(t *testing.T, loopback bool) (*adminServer, http.Handler) {
 	}
 	t.Cleanup(func() { ln.Close() })
 	logger, _ := testLogger(t)
-	b := &Broker{log: logger}
+	b := &Broker{log: logger, met: newMetrics()}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	t.Cleanup(b.cancel)
 	a := newAdminServer(b, ln, "unused")

@@ -60,6 +60,8 @@ type Broker struct {
 	reads      *readAsker
 	server     *server
 	adm        *adminServer // nil without an admin listener
+	met        *metrics
+	cache      *segment.Cache
 	pids       producerIDs
 	groups     *coordinator.Groups
 	ensuring   atomic.Bool // __consumer_offsets is being created
@@ -100,7 +102,7 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	b := &Broker{given: cfg, cfg: cfg.withDefaults(), started: time.Now(), md: coordinator.NewMetadata(), admins: newAdmins(),
+	b := &Broker{given: cfg, cfg: cfg.withDefaults(), started: time.Now(), md: coordinator.NewMetadata(), admins: newAdmins(), met: newMetrics(),
 		addrs: make(map[raft.NodeID]string), tick: make(chan struct{}, 1), fatal: make(chan error, 1)}
 	b.log = b.cfg.Logger
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -130,7 +132,7 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.server = newServer(b, serverOptions{MaxRequestBytes: b.cfg.MaxRequestBytes, RequestMemory: b.cfg.MaxMemory / 2, FetchMemory: b.cfg.MaxMemory / 2,
-		MaxConnections: b.cfg.MaxConnections}, b.log)
+		MaxConnections: b.cfg.MaxConnections, Metrics: b.met}, b.log)
 	b.server.Serve(b.kafkaLn, listenerName)
 	b.onClose(func() error { b.server.Close(); return nil })
 	b.adm.set(adminReady)
@@ -301,7 +303,7 @@ func (b *Broker) startRaft() (err error) {
 	b.host, err = multi.NewHost(multi.Options{
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
-		Clock: clock, Transport: b.tr, HardStates: b.hardStates, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
+		Clock: clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met}, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
 		LearnerRate: max(b.cfg.MoveRate, 0),
 	})
 	if err != nil {
@@ -310,7 +312,7 @@ func (b *Broker) startRaft() (err error) {
 	b.host.Start()
 	b.onClose(b.host.Close)
 
-	cache := segment.NewCache(b.cfg.CacheBytes)
+	b.cache = segment.NewCache(b.cfg.CacheBytes)
 	bootstrap, campaign := raft.ConfState{Voters: []raft.Member{id.Founder}}, id.Founder == b.self()
 	if id.MetadataEpoch > 0 {
 		bootstrap, campaign = raft.ConfState{}, false // whoever leads now tells
@@ -318,7 +320,7 @@ func (b *Broker) startRaft() (err error) {
 	b.meta = &metaGroup{
 		fs: b.store.fs, dir: b.store.groupDir(raft.MetadataGroup), host: b.host, md: b.md, log: b.log,
 		epoch: id.MetadataEpoch, hardState: b.hardStates.Load, forget: b.hardStates.Delete,
-		segment:   segment.Options{SegmentBytes: metaSegmentBytes, Cache: cache},
+		segment:   segment.Options{SegmentBytes: metaSegmentBytes, Cache: b.cache},
 		bootstrap: bootstrap,
 		campaign:  campaign,
 		caughtUp:  func(v raft.Index) []raft.NodeID { return b.peers.withImage(v) },
@@ -347,7 +349,7 @@ func (b *Broker) startRaft() (err error) {
 			c.Host, c.ReadIndex = b.host, b.reads.ask
 			c.Priorities = b.priorities(c.Group)
 			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }
-			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: cache}
+			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: b.cache}
 			return partition.Open(c)
 		},
 	}

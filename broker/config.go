@@ -40,6 +40,10 @@ type Config struct {
 	// 0 takes a free one. Empty, or "none": there is no such listener.
 	AdminListen string
 
+	// MetricsGroups is of how many Raft groups, those that lag most first, metrics are served one by one. Default 0: of none; at
+	// most 1,000.
+	MetricsGroups int
+
 	// Join are RPC addresses of brokers of the cluster to be joined. Empty on an empty data directory: found a new
 	// cluster. On a directory that already belongs to a cluster they only help to find the others after addresses
 	// changed.
@@ -213,6 +217,7 @@ func (c Config) Validate() error {
 		_, port, err := splitAddr(c.AdminListen)
 		check(err == nil && port >= 0, "AdminListen %q must be host:port, or %q", c.AdminListen, adminOff)
 	}
+	check(c.MetricsGroups >= 0 && c.MetricsGroups <= maxMetricsGroups, "MetricsGroups %d is not in [0, %d]", c.MetricsGroups, maxMetricsGroups)
 	for _, s := range c.Join {
 		h, p, err := splitAddr(s)
 		check(err == nil && h != "" && p > 0, "Join address %q must be host:port of another broker's RPC listener", s)

@@ -58,6 +58,7 @@ type request struct {
 	header protocol.RequestHeader
 	msg    kmsg.Request
 	size   int64        // of the frame
+	start  time.Time    // when it had been read
 	held   atomic.Int32 // why the frame's bytes are still needed; at 0 their memory is given back
 
 	// Guarded by conn.mu.
@@ -79,6 +80,9 @@ var errIdle = errors.New("idle for too long")
 // read is the reader's goroutine.
 func (c *conn) read() {
 	err := c.readRequests()
+	if errors.Is(err, errProtocol) {
+		c.s.met.protocolErrors.Inc()
+	}
 	c.close(err)
 	c.s.forget(c)
 }
@@ -201,7 +205,8 @@ func (c *conn) readRequest(br *bufio.Reader, a *api, n int) (*request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errProtocol, err)
 	}
-	r := &request{c: c, header: h, size: int64(n)}
+	c.s.met.bytesIn.Add(float64(4 + n))
+	r := &request{c: c, header: h, size: int64(n), start: time.Now()}
 	r.held.Store(1)
 	r.msg = kmsg.RequestForKey(h.Key)
 	r.msg.SetVersion(h.Version)
@@ -402,6 +407,9 @@ func (c *conn) drain(onReader bool) {
 		c.mu.Unlock()
 
 		err := c.writeOut(batch)
+		if err == nil {
+			c.s.met.answered(batch)
+		}
 		for _, r := range batch {
 			r.dropped()
 		}
@@ -443,7 +451,9 @@ func (c *conn) writeOut(batch []*request) error {
 			return err
 		}
 		part := out[:n:n]
-		if _, err := part.WriteTo(c.nc); err != nil {
+		written, err := part.WriteTo(c.nc)
+		c.s.met.bytesOut.Add(float64(written))
+		if err != nil {
 			return err
 		}
 		out = out[n:]

@@ -224,6 +224,13 @@ func (sc *sessionCache) drop(se *fetchSession) {
 	}
 }
 
+// len is how many there are.
+func (sc *sessionCache) len() int {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	return len(sc.sessions)
+}
+
 func (sc *sessionCache) remove(id int32) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()

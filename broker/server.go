@@ -41,6 +41,8 @@ type serverOptions struct {
 	FetchMaxBytes int
 	// RedirectPause is for how long a consumer is not sent to another replica again. Default 5 s.
 	RedirectPause time.Duration
+	// Metrics is where requests are counted. Default: nobody sees it.
+	Metrics *metrics
 }
 
 func (o serverOptions) withDefaults() serverOptions {
@@ -64,6 +66,9 @@ func (o serverOptions) withDefaults() serverOptions {
 	def(&o.FetchMaxBytes, 55<<20)
 	if o.RedirectPause <= 0 {
 		o.RedirectPause = redirectPause
+	}
+	if o.Metrics == nil {
+		o.Metrics = newMetrics()
 	}
 	if o.IdleTimeout <= 0 {
 		o.IdleTimeout = 10 * time.Minute
@@ -96,9 +101,10 @@ type server struct {
 	ctx  context.Context // of the server's life
 	stop context.CancelFunc
 
-	memory    *semaphore.Weighted // RequestMemory
-	control   *semaphore.Weighted // controlMemory
-	polls     *semaphore.Weighted // pollMemory
+	met       *metrics
+	memory    *budget             // RequestMemory
+	control   *budget             // controlMemory
+	polls     *budget             // pollMemory
 	decoding  *semaphore.Weighted // decodeMemory
 	fetchUsed atomic.Int64        // of FetchMemory
 	sessions  *sessionCache
@@ -120,9 +126,10 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 	ctx, stop := context.WithCancel(context.Background())
 	return &server{
 		b: b, o: o, log: log, ctx: ctx, stop: stop,
-		memory:     semaphore.NewWeighted(o.RequestMemory),
-		control:    semaphore.NewWeighted(controlMemory),
-		polls:      semaphore.NewWeighted(pollMemory),
+		met:        o.Metrics,
+		memory:     newBudget(o.RequestMemory),
+		control:    newBudget(controlMemory),
+		polls:      newBudget(pollMemory),
 		decoding:   semaphore.NewWeighted(decodeMemory),
 		sessions:   newSessionCache(o.FetchSessions),
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
@@ -188,10 +195,12 @@ func (s *server) accept(ln net.Listener, name string) {
 		pause = minPause
 		c, err := s.admit(nc, name)
 		if err != nil {
+			s.met.refused.Inc()
 			s.complain("connection refused", "remote", nc.RemoteAddr().String(), "listener", name, "reason", err)
 			nc.Close()
 			continue
 		}
+		s.met.accepted.Inc()
 		s.wg.Go(c.read)
 	}
 }
@@ -232,7 +241,7 @@ func (s *server) forget(c *conn) {
 // because a partition has lost its quorum, say, then metadata, fetches and groups still go on. So have fetches, which
 // wait for as long as their clients like: heartbeats must not queue behind them. JoinGroup and SyncGroup, which wait for
 // other requests of their kind, surrender their share before they wait.
-func (s *server) memoryOf(a *api) *semaphore.Weighted {
+func (s *server) memoryOf(a *api) *budget {
 	switch a.key {
 	case keyProduce:
 		return s.memory

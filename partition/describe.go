@@ -61,6 +61,18 @@ func (r *Replica) Fit() error {
 
 var errDiskHangs = errors.New("the disk hangs")
 
+// Name is the topic and the partition that it is a replica of.
+func (r *Replica) Name() (topic string, partition int32) { return r.cfg.Topic, r.cfg.Partition }
+
+// LogSize is the number of bytes and of segment files of the log; both 0 while it is closed.
+func (r *Replica) LogSize() (bytes int64, segments int) {
+	m, _ := r.current()
+	if m == nil {
+		return 0, 0
+	}
+	return m.log.Size(), m.log.Segments()
+}
+
 // Describe is the replica's status.
 func (r *Replica) Describe() Description {
 	c := &r.cfg

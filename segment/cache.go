@@ -5,6 +5,7 @@ package segment
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/balsamq/balsa/raft"
 )
@@ -25,7 +26,9 @@ const maxForgetScan = 1 << 14
 // Cache is a byte budget for frames in memory. What is not durable yet is never evicted, so the budget can be
 // exceeded by what is in flight (which the core bounds). Safe for any goroutine.
 type Cache struct {
-	mu     sync.Mutex
+	hits, misses atomic.Uint64
+
+	mu     sync.Mutex // guards what follows
 	budget int64
 	used   int64
 	queue  []cacheToken // oldest append first
@@ -48,6 +51,12 @@ func (c *Cache) Used() int64 {
 	defer c.mu.Unlock()
 	return c.used
 }
+
+// Budget is how many bytes it may hold.
+func (c *Cache) Budget() int64 { return c.budget }
+
+// Reads are how many reads of entries and batches found all they began with in memory, and how many had to go to the disk.
+func (c *Cache) Reads() (hits, misses uint64) { return c.hits.Load(), c.misses.Load() }
 
 // note accounts for an append. Lock order: a log's mu before the cache's.
 func (c *Cache) note(l *Log, upTo raft.Index, bytes int64) {

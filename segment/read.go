@@ -240,6 +240,7 @@ func (l *Log) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) {
 	}
 	if l.inTail(lo) {
 		defer l.mu.RUnlock()
+		l.opt.Cache.hits.Add(1)
 		recs := l.tail[lo-l.tail[0].Index : hi-l.tail[0].Index]
 		n, bytes := 1, len(recs[0].Frame)
 		for n < len(recs) && bytes+len(recs[n].Frame) <= maxBytes {
@@ -253,6 +254,7 @@ func (l *Log) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) {
 		return out, nil
 	}
 	l.mu.RUnlock()
+	l.opt.Cache.misses.Add(1)
 	var out []raft.Entry
 	bytes := 0
 	hint := int(min(int64(maxBytes), maxReadChunk) + l.opt.IndexBytes)
@@ -365,6 +367,7 @@ func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [
 	}
 	if len(l.tail) > 0 && from >= l.tail[0].base {
 		defer l.mu.RUnlock()
+		l.opt.Cache.hits.Add(1)
 		n := sort.Search(len(l.tail), func(k int) bool { return l.tail[k].next() > from })
 		for n < len(l.tail) && collect(&l.tail[n]) {
 			n++
@@ -373,6 +376,7 @@ func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [
 	}
 	at := l.indexOf(from)
 	l.mu.RUnlock()
+	l.opt.Cache.misses.Add(1)
 	hint := int(min(int64(maxBytes), maxReadChunk) + l.opt.IndexBytes)
 	err = l.walk(max(at, 1), upTo, hint, collect)
 	return batches, err

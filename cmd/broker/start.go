@@ -57,6 +57,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.StringVar(&o.cfg.ListenRPC, "rpc-listen", "127.0.0.1:9192", "listen for other brokers on `HOST:PORT`; port 0: a free one")
 	f.StringVar(&o.cfg.AdvertiseRPC, "rpc-advertise", "", "the `HOST:PORT` that other brokers are told; default: where it listens")
 	f.StringVar(&o.cfg.AdminListen, "admin-listen", "127.0.0.1:9292", "serve metrics, profiles and administration over HTTP on `HOST:PORT`, to whoever can reach it; port 0: a free one; 'none': do not")
+	f.IntVar(&o.cfg.MetricsGroups, "metrics-groups", 0, "serve metrics of single Raft groups for so many of them, those that lag most first; at most 1000")
 	f.StringSliceVar(&o.cfg.Join, "join", nil, "rpc addresses `HOST:PORT,…` of brokers of the cluster to belong to")
 	f.Int32Var(&o.cfg.NodeID, "node-id", 0, "the id to ask for; 0: the cluster gives one")
 	f.StringVar(&o.cfg.ClusterID, "cluster-id", "", "found a cluster of this `NAME`, or belong to no other")

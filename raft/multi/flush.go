@@ -8,6 +8,7 @@ package multi
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
@@ -116,7 +117,15 @@ func (h *Host) flushLoop() {
 func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 	if sync {
 		h.stats.syncs.Add(1)
+		var began raft.Time
+		var bytes int64
+		if h.o.Observer != nil {
+			began, bytes = h.now(), g.log.Unsynced()
+		}
 		ticket, err := g.log.Sync()
+		if h.o.Observer != nil {
+			h.o.Observer.Synced(g.id, time.Duration(h.now()-began), bytes, err)
+		}
 		if err != nil {
 			if errors.Is(err, vfs.ErrNoSpace) {
 				h.stats.noSpace.Add(1)

@@ -54,6 +54,10 @@ type Group struct {
 	readCtx    uint64
 	applied    raft.Index
 
+	seen       seenRole
+	leaderless raft.Time // since when no leader is known; 0: one is
+	elections  uint32
+
 	covers       []leaderCoverage
 	ticked       bool // since coverage was last considered
 	lastProposal raft.Time
@@ -129,6 +133,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 	if c.Log.MarkPending() {
 		g.markAt = now + raft.Time(markDelay)
 	}
+	g.leaderless = now
 	g.publish()
 	h.mu.Lock()
 	switch {
@@ -160,6 +165,7 @@ func (g *Group) ID() raft.GroupID { return g.id }
 // refused at the door (overload, closed, failed), before Propose returns.
 func (g *Group) Propose(p *Proposal) {
 	if err := g.in.pushProposal(g.h, g, p); err != nil {
+		g.h.countRefusal(err)
 		p.Done(Outcome{Err: err})
 	}
 }
@@ -176,6 +182,7 @@ func (g *Group) ProposeConf(c raft.ConfChange, done func(Outcome)) {
 // one it is a ReadIndex.
 func (g *Group) Read(done func(raft.Index, error)) {
 	if err := g.in.pushRead(g.h, g, false, done); err != nil {
+		g.h.countRefusal(err)
 		done(0, err)
 	}
 }
@@ -183,6 +190,7 @@ func (g *Group) Read(done func(raft.Index, error)) {
 // ReadIndex is Read without the lease: a quorum is asked in any case, once for all that wait. It needs no clock to be right.
 func (g *Group) ReadIndex(done func(raft.Index, error)) {
 	if err := g.in.pushRead(g.h, g, true, done); err != nil {
+		g.h.countRefusal(err)
 		done(0, err)
 	}
 }
@@ -269,7 +277,7 @@ func (g *Group) shutdown() {
 	g.h.pairs.dropGroup(g)
 	b, held := g.in.close(ErrClosed)
 	g.failPending(ErrClosed, ErrClosed)
-	failBatch(b, held, ErrClosed)
+	failBatch(g.status.Load(), b, held, ErrClosed)
 	g.h.dropSnapshotSends(g)
 	err := g.log.Close()
 	g.h.mu.Lock()
@@ -300,7 +308,7 @@ func (g *Group) fail(err error) {
 	stop := failedError(err)
 	b, held := g.in.close(stop)
 	g.failPending(fmt.Errorf("%w: %w", ErrLeadershipLost, stop), stop)
-	failBatch(b, held, stop)
+	failBatch(g.status.Load(), b, held, stop)
 	g.publish()
 	g.sm.LeadershipChanged(*g.status.Load())
 	if g.cfg.OnFatal != nil {
@@ -310,7 +318,7 @@ func (g *Group) fail(err error) {
 
 // publish stores the status for lock-free readers, if it is another than the last.
 func (g *Group) publish() {
-	s := Status{Status: g.r.Status(), Ready: g.ready, Full: g.full}
+	s := Status{Status: g.r.Status(), Ready: g.ready, Full: g.full, Elections: g.elections}
 	for i := range g.covers {
 		if g.covers[i].state == coverOn {
 			s.CoveredPeers++

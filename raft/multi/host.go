@@ -54,6 +54,8 @@ type counters struct {
 	msgsIn, msgsOut, msgsDropped, badFrames, throttled, muted, handedOver                       atomic.Uint64
 	pairHeartbeats, pairAnswers, pairRefused, pairStalled, pairLost, woken                      atomic.Uint64
 	snapTaken, snapSent, snapInstalled                                                          atomic.Uint64
+	overloaded, appended, appendBytes                                                           atomic.Uint64
+	preVotes, elections, electionsWon, leaderChanges, stepDowns                                 atomic.Uint64
 }
 
 // NewHost validates the options and makes a host without groups.
@@ -166,6 +168,9 @@ func (h *Host) Stats() Stats {
 		BadFrames: c.badFrames.Load(), Throttled: c.throttled.Load(), Muted: c.muted.Load(), HandedOver: c.handedOver.Load(),
 		PairHeartbeats: c.pairHeartbeats.Load(), PairAnswers: c.pairAnswers.Load(), PairRefused: c.pairRefused.Load(),
 		PairStalled: c.pairStalled.Load(), PairSessionLost: c.pairLost.Load(), GroupsWoken: c.woken.Load(),
+		Overloaded: c.overloaded.Load(), Appended: c.appended.Load(), AppendBytes: c.appendBytes.Load(),
+		PreVotes: c.preVotes.Load(), Elections: c.elections.Load(), ElectionsWon: c.electionsWon.Load(),
+		LeaderChanges: c.leaderChanges.Load(), StepDowns: c.stepDowns.Load(),
 		SnapshotsTaken: c.snapTaken.Load(), SnapshotsSent: c.snapSent.Load(), SnapshotsInstalled: c.snapInstalled.Load(),
 	}
 }

@@ -28,23 +28,37 @@ const (
 	evPairIn                             // the follower's coverage changed: look; ask says that a leader proposes it
 	evUnreachable                        // transport: peer
 	evHostFailed                         // err
+	evInspect                            // Group.Inspect: inspect
 )
 
 type event struct {
-	kind   eventKind
-	peer   raft.NodeID
-	ticket raft.Ticket
-	hs     raft.HardState
-	meta   raft.SnapshotMeta
-	snap   *raft.Snapshot
-	cut    *raft.ConfState // evSnapshotSaved: the log was compacted; the membership there
-	conf   *raft.ConfChange
-	reset  *raft.Reset
-	done   func(Outcome)
-	reply  func(error)
-	err    error
+	kind    eventKind
+	peer    raft.NodeID
+	ticket  raft.Ticket
+	hs      raft.HardState
+	meta    raft.SnapshotMeta
+	snap    *raft.Snapshot
+	cut     *raft.ConfState // evSnapshotSaved: the log was compacted; the membership there
+	conf    *raft.ConfChange
+	reset   *raft.Reset
+	done    func(Outcome)
+	reply   func(error)
+	inspect func(Inspection, error)
+	err     error
 
 	priorities []raft.NodePriority
+}
+
+// refuse ends an order that is not carried out, and tells nobody of what was only a report. s is the group's last status.
+func (e *event) refuse(s *Status, err error) {
+	switch {
+	case e.done != nil:
+		e.done(Outcome{Err: err})
+	case e.reply != nil:
+		e.reply(err)
+	case e.inspect != nil:
+		e.inspect(Inspection{Status: *s}, err)
+	}
 }
 
 // batch is what a turn takes out of the inbox. Batches are pooled: an idle group holds none.
@@ -210,8 +224,8 @@ func (in *inbox) close(err error) (b *batch, held []*Proposal) {
 	return in.take()
 }
 
-// failBatch completes what waited in an inbox with err.
-func failBatch(b *batch, held []*Proposal, err error) {
+// failBatch completes what waited in an inbox with err. s is the group's last status.
+func failBatch(s *Status, b *batch, held []*Proposal, err error) {
 	for _, p := range held {
 		p.Done(Outcome{Err: err})
 	}
@@ -223,13 +237,7 @@ func failBatch(b *batch, held []*Proposal, err error) {
 	}
 	failReads(b, err)
 	for i := range b.events {
-		e := &b.events[i]
-		if e.done != nil {
-			e.done(Outcome{Err: err})
-		}
-		if e.reply != nil {
-			e.reply(err)
-		}
+		b.events[i].refuse(s, err)
 	}
 	b.release()
 }

@@ -96,6 +96,8 @@ type Options struct {
 	Seed       uint64         // of every random choice
 	// OnFatal is called once when the hard-state store fails: no group of this host votes or leads from then on.
 	OnFatal func(error)
+	// Observer is told how long things take; nil: nobody is.
+	Observer Observer
 
 	MaxInboxMessages  int   // per group, then messages are dropped (Raft repeats them); default 4096
 	MaxInboxBytes     int64 // per group: frames in waiting messages, and payloads in waiting proposals; default 64 MiB
@@ -211,7 +213,9 @@ type Status struct {
 	Err   error // why the group has stopped, if it has
 	// CoveredPeers is, on a leader, the number of followers whose heartbeats the pair carries.
 	CoveredPeers int
-	peers        []raft.PeerStatus // leader: see Group.Peers
+	// Elections is how often this replica has stood for election, pre-votes aside, since it was opened.
+	Elections uint32
+	peers     []raft.PeerStatus // leader: see Group.Peers
 }
 
 // Stats are counters of a host since its start, and gauges.
@@ -225,6 +229,9 @@ type Stats struct {
 	SyncErrors  uint64
 	NoSpace     uint64
 	Proposals   uint64
+	Overloaded  uint64 // proposals and reads refused because a bound was reached
+	Appended    uint64 // entries appended to logs
+	AppendBytes uint64 // and the bytes of their frames
 	Applied     uint64
 	Reads       uint64
 	LeaseReads  uint64
@@ -245,6 +252,12 @@ type Stats struct {
 	PairStalled     uint64 // heartbeats or answers withheld because workers or syncs have stalled
 	PairSessionLost uint64 // sessions given up, either side
 	GroupsWoken     uint64 // covered followers woken because their leader's session died
+
+	PreVotes      uint64 // begun
+	Elections     uint64 // begun: a term raised and votes asked for
+	ElectionsWon  uint64
+	LeaderChanges uint64 // a leader became known that was not before, itself included
+	StepDowns     uint64 // leaderships that ended, for whatever reason
 
 	SnapshotsTaken     uint64
 	SnapshotsSent      uint64

@@ -28,7 +28,7 @@ func (g *Group) process(w *worker) (more bool) {
 	}
 	b, held := g.in.take()
 	if g.failed != nil {
-		failBatch(b, held, failedError(g.failed))
+		failBatch(g.status.Load(), b, held, failedError(g.failed))
 		return false
 	}
 	now := g.h.now()
@@ -37,10 +37,8 @@ func (g *Group) process(w *worker) (more bool) {
 		for i := range b.events {
 			if g.failed == nil {
 				g.handleEvent(w, now, &b.events[i])
-			} else if e := &b.events[i]; e.done != nil {
-				e.done(Outcome{Err: failedError(g.failed)})
-			} else if e.reply != nil {
-				e.reply(failedError(g.failed))
+			} else {
+				b.events[i].refuse(g.status.Load(), failedError(g.failed))
 			}
 		}
 	}
@@ -195,6 +193,8 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 		g.r.Unreachable(now, e.peer)
 	case evHostFailed:
 		g.fail(e.err)
+	case evInspect:
+		g.inspect(now, e.inspect)
 	}
 }
 

@@ -5,15 +5,17 @@ package multi
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/balsamq/balsa/raft"
 )
 
 // pendingProposal waits for the entry at index, which was appended under term.
 type pendingProposal struct {
-	term  raft.Term
-	index raft.Index
-	done  func(Outcome)
+	term   raft.Term
+	index  raft.Index
+	staged raft.Time
+	done   func(Outcome)
 }
 
 // pendingQueue is a FIFO in index order. It is bounded by raft's MaxUncommitted: a leader stages no more.
@@ -179,7 +181,7 @@ func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.
 				if p.AckLocal {
 					q = &g.local
 				}
-				q.push(pendingProposal{term: term, index: entries[i].Index, done: p.Done})
+				q.push(pendingProposal{term: term, index: entries[i].Index, staged: now, done: p.Done})
 			}
 		}
 	}
@@ -210,9 +212,16 @@ func (g *Group) completeApplied(entries []raft.Entry, results []any) {
 		}
 		return &entries[n], result
 	}
+	var now raft.Time
+	if g.h.o.Observer != nil && g.waiting.first() != nil {
+		now = g.h.now()
+	}
 	for p := g.waiting.first(); p != nil && p.index <= last; p = g.waiting.first() {
 		x := g.waiting.pop()
 		e, result := at(x.index)
+		if now != 0 && x.staged != 0 {
+			g.h.o.Observer.Committed(time.Duration(now - x.staged))
+		}
 		o := Outcome{Term: x.term, Index: x.index, Result: result}
 		if e.Term != x.term {
 			o = Outcome{Err: ErrLeadershipLost} // another leader's entry took the place: it is certain that ours is gone

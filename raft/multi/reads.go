@@ -39,6 +39,7 @@ func (g *Group) read(now raft.Time, b *batch) {
 		waiting += len(g.reads[i].done)
 	}
 	if waiting > g.h.o.MaxReads {
+		g.h.stats.overloaded.Add(uint64(n))
 		failReads(b, ErrOverloaded)
 		return
 	}

@@ -36,6 +36,12 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 			g.fail(fmt.Errorf("append to log: %w", err))
 			return
 		}
+		g.h.stats.appended.Add(uint64(len(rd.Entries)))
+		bytes := 0
+		for i := range rd.Entries {
+			bytes += rd.Entries[i].Size()
+		}
+		g.h.stats.appendBytes.Add(uint64(bytes))
 		g.markAt = 0
 		if g.retryAt == 0 { // with a full disk, the retry syncs these too
 			g.h.requestSync(g)
@@ -123,6 +129,7 @@ func (g *Group) isReady() bool {
 func (g *Group) roleChanged(now raft.Time) {
 	g.ready = g.isReady()
 	s := g.r.Status()
+	g.observeRole(now, &s)
 	if s.Role != raft.Leader {
 		g.uncoverAll(now)
 	}

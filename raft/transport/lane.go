@@ -53,6 +53,8 @@ type lane struct {
 	ctx  context.Context
 	stop context.CancelFunc
 
+	stats *laneCounters // of all lanes of the kind
+
 	// mu guards the queue and what others may do to the connection. Nothing waits under it.
 	mu     sync.Mutex
 	items  []item // from head on
@@ -78,7 +80,7 @@ type outSnap struct {
 }
 
 func (t *Transport) newLane(node raft.NodeID, kind laneKind) *lane {
-	l := &lane{t: t, node: node, kind: kind, wake: make(chan struct{}, 1)}
+	l := &lane{t: t, node: node, kind: kind, wake: make(chan struct{}, 1), stats: &t.stats.lanes[kind-laneControl]}
 	l.ctx, l.stop = context.WithCancel(t.ctx)
 	return l
 }
@@ -116,7 +118,7 @@ func (l *lane) push(msgs []raft.Message) {
 		if m.Snapshot != nil {
 			size += len(m.Snapshot.Data)
 			if l.snaps >= maxSnapshots {
-				l.t.stats.droppedFull.Add(1)
+				l.stats.droppedFull.Add(1)
 				continue
 			}
 		}
@@ -138,12 +140,12 @@ func (l *lane) pushFrame(f []byte) {
 // add queues one item; mu is held.
 func (l *lane) add(it item) bool {
 	if l.down {
-		l.t.stats.droppedUnreachable.Add(1)
+		l.stats.droppedUnreachable.Add(1)
 		return false
 	}
 	maxCount, maxBytes := l.limits()
 	for n := len(l.items) - l.head; n > 0 && (n >= maxCount || l.bytes+it.size > maxBytes); n-- {
-		l.t.stats.droppedFull.Add(1)
+		l.stats.droppedFull.Add(1)
 		if l.kind == laneBulk {
 			return false // the newest goes: what is behind a gap in the log is refused anyway
 		}
@@ -196,7 +198,7 @@ func (l *lane) drop(down bool) {
 	l.down, l.kicked = down, false
 	l.mu.Unlock()
 	l.sending = nil
-	l.t.stats.droppedUnreachable.Add(uint64(n))
+	l.stats.droppedUnreachable.Add(uint64(n))
 }
 
 func (l *lane) empty() bool {
@@ -388,8 +390,8 @@ func (l *lane) write(c net.Conn, timeout time.Duration) error {
 	if err != nil {
 		return err
 	}
-	l.t.stats.sentMessages.Add(uint64(messages))
-	l.t.stats.sentBytes.Add(uint64(n))
+	l.stats.sentMessages.Add(uint64(messages))
+	l.stats.sentBytes.Add(uint64(n))
 	return nil
 }
 

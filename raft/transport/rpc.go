@@ -463,7 +463,7 @@ func (c *callConn) write() {
 			c.fail(err)
 			return
 		}
-		c.t.stats.sentBytes.Add(uint64(n))
+		c.t.stats.callBytes.Add(uint64(n))
 	}
 }
 

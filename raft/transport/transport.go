@@ -149,8 +149,16 @@ func (o *Options) setDefaults() error {
 	return nil
 }
 
-// Stats are counters since the start.
+// LaneStats are what became of messages in one kind of lane, to all nodes together.
+type LaneStats struct {
+	SentMessages, SentBytes uint64
+	DroppedFull             uint64 // a queue was full
+	DroppedUnreachable      uint64 // the peer could not be reached
+}
+
+// Stats are counters since the start. What is not by lane is the sum over all of them, calls included.
 type Stats struct {
+	Control, Bulk                          LaneStats
 	SentMessages, SentBytes, ReceivedBytes uint64
 	DroppedFull                            uint64 // a queue was full
 	DroppedUnreachable                     uint64 // the peer could not be reached
@@ -160,9 +168,20 @@ type Stats struct {
 }
 
 type counters struct {
-	sentMessages, sentBytes, receivedBytes          atomic.Uint64
-	droppedFull, droppedUnreachable, droppedInvalid atomic.Uint64
-	dials, dialFailures, accepted, refused          atomic.Uint64
+	lanes                                  [2]laneCounters // control, bulk
+	callBytes, receivedBytes               atomic.Uint64
+	droppedInvalid                         atomic.Uint64
+	dials, dialFailures, accepted, refused atomic.Uint64
+}
+
+type laneCounters struct {
+	sentMessages, sentBytes         atomic.Uint64
+	droppedFull, droppedUnreachable atomic.Uint64
+}
+
+func (c *laneCounters) stats() LaneStats {
+	return LaneStats{SentMessages: c.sentMessages.Load(), SentBytes: c.sentBytes.Load(),
+		DroppedFull: c.droppedFull.Load(), DroppedUnreachable: c.droppedUnreachable.Load()}
 }
 
 // Transport is one broker's end of all connections. Its methods are safe for concurrent use.
@@ -285,9 +304,12 @@ func (t *Transport) SetIdentity(cluster ClusterID, self raft.Member) {
 // Stats returns a copy of the counters.
 func (t *Transport) Stats() Stats {
 	c := &t.stats
+	control, bulk := c.lanes[0].stats(), c.lanes[1].stats()
 	return Stats{
-		SentMessages: c.sentMessages.Load(), SentBytes: c.sentBytes.Load(), ReceivedBytes: c.receivedBytes.Load(),
-		DroppedFull: c.droppedFull.Load(), DroppedUnreachable: c.droppedUnreachable.Load(), DroppedInvalid: c.droppedInvalid.Load(),
+		Control: control, Bulk: bulk,
+		SentMessages: control.SentMessages + bulk.SentMessages, SentBytes: control.SentBytes + bulk.SentBytes + c.callBytes.Load(),
+		ReceivedBytes: c.receivedBytes.Load(), DroppedFull: control.DroppedFull + bulk.DroppedFull,
+		DroppedUnreachable: control.DroppedUnreachable + bulk.DroppedUnreachable, DroppedInvalid: c.droppedInvalid.Load(),
 		Dials: c.dials.Load(), DialFailures: c.dialFailures.Load(), Accepted: c.accepted.Load(), Refused: c.refused.Load(),
 	}
 }
