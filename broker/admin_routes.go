@@ -35,6 +35,8 @@ type adminRoute struct {
 // adminRoutes is what we serve. A new route is a function in a file of its subject, and a line here.
 var adminRoutes = []adminRoute{
 	{pattern: "GET /v1/broker", doc: "this broker: ids, addresses, version, how far it has come", early: true, serve: (*Broker).adminBroker},
+	{pattern: "GET /v1/raft/groups", doc: "all Raft groups of the cluster, one line each", early: true, serve: (*Broker).adminGroups},
+	{pattern: "GET /v1/raft/groups/{group...}", doc: "one group (its number, TOPIC/PARTITION, or metadata) on all its replicas", early: true, serve: (*Broker).adminGroup},
 	{pattern: "POST /v1/reset-peers", doc: "let a group whose majority is gone for good go on with the replicas that are left", early: true,
 		timeout: resetTimeout, serve: (*Broker).adminResetPeers},
 	{pattern: "POST /v1/topics/{topic}/partitions/{partition}/leader", doc: "hands a partition's leadership to the broker that \"to\" names, or to whoever is fit", serve: (*Broker).adminTransferLeader},

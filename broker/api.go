@@ -60,6 +60,7 @@ var apis = apiTable(
 	api{key: 45, min: 0, max: 1, serve: (*server).alterPartitionReassignments},
 	api{key: 46, min: 0, max: 0, serve: (*server).listPartitionReassignments},
 	api{key: 47, min: 0, max: 0, serve: (*server).offsetDelete},
+	api{key: 55, min: 0, max: 2, serve: (*server).describeQuorum},
 	api{key: 60, min: 0, max: 2, serve: (*server).describeCluster},
 	api{key: 64, min: 0, max: 0, serve: (*server).unregisterBroker},
 )

@@ -46,6 +46,8 @@ type backend interface {
 	Groups() *coordinator.Groups
 	// EnsureOffsetsTopic has __consumer_offsets created if it is not there, and does not wait for it.
 	EnsureOffsetsTopic()
+	// Quorum describes the metadata group as its leader sees it; an error says that there is none to ask.
+	Quorum(ctx context.Context, done func(q *replicaState, err error))
 	// Config is a broker config that was set explicitly (file, flag, environment), by its Kafka name.
 	Config(name string) (value string, ok bool)
 }

@@ -239,6 +239,10 @@ func (b *fakeBackend) NextProducerID(_ context.Context, done func(int64, error))
 	done(id, nil)
 }
 
+func (b *fakeBackend) Quorum(_ context.Context, done func(*replicaState, error)) {
+	done(nil, errNoMetadataLeader)
+}
+
 func (b *fakeBackend) Config(name string) (string, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -62,6 +62,7 @@ type Broker struct {
 	adm        *adminServer // nil without an admin listener
 	met        *metrics
 	cache      *segment.Cache
+	clock      multi.Clock
 	pids       producerIDs
 	groups     *coordinator.Groups
 	ensuring   atomic.Bool // __consumer_offsets is being created
@@ -296,14 +297,13 @@ func (b *Broker) startRaft() (err error) {
 		b.onClose(j.Close)
 		b.hardStates = j
 	}
-	clock := b.cfg.Clock
-	if clock == nil {
-		clock = multi.BootClock{}
+	if b.clock = b.cfg.Clock; b.clock == nil {
+		b.clock = multi.BootClock{}
 	}
 	b.host, err = multi.NewHost(multi.Options{
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
-		Clock: clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met}, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
+		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met}, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
 		LearnerRate: max(b.cfg.MoveRate, 0),
 	})
 	if err != nil {
@@ -334,7 +334,7 @@ func (b *Broker) startRaft() (err error) {
 		heard: func(n raft.NodeID, inc raft.Incarnation) { b.ctl.Heard(n, inc) },
 	})
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
-		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
+		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: b.clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
 	b.reads = newReadAsker(b.ctx, b.tr, b.cfg.ElectionTimeout)
 	b.onClose(func() error { b.reads.close(); return nil })
 	b.rec = &reconciler{
@@ -376,7 +376,7 @@ func (b *Broker) startRaft() (err error) {
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)
 	}
-	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodTransfer} {
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodTransfer} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})

@@ -53,7 +53,8 @@ type metaGroup struct {
 	// remote asks the leader for a read index.
 	remote func(ctx context.Context, leader raft.NodeID) (raft.Index, error)
 
-	group atomic.Pointer[multi.Group] // nil while it is closed
+	group    atomic.Pointer[multi.Group] // nil while it is closed
+	segments atomic.Pointer[segment.Log] // of the group, which owns it: to look at only
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -95,6 +96,7 @@ func (m *metaGroup) open() error {
 		return errors.Join(fmt.Errorf("start the metadata group: %w", err), log.Close())
 	}
 	m.campaign = false
+	m.segments.Store(log)
 	m.group.Store(g)
 	return nil
 }

@@ -107,6 +107,7 @@ var bodies = [lastAPIKey]*field{
 	45: body(int32s, boolean.since(1), array(str, array(int32s, listOf(int32s)))),
 	46: body(int32s, array(str, listOf(int32s))),
 	47: body(str, array(str, array(int32s))),
+	55: body(array(str, array(int32s))),
 	60: body(boolean, int8s.since(1), boolean.since(2)),
 	64: body(int32s),
 }

@@ -32,6 +32,7 @@ const (
 	methodHeartbeat     uint16 = 2  // beat → beat
 	methodForward       uint16 = 3  // coordinator.Intent → coordinator.Result
 	methodReadIndex     uint16 = 4  // nothing → readReply: of the metadata group
+	methodDescribe      uint16 = 5  // describeRequest → describeReply
 	methodTransfer      uint16 = 6  // transferRequest → transferReply
 	methodReportGroup   uint16 = 7  // groupQuestion → groupReport
 	methodResetMetadata uint16 = 8  // resetOrder → resetReply
@@ -247,6 +248,12 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 			reply.Error = err.Error()
 		}
 		return encodeJSON(&reply)
+	case methodDescribe:
+		var q describeRequest
+		if err := decodeJSON(body, &q); err != nil {
+			return nil, err
+		}
+		return encodeJSON(b.serveDescribe(ctx, &q))
 	case methodReadIndex:
 		var reply readReply
 		index, err := b.meta.readIndex(ctx)

@@ -37,7 +37,10 @@ type Description struct {
 	NextOffset    int64 // appended here, committed or not
 	Commit        raft.Index
 	Applied       raft.Index
+	First         raft.Index // of the log
+	Snapshot      raft.Index // last entry that the stored snapshot stands for; 0: there is none
 	Size          int64      // bytes on disk
+	Segments      int        // and files
 	Full          bool       // the disk is full: produce is refused
 	DamagedUpTo   raft.Index // recovery found damage that a leader has not healed yet; it neither votes nor campaigns
 	Log           segment.Health
@@ -91,6 +94,7 @@ func (r *Replica) Describe() Description {
 		return d
 	}
 	d.LogStart, d.NextOffset, d.Size = int64(m.log.StartOffset()), int64(m.log.NextOffset()), m.log.Size()
+	d.First, d.Snapshot, d.Segments = m.log.FirstIndex(), m.log.SnapshotIndex(), m.log.Segments()
 	d.Log = m.log.Health()
 	l := lookAt(g)
 	d.Voters, d.Learners, d.Commit, d.Full, d.DamagedUpTo = l.Conf.Voters, l.Conf.Learners, l.Commit, l.Full || m.log.Full(), l.VoteAfter

@@ -408,6 +408,13 @@ func (l *Log) Size() int64 {
 	return sum
 }
 
+// SnapshotIndex is the last entry that the stored snapshot stands for; 0 if there is none.
+func (l *Log) SnapshotIndex() raft.Index {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.snap.index
+}
+
 // Segments is the number of files that the log consists of.
 func (l *Log) Segments() int {
 	l.mu.RLock()

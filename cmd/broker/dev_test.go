@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -516,6 +517,44 @@ func TestSDKAgainstBroker(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("the group got %d records, want %d", got, want)
+		}
+	}
+	// Groups: what the brokers say is what the SDK knows, name by name, and people see it.
+	ctl, err := a.Control(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var raw json.RawMessage
+	strict := func(path string, out any) {
+		t.Helper()
+		if err := ctl.Get(t.Context(), path, &raw); err != nil {
+			t.Fatal(err)
+		}
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.DisallowUnknownFields()
+		if err := d.Decode(out); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	var table client.RaftTable
+	var one client.RaftGroup
+	strict("/v1/raft/groups", &table)
+	strict("/v1/raft/groups/t/0", &one)
+	if len(table.Groups) < 7 || len(one.Replicas) != 3 || one.Topic != "t" || one.Replicas[0].Term == 0 || one.Replicas[0].Commit == 0 {
+		t.Errorf("groups %+v\n%+v", table, one)
+	}
+	if out := d.broker("", "raft", "describe"); !regexp.MustCompile(`(?m)^1 +metadata +[123] .*\n(.*\n)*\d+ +t/5 `).MatchString(out) {
+		t.Errorf("raft describe:\n%s", out)
+	}
+	if out := d.broker("", "raft", "describe", "t/3"); !regexp.MustCompile(`(?m)^group \d+, t/3: led by broker [123] in term \d+\n\n +BROKER 1 +BROKER 2 +BROKER 3\n`).MatchString(out) ||
+		!regexp.MustCompile(`(?m)^role +(follower|leader) +(follower|leader) +(follower|leader)$`).MatchString(out) {
+		t.Errorf("raft describe t/3:\n%s", out)
+	}
+	c := newCLI(t)
+	c.env["BALSA_BROKERS"] = strings.Join(d.addrs, ",")
+	for name, want := range map[string]int{"t": exitUsage, "t/6": exitNotFound, "nope": exitNotFound} {
+		if code, _, errText := c.run("raft", "describe", name); code != want || !strings.Contains(errText, "mend:") {
+			t.Errorf("raft describe %s: exit code %d\n%s", name, code, errText)
 		}
 	}
 	if err := a.DeleteTopic(t.Context(), "t"); err != nil {

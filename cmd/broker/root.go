@@ -25,6 +25,7 @@ var commands = []func(*app) *cobra.Command{
 	newProduceCommand,
 	newConsumeCommand,
 	newClusterCommand,
+	newRaftCommand,
 	newBenchCommand,
 	newLogCommand,
 	newVersionCommand,
