@@ -3,6 +3,7 @@
 //	/healthz       200 once clients are served; before that and while stopping 503, with the reason
 //	/metrics       Prometheus' text format: metrics.go, docs/metrics.md
 //	/debug/pprof/  profiles of the Go runtime
+//	/debug/flight  an execution trace of the last seconds: flight.go
 //	/v1/…          JSON: what no Kafka API covers. admin_routes.go has the list; GET /v1 shows it
 //
 // It asks nobody who they are, as the Kafka listener does not yet, and so listens on loopback unless it is told otherwise.
@@ -83,6 +84,7 @@ func newAdminServer(b *Broker, ln net.Listener, host string) *adminServer {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /debug/flight", b.flight.serve)
 	a.route(mux)
 	a.http = &http.Server{
 		Handler: a.guard(mux), ConnState: a.connState, MaxHeaderBytes: maxAdminHeader,

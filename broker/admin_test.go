@@ -17,6 +17,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/internal/vfs"
 )
 
 // adminHarness is the listener's handler without a broker behind it that runs.
@@ -29,6 +31,7 @@ func adminHarness(t *testing.T, loopback bool) (*adminServer, http.Handler) {
 	t.Cleanup(func() { ln.Close() })
 	logger, _ := testLogger(t)
 	b := &Broker{log: logger, met: newMetrics()}
+	b.flight = newFlight(vfs.NewMem(1), "/data", logger, 0, 0)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	t.Cleanup(b.cancel)
 	a := newAdminServer(b, ln, "unused")

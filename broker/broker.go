@@ -61,6 +61,7 @@ type Broker struct {
 	server     *server
 	adm        *adminServer // nil without an admin listener
 	met        *metrics
+	flight     *flight
 	cache      *segment.Cache
 	clock      multi.Clock
 	pids       producerIDs
@@ -115,6 +116,9 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := b.openStore(); err != nil {
 		return nil, err
 	}
+	b.flight = newFlight(b.store.fs, b.store.dir, b.log, max(b.cfg.SlowSync, 0), max(b.cfg.SlowElection, 0))
+	b.flight.record(b.cfg.FlightRecorderBytes)
+	b.onClose(b.flight.close)
 	if err := b.listen(); err != nil {
 		return nil, err
 	}
@@ -303,7 +307,7 @@ func (b *Broker) startRaft() (err error) {
 	b.host, err = multi.NewHost(multi.Options{
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
-		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met}, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
+		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met, b.flight}, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
 		LearnerRate: max(b.cfg.MoveRate, 0),
 	})
 	if err != nil {
@@ -311,6 +315,8 @@ func (b *Broker) startRaft() (err error) {
 	}
 	b.host.Start()
 	b.onClose(b.host.Close)
+	b.flight.oldest = b.host.OldestSync
+	b.spawn(func() { b.flight.loop(b.ctx.Done()) })
 
 	b.cache = segment.NewCache(b.cfg.CacheBytes)
 	bootstrap, campaign := raft.ConfState{Voters: []raft.Member{id.Founder}}, id.Founder == b.self()

@@ -44,6 +44,12 @@ type Config struct {
 	// most 1,000.
 	MetricsGroups int
 
+	// FlightRecorderBytes is about how much memory the Go runtime's flight recorder takes; 0: it does not run. What it holds is
+	// written to DataDir/traces when a sync takes SlowSync, or a group is without a leader for SlowElection; both default to
+	// twice ElectionTimeout, and negative ones are never slow. A process has one recorder.
+	FlightRecorderBytes    int64
+	SlowSync, SlowElection time.Duration
+
 	// Join are RPC addresses of brokers of the cluster to be joined. Empty on an empty data directory: found a new
 	// cluster. On a directory that already belongs to a cluster they only help to find the others after addresses
 	// changed.
@@ -159,6 +165,8 @@ func (c Config) withDefaults() Config {
 	def(&c.ReadConsistency, ReadLease)
 	def(&c.SessionTimeout, 5*c.ElectionTimeout)
 	def(&c.LeaderBalanceInterval, time.Minute)
+	def(&c.SlowSync, 2*c.ElectionTimeout)
+	def(&c.SlowElection, 2*c.ElectionTimeout)
 	def(&c.Partitions, 1)
 	def(&c.OffsetsPartitions, 16)
 	def(&c.InternalTopicWait, 3*time.Second)
@@ -217,6 +225,8 @@ func (c Config) Validate() error {
 		_, port, err := splitAddr(c.AdminListen)
 		check(err == nil && port >= 0, "AdminListen %q must be host:port, or %q", c.AdminListen, adminOff)
 	}
+	check(c.FlightRecorderBytes == 0 || c.FlightRecorderBytes >= minFlightBytes && c.FlightRecorderBytes <= maxFlightBytes,
+		"FlightRecorderBytes %d is neither 0 nor in [%d, %d]", c.FlightRecorderBytes, minFlightBytes, maxFlightBytes)
 	check(c.MetricsGroups >= 0 && c.MetricsGroups <= maxMetricsGroups, "MetricsGroups %d is not in [0, %d]", c.MetricsGroups, maxMetricsGroups)
 	for _, s := range c.Join {
 		h, p, err := splitAddr(s)

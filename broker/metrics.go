@@ -122,6 +122,7 @@ func (b *Broker) registry() *prometheus.Registry {
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	reg.MustRegister(b.met.collectors()...)
+	reg.MustRegister(b.flight.collectors()...)
 	reg.MustRegister(&scrape{b})
 	return reg
 }
@@ -148,21 +149,26 @@ func (m *metrics) refusedPartition(key int16, code int16) {
 }
 
 // observer is the multi.Observer of a broker.
-type observer struct{ m *metrics }
+type observer struct {
+	m *metrics
+	f *flight
+}
 
 var _ multi.Observer = observer{}
 
 func (o observer) Committed(d time.Duration) { o.m.commitSeconds.observe(int64(d)) }
 
-func (o observer) Synced(_ raft.GroupID, d time.Duration, bytes int64, _ error) {
+func (o observer) Synced(g raft.GroupID, d time.Duration, bytes int64, _ error) {
 	o.m.fsyncSeconds.observe(int64(d))
 	if bytes > 0 {
 		o.m.flushBytes.observe(bytes)
 	}
+	o.f.synced(g, d)
 }
 
-func (o observer) LeaderFound(_ raft.GroupID, _ raft.NodeID, _ raft.Term, d time.Duration) {
+func (o observer) LeaderFound(g raft.GroupID, _ raft.NodeID, _ raft.Term, d time.Duration) {
 	o.m.leaderSeconds.observe(int64(d))
+	o.f.leaderFound(g, d)
 }
 
 // timedStore measures how long terms and votes take to become durable.

@@ -31,7 +31,7 @@ func allMetrics() (rows []metricRow) {
 	kinds := map[prometheus.ValueType]string{counted: "counter", gauge: "gauge"}
 	// A Desc does not let itself be asked; its text form does.
 	form := regexp.MustCompile(`^Desc\{fqName: "(.*?)", help: "(.*?)", (?:unit: "", )?constLabels: \{\}, variableLabels: \{(.*?)\}\}$`)
-	for _, c := range newMetrics().collectors() {
+	for _, c := range append(newMetrics().collectors(), newFlight(nil, "", nil, 0, 0).collectors()...) {
 		descs := make(chan *prometheus.Desc, 1)
 		c.Describe(descs)
 		m := form.FindStringSubmatch((<-descs).String())
@@ -207,7 +207,7 @@ func TestMetrics(t *testing.T) {
 // What is counted on a record's way takes no memory.
 func TestCountingAllocatesNothing(t *testing.T) {
 	m := newMetrics()
-	o := observer{m}
+	o := observer{m, newFlight(nil, "", nil, time.Second, time.Second)}
 	r := &request{start: time.Now()}
 	batch := []*request{r}
 	m.answered(batch)
@@ -225,7 +225,7 @@ func TestCountingAllocatesNothing(t *testing.T) {
 
 func BenchmarkCounting(b *testing.B) {
 	m := newMetrics()
-	o := observer{m}
+	o := observer{m, newFlight(nil, "", nil, time.Second, time.Second)}
 	batch := []*request{{start: time.Now()}}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
