@@ -102,6 +102,7 @@ var scalars = []scalar{
 	{name: "balsa_raft_elections_won_total", help: "Elections won by replicas here.", kind: counted, value: func(s *sample) float64 { return float64(s.host.ElectionsWon) }},
 	{name: "balsa_raft_leader_changes_total", help: "How often a replica here learnt of a new leader or term of leadership, its own included.", kind: counted, value: func(s *sample) float64 { return float64(s.host.LeaderChanges) }},
 	{name: "balsa_raft_stepdowns_total", help: "Leaderships of replicas here that ended: handed over, no answer from a quorum, or another was elected.", kind: counted, value: func(s *sample) float64 { return float64(s.host.StepDowns) }},
+	{name: "balsa_raft_handovers_total", help: "Leaderships given away because this broker's disk hung, was full or failed.", kind: counted, value: func(s *sample) float64 { return float64(s.host.HandedOver) }},
 	{name: "balsa_raft_proposals_total", help: "Proposals staged by leaders here: record batches, and commands to the metadata.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Proposals) }},
 	{name: "balsa_raft_overloaded_total", help: "Proposals and reads refused because a bound of their group was reached. Clients try again.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Overloaded) }},
 	{name: "balsa_raft_appended_entries_total", help: "Entries appended to logs here, as leader or follower.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Appended) }},
@@ -116,7 +117,9 @@ var scalars = []scalar{
 		}},
 	{name: "balsa_raft_reads_total", help: "Linearizable reads asked of groups here.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Reads) }},
 	{name: "balsa_raft_lease_reads_total", help: "Of these, those that a lease answered without a round trip.", kind: counted, value: func(s *sample) float64 { return float64(s.host.LeaseReads) }},
-	{name: "balsa_raft_read_rounds_total", help: "Times that a quorum was asked for want of a lease (ReadIndex), each for all reads that waited.", kind: counted, value: func(s *sample) float64 { return float64(s.host.ReadRounds) }},
+	{name: "balsa_raft_read_rounds_total", help: "Times that a quorum was asked (ReadIndex), each for all reads that waited: for want of a lease, or where no lease may answer.", kind: counted, value: func(s *sample) float64 { return float64(s.host.ReadRounds) }},
+	{name: "balsa_raft_suspends_total", help: "Times that the machine was seen to have been asleep; leases do not outlive it.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Suspends) }},
+	{name: "balsa_raft_pauses_total", help: "Times that this process was seen not to have run for longer than an election timeout.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Pauses) }},
 	{name: "balsa_raft_heartbeat_groups", help: "Groups led here: covered ones rest and share one heartbeat for each pair of brokers, uncovered ones send their own.", kind: gauge, label: "state",
 		values: func(s *sample, emit func(string, float64)) {
 			emit("covered", float64(s.sum.Covered))

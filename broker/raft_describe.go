@@ -38,6 +38,7 @@ type replicaState struct {
 	Stable    raft.Index `json:"stable"`
 	First     raft.Index `json:"first"`
 	Last      raft.Index `json:"last"`
+	LastTerm  raft.Term  `json:"lastTerm"`
 	TermStart raft.Index `json:"termStart"`
 	Snapshot  raft.Index `json:"snapshot"` // last entry that the stored snapshot stands for; 0: there is none
 
@@ -57,6 +58,7 @@ type replicaState struct {
 	Resting          bool        `json:"resting"`          // follower: under a pair heartbeat
 	CoveredPeers     int         `json:"coveredPeers"`     // leader: followers that rest
 	Elections        uint32      `json:"elections"`        // that this replica began
+	Priority         string      `json:"priority,omitempty"`
 	Transferee       raft.NodeID `json:"transferee,omitempty"`
 	Uncommitted      int64       `json:"uncommittedBytes"`
 	Waiting          int         `json:"waiting"` // proposals that are not applied
@@ -66,6 +68,7 @@ type replicaState struct {
 	Muted            bool        `json:"muted"` // leader whose disk hangs
 
 	Full         bool       `json:"full"`
+	Impaired     bool       `json:"impaired"` // its disk is bad: it leads only if nobody else can
 	DamagedUpTo  raft.Index `json:"damagedUpTo"`
 	Installing   bool       `json:"installing"`
 	Snapshotting bool       `json:"snapshotting"`
@@ -158,13 +161,16 @@ func (s *replicaState) setLog(first, snapshot raft.Index, bytes int64, segments 
 	}
 }
 
+var priorityNames = [...]string{raft.NeverLeads: "never leads", raft.LastResort: "last resort", raft.NormalPriority: "normal", raft.PreferredPriority: "preferred"}
+
 func (s *replicaState) set(in *multi.Inspection, now raft.Time) {
 	s.Role, s.Ready, s.Term, s.Vote, s.Leader, s.Epoch = in.Role.String(), in.Ready, in.Term, in.Vote, in.Leader, in.Epoch
-	s.Commit, s.Applied, s.Stable, s.Last, s.TermStart = in.Commit, in.Applied, in.Stable, in.Last, in.TermStart
+	s.Commit, s.Applied, s.Stable, s.Last, s.LastTerm, s.TermStart = in.Commit, in.Applied, in.Stable, in.Last, in.LastTerm, in.TermStart
 	s.Voters, s.Outgoing, s.Learners, s.ConfIndex = nodeIDs(in.Conf.Voters), nodeIDs(in.Conf.Outgoing), nodeIDs(in.Conf.Learners), in.ConfIndex
 	s.LeaseMillis, s.LeaderlessMillis = in.Lease.Milliseconds(), in.Leaderless.Milliseconds()
 	s.Resting, s.CoveredPeers, s.Elections, s.Transferee, s.Uncommitted = in.Resting, in.CoveredPeers, in.Elections, in.Transferee, in.Uncommitted
 	s.Waiting, s.Reads, s.Inbox, s.Overloaded, s.Muted = in.Waiting, in.Reads, in.Inbox, in.Overloaded, in.Muted
+	s.Priority, s.Impaired = priorityNames[min(int(in.Priority), len(priorityNames)-1)], in.Impaired
 	s.Full, s.DamagedUpTo, s.Installing, s.Snapshotting = s.Full || in.Full, in.VoteAfter, in.Installing || in.Blocked, in.Snapshotting
 	for i := range in.Peers {
 		p := &in.Peers[i]

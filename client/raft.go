@@ -66,6 +66,7 @@ type RaftReplica struct {
 	Stable    uint64 `json:"stable" yaml:"stable"` // on the disk here
 	First     uint64 `json:"first" yaml:"first"`
 	Last      uint64 `json:"last" yaml:"last"`
+	LastTerm  uint64 `json:"lastTerm" yaml:"lastTerm"`   // of the entry at Last
 	TermStart uint64 `json:"termStart" yaml:"termStart"` // leader: the entry that opened its term
 	Snapshot  uint64 `json:"snapshot" yaml:"snapshot"`   // last entry that the stored snapshot stands for; 0: none
 
@@ -80,11 +81,12 @@ type RaftReplica struct {
 	Learners  []int32 `json:"learners,omitempty" yaml:"learners,omitempty"`
 	ConfIndex uint64  `json:"confIndex" yaml:"confIndex"`
 
-	LeaseMillis      int64  `json:"leaseMillis" yaml:"leaseMillis"`           // left of the leader's lease; 0: none
-	LeaderlessMillis int64  `json:"leaderlessMillis" yaml:"leaderlessMillis"` // for how long no leader is known; 0: one is
-	Resting          bool   `json:"resting" yaml:"resting"`                   // follower under a heartbeat that brokers share
-	CoveredPeers     int    `json:"coveredPeers" yaml:"coveredPeers"`         // leader: followers that rest
-	Elections        uint32 `json:"elections" yaml:"elections"`               // begun by this replica since it was opened
+	LeaseMillis      int64  `json:"leaseMillis" yaml:"leaseMillis"`               // left of the leader's lease; 0: none
+	LeaderlessMillis int64  `json:"leaderlessMillis" yaml:"leaderlessMillis"`     // for how long no leader is known; 0: one is
+	Resting          bool   `json:"resting" yaml:"resting"`                       // follower under a heartbeat that brokers share
+	CoveredPeers     int    `json:"coveredPeers" yaml:"coveredPeers"`             // leader: followers that rest
+	Elections        uint32 `json:"elections" yaml:"elections"`                   // begun by this replica since it was opened
+	Priority         string `json:"priority,omitempty" yaml:"priority,omitempty"` // "preferred", "normal", "last resort", "never leads"
 	Transferee       int32  `json:"transferee,omitempty" yaml:"transferee,omitempty"`
 	UncommittedBytes int64  `json:"uncommittedBytes" yaml:"uncommittedBytes"`
 	Waiting          int    `json:"waiting" yaml:"waiting"` // proposals that are not applied
@@ -94,6 +96,7 @@ type RaftReplica struct {
 	Muted            bool   `json:"muted" yaml:"muted"` // leader that keeps silent because its disk hangs
 
 	Full         bool   `json:"full" yaml:"full"`               // the disk
+	Impaired     bool   `json:"impaired" yaml:"impaired"`       // a bad disk: leads only if nobody else can
 	DamagedUpTo  uint64 `json:"damagedUpTo" yaml:"damagedUpTo"` // lacks entries that had been durable; 0: none
 	Installing   bool   `json:"installing" yaml:"installing"`   // a snapshot of the leader's
 	Snapshotting bool   `json:"snapshotting" yaml:"snapshotting"`

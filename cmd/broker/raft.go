@@ -151,6 +151,7 @@ var (
 		{"applied", count(func(r *client.RaftReplica) uint64 { return r.Applied })},
 		{"stable", count(func(r *client.RaftReplica) uint64 { return r.Stable })},
 		{"last", count(func(r *client.RaftReplica) uint64 { return r.Last })},
+		{"term of last", count(func(r *client.RaftReplica) uint64 { return r.LastTerm })},
 		{"first", count(func(r *client.RaftReplica) uint64 { return r.First })},
 		{"snapshot", count(func(r *client.RaftReplica) uint64 { return r.Snapshot })},
 		{"log start", count(func(r *client.RaftReplica) int64 { return r.LogStart })},
@@ -170,6 +171,7 @@ var (
 			}
 			return "own"
 		}},
+		{"priority", func(r *client.RaftReplica) string { return orDash(r.Priority) }},
 		{"elections", count(func(r *client.RaftReplica) uint32 { return r.Elections })},
 		{"boot", count(func(r *client.RaftReplica) uint64 { return r.Boot })},
 		{"incarnation", func(r *client.RaftReplica) string { return orDash(r.Incarnation) }},
@@ -187,6 +189,7 @@ var (
 		{"overloaded", yesNo(func(r *client.RaftReplica) bool { return r.Overloaded })},
 		{"disk hangs", yesNo(func(r *client.RaftReplica) bool { return r.Muted })},
 		{"disk full", yesNo(func(r *client.RaftReplica) bool { return r.Full })},
+		{"disk impaired", yesNo(func(r *client.RaftReplica) bool { return r.Impaired })},
 		{"damaged up to", count(func(r *client.RaftReplica) uint64 { return r.DamagedUpTo })},
 		{"installs snapshot", yesNo(func(r *client.RaftReplica) bool { return r.Installing })},
 		{"takes snapshot", yesNo(func(r *client.RaftReplica) bool { return r.Snapshotting })},
