@@ -774,3 +774,44 @@ func (f *memFile) Close() error {
 	}
 	return nil
 }
+
+// FailSync is what a failed Sync leaves of a file: the disk has some of what was pending, and the system has forgotten that
+// the rest is not there. It is still read from the cache, and the next Sync reports success without having written it
+// (fsyncgate). With a nil rng the file system's own seed decides.
+func (m *Mem) FailSync(name string, rng *rand.Rand) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.lookup(name)
+	if err == nil && n.dir {
+		err = fs.ErrInvalid
+	}
+	if err != nil {
+		return pathErr("sync", name, err)
+	}
+	if rng == nil {
+		rng = m.rng
+	}
+	left := crashFile(n, rng)
+	n.dur, n.durSize = left.cur, left.size
+	n.pending, n.dirty = nil, n.dirty[:0]
+	n.epoch = pageEpoch.Add(1) // what is written again from here on is dirty again
+	return nil
+}
+
+// Damage puts p at off, on the medium and in the cache, behind the back of whoever wrote the file: rot, or a write that
+// was meant for another place. It changes nothing that is not durable.
+func (m *Mem) Damage(name string, off int64, p []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.lookup(name)
+	if err == nil && (n.dir || off < 0 || off+int64(len(p)) > min(n.size, n.durSize)) {
+		err = fs.ErrInvalid
+	}
+	if err != nil {
+		return pathErr("damage", name, err)
+	}
+	n.put(p, off)
+	medium := &inode{epoch: pageEpoch.Add(1), cur: n.dur, size: n.durSize}
+	medium.put(p, off) // copies the pages that it touches
+	return nil
+}
