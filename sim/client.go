@@ -20,18 +20,26 @@ const (
 
 // startClients spreads at least n operations over d.
 func startClients(w *world, n int, d time.Duration) {
-	var id uint64
 	for range n {
 		w.after(w.between(0, d), func() {
-			id++
-			w.operation(id<<16, retries)
+			w.operation(w.newOp(), retries)
 			if w.chance(burstChance) {
-				w.rep.reach("burst of writes")
-				for i := range w.rng.IntN(burstOps) {
-					w.operation(id<<16|uint64(i+1), 0)
-				}
+				w.burst(w.rng.IntN(burstOps))
 			}
 		})
+	}
+}
+
+// newOp numbers operations.
+func (w *world) newOp() uint64 {
+	w.ops++
+	return w.ops
+}
+
+func (w *world) burst(n int) {
+	w.rep.reach("burst of writes")
+	for range n {
+		w.operation(w.newOp(), 0)
 	}
 }
 
@@ -40,7 +48,9 @@ func (w *world) operation(op uint64, left int) {
 	w.rep.Ops++
 	g := w.rng.IntN(w.opts.Groups)
 	if w.chance(readShare) {
-		w.read(g)
+		if n := w.pick(g); n != nil {
+			w.read(n, g)
+		}
 		return
 	}
 	w.write(g, op, left)
@@ -54,7 +64,7 @@ func (w *world) pick(g int) *node {
 			return n
 		}
 	}
-	if n := w.anyNode(); n.up && g < len(n.replicas) {
+	if n := w.anyNode(); n.replica(g) != nil {
 		return n
 	}
 	return nil
@@ -66,33 +76,62 @@ func (w *world) write(g int, op uint64, left int) {
 		w.retry(g, op, left)
 		return
 	}
+	w.writeTo(n, g, op, left)
+}
+
+func (w *world) writeTo(n *node, g int, op uint64, left int) {
 	local := w.chance(0.1)
+	size := w.rng.IntN(maxOpBytes)
+	h := w.history[g]
+	h.called(op, w.now)
 	n.inLife(n.life, func() {
-		r := n.replicas[g]
-		r.group.Propose(&multi.Proposal{Type: raft.EntryRecords, Payload: opBatch(op, w.rng.IntN(maxOpBytes)), AckLocal: local,
-			Done: func(o multi.Outcome) {
-				if n.diskDead || !n.up {
-					return // the process died before it could answer
+		r := n.replica(g)
+		if r == nil {
+			h.refused(op)
+			w.retry(g, w.newOp(), left)
+			return
+		}
+		life := n.life
+		done := func(o multi.Outcome) {
+			if n.life != life || n.dead() {
+				return // the process died before it could answer
+			}
+			switch {
+			case o.Err != nil:
+				w.rep.Refused++
+				if errors.Is(o.Err, multi.ErrLeadershipLost) {
+					w.rep.reach("proposal outcome unknown")
+				} else if !errors.Is(o.Err, multi.ErrClosed) && !errors.Is(o.Err, multi.ErrFailed) {
+					h.refused(op)
 				}
-				switch {
-				case o.Err != nil:
-					w.rep.Refused++
-					if errors.Is(o.Err, multi.ErrLeadershipLost) {
-						w.rep.reach("proposal outcome unknown")
-					}
-					w.retry(g, op, left)
-				case local:
-					w.rep.reach("acknowledged after the leader's own sync")
-				default:
-					w.rep.Acked++
-					w.check.acked(n, g, op, o.Term, o.Index)
-				}
-			}})
-		n.run()
+				w.retry(g, w.newOp(), left)
+			case local:
+				w.rep.reach("acknowledged after the leader's own sync")
+				w.check.ackedLocal(r, o.Index)
+			default:
+				w.rep.Acked++
+				h.acked(op, w.now)
+				w.check.acked(n, g, op, o.Term, o.Index)
+				w.askOthers(n, g)
+			}
+		}
+		n.step(func() {
+			r.group.Propose(&multi.Proposal{Type: raft.EntryRecords, Payload: opBatch(op, size), AckLocal: local, Done: done})
+		})
 	})
 }
 
-// retry repeats an operation whose outcome is unknown; it may then stand twice in the log, which is the client's affair.
+// askOthers reads from whoever else believes to lead: that is where a lease that lasts too long would tell.
+func (w *world) askOthers(n *node, g int) {
+	for _, o := range w.nodes {
+		if o != n && o.leads(g) {
+			w.rep.reach("two nodes that believe to lead")
+			w.after(0, func() { w.read(o, g) })
+		}
+	}
+}
+
+// retry repeats an operation under a number of its own: whether the first one stands in the log is not known.
 func (w *world) retry(g int, op uint64, left int) {
 	if left > 0 {
 		w.after(w.between(20*time.Millisecond, 600*time.Millisecond), func() { w.write(g, op, left-1) })
@@ -100,20 +139,21 @@ func (w *world) retry(g int, op uint64, left int) {
 }
 
 // read asks for a linearizable read point: it must cover all that was acknowledged, or read, before it was asked for.
-func (w *world) read(g int) {
-	n := w.pick(g)
-	if n == nil {
-		return
-	}
-	floor := w.check.floor[g]
+func (w *world) read(n *node, g int) {
 	n.inLife(n.life, func() {
-		n.replicas[g].group.Read(func(i raft.Index, err error) {
-			if n.diskDead || !n.up || err != nil {
+		r := n.replica(g)
+		if r == nil {
+			return
+		}
+		life, floor, called := n.life, w.check.floor[g], w.now
+		done := func(i raft.Index, err error) {
+			if n.life != life || n.dead() || err != nil {
 				return
 			}
 			w.rep.Reads++
-			w.check.readAt(n, g, floor, i)
-		})
-		n.run()
+			w.check.readAt(r, floor, i)
+			w.history[g].read(called, w.now, i)
+		}
+		n.step(func() { r.group.Read(done) })
 	})
 }

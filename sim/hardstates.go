@@ -20,12 +20,14 @@ type HardStates struct {
 	fs   vfs.FS
 	name string
 
-	mu      sync.Mutex
+	io   sync.Mutex // held by Flush, guards what follows
+	file vfs.File
+	at   int64
+	err  error
+
+	mu      sync.Mutex                      // never held across I/O
 	states  map[raft.GroupID]raft.HardState // durable ones
 	pending []hardSave
-	file    vfs.File
-	at      int64
-	err     error
 	wake    func() // called when something became pending
 }
 
@@ -74,6 +76,20 @@ func OpenHardStates(fsys vfs.FS, name string) (*HardStates, error) {
 		h.states[g] = raft.HardState{Term: raft.Term(binary.LittleEndian.Uint32(b[8:])), Epoch: raft.GroupEpoch(binary.LittleEndian.Uint32(b[12:])),
 			Vote: raft.NodeID(binary.LittleEndian.Uint32(b[16:]))}
 	}
+	// What is read may be in the cache only, after a process crash, or after a sync that failed (fsyncgate): it is written
+	// again before anybody goes by it.
+	if h.at > 0 {
+		all := make([]byte, h.at)
+		if _, err := f.ReadAt(all, 0); err != nil {
+			return nil, err
+		}
+		if _, err := f.WriteAt(all, 0); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(f.Sync(), fsys.SyncDir(".")); err != nil {
+		return nil, err
+	}
 	return h, nil
 }
 
@@ -116,14 +132,17 @@ func (h *HardStates) Pending() bool {
 
 // Flush makes all that is pending durable with one sync, and reports.
 func (h *HardStates) Flush() {
+	h.io.Lock()
+	defer h.io.Unlock()
 	h.mu.Lock()
 	batch := h.pending
 	h.pending = nil
+	h.mu.Unlock()
 	if h.err == nil && len(batch) > 0 {
 		h.err = h.write(batch)
 	}
-	err := h.err
-	if err == nil {
+	if h.err == nil {
+		h.mu.Lock()
 		for _, s := range batch {
 			if s.gone {
 				delete(h.states, s.group)
@@ -131,11 +150,11 @@ func (h *HardStates) Flush() {
 				h.states[s.group] = s.hs
 			}
 		}
+		h.mu.Unlock()
 	}
-	h.mu.Unlock()
 	for _, s := range batch {
 		if s.done != nil {
-			s.done(err)
+			s.done(h.err)
 		}
 	}
 }

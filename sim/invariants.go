@@ -1,11 +1,9 @@
-// What must always hold, each as a type of its own, and the checker that watches a run for it.
+// What must always hold, each as a type of its own. checker.go watches a run for it.
 
 package sim
 
 import (
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/segment"
@@ -30,6 +28,42 @@ type VoteDurabilityError struct {
 
 func (e *VoteDurabilityError) Error() string {
 	return fmt.Sprintf("votes are durable: n%d %s", e.Node, e.Message)
+}
+
+// AckDurabilityError: a node said that it has entries durably which are not on its disk.
+type AckDurabilityError struct {
+	Node            raft.NodeID
+	Group           int
+	Claimed, Synced raft.Index
+}
+
+func (e *AckDurabilityError) Error() string {
+	return fmt.Sprintf("nothing is acknowledged before its sync: n%d group %d acknowledged up to %d, synced is %d", e.Node, e.Group, e.Claimed, e.Synced)
+}
+
+// CommitDurabilityError: a leader takes for committed what is not on the disks of a majority.
+type CommitDurabilityError struct {
+	Leader raft.NodeID
+	Group  int
+	Index  raft.Index
+	Conf   raft.ConfState
+	Holds  []raft.NodeID
+}
+
+func (e *CommitDurabilityError) Error() string {
+	return fmt.Sprintf("what is committed is on the disks of a majority: n%d group %d commits %d, which only nodes %v of %v have durably",
+		e.Leader, e.Group, e.Index, e.Holds, e.Conf)
+}
+
+// FalseDamageError: a recovery takes for damage what a crash may leave behind.
+type FalseDamageError struct {
+	Node   raft.NodeID
+	Group  int
+	Reason string
+}
+
+func (e *FalseDamageError) Error() string {
+	return fmt.Sprintf("crashes are not damage: n%d group %d: %s", e.Node, e.Group, e.Reason)
 }
 
 // LogMatchingError: two logs agree at an index and differ below it (Raft §5.3).
@@ -149,291 +183,20 @@ func (e *OffsetError) Error() string {
 	return fmt.Sprintf("offsets are dense: n%d group %d after index %d is offset %d, %d records are applied", e.Node, e.Group, e.Index, e.Have, e.Want)
 }
 
-// LivenessError: the healed cluster did not come to agree.
-type LivenessError struct{ State string }
+// LivenessError: a cluster in which a majority can talk did not make progress, or a healed one did not come to agree.
+type LivenessError struct {
+	What  string
+	State string
+}
 
 func (e *LivenessError) Error() string {
-	return "progress once faults stop: no agreement after " + settleLimit.String() + "\n" + e.State
+	return "progress once faults stop: " + e.What + "\n" + e.State
 }
 
-type committed struct {
-	term raft.Term
-	op   uint64
-	hash uint64 // of the chain after it
-	seen bool
+// PanicError: the code under test found a contradiction itself.
+type PanicError struct {
+	Value any
+	Stack string
 }
 
-type voteKey struct {
-	node  raft.NodeID
-	group raft.GroupID
-	term  raft.Term
-}
-
-type ack struct {
-	op    uint64
-	index raft.Index
-}
-
-type checker struct {
-	w       *world
-	history [][]committed // by group, then index
-	top     []raft.Index  // highest committed index known
-	floor   []raft.Index  // no later read may be below
-	leaders []map[raft.Term]raft.NodeID
-	votes   map[voteKey]raft.NodeID
-	acks    [][]ack
-	// By node and group, in the node's current life.
-	commits, lasts [][]raft.Index
-	led            [][]bool
-}
-
-func newChecker(w *world) *checker {
-	c := &checker{w: w, votes: map[voteKey]raft.NodeID{}}
-	c.history = make([][]committed, w.opts.Groups)
-	c.top = make([]raft.Index, w.opts.Groups)
-	c.floor = make([]raft.Index, w.opts.Groups)
-	c.acks = make([][]ack, w.opts.Groups)
-	for range w.opts.Groups {
-		c.leaders = append(c.leaders, map[raft.Term]raft.NodeID{})
-	}
-	for range w.opts.Nodes {
-		c.commits = append(c.commits, make([]raft.Index, w.opts.Groups))
-		c.lasts = append(c.lasts, make([]raft.Index, w.opts.Groups))
-		c.led = append(c.led, make([]bool, w.opts.Groups))
-	}
-	return c
-}
-
-// sent sees every message that leaves a node.
-func (c *checker) sent(n *node, m *raft.Message) {
-	durable, _ := n.hard.Load(m.Group)
-	vote := func(candidate raft.NodeID) {
-		key := voteKey{n.id, m.Group, m.Term}
-		if before, ok := c.votes[key]; ok && before != candidate {
-			c.w.fail(&VoteDurabilityError{n.id, fmt.Sprintf("group %d voted for n%d and n%d in term %d", m.Group, before, candidate, m.Term)})
-		}
-		c.votes[key] = candidate
-		c.w.voted(n)
-		if durable.Term < m.Term || durable.Term == m.Term && durable.Vote != candidate {
-			c.w.fail(&VoteDurabilityError{n.id, fmt.Sprintf("group %d told of a vote for n%d in term %d, on disk is term %d, vote n%d", m.Group, candidate, m.Term, durable.Term, durable.Vote)})
-		}
-	}
-	switch m.Type {
-	case raft.MsgPreVote, raft.MsgPreVoteResp:
-		return
-	case raft.MsgVote:
-		vote(n.id)
-	case raft.MsgVoteResp:
-		if !m.Reject {
-			vote(m.To)
-		}
-	}
-	if durable.Term < m.Term {
-		c.w.fail(&VoteDurabilityError{n.id, fmt.Sprintf("group %d sent %v of term %d, on disk is term %d", m.Group, m.Type, m.Term, durable.Term)})
-	}
-}
-
-// applied sees every entry that a state machine folds.
-func (c *checker) applied(r *replica, e *raft.Entry) {
-	h := c.history[r.g]
-	for raft.Index(len(h)) <= e.Index {
-		h = append(h, committed{})
-	}
-	c.history[r.g] = h
-	c.top[r.g] = max(c.top[r.g], e.Index)
-	op := uint64(0)
-	if e.Type == raft.EntryRecords {
-		op = opOf(e.Payload)
-	}
-	k := &h[e.Index]
-	if !k.seen {
-		*k = committed{e.Term, op, r.state.hash, true}
-		return
-	}
-	if k.term != e.Term || k.op != op || k.hash != r.state.hash {
-		c.w.fail(&StateMachineError{r.node.id, r.g, e.Index, fmt.Sprintf("term %d op %x, elsewhere term %d op %x", e.Term, op, k.term, k.op)})
-	}
-}
-
-func (c *checker) restored(r *replica) {
-	i := r.state.applied
-	if h := c.history[r.g]; i == 0 || int(i) >= len(h) || !h[i].seen || h[i].hash != r.state.hash {
-		c.w.fail(&StateMachineError{r.node.id, r.g, i, "a snapshot holds what was never committed"})
-	}
-}
-
-func (c *checker) acked(n *node, g int, op uint64, term raft.Term, i raft.Index) {
-	c.w.tracef("ack group %d op %x at %d/%d by n%d", g, op, i, term, n.id)
-	c.acks[g] = append(c.acks[g], ack{op, i})
-	c.floor[g] = max(c.floor[g], i)
-	c.checkAck(g, op, i)
-}
-
-func (c *checker) checkAck(g int, op uint64, i raft.Index) {
-	h := c.history[g]
-	if int(i) >= len(h) || !h[i].seen {
-		c.w.fail(&AckedLossError{g, op, i, 0})
-	} else if h[i].op != op {
-		c.w.fail(&AckedLossError{g, op, i, h[i].op})
-	}
-}
-
-func (c *checker) readAt(n *node, g int, floor, i raft.Index) {
-	if i < floor || n.replicas[g].state.applied < i {
-		c.w.fail(&StaleReadError{n.id, g, floor, i})
-	}
-	c.floor[g] = max(c.floor[g], i)
-}
-
-func (c *checker) lifeEnded(n *node) {
-	clear(c.commits[n.id-1])
-	clear(c.lasts[n.id-1])
-	clear(c.led[n.id-1])
-}
-
-// observe looks at a node after it did something.
-func (c *checker) observe(n *node) {
-	for g, r := range n.replicas {
-		s := r.group.Status()
-		if was := c.commits[n.id-1][g]; s.Commit < was {
-			c.w.fail(&CommitRegressionError{n.id, g, was, s.Commit})
-		}
-		c.commits[n.id-1][g] = s.Commit
-		if s.Resting {
-			c.w.rep.reach("group rests under a pair heartbeat")
-		}
-		if s.Last < c.lasts[n.id-1][g] {
-			c.w.rep.reach("log tail truncated")
-		}
-		c.lasts[n.id-1][g] = s.Last
-		if c.led[n.id-1][g] && s.Role != raft.Leader {
-			c.w.rep.reach("a leader was deposed")
-		}
-		c.led[n.id-1][g] = s.Role == raft.Leader
-		if s.Role != raft.Leader {
-			continue
-		}
-		if who, ok := c.leaders[g][s.Term]; !ok {
-			c.leaders[g][s.Term] = n.id
-			c.leaderComplete(r, s.Term)
-		} else if who != n.id {
-			c.w.fail(&ElectionSafetyError{g, s.Term, who, n.id})
-		}
-	}
-}
-
-// leaderComplete checks a new leader's log against all that is known to be committed. Entries of later terms do not
-// bind it: a deposed leader may still learn that it had won.
-func (c *checker) leaderComplete(r *replica, term raft.Term) {
-	for i := r.log.FirstIndex(); i <= c.top[r.g]; i++ {
-		k := c.history[r.g][i]
-		if !k.seen || k.term >= term {
-			continue
-		}
-		have, err := r.log.Term(i)
-		if err != nil || have != k.term {
-			c.w.fail(&LeaderCompletenessError{r.g, r.node.id, term, i, have, k.term})
-			return
-		}
-	}
-}
-
-// periodic compares logs pairwise, once a simulated second.
-func (c *checker) periodic() {
-	for g := range c.w.opts.Groups {
-		for i, a := range c.w.nodes {
-			for _, b := range c.w.nodes[i+1:] {
-				if a.up && b.up && !a.diskDead && !b.diskDead && g < len(a.replicas) && g < len(b.replicas) {
-					c.logsMatch(g, a.replicas[g], b.replicas[g])
-				}
-			}
-		}
-	}
-	c.w.after(time.Second, c.periodic)
-}
-
-const matchDepth = 64 // entries compared below the highest agreement
-
-func (c *checker) logsMatch(g int, a, b *replica) {
-	lo := max(a.log.FirstIndex(), b.log.FirstIndex())
-	agree := raft.Index(0)
-	for i := min(a.log.LastIndex(), b.log.LastIndex()); i >= lo && i > 0; i-- {
-		ta, errA := a.log.Term(i)
-		tb, errB := b.log.Term(i)
-		if errA != nil || errB != nil {
-			c.w.fail(fmt.Errorf("terms of group %d at %d: %v, %v", g, i, errA, errB))
-			return
-		}
-		if agree == 0 && ta == tb {
-			agree = i
-		}
-		if agree != 0 {
-			if ta != tb {
-				c.w.fail(&LogMatchingError{g, a.node.id, b.node.id, i})
-				return
-			}
-			if agree-i >= matchDepth {
-				return
-			}
-		}
-	}
-}
-
-// agreed reports whether every group has one leader and every replica has applied the same, acknowledged ops included.
-func (c *checker) agreed() bool {
-	for g := range c.w.opts.Groups {
-		leaders := 0
-		var first *replica
-		for _, n := range c.w.nodes {
-			if !n.up || n.diskDead || g >= len(n.replicas) {
-				return false
-			}
-			r := n.replicas[g]
-			if s := r.group.Status(); s.Role == raft.Leader && s.Ready {
-				leaders++
-			}
-			if first == nil {
-				first = r
-			}
-			if r.state != first.state || r.log.LastIndex() != r.state.applied {
-				return false
-			}
-		}
-		if leaders != 1 || first.state.applied < c.top[g] {
-			return false
-		}
-	}
-	return true
-}
-
-func (c *checker) final() {
-	for g := range c.w.opts.Groups {
-		for _, a := range c.acks[g] {
-			c.checkAck(g, a.op, a.index)
-		}
-		for _, n := range c.w.nodes {
-			r := n.replicas[g]
-			c.leaderComplete(r, raft.MaxTerm) // every log holds every committed entry now
-			off, err := r.log.OffsetAfter(r.state.applied)
-			if err != nil || off != r.state.records {
-				c.w.fail(&OffsetError{n.id, g, r.state.applied, off, r.state.records})
-			}
-		}
-	}
-	c.periodic()
-}
-
-func (c *checker) describe() string {
-	var b strings.Builder
-	for g := range c.w.opts.Groups {
-		for _, n := range c.w.nodes {
-			if !n.up || g >= len(n.replicas) {
-				fmt.Fprintf(&b, "group %d n%d down\n", g, n.id)
-				continue
-			}
-			r := n.replicas[g]
-			fmt.Fprintf(&b, "group %d n%d log [%d,%d] applied %d status %+v\n", g, n.id, r.log.FirstIndex(), r.log.LastIndex(), r.state.applied, r.group.Status())
-		}
-	}
-	return b.String()
-}
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.Value, e.Stack) }

@@ -3,10 +3,12 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/raft/transport"
 )
 
 const (
@@ -18,19 +20,22 @@ const (
 	strayChance = 0.002
 )
 
+// network has links between nodes. A link may be cut by several faults at once, and heals when the last of them ends.
 type network struct {
 	w        *world
-	cut      [][]bool // cut[from][to], by node index
+	cut      [][]int // cut[from][to], by node index: how many faults cut it
+	epoch    int     // of the last healing: faults begun before it end nothing
 	loss     float64
 	dup      float64
 	slowFrom []time.Duration // extra delay of what a node sends
+	jitter   time.Duration   // up to so much more delay, of everything
 }
 
 func newNetwork(w *world) *network {
 	n := &network{w: w, slowFrom: make([]time.Duration, w.opts.Nodes)}
-	n.cut = make([][]bool, w.opts.Nodes)
+	n.cut = make([][]int, w.opts.Nodes)
 	for i := range n.cut {
-		n.cut[i] = make([]bool, w.opts.Nodes)
+		n.cut[i] = make([]int, w.opts.Nodes)
 	}
 	return n
 }
@@ -40,6 +45,8 @@ func (n *network) heal() {
 		clear(n.cut[i])
 	}
 	clear(n.slowFrom)
+	n.jitter = 0
+	n.epoch++
 }
 
 func (n *network) lossy(loss, dup float64) { n.loss, n.dup = loss, dup }
@@ -62,12 +69,15 @@ func (n *network) carry(from, to raft.NodeID, fn func(dst *node)) {
 			continue
 		}
 		d := w.between(minDelay, maxDelay) + n.slowFrom[from-1]
+		if n.jitter > 0 {
+			d += w.between(0, n.jitter)
+		}
 		if w.chance(strayChance) {
 			d += w.between(0, strayDelay)
 		}
 		w.after(d, func() {
 			dst := w.nodes[to-1]
-			if !dst.up || n.cut[from-1][to-1] {
+			if !dst.up || n.cut[from-1][to-1] > 0 {
 				w.rep.Lost++
 				return
 			}
@@ -83,37 +93,46 @@ type link struct {
 	life int // a dead process sends nothing
 }
 
+// Send implements multi.Transport. Every message passes the real encoding.
 func (l *link) Send(to raft.NodeID, msgs []raft.Message) {
 	if !l.node.up || l.life != l.node.life {
 		return
 	}
+	w := l.net.w
 	for i := range msgs {
-		m := msgs[i]
-		l.net.w.check.sent(l.node, &m)
-		l.net.carry(l.node.id, to, func(dst *node) { dst.deliver(onTheWire(&m)) })
+		m := &msgs[i]
+		w.check.sent(l.node, m)
+		w.rep.Types[m.Type]++
+		c, err := transport.Carry(m)
+		if err != nil {
+			w.fail(err)
+			return
+		}
+		l.net.carry(l.node.id, to, func(dst *node) { dst.deliver(ofItsOwn(&c)) })
 	}
 }
 
+// SendPair implements multi.Transport.
 func (l *link) SendPair(to raft.NodeID, m *multi.PairMessage) {
 	if !l.node.up || l.life != l.node.life {
 		return
 	}
-	c := *m
-	c.Cover = append([]multi.CoveredGroup(nil), m.Cover...)
-	c.Uncover = append([]raft.GroupID(nil), m.Uncover...)
-	c.Except = append([]raft.GroupID(nil), m.Except...)
-	l.net.carry(l.node.id, to, func(dst *node) { dst.deliverPair(l.node.id, c) })
+	l.net.w.rep.PairMessages++
+	c, err := transport.CarryPair(m)
+	if err != nil {
+		l.net.w.fail(err)
+		return
+	}
+	l.net.carry(l.node.id, to, func(dst *node) {
+		d := *c
+		dst.deliverPair(l.node.id, &d)
+	})
 }
 
-// onTheWire is what the receiver gets: entries are their frames alone, everything else is a copy.
-func onTheWire(m *raft.Message) raft.Message {
+// ofItsOwn copies what the receiver may change: a doubled message is two.
+func ofItsOwn(m *raft.Message) raft.Message {
 	c := *m
-	if len(m.Entries) > 0 {
-		c.Entries = make([]raft.Entry, len(m.Entries))
-		for i := range m.Entries {
-			c.Entries[i].Frame = m.Entries[i].Frame
-		}
-	}
+	c.Entries = slices.Clone(m.Entries)
 	if m.Snapshot != nil {
 		s := *m.Snapshot
 		c.Snapshot = &s

@@ -18,6 +18,8 @@ type replica struct {
 	g     int
 	log   *segment.Log
 	group *multi.Group
+	// failed: it has stopped by itself, and is opened again.
+	failed bool
 
 	// Leader: the offset that the next staged entry gets, and the place for which that holds.
 	next   segment.Offset
@@ -153,5 +155,6 @@ func (r *replica) LeadershipChanged(s multi.Status) {
 	if s.Role == raft.Leader {
 		r.node.w.rep.Elections++
 		r.node.w.tracef("n%d leads group %d in term %d, ready %v", r.node.id, r.g, s.Term, s.Ready)
+		r.node.w.elected(r.node, r.g, s.Ready)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/balsamq/balsa/raft"
 )
 
 // Report is the tally of one run, or of many added up.
@@ -18,6 +20,13 @@ type Report struct {
 	Events, Messages, Lost, Duplicated uint64
 	Faults, Elections                  int
 	Ops, Acked, Refused, Reads         int
+
+	Types        [raft.MsgTimeoutNow + 1]uint64 // messages sent, by type
+	PairMessages uint64
+	Roles        [4][4]int // changes of role: from, to
+
+	// Settled are the times that majorities took to acknowledge something new once faults had stopped among them.
+	Settled []time.Duration
 
 	Reached map[string]int
 }
@@ -43,6 +52,16 @@ func (r *Report) Add(o Report) {
 	r.Acked += o.Acked
 	r.Refused += o.Refused
 	r.Reads += o.Reads
+	for i, n := range o.Types {
+		r.Types[i] += n
+	}
+	r.PairMessages += o.PairMessages
+	r.Settled = append(r.Settled, o.Settled...)
+	for i := range o.Roles {
+		for j, n := range o.Roles[i] {
+			r.Roles[i][j] += n
+		}
+	}
 	for what, n := range o.Reached {
 		if r.Reached == nil {
 			r.Reached = map[string]int{}
@@ -56,6 +75,22 @@ func (r Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d seeds, %.0f simulated s, %d events, %d messages (%d lost, %d doubled), %d faults, %d leaderships, %d ops (%d acknowledged, %d refused, %d reads)\n",
 		r.Runs, r.Simulated.Seconds(), r.Events, r.Messages, r.Lost, r.Duplicated, r.Faults, r.Elections, r.Ops, r.Acked, r.Refused, r.Reads)
+	if n := len(r.Settled); n > 0 {
+		s := slices.Sorted(slices.Values(r.Settled))
+		fmt.Fprintf(&b, "  progress of a majority beside a broken node, in simulated time: median %v, 99 %% %v, at most %v (%d times)\n",
+			s[n/2].Round(time.Millisecond), s[n*99/100].Round(time.Millisecond), s[n-1].Round(time.Millisecond), n)
+	}
+	for t := raft.MsgPreVote; int(t) < len(r.Types); t++ {
+		fmt.Fprintf(&b, "  %9d  message %v\n", r.Types[t], t)
+	}
+	fmt.Fprintf(&b, "  %9d  pair messages\n", r.PairMessages)
+	for i := range r.Roles {
+		for j, n := range r.Roles[i] {
+			if n > 0 {
+				fmt.Fprintf(&b, "  %9d  role %v to %v\n", n, raft.Role(i), raft.Role(j))
+			}
+		}
+	}
 	names := make([]string, 0, len(r.Reached))
 	for what := range r.Reached {
 		names = append(names, what)
@@ -67,11 +102,49 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// coverage are the states that a dozen seeds must reach, or the schedule has become blind.
+// coverageSeeds are enough to reach everything in coverage, every type of message, every fault and every change of role that there
+// is; if they no longer do, the schedule has become blind.
+const coverageSeeds = 40
+
 var coverage = []string{
-	"a leader was deposed", "burst of writes", "power cut inside a disk operation", "snapshot taken", "snapshot restored", "snapshot sent", "snapshot installed",
-	"lease read", "read through ReadIndex", "group rests under a pair heartbeat", "resting groups woken by a dead peer",
-	"log tail truncated", "proposal outcome unknown", "acknowledged after the leader's own sync", "torn tail cut at recovery",
+	"a leader was deposed", "a leader was removed", "acknowledged after the leader's own sync", "append refused", "burst of writes",
+	"clock: new rate", "clock: step", "damage found at recovery", "damage repaired from the leader", "dead incarnation taken out",
+	"failed sync", "failed syncdir", "failed write", "group rests under a pair heartbeat", "joint membership",
+	"joint membership inherited by a new leader", "leader struck after its election", "leadership transfer begun", "lease read",
+	"log tail truncated", "membership taken back by a truncation", "membership: add-learner", "membership: add-voter",
+	"membership: promote", "membership: remove", "power cut after a vote", "power cut inside a disk operation",
+	"proposal outcome unknown", "read through ReadIndex", "replica does not vote until it is repaired",
+	"replica failed, and was opened again", "resting groups woken by a dead peer", "snapshot installed", "snapshot restored", "snapshot sent",
+	"snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead",
+}
+
+// missing lists what should have been reached and was not.
+func (r *Report) missing() (out []string) {
+	for _, what := range coverage {
+		if r.Reached[what] == 0 {
+			out = append(out, what)
+		}
+	}
+	for _, k := range faultKinds {
+		if r.Reached["fault: "+k.name] == 0 {
+			out = append(out, "fault: "+k.name)
+		}
+	}
+	for t := raft.MsgPreVote; int(t) < len(r.Types); t++ {
+		if r.Types[t] == 0 {
+			out = append(out, "message "+t.String())
+		}
+	}
+	// A candidate by order of the leader was a follower; nobody becomes a leader but from candidate.
+	for _, c := range [][2]raft.Role{
+		{raft.Follower, raft.PreCandidate}, {raft.Follower, raft.Candidate}, {raft.PreCandidate, raft.Candidate}, {raft.PreCandidate, raft.Follower},
+		{raft.Candidate, raft.Leader}, {raft.Candidate, raft.Follower}, {raft.Leader, raft.Follower},
+	} {
+		if r.Roles[c[0]][c[1]] == 0 {
+			out = append(out, fmt.Sprintf("role %v to %v", c[0], c[1]))
+		}
+	}
+	return out
 }
 
 // addCoverage collects what hosts counted; it is called before a host goes away.
@@ -96,4 +169,9 @@ func (n *node) addCoverage() {
 func (r *Report) reachN(what string, n int) {
 	r.reach(what)
 	r.Reached[what] += n - 1
+}
+
+// noteProgress: how long a majority took to make progress.
+func (r *Report) noteProgress(d time.Duration) {
+	r.Settled = append(r.Settled, d)
 }

@@ -1,0 +1,65 @@
+// The shape of a run: how many brokers, who replicates what, and how small the bounds are, drawn from the seed before anything
+// happens. A bound of one entry per message, say, shows orders of events that batches hide.
+
+package sim
+
+import (
+	"math/rand/v2"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+const maxNodes = 6
+
+type shape struct {
+	maxMessageBytes int   // 0: the default
+	maxInflight     int   // 0: the default
+	keepEntries     int64 // behind a snapshot
+	snapshotEvery   int64
+	zeroAhead       int64
+	minVoters       int // membership changes leave at least so many
+	// weak is the one node whose disk may rot, lie or be lost; nil: none in this run. See faults_disk.go.
+	weak *node
+}
+
+// drawShape also sets the number of nodes, if the options leave it open, and each group's first members.
+func (w *world) drawShape() {
+	pick := func(vs ...int64) int64 { return vs[w.rng.IntN(len(vs))] }
+	if w.opts.Nodes == 0 {
+		w.opts.Nodes = int(pick(3, 3, 3, 3, 4, 5, 5))
+	}
+	s := &w.shape
+	s.maxMessageBytes = int(pick(0, 0, 1, 1, 2048))
+	s.maxInflight = int(pick(0, 0, 0, 1, 2))
+	if s.maxMessageBytes == 1 { // every refusal sends the window anew: on a network that reorders, a long one of small messages is a storm
+		s.maxInflight = int(pick(1, 2, 4))
+	}
+	s.keepEntries = pick(0, 5, 20, 20, 100)
+	s.snapshotEvery = pick(4<<10, 8<<10, 16<<10)
+	s.zeroAhead = pick(0, 0, 0, 4096)
+	s.minVoters = int(pick(1, 3, 3, 3))
+	for range w.opts.Groups {
+		n := min(3, w.opts.Nodes)
+		if w.opts.Nodes >= 5 && w.chance(0.4) {
+			n = 5
+		}
+		w.initial = append(w.initial, w.someNodes(n))
+	}
+}
+
+// someNodes draws n node ids, in order.
+func (w *world) someNodes(n int) []raft.NodeID {
+	chosen := make(map[int]bool, n)
+	for _, i := range w.rng.Perm(w.opts.Nodes)[:n] {
+		chosen[i] = true
+	}
+	var ids []raft.NodeID
+	for i := range w.opts.Nodes {
+		if chosen[i] {
+			ids = append(ids, raft.NodeID(i+1))
+		}
+	}
+	return ids
+}
+
+func newRand(seed, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }
