@@ -60,6 +60,12 @@ func (w *world) changeConf(n *node, g int) {
 		return
 	}
 	conf := r.group.Status().Conf
+	if conf.Joint() {
+		if w.chance(0.3) {
+			w.propose(n, g, raft.ConfChange{Revert: true})
+		}
+		return
+	}
 	if change, ok := w.drawChange(&conf); ok {
 		w.propose(n, g, change)
 	}
@@ -72,10 +78,14 @@ func (w *world) propose(n *node, g int, change raft.ConfChange) {
 			return
 		}
 		w.tracef("n%d group %d change %+v", n.id, g, change)
+		w.reconsider(n, g)
 		n.step(func() {
 			r.group.ProposeConf(change, func(o multi.Outcome) {
 				if n.dead() || o.Err != nil {
 					return
+				}
+				if change.Revert {
+					w.rep.reach("membership: taken back by order")
 				}
 				for _, s := range change.Steps {
 					w.rep.reach("membership: " + s.Op.String())
@@ -83,6 +93,13 @@ func (w *world) propose(n *node, g int, change raft.ConfChange) {
 			})
 		})
 	})
+}
+
+// reconsider takes a change back while it is still joint, sometimes.
+func (w *world) reconsider(n *node, g int) {
+	if w.chance(0.1) && !w.calm {
+		w.after(w.between(0, 8*time.Millisecond), func() { w.changeConf(n, g) })
+	}
 }
 
 // drawChange draws a change that this membership allows and that leaves the weak node a minority.
