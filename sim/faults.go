@@ -269,9 +269,12 @@ func (w *world) faultFlap() {
 // faultStrikeLeaders strikes each of the next leaders soon after it was elected, while writes come: logs grow apart, and what an
 // earlier leader has left is taken up by a later one (figure 8).
 func (w *world) faultStrikeLeaders() {
-	w.strikes = 3 + w.rng.IntN(6)
+	w.strikes, w.strikeGroup = 3+w.rng.IntN(6), w.rng.IntN(w.opts.Groups)
 	w.net.jitter = []time.Duration{0, 10 * time.Millisecond, 40 * time.Millisecond}[w.rng.IntN(3)]
-	n := w.target()
+	n := w.check.leader(w.strikeGroup)
+	if n == nil {
+		n = w.anyNode()
+	}
 	w.burst(w.rng.IntN(30))
 	w.after(w.between(0, 3*time.Millisecond), func() { w.strike(n) })
 }
@@ -279,13 +282,13 @@ func (w *world) faultStrikeLeaders() {
 // strike cuts a node off, or ends it, for long enough that another is elected.
 func (w *world) strike(n *node) {
 	d := w.between(1200*time.Millisecond, 3500*time.Millisecond)
-	switch w.rng.IntN(3) {
-	case 0:
+	switch w.rng.IntN(4) {
+	case 0, 1:
 		w.isolate(n, d)
-	case 1:
+	case 2:
 		n.kill()
 		w.after(d, n.start)
-	case 2:
+	case 3:
 		n.lose()
 		w.after(d, n.start)
 	}
@@ -306,7 +309,7 @@ func (w *world) elected(n *node, g int, ready bool) {
 		})
 		return
 	}
-	if w.strikes == 0 {
+	if w.strikes == 0 || g != w.strikeGroup {
 		return
 	}
 	if w.strikes--; w.strikes == 0 {

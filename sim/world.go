@@ -98,6 +98,7 @@ type world struct {
 	// cutAtVote is the number of nodes that lose power when they next vote, strikes the number of leaders that are struck
 	// when they are elected.
 	cutAtVote, strikes int
+	strikeGroup        int   // of this group
 	calm               bool  // the schedule is over
 	err                error // first violation
 }
