@@ -80,18 +80,23 @@ func (w *world) write(g int, op uint64, left int) {
 }
 
 func (w *world) writeTo(n *node, g int, op uint64, left int) {
+	w.history[g].called(op, w.now)
+	n.inLife(n.life, func() { n.step(w.proposal(n, g, op, left)) })
+}
+
+// proposal is what a node does with a write that has arrived.
+func (w *world) proposal(n *node, g int, op uint64, left int) func() {
 	local := w.chance(0.1)
 	size := w.rng.IntN(maxOpBytes)
 	h := w.history[g]
-	h.called(op, w.now)
-	n.inLife(n.life, func() {
+	life := n.life
+	return func() {
 		r := n.replica(g)
 		if r == nil {
 			h.refused(op)
 			w.retry(g, w.newOp(), left)
 			return
 		}
-		life := n.life
 		done := func(o multi.Outcome) {
 			if n.life != life || n.dead() {
 				return // the process died before it could answer
@@ -115,10 +120,8 @@ func (w *world) writeTo(n *node, g int, op uint64, left int) {
 				w.askOthers(n, g)
 			}
 		}
-		n.step(func() {
-			r.group.Propose(&multi.Proposal{Type: raft.EntryRecords, Payload: opBatch(op, size), AckLocal: local, Done: done})
-		})
-	})
+		r.group.Propose(&multi.Proposal{Type: raft.EntryRecords, Payload: opBatch(op, size), AckLocal: local, Done: done})
+	}
 }
 
 // askOthers reads from whoever else believes to lead: that is where a lease that lasts too long would tell.
@@ -140,12 +143,17 @@ func (w *world) retry(g int, op uint64, left int) {
 
 // read asks for a linearizable read point: it must cover all that was acknowledged, or read, before it was asked for.
 func (w *world) read(n *node, g int) {
-	n.inLife(n.life, func() {
+	n.inLife(n.life, func() { n.step(w.reading(n, g)) })
+}
+
+func (w *world) reading(n *node, g int) func() {
+	life := n.life
+	return func() {
 		r := n.replica(g)
 		if r == nil {
 			return
 		}
-		life, floor, called := n.life, w.check.floor[g], w.now
+		floor, called := w.check.floor[g], w.now
 		done := func(i raft.Index, err error) {
 			if n.life != life || n.dead() || err != nil {
 				return
@@ -154,6 +162,6 @@ func (w *world) read(n *node, g int) {
 			w.check.readAt(r, floor, i)
 			w.history[g].read(called, w.now, i)
 		}
-		n.step(func() { r.group.Read(done) })
-	})
+		r.group.Read(done)
+	}
 }

@@ -38,6 +38,7 @@ var faultKinds = []struct {
 	{2, "stall", (*world).faultStall},
 	{3, "suspend inside a turn", (*world).faultSuspend},
 	{1, "flapping", (*world).faultFlap},
+	{3, "clocks apart", (*world).faultClocksApart},
 	{3, "power cut at a vote", (*world).faultCutAtVote},
 	{3, "leaders struck", (*world).faultStrikeLeaders},
 	{3, "failing disk", (*world).faultFailedIO},
@@ -242,10 +243,49 @@ func (w *world) faultSuspend() {
 	for range 1 + w.rng.IntN(4) {
 		w.after(w.between(0, 3*time.Second), func() {
 			if n.up && n.turn == nil {
-				n.pauseIn, n.pauseFor, n.pauseAfter = 1+w.rng.IntN(40), w.between(50*time.Millisecond, 3*time.Second), w.chance(0.5)
+				n.pauseIn, n.pauseFor, n.pauseAfter = 1+w.rng.IntN(30), w.between(50*time.Millisecond, 3*time.Second), w.chance(0.5)
+				w.mixed(n)
 				w.burst(w.rng.IntN(20))
 			}
 		})
+	}
+}
+
+// mixed brings writes and reads of one group in one turn.
+func (w *world) mixed(n *node) {
+	for g := range w.opts.Groups {
+		if !n.leads(g) {
+			continue
+		}
+		var all []func()
+		for range 1 + w.rng.IntN(6) {
+			op := w.newOp()
+			w.history[g].called(op, w.now)
+			all = append(all, w.proposal(n, g, op, 0), w.reading(n, g))
+		}
+		n.inLife(n.life, func() {
+			n.step(func() {
+				for _, fn := range all {
+					fn()
+				}
+			})
+		})
+	}
+}
+
+// faultClocksApart sets a leader's clock to its slowest and all others to their fastest, and cuts it off: its lease must end before
+// their promises do.
+func (w *world) faultClocksApart() {
+	n := w.target()
+	for _, o := range w.nodes {
+		if o == n {
+			o.clock.setRate(w.now, -maxRate)
+		} else {
+			o.clock.setRate(w.now, maxRate)
+		}
+	}
+	for range 1 + w.rng.IntN(3) {
+		w.after(w.between(0, 6*time.Second), func() { w.isolate(n, w.between(1100*time.Millisecond, 1800*time.Millisecond)) })
 	}
 }
 

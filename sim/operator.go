@@ -47,8 +47,25 @@ func (w *world) transfer(n *node, g int) {
 			r.group.Transfer(to.id, func(err error) {
 				if err == nil {
 					w.rep.reach("leadership transfer begun")
+					w.deafen(n)
 				}
 			})
+		})
+	})
+}
+
+// deafen sometimes lets a leader that hands over hear nothing more: it must not go on reading by its lease.
+func (w *world) deafen(n *node) {
+	if !w.chance(0.3) || w.calm {
+		return
+	}
+	w.after(w.between(0, 6*time.Millisecond), func() {
+		w.untilHealed(w.between(300*time.Millisecond, 2*time.Second), func(cut bool) {
+			for _, o := range w.nodes {
+				if o != n {
+					w.cutLink(o, n, cut)
+				}
+			}
 		})
 	})
 }

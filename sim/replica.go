@@ -108,6 +108,7 @@ func (r *replica) stage(e *raft.Entry, records uint32) {
 
 // Stage implements multi.Stager.
 func (r *replica) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
+	r.node.mayPause()
 	r.stage(e, 1)
 	return 0, nil
 }
@@ -117,6 +118,7 @@ func (r *replica) StageInternal(e *raft.Entry) { r.stage(e, 0) }
 
 // Apply implements multi.StateMachine.
 func (r *replica) Apply(entries []raft.Entry) ([]any, error) {
+	r.node.mayPause()
 	for i := range entries {
 		e := &entries[i]
 		if e.Index != r.state.applied+1 {

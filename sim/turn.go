@@ -54,18 +54,24 @@ func (n *node) sleep(d time.Duration) bool {
 // Now is the node's multi.Clock.
 func (n *node) Now() raft.Time {
 	now := n.clock.at(n.w.now)
-	if n.pauseIn > 0 && n.current != nil && !n.current.flush {
-		if n.pauseIn--; n.pauseIn == 0 {
-			n.w.rep.reach("suspended inside a turn")
-			n.w.tracef("n%d suspended inside a turn for %v", n.id, n.pauseFor)
-			n.sleep(n.pauseFor)
-			if n.pauseAfter {
-				return now // read before the pause, used after it
-			}
-			now = n.clock.at(n.w.now)
-		}
-	}
+	if n.mayPause() && !n.pauseAfter {
+		now = n.clock.at(n.w.now)
+	} // else it was read before the pause, and is used after it
 	return now
+}
+
+// mayPause is called at places at which a turn may be suspended, and reports whether it was.
+func (n *node) mayPause() bool {
+	if n.pauseIn == 0 || n.current == nil || n.current.flush {
+		return false
+	}
+	if n.pauseIn--; n.pauseIn > 0 {
+		return false
+	}
+	n.w.rep.reach("suspended inside a turn")
+	n.w.tracef("n%d suspended inside a turn for %v", n.id, n.pauseFor)
+	n.sleep(n.pauseFor)
+	return true
 }
 
 // step takes a turn: fn, then all that the host can do.
