@@ -162,6 +162,10 @@ func (w *world) reading(n *node, g int) func() {
 			w.check.readAt(r, floor, i)
 			w.history[g].read(called, w.now, i)
 		}
+		if w.chance(0.2) { // as with read.consistency=quorum
+			r.group.ReadIndex(done)
+			return
+		}
 		r.group.Read(done)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
@@ -296,7 +297,7 @@ func (n *node) openReplica(g int) (*replica, error) {
 	}
 	n.noteRecovery(g, h)
 	r.group, err = n.host.CreateGroup(multi.GroupConfig{
-		ID: groupID(g), Log: &timedLog{log, n}, Stager: r, StateMachine: r, Bootstrap: bootstrap, Fresh: fresh, Epoch: epoch,
+		ID: groupID(g), Log: &timedLog{log, n}, Stager: r, StateMachine: r, Bootstrap: bootstrap, Fresh: fresh, Epoch: epoch, Priorities: slices.Clone(n.w.prefer[g]),
 		VoteAfter: h.DamagedUpTo, SnapshotEvery: n.w.shape.snapshotEvery, KeepEntries: n.w.shape.keepEntries,
 		OnFatal: func(err error) {
 			if n.dead() || n.life != life {

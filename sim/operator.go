@@ -23,7 +23,9 @@ func (w *world) operate() {
 		switch k := w.rng.IntN(10); {
 		case k < 3:
 			w.transfer(n, g)
-		case k < 5 && w.opts.Nodes > 3:
+		case k == 3:
+			w.setPriorities(g, true)
+		case k < 6 && w.opts.Nodes > 3:
 			w.replaceNode()
 		default:
 			w.changeConf(n, g)
@@ -52,6 +54,27 @@ func (w *world) transfer(n *node, g int) {
 			})
 		})
 	})
+}
+
+// setPriorities says anew who shall lead a group, not to all replicas at once.
+func (w *world) setPriorities(g int, any bool) {
+	var ps []raft.NodePriority
+	for _, n := range w.nodes {
+		if any && w.chance(0.5) {
+			ps = append(ps, raft.NodePriority{ID: n.id, Priority: []raft.Priority{raft.NeverLeads, raft.LastResort, 50, 200}[w.rng.IntN(4)]})
+		}
+	}
+	w.prefer[g] = ps
+	w.rep.reach("priorities set")
+	for _, n := range w.nodes {
+		w.after(w.between(0, 50*time.Millisecond), func() {
+			n.inLife(n.life, func() {
+				if r := n.replica(g); r != nil {
+					n.step(func() { r.group.SetPriorities(slices.Clone(w.prefer[g])) })
+				}
+			})
+		})
+	}
 }
 
 // deafen sometimes lets a leader that hands over hear nothing more: it must not go on reading by its lease.

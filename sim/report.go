@@ -115,7 +115,7 @@ var coverage = []string{
 	"membership: promote", "membership: remove", "power cut after a vote", "power cut inside a disk operation",
 	"proposal outcome unknown", "read through ReadIndex", "replica does not vote until it is repaired",
 	"replica failed, and was opened again", "resting groups woken by a dead peer", "snapshot installed", "snapshot restored", "snapshot sent",
-	"snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead",
+	"priorities set", "snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead",
 }
 
 // missing lists what should have been reached and was not.

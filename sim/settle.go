@@ -15,6 +15,9 @@ func (w *world) settle() {
 	w.strikes, w.cutAtVote = 0, 0
 	w.net.heal()
 	w.net.lossy(0, 0)
+	for g := range w.opts.Groups {
+		w.setPriorities(g, false)
+	}
 	left := w.chooseFaulty()
 	w.tracef("heal all but %v", ids(left))
 	for _, n := range w.nodes {

@@ -93,6 +93,7 @@ type world struct {
 	check   *checker
 	history []*history // by group
 	resets  []*reset   // by group: the latest, nil if there was none
+	prefer  [][]raft.NodePriority
 	ops     uint64
 	rep     Report
 	// cutAtVote is the number of nodes that lose power when they next vote, strikes the number of leaders that are struck
@@ -169,7 +170,7 @@ func Run(opts Options) (rep Report, err error) {
 	}
 	for range w.opts.Groups {
 		w.history = append(w.history, newHistory())
-		w.resets = append(w.resets, nil)
+		w.resets, w.prefer = append(w.resets, nil), append(w.prefer, nil)
 	}
 	if w.shape.minVoters >= 3 && w.chance(0.6) {
 		w.shape.weak = w.anyNode()
