@@ -239,32 +239,36 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 	return false, nil
 }
 
-// evidence is the highest index that the files say was durable.
+// evidence is, of a log that is damaged, the highest index that may have been durable: that anything proves to have been, and
+// whatever else was written behind the damage. The last block has no mark yet, and what it holds may have been acknowledged all
+// the same: a replica that had it and votes without it would let a majority form that never saw it. (If it never was durable, to
+// wait for a leader to bring that much costs a vote for a while.)
 func (r *recoverer) evidence(fs ...*found) (raft.Index, error) {
 	mark := max(r.mark, r.meta.damaged)
 	for _, f := range fs {
 		mark = max(mark, min(f.first-1, f.upTo))
-		late, err := r.marksIn(f)
+		late, end, err := r.marksIn(f)
 		if err != nil {
 			return 0, err
 		}
-		mark = max(mark, late)
+		mark = max(mark, late, end)
 	}
 	return mark, nil
 }
 
-// marksIn is the highest synced index that any believable block header in f notes, as far as f has a say.
-func (r *recoverer) marksIn(f *found) (raft.Index, error) {
+// marksIn is the highest synced index that any believable block header in f notes, and the last index that one speaks of, as far as
+// f has a say.
+func (r *recoverer) marksIn(f *found) (mark, end raft.Index, err error) {
 	file, err := r.fs.Open(path.Join(r.dir, f.name))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer file.Close()
 	w := fileWindow{f: file, size: f.size}
 	var s segmentScan
 	s.end = SegmentHeaderSize - 1
 	err = s.lookBehind(&w, r.group, f.generation)
-	return min(s.lateMark, f.upTo), err
+	return min(s.lateMark, f.upTo), min(s.lateEnd, f.upTo), err
 }
 
 // startAnew is for a log whose beginning is lost: everything is set aside, and a leader must fill it again.
@@ -324,7 +328,7 @@ func (r *recoverer) order() error {
 			r.dead = append(r.dead, f.name)
 			continue
 		case f.headerErr != nil:
-			late, err := r.marksIn(f)
+			late, _, err := r.marksIn(f)
 			if err != nil {
 				return err
 			}

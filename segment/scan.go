@@ -108,6 +108,8 @@ type segmentScan struct {
 	// mark is the highest synced index that a good block notes; lateMark that of believable block headers behind the
 	// first bad one.
 	mark, lateMark raft.Index
+	// lateEnd is the last index that a believable header behind the first bad block speaks of, marked or not.
+	lateEnd raft.Index
 	// bad is why the block at end was not accepted; nil at the limit and at the end of what was written.
 	bad error
 	// unmarked are blocks with entries above mark.
@@ -196,6 +198,9 @@ func (s *segmentScan) lookBehind(w *fileWindow, group raft.GroupID, generation u
 			return err
 		}
 		s.lateMark = max(s.lateMark, h.synced)
+		if h.count > 0 {
+			s.lateEnd = max(s.lateEnd, h.first+raft.Index(h.count)-1)
+		}
 		pos = at + 1
 	}
 }
