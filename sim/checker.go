@@ -307,10 +307,10 @@ func (c *checker) holds(m raft.Member, g int, i raft.Index, term raft.Term) bool
 	if o.inc != m.Incarnation {
 		return false
 	}
-	r := o.replica(g)
-	if r == nil {
+	if !o.up || o.replicas[g] == nil {
 		return c.nodes[o.id-1][g].synced >= i
 	}
+	r := o.replicas[g] // failed or not: what it has synced it has
 	t, err := r.log.Term(i)
 	return r.log.SyncedIndex() >= i && (err != nil || t == term)
 }
