@@ -237,7 +237,7 @@ func TestResetMetadata(t *testing.T) {
 	gone := survivor.NodeID()
 	c.stop(survivor)
 	soon(t, "the survivor is missed", func() bool { return c.nodes[0].Image().Broker(gone).Fenced }) // else it may be given a replica
-	c.nodes[0].mustCreate(t, "unknown", 1, 2) // to the survivor
+	c.nodes[0].mustCreate(t, "unknown", 1, 2)                                                        // to the survivor
 	late := c.nodes[0].Image().Topic("unknown").Partitions[0].Group
 	c.stop(lost...)
 
