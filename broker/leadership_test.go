@@ -312,6 +312,7 @@ func TestCloseSpreadsLeadership(t *testing.T) {
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
 		n.cfg.CloseTimeout = 25 * time.Second
+		n.cfg.ElectionTimeout = 2 * time.Second // so many groups at once, and a slow machine, shall not elect twice
 	}
 	c.start(c.nodes...)
 	c.awaitVoters(3)
@@ -364,9 +365,10 @@ func TestCloseSpreadsLeadership(t *testing.T) {
 		}
 		return count[0] == 0 && count[gone] == 0
 	})
+	// What the chosen heir does not take in time goes elsewhere, so that nothing exact can be said here; see TestSpread.
 	for _, n := range []*node{c.nodes[0], c.nodes[2]} {
-		if k := count[n.NodeID()]; k < parts/2-parts/10 {
-			t.Errorf("broker %d leads %d of %d partitions: not even", n.NodeID(), k, parts)
+		if k := count[n.NodeID()]; k < parts/10 {
+			t.Errorf("broker %d leads %d of %d partitions", n.NodeID(), k, parts)
 		}
 	}
 	for _, n := range c.running() {
@@ -424,4 +426,23 @@ func TestLeadershipLeavesAHangingDisk(t *testing.T) {
 	release()
 	soon(t, "the disk is found well", func() bool { return c.nodes[1].probe(ctx, victim, []raft.GroupID{g})[0] == nil })
 	c.transfer(c.nodes[1], id, 0, victim)
+}
+
+func TestSpread(t *testing.T) {
+	led := map[raft.NodeID]int{1: 30, 2: 34, 3: 33} // 2 stops
+	for i := range 34 {
+		heirs := []raft.NodeID{1, 3}
+		if i%2 == 1 {
+			heirs = []raft.NodeID{3, 1}
+		}
+		spread(heirs, led)
+	}
+	if led[1]+led[3] != 97 || max(led[1], led[3]) != 49 {
+		t.Errorf("not even: %v", led)
+	}
+	led = map[raft.NodeID]int{1: 5}
+	heirs := []raft.NodeID{1, 4, 3}
+	if spread(heirs, led); !slices.Equal(heirs, []raft.NodeID{4, 3, 1}) || led[4] != 1 {
+		t.Errorf("%v, %v", heirs, led)
+	}
 }

@@ -221,7 +221,10 @@ func (b *Broker) give(ctx context.Context, g *multi.Group, to raft.NodeID) (raft
 	term := g.Status().Term
 	begun := make(chan error, 1)
 	g.Transfer(to, func(err error) { begun <- err })
-	if err := <-begun; err != nil { // at the group's next turn, or at once
+	switch err := <-begun; { // at the group's next turn, or at once
+	case errors.Is(err, multi.ErrNotLeader):
+		return g.Status().Leader, errNotLed
+	case err != nil:
 		return b.NodeID(), fmt.Errorf("%w: %w", errHeirUnfit, err)
 	}
 	ticker := time.NewTicker(transferPoll)
@@ -289,6 +292,12 @@ func (b *Broker) whyUnfit(g *multi.Group, s *multi.Status, id raft.NodeID) strin
 	return ""
 }
 
+// spread puts those who lead least first, and counts the first one's new group.
+func spread(heirs []raft.NodeID, led map[raft.NodeID]int) {
+	slices.SortStableFunc(heirs, func(x, y raft.NodeID) int { return led[x] - led[y] })
+	led[heirs[0]]++
+}
+
 // handOver gives away all that this broker leads, evenly over those who can take it, and takes nothing back: within
 // CloseTimeout, or not.
 func (b *Broker) handOver() {
@@ -314,14 +323,13 @@ func (b *Broker) handOver() {
 		if s.Role != raft.Leader || len(heirs) == 0 {
 			continue
 		}
-		slices.SortStableFunc(heirs, func(x, y raft.NodeID) int { return led[x] - led[y] })
-		led[heirs[0]]++
+		spread(heirs, led)
 		left++
 		todo.Go(func() error {
 			wait := askMin
 			for i := 0; ; i++ { // what one does not take is given to the next
 				leader, err := b.give(ctx, g, heirs[i%len(heirs)])
-				if err == nil || leader != 0 && leader != b.NodeID() {
+				if err == nil || leader != 0 && leader != b.NodeID() || errors.Is(err, errNotLed) {
 					return nil
 				}
 				if pause(ctx, &wait, askMax) != nil {
