@@ -57,7 +57,7 @@ var mutants = []mutant{
 	{"removed-leader-counts-itself", "quorum.go", "v := majorityValue(c.Voters, f)", "v := majorityValue(append(c.Voters[:len(c.Voters):len(c.Voters)], Member{}), f)", 60, ""},
 	{"read-before-own-term", "reads.go", "case r.commit < r.termStart:", "case false:", 40, ""},
 	{"read-without-round", "reads.go", "if r.isSelf(m) {\n\t\t\treturn r.round", "if true {\n\t\t\treturn r.round", 400, ""},
-	{"read-joins-round-under-way", "reads.go", "if r.readRound == 0 {\n\t\tr.startRound(true)\n", "if r.readRound != 0 {\n\t\tr.reads[len(r.reads)-1].round = r.readRound\n\t} else {\n\t\tr.startRound(true)\n", 3000, ""},
+	{"read-joins-round-under-way", "reads.go", "if r.readRound == 0 {\n\t\tr.startRound(true)\n", "if r.readRound != 0 {\n\t\tr.reads[len(r.reads)-1].round = r.readRound\n\t} else {\n\t\tr.startRound(true)\n", 0, "TestInteraction/read_index"},
 	{"damaged-replica-votes", "election.go", "able := r.voteAfter == 0 && r.installed == nil", "able := r.installed == nil", 300, ""},
 	{"damaged-replica-campaigns", "election.go", "return r.voteAfter == 0 && r.installed == nil &&", "return r.installed == nil &&", 1000, ""},
 	{"restart-keeps-match", "replication.go", "p.Match, p.fastRound = 0, false", "p.fastRound = false", 1500, ""},
@@ -67,7 +67,7 @@ var mutants = []mutant{
 	{"removed-never-leads-again", "election.go", "r.conf().Epoch == r.epoch && r.mayLead()", "r.conf().Epoch == r.epoch && r.isVoter()", 0, "TestInteraction/removed_may_still_lead"},
 	{"joint-never-left", "membership.go", "if c := r.conf(); c.Joint() {\n\t\tr.appendConf", "if c := r.conf(); c.Joint() {\n\t\treturn\n\t\tr.appendConf", 40, ""},
 	{"lost-message-never-missed", "replication.go", "if p.stalled >= stallPatience {", "if false {", 40, ""},
-	{"term-not-told-to-old-leader", "raft.go", "if m.Type == MsgApp || m.Type == MsgHeartbeat || m.Type == MsgSnap {", "if false {", 2000, ""},
+	{"term-not-told-to-old-leader", "raft.go", "if m.Type == MsgApp || m.Type == MsgHeartbeat || m.Type == MsgSnap {", "if false {", 0, "TestInteraction/rejoin_with_higher_term|TestPaper_5_1"},
 	{"no-check-quorum", "leader.go", "if r.now >= r.quorumUntil() {", "if false {", 40, ""},
 }
 

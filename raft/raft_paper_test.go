@@ -361,7 +361,12 @@ func TestPaper_5_3_FollowerAppliesCommitted(t *testing.T) {
 		t.Fatalf("commit %d, %v", o.r.commit, err)
 	}
 	// The commit index in a message never reaches beyond what that message, or an earlier one, has shown to match.
-	hb := msg(MsgHeartbeat, 1, 2, 1)
+	hb := msg(MsgHeartbeat, 1, 3, 2)
+	hb.Commit = 2
+	if err := o.r.Step(o.now(), &hb); err != nil || o.r.commit != 1 {
+		t.Fatalf("commit %d by a heartbeat, %v", o.r.commit, err)
+	}
+	hb = msg(MsgHeartbeat, 1, 2, 1)
 	hb.Commit = 99
 	if err := n.r.Step(n.now(), &hb); err != nil {
 		t.Fatal(err)

@@ -462,7 +462,7 @@ func (w *world) allAt(l *memNode) bool {
 
 func TestRandomCluster(t *testing.T) {
 	if testing.Short() {
-		*flagSeeds = min(*flagSeeds, 60)
+		*flagSeeds = min(*flagSeeds, 30)
 	}
 	first, last := *flagFrom, *flagFrom+uint64(*flagSeeds)-1
 	if *flagSeed != 0 {
@@ -480,7 +480,7 @@ func TestRandomCluster(t *testing.T) {
 		all.add(&w.did)
 	}
 	t.Logf("committed %d entries in %d led terms; %v", entries, terms, &all)
-	if *flagSeed == 0 && *flagSeeds >= 50 && *flagSteps >= 6000 {
+	if *flagSeed == 0 && *flagSeeds >= 150 && *flagSteps >= 6000 {
 		if i := slices.Index(all[:], 0); i >= 0 || entries == 0 || terms == 0 {
 			t.Fatalf("some of it never happened: the test tests nothing there")
 		}
