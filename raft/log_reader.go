@@ -17,3 +17,12 @@ type LogReader interface {
 	// LastConfig returns the last EntryConfig at or below upTo that the log still holds.
 	LastConfig(upTo Index) (Entry, bool, error)
 }
+
+// SnapshotReader is an open snapshot of a log, for sending it. It stays what it was when a newer one is stored.
+type SnapshotReader interface {
+	// Snapshot is what it is, without data.
+	Snapshot() Snapshot
+	// ReadAt fills p with data from off on.
+	ReadAt(p []byte, off int64) error
+	Close() error
+}

@@ -161,10 +161,19 @@ type SnapshotMeta struct {
 	Conf  ConfState
 }
 
-// Snapshot is a snapshot on its way to a follower. Data is opaque to the core and immutable.
+// Snapshot is a snapshot: stored, or offered to a follower.
 type Snapshot struct {
 	Meta SnapshotMeta
+	// Size and Sum (CRC32C) are of the data. With Meta they say whether two snapshots are the same.
+	Size int64
+	Sum  uint32
+	// Data is opaque to the core and immutable. It does not travel with the offer: the follower's runtime fetches it.
 	Data []byte
+}
+
+// Same reports that both are one snapshot, as far as anybody can tell without comparing the data.
+func (s *Snapshot) Same(o *Snapshot) bool {
+	return s.Meta.Index == o.Meta.Index && s.Meta.Term == o.Meta.Term && s.Size == o.Size && s.Sum == o.Sum
 }
 
 // MessageType is part of the wire format between brokers.

@@ -38,18 +38,21 @@ func (r *record) maxTimestamp() int64 {
 	return noTimestamp
 }
 
-// firstSince is the first record of a record entry with a timestamp at or after ts; one has it, by maxTimestamp. If the
-// records cannot be read, the batch as a whole answers.
-func (r *record) firstSince(ts int64) (Offset, int64) {
+// firstSince is the first record of a record entry, from offset from on, with a timestamp at or after ts; false: there is none.
+// If the records cannot be read, the batch as a whole answers.
+func (r *record) firstSince(from Offset, ts int64) (Offset, int64, bool) {
 	if b, ok := batchOf(r.Payload); ok {
 		for rec, err := range b.Records(inflater()) {
 			if err != nil || rec.Offset < int64(r.base) || rec.Offset >= int64(r.next()) {
 				break
 			}
-			if rec.Timestamp >= ts {
-				return Offset(rec.Offset), rec.Timestamp
+			if rec.Timestamp >= ts && Offset(rec.Offset) >= from {
+				return Offset(rec.Offset), rec.Timestamp, true
+			}
+			if Offset(rec.Offset) == r.next()-1 && r.base < from {
+				return 0, 0, false // those that are new enough are below
 			}
 		}
 	}
-	return r.base, r.maxTimestamp()
+	return max(r.base, from), r.maxTimestamp(), true
 }

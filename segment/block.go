@@ -203,6 +203,8 @@ const (
 	damagedPrefix = "damaged-"
 	metaName      = "meta"
 	snapshotName  = "snapshot"
+	partName      = "snapshot.part"
+	checkpoints   = "checkpoint-" // and the index
 )
 
 func segmentName(first raft.Index, generation uint64) string {

@@ -120,7 +120,7 @@ func (d *dumper) dir(dir string) error {
 	d.printf("%s: group %d\n", dir, d.o.Group)
 	for _, name := range names {
 		switch {
-		case name == metaName || name == snapshotName || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix):
+		case name == metaName || name == snapshotName || name == partName || strings.HasPrefix(name, checkpoints) || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix):
 			if err := d.file(path.Join(dir, name)); err != nil {
 				return err
 			}
@@ -142,7 +142,9 @@ func (d *dumper) file(name string) error {
 		return d.small(name, maxIndexFile, d.index)
 	case base == metaName:
 		return d.small(name, maxMetaFile, d.meta)
-	case base == snapshotName:
+	case base == partName:
+		return d.part(name)
+	case base == snapshotName || strings.HasPrefix(base, checkpoints):
 		return d.small(name, snapshotHeaderSize+3*maxMembers*memberSize+MaxSnapshotSize, d.snapshot)
 	}
 	return fmt.Errorf("dump %s: not a file of a log", name)
@@ -190,6 +192,24 @@ func (d *dumper) snapshot(b []byte) error {
 	}
 	d.printf("  next offset %d, state %d bytes\n", st.next, len(st.state))
 	d.epochs(st.epochs)
+	return nil
+}
+
+// part prints how far the snapshot that is being received has come.
+func (d *dumper) part(name string) error {
+	f, err := d.fs.Open(name)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	defer f.Close()
+	b := make([]byte, partHeaderSize)
+	n, _ := f.ReadAt(b, 0)
+	p, err := decodePart(d.o.Group, b[:n])
+	if err != nil {
+		d.printf("%s: nothing of a snapshot\n", name)
+		return nil
+	}
+	d.printf("%s: %d of %d bytes of the leader's snapshot at index %d, term %d\n", name, p.got, p.snap.Size, p.snap.Meta.Index, p.snap.Meta.Term)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
@@ -27,6 +28,8 @@ type Options struct {
 	// and xfs a sync that finds its blocks written once before need not journal their conversion: about half the latency
 	// of a small sync, for up to twice the bytes. 128 KiB is a good value for disks; default 0, off.
 	ZeroAhead int64
+	// Checkpoints keeps earlier snapshots, behind which Prune may cut: for a log whose records are the data.
+	Checkpoints bool
 	// Cache is the budget that the hot tail lives under, shared between logs. Default: one of 4 MiB of its own.
 	Cache *Cache
 }
@@ -67,8 +70,12 @@ type Log struct {
 	opt   Options
 
 	// io is held by whoever changes files: Sync, truncation of the prefix, snapshots, Close. Lock order: io, mu, cache.
-	io sync.Mutex
-	w  writer // guarded by io
+	io   sync.Mutex
+	w    writer       // guarded by io
+	kept []checkpoint // guarded by io; ascending
+	recv *receiving   // guarded by io; nil: none
+
+	segmentBytes atomic.Int64 // Options.SegmentBytes, changeable
 
 	// mu guards what follows. It is never held across I/O.
 	mu     sync.RWMutex
@@ -98,6 +105,9 @@ type Log struct {
 
 	marked raft.Index // highest synced index that a block on disk notes
 	full   bool       // the next extent could not be allocated
+
+	forget Offset // what is below it may go; see Prune
+	grown  int64  // bytes appended since the last checkpoint
 
 	snap    snapshotInfo
 	floor   uint64     // files of a smaller generation are dead (see meta)
@@ -207,6 +217,7 @@ func (l *Log) append(term raft.Term, entries []raft.Entry) (raft.Ticket, error) 
 	}
 	l.last, l.next = recs[len(recs)-1].Index, next
 	l.pendingBytes += bytes
+	l.grown += bytes
 	l.ticket = raft.Ticket{Term: term, Index: l.last}
 	l.opt.Cache.note(l, l.last, bytes+int64(len(recs))*entryOverhead)
 	return l.ticket, nil

@@ -54,6 +54,14 @@ func (v *version) next() Offset {
 }
 func (v *version) at(i raft.Index) *record { return &v.ents[i-v.first] }
 
+// at0 is the offset after entry i, which may be the one before the first.
+func (v *version) at0(i raft.Index) Offset {
+	if i == v.first-1 {
+		return v.start
+	}
+	return v.at(i).next()
+}
+
 func (v *version) term(i raft.Index) raft.Term {
 	if i == v.first-1 {
 		return v.prev
@@ -107,6 +115,10 @@ type world struct {
 	term    raft.Term
 	snap    raft.Snapshot // stored; Index 0: none
 	snapAlt []raft.Snapshot
+	saved   []checkpoint   // snapshots that were saved, or may have been, and their next offsets
+	forget  Offset         // what the log was told in this life
+	coming  *raft.Snapshot // on its way from a leader
+	came    int64          // of it
 	serial  uint64
 	reopens int
 	count   map[string]int
@@ -135,6 +147,7 @@ func newWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *world {
 	w.opt = Options{
 		SegmentBytes: int64(2048 << rng.IntN(6)), IndexBytes: int64(128 << rng.IntN(6)),
 		ZeroAhead: int64(rng.IntN(2)) * 2000, FirstExtent: 4096 << rng.IntN(3), MaxExtent: 16384, Cache: NewCache(int64(rng.IntN(3)) * 4096),
+		Checkpoints: seed%2 == 1,
 	}
 	return w
 }
@@ -275,7 +288,7 @@ func (w *world) possibles() []possible {
 
 func (w *world) step() {
 	if w.rng.IntN(6) == 0 {
-		w.trap, w.power = 1+w.rng.IntN(14), w.rng.IntN(3) > 0
+		w.trap, w.power = 1+w.rng.IntN(24), w.rng.IntN(3) > 0
 		if w.rng.IntN(4) == 0 {
 			w.trap = 1 + w.rng.IntN(3)
 		}
@@ -307,10 +320,14 @@ func (w *world) step() {
 		w.sync()
 	case k < 80:
 		w.saveSnapshot()
+	case k < 84 && w.opt.Checkpoints:
+		w.prune()
 	case k < 84 && w.snap.Meta.Index >= w.cur.first:
 		w.truncatePrefix()
 	case k < 85:
 		w.installSnapshot()
+	case k < 86:
+		w.receive()
 	case k < 88:
 		limit := w.quota.Used() + int64(w.rng.IntN(9000))
 		if w.rng.IntN(2) == 0 {
@@ -391,6 +408,7 @@ func (w *world) saveSnapshot() {
 	}
 	s := raft.Snapshot{Meta: raft.SnapshotMeta{Index: i, Term: w.cur.term(i), Conf: raft.ConfState{Voters: []raft.Member{{ID: 1, Incarnation: 5}, {ID: 2}}}}, Data: data}
 	had := w.log.SyncedIndex()
+	w.saved = append(w.saved, checkpoint{i, w.cur.at0(i)})
 	err = w.log.SaveSnapshot(s.Meta, s.Data)
 	switch {
 	case err == nil:
@@ -444,30 +462,159 @@ func (w *world) truncatePrefix() {
 	}
 }
 
+// prune moves what is wanted on, and cuts. The log may cut behind any snapshot that ends there or below.
+func (w *world) prune() {
+	if w.rng.IntN(3) > 0 && w.cur.next() > w.forget {
+		w.forget += Offset(w.rng.Int64N(int64(w.cur.next()-w.forget) + 1))
+		w.log.Forget(w.forget)
+	}
+	w.note("prune below offset %d", w.forget)
+	trim := func(v version, upTo raft.Index) version { return v.from(max(v.first, upTo+1)) }
+	m, err := w.log.Prune()
+	switch {
+	case err == nil && m == nil:
+	case err == nil:
+		w.count["pruned"]++
+		if !slices.ContainsFunc(w.saved, func(c checkpoint) bool { return c.index == m.Index && c.next <= w.forget }) || m.Index < w.cur.first ||
+			m.Term != w.cur.term(m.Index) {
+			w.failf("cut behind %d of term %d; wanted is offset %d and up, snapshots were taken at %v", m.Index, m.Term, w.forget, w.saved)
+		}
+		w.cur, w.durable = trim(w.cur, m.Index), trim(w.durable, m.Index)
+		for i := range w.pending {
+			w.pending[i] = trim(w.pending[i], m.Index)
+		}
+		w.checkBase()
+	case w.dead || errors.Is(err, ErrFailed) || strings.Contains(err.Error(), "injected") || errors.Is(err, vfs.ErrNoSpace):
+		for _, c := range w.saved {
+			for _, p := range w.possibles() {
+				if c.next <= w.forget && c.index >= p.v.first && c.index <= p.v.last() && c.index <= w.snap.Meta.Index {
+					w.extra = append(w.extra, possible{trim(p.v, c.index), max(p.min, c.index)})
+				}
+			}
+		}
+		if !w.dead && w.log.Health().Err == nil {
+			w.afterSoftFailure()
+		}
+	default:
+		w.failf("prune: %v", err)
+	}
+}
+
+// checkBase: a log of records that was cut can always say what its followers begin with.
+func (w *world) checkBase() {
+	if !w.opt.Checkpoints || w.cur.first == 1 {
+		return
+	}
+	f, err := w.log.OpenSnapshot()
+	switch {
+	case w.dead || err != nil && (errors.Is(err, ErrFailed) || strings.Contains(err.Error(), "injected")):
+		return
+	case err != nil:
+		w.failf("no snapshot to begin with at %d: %v", w.cur.first, err)
+	}
+	s := f.Snapshot()
+	if s.Meta.Index != w.cur.first-1 || s.Meta.Term != w.cur.prev || f.(*SnapshotFile).next != w.cur.start {
+		w.failf("a follower would begin behind %d of term %d, offset %d; the log begins at %d, behind term %d, offset %d", s.Meta.Index, s.Meta.Term,
+			f.(*SnapshotFile).next, w.cur.first, w.cur.prev, w.cur.start)
+	}
+	if err := f.Close(); err != nil && !w.dead {
+		w.failf("close: %v", err)
+	}
+}
+
+// receive takes in the next bytes of a leader's snapshot, and installs it when it is there. Crashes lose at most what was
+// not synced, and what is left is gone on with.
+func (w *world) receive() {
+	if w.coming == nil || w.coming.Meta.Index <= max(w.snap.Meta.Index, w.cur.first) || w.rng.IntN(10) == 0 {
+		w.coming, w.came = w.leadersSnapshot(), 0
+	}
+	s := *w.coming
+	s.Data = nil
+	got, err := w.log.ReceiveSnapshot(&s)
+	lost := func(err error) bool {
+		return w.dead || errors.Is(err, ErrFailed) || strings.Contains(err.Error(), "injected") || errors.Is(err, vfs.ErrNoSpace)
+	}
+	if err != nil {
+		if !lost(err) {
+			w.failf("receive: %v", err)
+		}
+		return
+	}
+	w.note("receive snapshot at %d, %d of %d bytes are here", s.Meta.Index, got, s.Size)
+	if got > w.came {
+		w.failf("%d bytes of the snapshot are said to be here, %d were written", got, w.came)
+	}
+	if got > 0 && w.came == got {
+		w.count["resumed"]++
+	}
+	for range 1 + w.rng.IntN(4) {
+		n := min(1+w.rng.Int64N(64), s.Size-got)
+		w.came = max(w.came, got+n)
+		if err := w.log.WriteSnapshot(got, w.coming.Data[got:got+n]); err != nil {
+			if !lost(err) {
+				w.failf("receive at %d: %v", got, err)
+			}
+			return
+		}
+		got += n
+	}
+	if got < s.Size {
+		return
+	}
+	w.count["received whole"]++
+	w.install(s, w.coming.Data)
+	if !w.dead {
+		w.coming = nil
+	}
+}
+
 func (w *world) installSnapshot() {
+	s := w.leadersSnapshot()
+	w.install(*s, s.Data)
+}
+
+// leadersSnapshot makes one that is not behind what is committed here.
+func (w *world) leadersSnapshot() *raft.Snapshot {
 	w.term++
 	i := w.cur.last() + raft.Index(w.rng.IntN(20))
 	if w.rng.IntN(3) == 0 && w.cur.last() > w.snap.Meta.Index { // a diverged log: the snapshot is shorter
 		i = w.snap.Meta.Index + raft.Index(w.rng.Uint64N(uint64(w.cur.last()-w.snap.Meta.Index)))
 	}
-	i = max(i, w.snap.Meta.Index, w.cur.first, 1)
+	i = max(i, w.snap.Meta.Index+1, w.cur.first) // an index and a group name one state: never another one at the same index
 	next := w.cur.start + Offset(w.rng.IntN(100))
-	st := logState{next: next, epochs: []epoch{{w.term, i, next}}, state: binary.AppendUvarint([]byte("leader's state"), w.serial)}
-	s := raft.Snapshot{Meta: raft.SnapshotMeta{Index: i, Term: w.term}, Data: st.encode(testGroup)}
-	w.note("install snapshot at %d, term %d", i, w.term)
 	w.serial++
+	st := logState{next: next, epochs: []epoch{{w.term, i, next}}, state: binary.AppendUvarint(bytes.Repeat([]byte("leader's state"), 1+w.rng.IntN(40)), w.serial)}
+	s := &raft.Snapshot{Meta: raft.SnapshotMeta{Index: i, Term: w.term}, Data: st.encode(testGroup)}
+	s.Size, s.Sum = int64(len(s.Data)), snapshotSum(testGroup, s.Data)
+	return s
+}
+
+func (w *world) install(s raft.Snapshot, data []byte) {
+	st, err := decodeLogState(testGroup, data)
+	if err != nil {
+		w.failf("the leader's snapshot: %v", err)
+	}
+	w.note("install snapshot at %d, term %d", s.Meta.Index, s.Meta.Term)
+	if w.rng.IntN(2) == 0 || w.coming == nil {
+		s.Data = data
+	}
+	w.term = max(w.term, s.Meta.Term)
 	state, err := w.log.InstallSnapshot(&s)
-	v := version{first: i + 1, prev: w.term, start: next}
+	s.Data = data
+	v := version{first: s.Meta.Index + 1, prev: s.Meta.Term, start: st.next}
 	switch {
 	case err == nil:
 		if !bytes.Equal(state, st.state) {
 			w.failf("install returned state %q", state)
 		}
 		w.snap, w.cur = s, v
+		w.saved = append(w.saved, checkpoint{s.Meta.Index, st.next})
 		w.synced()
+		w.checkBase()
 	case w.dead || errors.Is(err, ErrFailed) || errors.Is(err, vfs.ErrNoSpace):
-		w.extra = append(w.extra, possible{v, i})
+		w.extra = append(w.extra, possible{v, s.Meta.Index})
 		w.snapAlt = append(w.snapAlt, s)
+		w.saved = append(w.saved, checkpoint{s.Meta.Index, st.next})
 		if !w.dead && w.log.Health().Err == nil {
 			w.snapAlt, w.extra = nil, nil // said to have changed nothing
 		}
@@ -506,7 +653,7 @@ func (w *world) reopen() {
 			w.failf("open: %v", err)
 		}
 		w.trap = 0
-		w.log = log
+		w.log, w.forget = log, 0
 		break
 	}
 	if h := w.log.Health(); h.Recovery.Corrupt || h.DamagedUpTo != 0 || h.Recovery.SnapshotLost {
@@ -528,6 +675,7 @@ func (w *world) reopen() {
 		w.extra, w.snapAlt = nil, nil
 		w.term++ // whoever leads next
 		w.checkState()
+		w.checkBase()
 		w.checkReads()
 		return
 	}
@@ -725,11 +873,11 @@ func (w *world) checkTimes(upTo raft.Index) {
 			first = r
 		}
 	}
-	off, ts, term, ok, err := l.OffsetForTime(probe, upTo)
+	off, ts, term, ok, err := l.OffsetForTime(probe, 0, upTo)
 	if err != nil || ok != (first != nil) || ok && (off != first.base || ts != first.maxTimestamp() || term != first.Term) {
 		w.failf("offset for time %d up to %d: %d, %d, %d, %v, %v; want %+v", probe, upTo, off, ts, term, ok, err, first)
 	}
-	off, ts, term, ok, err = l.MaxTimestamp(upTo)
+	off, ts, term, ok, err = l.MaxTimestamp(0, upTo)
 	if err != nil || ok != (best != nil) || ok && (off != best.base || ts != best.maxTimestamp() || term != best.Term) {
 		w.failf("largest timestamp up to %d: %d, %d, %d, %v, %v", upTo, off, ts, term, ok, err)
 	}

@@ -402,14 +402,15 @@ type bucket struct {
 	maxTime    int64
 }
 
-// buckets lists, oldest first, the stretches up to upTo whose bound is at least ts; what is not on disk yet is one.
-func (l *Log) buckets(ts int64, upTo raft.Index) []bucket {
+// buckets lists, oldest first, the stretches from offset from up to upTo whose bound is at least ts; what is not on disk yet
+// is one.
+func (l *Log) buckets(ts int64, from Offset, upTo raft.Index) []bucket {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	upTo = min(upTo, l.last)
 	var out []bucket
 	for _, s := range l.segs {
-		if s.maxTime < ts || s.last < l.first || s.first > upTo {
+		if s.next <= from || s.maxTime < ts || s.last < l.first || s.first > upTo {
 			continue
 		}
 		for k := range s.index {
@@ -435,12 +436,13 @@ func (l *Log) buckets(ts int64, upTo raft.Index) []bucket {
 	return out
 }
 
-// OffsetForTime finds the first record up to index upTo with a timestamp at or after ts (milliseconds): its offset,
-// timestamp and term. false: there is none. Of a batch whose records cannot be read it names the first offset.
-func (l *Log) OffsetForTime(ts int64, upTo raft.Index) (Offset, int64, raft.Term, bool, error) {
+// OffsetForTime finds the first record from offset from on, up to index upTo, with a timestamp at or after ts
+// (milliseconds): its offset, timestamp and term. false: there is none. Of a batch whose records cannot be read it names the
+// first offset.
+func (l *Log) OffsetForTime(ts int64, from Offset, upTo raft.Index) (Offset, int64, raft.Term, bool, error) {
 	ts = max(ts, 0)
-	for _, b := range l.buckets(ts, upTo) {
-		off, at, term, ok, err := l.firstSince(b, ts)
+	for _, b := range l.buckets(ts, from, upTo) {
+		off, at, term, ok, err := l.firstSince(b, from, ts)
 		if ok || err != nil {
 			return off, at, term, ok, err
 		}
@@ -448,11 +450,11 @@ func (l *Log) OffsetForTime(ts int64, upTo raft.Index) (Offset, int64, raft.Term
 	return 0, 0, 0, false, nil
 }
 
-func (l *Log) firstSince(b bucket, ts int64) (off Offset, at int64, term raft.Term, ok bool, err error) {
+func (l *Log) firstSince(b bucket, from Offset, ts int64) (off Offset, at int64, term raft.Term, ok bool, err error) {
 	err = l.walk(b.from, b.upTo, int(l.opt.IndexBytes)+readAhead, func(r *record) bool {
-		if t := r.maxTimestamp(); t >= ts {
-			off, at = r.firstSince(ts)
-			term, ok = r.Term, true
+		if t := r.maxTimestamp(); t >= ts && r.next() > from {
+			off, at, ok = r.firstSince(from, ts)
+			term = r.Term
 		}
 		return !ok
 	})
@@ -462,11 +464,11 @@ func (l *Log) firstSince(b bucket, ts int64) (off Offset, at int64, term raft.Te
 	return off, at, term, ok, err
 }
 
-// MaxTimestamp finds the record with the largest timestamp up to index upTo (the first of several): its offset, that
-// timestamp and its term. false: there is none with a timestamp.
-func (l *Log) MaxTimestamp(upTo raft.Index) (off Offset, ts int64, term raft.Term, found bool, err error) {
+// MaxTimestamp finds the record with the largest timestamp from offset from on, up to index upTo (the first of several): its
+// offset, that timestamp and its term. false: there is none with a timestamp.
+func (l *Log) MaxTimestamp(from Offset, upTo raft.Index) (off Offset, ts int64, term raft.Term, found bool, err error) {
 	ts = noTimestamp
-	bs := l.buckets(0, upTo)
+	bs := l.buckets(0, from, upTo)
 	// Timestamps mostly rise: from the end, nearly every other stretch is ruled out by its bound.
 	for i := len(bs) - 1; i >= 0; i-- {
 		if bs[i].maxTime < ts || bs[i].maxTime == noTimestamp {
@@ -475,7 +477,7 @@ func (l *Log) MaxTimestamp(upTo raft.Index) (off Offset, ts int64, term raft.Ter
 		best := noTimestamp
 		var r record
 		err = l.walk(bs[i].from, bs[i].upTo, int(l.opt.IndexBytes)+readAhead, func(c *record) bool {
-			if t := c.maxTimestamp(); t > best {
+			if t := c.maxTimestamp(); t > best && c.next() > from {
 				best, r = t, *c
 			}
 			return true
@@ -486,7 +488,11 @@ func (l *Log) MaxTimestamp(upTo raft.Index) (off Offset, ts int64, term raft.Ter
 		err = nil
 		if best >= ts && best != noTimestamp { // an equal one further down is the first
 			ts, term, found = best, r.Term, true
-			off, _ = r.firstSince(best)
+			if o, _, ok := r.firstSince(from, best); ok {
+				off = o
+			} else {
+				off = max(r.base, from)
+			}
 		}
 	}
 	return off, ts, term, found, nil

@@ -32,6 +32,7 @@ const maxDamagedDirs = 1 << 16
 func Open(f vfs.FS, dir string, group raft.GroupID, o Options) (*Log, error) {
 	o.setDefaults()
 	l := &Log{fs: f, dir: path.Clean(dir), group: group, opt: o}
+	l.segmentBytes.Store(o.SegmentBytes)
 	if err := makeDir(f, l.dir); err != nil {
 		return nil, fmt.Errorf("open log of group %d: %w", group, err)
 	}
@@ -121,6 +122,12 @@ func (r *recoverer) run() error {
 		return err
 	}
 	if err := r.removeDead(); err != nil {
+		return err
+	}
+	if err := r.loadCheckpoints(names); err != nil {
+		return err
+	}
+	if err := r.cleanPart(); err != nil {
 		return err
 	}
 	return r.heal() // last: what is on record also says that nothing may be removed

@@ -447,7 +447,7 @@ func TestConcurrentReads(t *testing.T) {
 					for _, err := range []error{
 						func() error { _, err := l.OffsetAfter(i); return err }(),
 						func() error { _, err := l.Entries(i, i+1, 0); return err }(),
-						func() error { _, _, _, _, err := l.OffsetForTime(int64(i*1000), last); return err }(),
+						func() error { _, _, _, _, err := l.OffsetForTime(int64(i*1000), 0, last); return err }(),
 					} {
 						if err != nil && !errors.Is(err, raft.ErrCompacted) && !errors.Is(err, raft.ErrUnavailable) {
 							t.Errorf("read at %d: %v", i, err)
@@ -566,15 +566,15 @@ func TestTimeInsideBatch(t *testing.T) {
 	mustAppend(t, l, 3, es)
 	for range 2 { // once from memory, once from disk
 		for ts, want := range map[int64][2]int64{-5: {0, 0}, 0: {0, 0}, 1: {1, 101}, 102: {2, 303}, 304: {4, 1000}, 1303: {6, 1303}, 2203: {10, 2303}} {
-			off, at, term, ok, err := l.OffsetForTime(ts, 3)
+			off, at, term, ok, err := l.OffsetForTime(ts, 0, 3)
 			if int64(off) != want[0] || at != want[1] || term != 3 || !ok || err != nil {
 				t.Errorf("time %d: offset %d, time %d, %v, %v; want %v", ts, off, at, ok, err, want)
 			}
 		}
-		if _, _, _, ok, err := l.OffsetForTime(1304, 2); ok || err != nil {
+		if _, _, _, ok, err := l.OffsetForTime(1304, 0, 2); ok || err != nil {
 			t.Errorf("beyond the committed: %v, %v", ok, err)
 		}
-		if off, ts, _, ok, err := l.MaxTimestamp(2); off != 6 || ts != 1303 || !ok || err != nil {
+		if off, ts, _, ok, err := l.MaxTimestamp(0, 2); off != 6 || ts != 1303 || !ok || err != nil {
 			t.Errorf("largest: %d, %d, %v, %v", off, ts, ok, err)
 		}
 		mustSync(t, l)

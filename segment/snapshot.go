@@ -38,22 +38,31 @@ type snapshotInfo struct {
 	term  raft.Term
 }
 
-// encodeSnapshotFile returns the file in parts; data is not copied.
+// snapshotVersion is that of the snapshot file: 2 gave the data a checksum of its own, which names a snapshot on its way.
+const snapshotVersion = 2
+
+// snapshotSum is the checksum of a snapshot's data.
+func snapshotSum(group raft.GroupID, data []byte) uint32 {
+	return crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, data)
+}
+
+// encodeSnapshotHeader returns all that stands before the data.
 //
-//	magic | crc | ver, flags | group | index | term | floor | data length | n voters, outgoing, learners | epoch | members | data
-func encodeSnapshotFile(group raft.GroupID, meta *raft.SnapshotMeta, floor uint64, data []byte) [][]byte {
+//	magic | crc | ver, flags | data crc | group | index | term | floor | data length | n voters, outgoing, learners | epoch | members | data
+func encodeSnapshotHeader(group raft.GroupID, meta *raft.SnapshotMeta, floor uint64, size int64, sum uint32) []byte {
 	le := binary.LittleEndian
 	b := make([]byte, snapshotHeaderSize)
 	le.PutUint32(b[0:], snapshotMagic)
-	le.PutUint16(b[8:], fileVersion)
+	le.PutUint16(b[8:], snapshotVersion)
 	le.PutUint64(b[16:], uint64(group))
 	le.PutUint64(b[24:], uint64(meta.Index))
 	le.PutUint64(b[32:], uint64(meta.Term))
 	le.PutUint64(b[40:], floor)
-	le.PutUint64(b[48:], uint64(len(data)))
+	le.PutUint64(b[48:], uint64(size))
 	le.PutUint32(b[56:], uint32(len(meta.Conf.Voters)))
 	le.PutUint32(b[60:], uint32(len(meta.Conf.Outgoing)))
 	le.PutUint32(b[64:], uint32(len(meta.Conf.Learners)))
+	le.PutUint32(b[12:], sum)
 	le.PutUint32(b[68:], uint32(meta.Conf.Epoch))
 	for _, ms := range [][]raft.Member{meta.Conf.Voters, meta.Conf.Outgoing, meta.Conf.Learners} {
 		for _, m := range ms {
@@ -61,50 +70,78 @@ func encodeSnapshotFile(group raft.GroupID, meta *raft.SnapshotMeta, floor uint6
 			b = le.AppendUint64(b, uint64(m.Incarnation))
 		}
 	}
-	crc := crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, b[8:])
-	le.PutUint32(b[4:], crc32.Update(crc, castagnoli, data))
-	return [][]byte{b, data}
+	le.PutUint32(b[4:], crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, b[8:]))
+	return b
 }
 
-// decodeSnapshotFile verifies a snapshot file. Data is a part of b.
-func decodeSnapshotFile(group raft.GroupID, b []byte) (s raft.Snapshot, floor uint64, err error) {
+// encodeSnapshotFile returns the file in parts; data is not copied.
+func encodeSnapshotFile(group raft.GroupID, meta *raft.SnapshotMeta, floor uint64, data []byte) [][]byte {
+	return [][]byte{encodeSnapshotHeader(group, meta, floor, int64(len(data)), snapshotSum(group, data)), data}
+}
+
+// dataAt is where the data begins in the file of a snapshot with this membership.
+func dataAt(c *raft.ConfState) int64 {
+	return snapshotHeaderSize + memberSize*int64(len(c.Voters)+len(c.Outgoing)+len(c.Learners))
+}
+
+// decodeSnapshotHeader verifies what stands before the data; b is the file's beginning, at least as long as that.
+func decodeSnapshotHeader(group raft.GroupID, b []byte) (s raft.Snapshot, floor uint64, err error) {
 	le := binary.LittleEndian
 	switch {
 	case len(b) < snapshotHeaderSize || le.Uint32(b) != snapshotMagic:
 		return s, 0, fmt.Errorf("%w: no header", ErrBadSnapshot)
-	case le.Uint16(b[8:]) != fileVersion:
-		return s, 0, fmt.Errorf("%w: version %d, this program knows %d", ErrBadSnapshot, le.Uint16(b[8:]), fileVersion)
+	case le.Uint16(b[8:]) != snapshotVersion:
+		return s, 0, fmt.Errorf("%w: version %d, this program knows %d", ErrBadSnapshot, le.Uint16(b[8:]), snapshotVersion)
 	case le.Uint64(b[16:]) != uint64(group):
 		return s, 0, fmt.Errorf("%w: group %d, expected %d", ErrBadSnapshot, le.Uint64(b[16:]), group)
-	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, b[8:]):
-		return s, 0, fmt.Errorf("%w: checksum", ErrBadSnapshot)
-	case le.Uint16(b[10:]) != 0 || le.Uint32(b[12:]) != 0:
+	}
+	counts := [3]uint32{le.Uint32(b[56:]), le.Uint32(b[60:]), le.Uint32(b[64:])}
+	end := snapshotHeaderSize
+	for _, n := range counts {
+		if n > maxMembers {
+			return s, 0, fmt.Errorf("%w: %d members", ErrBadSnapshot, n)
+		}
+		end += int(n) * memberSize
+	}
+	switch {
+	case len(b) < end:
+		return s, 0, fmt.Errorf("%w: range", ErrBadSnapshot)
+	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, b[8:end]):
+		return s, 0, fmt.Errorf("%w: checksum of the header", ErrBadSnapshot)
+	case le.Uint16(b[10:]) != 0:
 		return s, 0, fmt.Errorf("%w: unknown flags", ErrBadSnapshot)
 	}
 	s.Meta.Index, s.Meta.Term = raft.Index(le.Uint64(b[24:])), raft.Term(le.Uint64(b[32:]))
 	floor = le.Uint64(b[40:])
 	length := le.Uint64(b[48:])
-	counts := [3]uint32{le.Uint32(b[56:]), le.Uint32(b[60:]), le.Uint32(b[64:])}
-	rest := b[snapshotHeaderSize:]
-	want := length
-	for _, n := range counts {
-		if n > maxMembers {
-			return s, 0, fmt.Errorf("%w: %d members", ErrBadSnapshot, n)
-		}
-		want += uint64(n) * memberSize
-	}
-	if s.Meta.Index == 0 || s.Meta.Index > maxIndex || s.Meta.Term == 0 || s.Meta.Term > raft.MaxTerm || length > MaxSnapshotSize ||
-		want != uint64(len(rest)) {
+	if s.Meta.Index == 0 || s.Meta.Index > maxIndex || s.Meta.Term == 0 || s.Meta.Term > raft.MaxTerm || length > MaxSnapshotSize {
 		return s, 0, fmt.Errorf("%w: range", ErrBadSnapshot)
 	}
+	s.Size, s.Sum = int64(length), le.Uint32(b[12:])
+	s.Meta.Conf.Epoch = raft.GroupEpoch(le.Uint32(b[68:]))
+	rest := b[snapshotHeaderSize:]
 	for i, dst := range []*[]raft.Member{&s.Meta.Conf.Voters, &s.Meta.Conf.Outgoing, &s.Meta.Conf.Learners} {
 		for range counts[i] {
 			*dst = append(*dst, raft.Member{ID: raft.NodeID(le.Uint32(rest)), Incarnation: raft.Incarnation(le.Uint64(rest[4:]))})
 			rest = rest[memberSize:]
 		}
 	}
-	s.Meta.Conf.Epoch = raft.GroupEpoch(le.Uint32(b[68:]))
-	s.Data = rest
+	return s, floor, nil
+}
+
+// decodeSnapshotFile verifies a snapshot file. Data is a part of b.
+func decodeSnapshotFile(group raft.GroupID, b []byte) (raft.Snapshot, uint64, error) {
+	s, floor, err := decodeSnapshotHeader(group, b)
+	if err != nil {
+		return s, 0, err
+	}
+	s.Data = b[dataAt(&s.Meta.Conf):]
+	switch {
+	case int64(len(s.Data)) != s.Size:
+		return s, 0, fmt.Errorf("%w: %d bytes of data, the header says %d", ErrBadSnapshot, len(s.Data), s.Size)
+	case snapshotSum(group, s.Data) != s.Sum:
+		return s, 0, fmt.Errorf("%w: checksum of the data", ErrBadSnapshot)
+	}
 	return s, floor, nil
 }
 
@@ -193,7 +230,8 @@ func (l *Log) SaveSnapshot(sm raft.SnapshotMeta, data []byte) error {
 	if err := l.syncUpTo(sm.Index); err != nil {
 		return err
 	}
-	if _, err := decodeLogState(l.group, data); err != nil {
+	st, err := decodeLogState(l.group, data)
+	if err != nil {
 		return fmt.Errorf("group %d: save snapshot at %d: %w", l.group, sm.Index, err)
 	}
 	l.mu.RLock()
@@ -207,6 +245,14 @@ func (l *Log) SaveSnapshot(sm raft.SnapshotMeta, data []byte) error {
 		return fmt.Errorf("group %d: save snapshot at %d of term %d, the log's entry is of term %d", l.group, sm.Index, sm.Term, term)
 	case sm.Index < stored:
 		return fmt.Errorf("group %d: save snapshot at %d behind the stored one at %d", l.group, sm.Index, stored)
+	}
+	if l.opt.Checkpoints {
+		if err := l.keepBase(); err != nil {
+			return err
+		}
+		if err := l.keepCheckpoint(&sm, st.next, data); err != nil {
+			return err
+		}
 	}
 	if err := replaceFile(l.fs, l.dir, snapshotName, encodeSnapshotFile(l.group, &sm, 0, data)...); err != nil {
 		return fmt.Errorf("save snapshot of group %d: %w", l.group, err)
@@ -265,6 +311,10 @@ func (l *Log) readSnapshot() (*raft.Snapshot, uint64, error) {
 func (l *Log) TruncatePrefix(upTo raft.Index) error {
 	l.io.Lock()
 	defer l.io.Unlock()
+	return l.truncatePrefix(upTo)
+}
+
+func (l *Log) truncatePrefix(upTo raft.Index) error {
 	l.mu.RLock()
 	first, snap := l.first, l.snap.index
 	l.mu.RUnlock()
@@ -300,6 +350,11 @@ func (l *Log) TruncatePrefix(upTo raft.Index) error {
 		}
 		gone = append(gone, s.name)
 	}
+	if len(gone) > 0 && len(gone) == len(l.segs) && l.w.seg == nil {
+		// No file is left to say which generations have been in use: were one made again, and a removal undone by a power
+		// loss, the old file would overrule the new one.
+		m.floor = l.nextFloor()
+	}
 	l.mu.RUnlock()
 	for _, name := range gone {
 		_ = l.fs.Remove(path.Join(l.dir, indexName(name)))
@@ -308,7 +363,7 @@ func (l *Log) TruncatePrefix(upTo raft.Index) error {
 		return err
 	}
 	l.mu.Lock()
-	l.first, l.start = upTo+1, start
+	l.first, l.start, l.floor = upTo+1, start, m.floor
 	l.segs = slices.Clone(l.segs[len(gone):])
 	l.dropTail(min(upTo, l.synced))
 	k := sort.Search(len(l.configs), func(k int) bool { return l.configs[k] > upTo })
@@ -320,7 +375,7 @@ func (l *Log) TruncatePrefix(upTo raft.Index) error {
 	return nil
 }
 
-// InstallSnapshot implements multi.Log. The step that counts is the snapshot's rename: its floor makes every file of the
+// InstallSnapshot implements multi.Log: of what has been received, or, if s has its data, of that. The step that counts is the snapshot's rename: its floor makes every file of the
 // old log dead, and the next open finishes what a crash interrupts after it.
 func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	l.io.Lock()
@@ -331,22 +386,30 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := decodeLogState(l.group, s.Data)
-	if err != nil {
-		return nil, fmt.Errorf("install snapshot of group %d: %w", l.group, err)
-	}
-	if s.Meta.Index == 0 || s.Meta.Index > maxIndex || s.Meta.Term == 0 || s.Meta.Term > raft.MaxTerm {
-		return nil, fmt.Errorf("install snapshot of group %d: %w: index %d, term %d", l.group, ErrBadSnapshot, s.Meta.Index, s.Meta.Term)
-	}
 	floor := l.nextFloor()
-	if err := replaceFile(l.fs, l.dir, snapshotName, encodeSnapshotFile(l.group, &s.Meta, floor, s.Data)...); err != nil {
-		if errors.Is(err, vfs.ErrNoSpace) {
-			return nil, fmt.Errorf("install snapshot of group %d: %w", l.group, err) // before the rename: nothing has changed
+	if s.Data != nil {
+		if err := l.receiveWhole(s); errors.Is(err, vfs.ErrNoSpace) {
+			return nil, err
+		} else if err != nil {
+			return nil, l.fail(err)
 		}
+	}
+	_, st, err := l.finishPart(s, floor)
+	switch {
+	case errors.Is(err, ErrBadSnapshot) || errors.Is(err, vfs.ErrNoSpace):
+		return nil, fmt.Errorf("install snapshot: %w", err) // nothing has changed
+	case err != nil:
+		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
+	}
+	err = l.fs.Rename(path.Join(l.dir, partName), path.Join(l.dir, snapshotName))
+	if err == nil {
+		err = l.fs.SyncDir(l.dir)
+	}
+	if err != nil {
 		// Whether the rename is durable is not known: only a new open can tell which log this is.
 		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
 	}
-	m := installedMeta(&s.Meta, &st, floor)
+	m := installedMeta(&s.Meta, st, floor)
 	l.mu.RLock()
 	if s.Meta.Index < l.damaged {
 		m.damaged = l.damaged
@@ -373,11 +436,27 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	l.adoptMeta(&m)
 	l.floor, l.snap = floor, snapshotInfo{index: s.Meta.Index, term: s.Meta.Term}
 	l.ticket = raft.Ticket{Term: s.Meta.Term, Index: s.Meta.Index}
+	l.grown = 0
 	l.mu.Unlock()
+	l.dropCheckpoints(maxIndex) // of what is no longer here; the snapshot itself is the base now
 	for _, name := range names {
 		l.removeSegment(name)
 	}
 	return st.state, nil
+}
+
+// receiveWhole takes a snapshot in that is in memory.
+func (l *Log) receiveWhole(s *raft.Snapshot) error {
+	s.Size, s.Sum = int64(len(s.Data)), snapshotSum(l.group, s.Data)
+	if err := l.dropPart(); err != nil {
+		return err
+	}
+	f, err := l.fs.Create(path.Join(l.dir, partName))
+	if err != nil {
+		return fmt.Errorf("receive snapshot of group %d: %w", l.group, err)
+	}
+	l.recv = &receiving{snap: raft.Snapshot{Meta: s.Meta, Size: s.Size, Sum: s.Sum}, at: dataAt(&s.Meta.Conf), file: f}
+	return l.writePart(0, s.Data)
 }
 
 // nextFloor is a generation above all files and above the floor that is in force. The caller holds io.

@@ -196,7 +196,7 @@ func (l *Log) write(j *job) error {
 			if err := l.begin(j.header()); err != nil {
 				return err
 			}
-		} else if w.pos+blockHeaderSize+int64(len(j.recs[0].Frame)) > l.opt.SegmentBytes && w.seg.first < j.recs[0].Index {
+		} else if w.pos+blockHeaderSize+int64(len(j.recs[0].Frame)) > l.segmentBytes.Load() && w.seg.first < j.recs[0].Index {
 			if err := l.roll(j); err != nil {
 				return err
 			}
@@ -229,7 +229,7 @@ func (l *Log) writeFile(j *job) (int, error) {
 			if n > 0 && bytes+size > maxWriteBytes {
 				break
 			}
-			if w.pos+bytes+size+2*blockHeaderSize > l.opt.SegmentBytes && done+n > 0 {
+			if w.pos+bytes+size+2*blockHeaderSize > l.segmentBytes.Load() && done+n > 0 {
 				break
 			}
 			bytes += size
@@ -497,7 +497,7 @@ func (l *Log) reserve(length int64) error {
 	for target < need+reserveBytes {
 		target += min(max(target, l.opt.FirstExtent), l.opt.MaxExtent)
 	}
-	target = max(min(target, l.opt.SegmentBytes), roundUp(need+reserveBytes))
+	target = max(min(target, l.segmentBytes.Load()), roundUp(need+reserveBytes))
 	err := w.file.Allocate(w.alloc, target-w.alloc)
 	if err == nil {
 		w.alloc = target
@@ -619,6 +619,7 @@ func (l *Log) Close() error {
 		err = errors.Join(err, l.w.file.Close())
 	}
 	l.w = writer{gen: l.w.gen}
+	l.closePart()
 	l.mu.Lock()
 	l.closed = true
 	l.dropTail(l.last)
