@@ -27,6 +27,8 @@ type Group struct {
 	in       inbox
 	status   atomic.Pointer[Status]
 	closing  atomic.Bool
+	// snapshotEvery is GroupConfig.SnapshotEvery, changeable.
+	snapshotEvery atomic.Int64
 
 	closeMu  sync.Mutex // protects closed, closeErr
 	closed   chan struct{}
@@ -75,6 +77,8 @@ type Group struct {
 
 	appliedBytes int64
 	snapshotting bool
+	snapAgain    bool // another one was asked for meanwhile
+	pruning      bool
 	installed    raft.Index     // of the last snapshot that a leader sent
 	conf         raft.ConfState // from the snapshot or bootstrap: in effect before any EntryConfig in the log
 }
@@ -89,6 +93,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 	}
 	g := &Group{h: h, id: c.ID, cfg: c, log: c.Log, sm: c.StateMachine, conf: c.Bootstrap}
 	g.timer.group = g
+	g.snapshotEvery.Store(c.SnapshotEvery)
 	fail := func(what string, err error) (*Group, error) {
 		return nil, fmt.Errorf("create group %d: %s: %w", c.ID, what, err)
 	}
@@ -195,7 +200,13 @@ func (g *Group) ReadIndex(done func(raft.Index, error)) {
 	}
 }
 
-// Snapshot takes a snapshot now, unless one is being taken.
+// Prune lets the log drop what nobody wants any more; see Log.Prune.
+func (g *Group) Prune() { _ = g.in.pushEvent(g.h, g, event{kind: evPrune}) }
+
+// SetSnapshotEvery changes GroupConfig.SnapshotEvery.
+func (g *Group) SetSnapshotEvery(bytes int64) { g.snapshotEvery.Store(bytes) }
+
+// Snapshot takes a snapshot now; if one is being taken, another one after it.
 func (g *Group) Snapshot() { _ = g.in.pushEvent(g.h, g, event{kind: evSnapshot}) }
 
 // Campaign tries to lead now.

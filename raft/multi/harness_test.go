@@ -194,6 +194,26 @@ func (l *memLog) LoadSnapshot() (*raft.Snapshot, error) {
 	return l.snap, nil
 }
 
+// memSnapshot is an open snapshot of a memLog.
+type memSnapshot struct{ snap raft.Snapshot }
+
+func (s *memSnapshot) Snapshot() raft.Snapshot {
+	return raft.Snapshot{Meta: s.snap.Meta, Size: int64(len(s.snap.Data)), Sum: crc32.ChecksumIEEE(s.snap.Data)}
+}
+func (s *memSnapshot) ReadAt(p []byte, off int64) error { copy(p, s.snap.Data[off:]); return nil }
+func (s *memSnapshot) Close() error                     { return nil }
+
+func (l *memLog) OpenSnapshot() (raft.SnapshotReader, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.snap == nil {
+		return nil, nil
+	}
+	return &memSnapshot{*l.snap}, nil
+}
+
+func (l *memLog) Prune() (*raft.SnapshotMeta, error) { return nil, nil }
+
 func (l *memLog) TruncatePrefix(upTo raft.Index) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -22,6 +22,8 @@ const (
 	evCampaign                           // Group.Campaign
 	evReset                              // Group.Reset: reset, reply
 	evSnapshot                           // Group.Snapshot
+	evPrune                              // Group.Prune
+	evPruned                             // flusher: cut, or err
 	evSnapshotSaved                      // flusher: meta is stored, or err
 	evSnapshotRead                       // flusher: snap for peer, or err
 	evPairOut                            // the leader's coverage by peer changed: look

@@ -39,14 +39,21 @@ type Log interface {
 	Unsynced() int64
 
 	// SaveSnapshot stores data durably as the state after meta.Index, replacing an earlier one. It does not shorten the log.
-	// SaveSnapshot, LoadSnapshot (after the group's start), TruncatePrefix and InstallSnapshot are called by the flush loop:
-	// never beside Sync or each other, the first three beside Append and reads, InstallSnapshot beside nothing at all.
+	// This and what follows (LoadSnapshot only after the group's start) is called by the flush loop: never beside Sync or each
+	// other, but beside Append and reads; InstallSnapshot beside nothing at all.
 	SaveSnapshot(meta raft.SnapshotMeta, data []byte) error
-	// LoadSnapshot returns the stored snapshot, or nil if there is none.
+	// LoadSnapshot returns the stored snapshot, or nil if there is none: the latest, for a restart.
 	LoadSnapshot() (*raft.Snapshot, error)
+	// OpenSnapshot opens the snapshot that a follower gets who is behind FirstIndex; nil if there is none. For a log whose
+	// records are the data it is not the latest one, but the one that the log begins behind. It may be read beside anything.
+	OpenSnapshot() (raft.SnapshotReader, error)
 	// TruncatePrefix durably drops whole segments that lie entirely at or below upTo (which must be covered by a stored
 	// snapshot) and makes upTo+1 the first index.
 	TruncatePrefix(upTo raft.Index) error
+	// Prune is for a log whose records are the data (GroupConfig.KeepEntries below 0): it durably drops whole segments whose
+	// records nobody wants any more, as far as a snapshot of an earlier index covers them, and returns that one's meta; nil
+	// if nothing was dropped. Which records are wanted is between the log and its state machine.
+	Prune() (*raft.SnapshotMeta, error)
 	// InstallSnapshot durably replaces the whole log by s: the log is then empty with FirstIndex s.Meta.Index+1. The
 	// log's own part of the state (next offset, epoch table) travels in s.Data as EncodeSnapshot put it there; what it
 	// returns is the rest, for the state machine.

@@ -196,7 +196,8 @@ type GroupConfig struct {
 	VoteAfter raft.Index
 	// SnapshotEvery is the number of bytes applied between snapshots; 0: only when asked.
 	SnapshotEvery int64
-	// KeepEntries are left behind a snapshot by compaction; below 0: never compact.
+	// KeepEntries are left behind a snapshot by compaction; below 0: the entries are the data, and are cut where Log.Prune
+	// says.
 	KeepEntries int64
 	// Throttle: learners are caught up within Options.LearnerRate.
 	Throttle bool

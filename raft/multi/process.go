@@ -181,6 +181,10 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 		g.r.Campaign(now)
 	case evSnapshot:
 		g.takeSnapshot()
+	case evPrune:
+		g.prune()
+	case evPruned:
+		g.pruned(e)
 	case evSnapshotSaved:
 		g.snapshotSaved(e)
 	case evSnapshotRead:

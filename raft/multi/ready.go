@@ -111,7 +111,7 @@ func (g *Group) apply(entries []raft.Entry) {
 	g.publish()
 	g.completeApplied(entries, results)
 	g.answerReads()
-	if g.cfg.SnapshotEvery > 0 && g.appliedBytes >= g.cfg.SnapshotEvery {
+	if every := g.snapshotEvery.Load(); every > 0 && g.appliedBytes >= every {
 		g.takeSnapshot()
 	}
 	if g.heldBack {

@@ -27,7 +27,11 @@ type installResult struct {
 }
 
 func (g *Group) takeSnapshot() {
-	if g.snapshotting || g.applied == 0 || g.blocked {
+	if g.snapshotting {
+		g.snapAgain = true
+		return
+	}
+	if g.applied == 0 || g.blocked {
 		return
 	}
 	g.appliedBytes = 0
@@ -65,13 +69,53 @@ func (g *Group) takeSnapshot() {
 	g.snapshotting = true
 	g.h.addJob(g, func(g *Group) {
 		e := event{kind: evSnapshotSaved, meta: meta}
-		if e.err = g.log.SaveSnapshot(meta, data); e.err == nil && upTo > 0 {
+		e.err = g.log.SaveSnapshot(meta, data)
+		switch {
+		case e.err != nil:
+		case g.cfg.KeepEntries < 0:
+			e.cut, e.err = pruneLog(g.log)
+		case upTo > 0:
 			if e.err = g.log.TruncatePrefix(upTo); e.err == nil {
 				e.cut = &cutConf
 			}
 		}
 		_ = g.in.pushEvent(g.h, g, e) // refused: the group has stopped
 	})
+}
+
+// pruneLog returns the membership in effect where the log was cut; nil if it was not.
+func pruneLog(l Log) (*raft.ConfState, error) {
+	m, err := l.Prune()
+	if m == nil || err != nil {
+		return nil, err
+	}
+	return &m.Conf, nil
+}
+
+// prune lets the log drop what nobody wants any more.
+func (g *Group) prune() {
+	if g.pruning || g.cfg.KeepEntries >= 0 || g.blocked {
+		return
+	}
+	g.pruning = true
+	at := g.applied
+	g.h.addJob(g, func(g *Group) {
+		e := event{kind: evPruned, meta: raft.SnapshotMeta{Index: at}}
+		e.cut, e.err = pruneLog(g.log)
+		_ = g.in.pushEvent(g.h, g, e) // refused: the group has stopped
+	})
+}
+
+func (g *Group) pruned(e *event) {
+	g.pruning = false
+	switch {
+	case errors.Is(e.err, vfs.ErrNoSpace):
+		g.h.o.Logger.Warn("no space to cut the log", "group", uint64(g.id), "err", e.err)
+	case e.err != nil:
+		g.fail(fmt.Errorf("cut log: %w", e.err))
+	case e.cut != nil && e.meta.Index >= g.installed:
+		g.conf = *e.cut
+	}
 }
 
 // confAt is the membership in effect at index i.
@@ -85,6 +129,14 @@ func (g *Group) confAt(i raft.Index) (raft.ConfState, error) {
 
 func (g *Group) snapshotSaved(e *event) {
 	g.snapshotting = false
+	if g.snapAgain {
+		g.snapAgain = false
+		defer func() {
+			if g.failed == nil {
+				g.takeSnapshot()
+			}
+		}()
+	}
 	switch {
 	case errors.Is(e.err, vfs.ErrNoSpace):
 		g.h.o.Logger.Warn("no space for a snapshot", "group", uint64(g.id), "err", e.err)
@@ -120,16 +172,28 @@ func (h *Host) sendSnapshot(g *Group, to raft.NodeID) {
 
 func (h *Host) readSnapshot(g *Group, to raft.NodeID) {
 	h.addJob(g, func(g *Group) {
-		snap, err := g.log.LoadSnapshot()
-		if err == nil && snap == nil {
-			err = errors.New("there is none")
-		}
-		if err == nil && int64(len(snap.Data)) > h.o.MaxSnapshotBytes {
-			err = fmt.Errorf("its %d bytes are above the bound of %d", len(snap.Data), h.o.MaxSnapshotBytes)
-		}
+		snap, err := readWhole(g.log, h.o.MaxSnapshotBytes)
 		_ = g.in.pushEvent(h, g, event{kind: evSnapshotRead, peer: to, snap: snap, err: err})
 		h.nextSnapshotSend()
 	})
+}
+
+func readWhole(l Log, limit int64) (*raft.Snapshot, error) {
+	f, err := l.OpenSnapshot()
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, errors.New("there is none")
+	}
+	s := f.Snapshot()
+	if s.Size > limit {
+		err = fmt.Errorf("its %d bytes are above the bound of %d", s.Size, limit)
+	} else {
+		s.Data = make([]byte, s.Size)
+		err = f.ReadAt(s.Data, 0)
+	}
+	return &s, errors.Join(err, f.Close())
 }
 
 // nextSnapshotSend gives the place of a finished read to the next that waits.
