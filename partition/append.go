@@ -172,7 +172,7 @@ func (req *AppendRequest) answer(err error) {
 		r.cfg.OnFull(r)
 	}
 	if req.m != nil {
-		req.result.LogStart = int64(req.m.log.StartOffset())
+		req.result.LogStart = req.r.LogStart()
 	}
 	req.Done(req.result)
 }

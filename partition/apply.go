@@ -22,6 +22,7 @@ type machine struct {
 	staging staging
 
 	ready      bool // this node leads and serves
+	trimming   bool // a move of the start is on its way that retention has asked for; guarded by Replica.mu
 	clockAsked bool // a clock command is on its way
 
 	// Guarded by Replica.mu.
@@ -32,6 +33,7 @@ type machine struct {
 // Apply implements [multi.StateMachine].
 func (m *machine) Apply(entries []raft.Entry) ([]any, error) {
 	var bytes int64
+	start := m.fold.start
 	for i := range entries {
 		e := &entries[i]
 		switch e.Type {
@@ -47,15 +49,36 @@ func (m *machine) Apply(entries []raft.Entry) ([]any, error) {
 			if err := m.fold.command(e.Index, e.Payload); err != nil {
 				return nil, err
 			}
+		case raft.EntryPrefix:
+			if err := m.fold.prefix(e.Index, e.Payload); err != nil {
+				return nil, err
+			}
 		}
 		m.applied = e.Index
 	}
 	m.publish(bytes)
+	if m.fold.start > start {
+		m.cut()
+	}
 	m.askClock()
 	return nil, nil
 }
 
-// publish moves the high watermark and calls the waiters that waited for it.
+// cut lets the log drop what is below the start. If nothing is left above it, a snapshot of this moment covers all of it.
+func (m *machine) cut() {
+	m.log.Forget(segment.Offset(m.fold.start))
+	_, g := m.r.current()
+	switch {
+	case g == nil: // not yet: Housekeep will find it
+	case m.fold.start == m.fold.next:
+		g.Snapshot()
+	default:
+		g.Prune()
+	}
+}
+
+// publish moves the high watermark and the start, and calls the waiters that waited for the one, or all of them for the
+// other: what they wait to read may be gone.
 func (m *machine) publish(bytes int64) {
 	r := m.r
 	r.mu.Lock()
@@ -63,10 +86,13 @@ func (m *machine) publish(bytes int64) {
 		r.mu.Unlock()
 		return
 	}
-	r.pub = published{applied: m.applied, hw: m.fold.next}
+	// A log that was installed begins where its leader's files did, perhaps above a start that later entries move on.
+	start := min(max(m.fold.start, int64(m.log.StartOffset())), m.fold.next)
+	moved := start > r.pub.start
+	r.pub = published{applied: m.applied, start: start, hw: m.fold.next}
 	r.committedBytes += bytes
 	r.producers = len(m.fold.byID)
-	fns, waits := r.due(false), r.catching.upTo(m.applied)
+	fns, waits := r.due(moved), r.catching.upTo(m.applied)
 	r.mu.Unlock()
 	for _, w := range waits {
 		w.done(nil)
@@ -111,6 +137,7 @@ func (m *machine) Restore(meta raft.SnapshotMeta, state []byte) error {
 	}
 	// Leadership and a snapshot from another leader exclude each other, so nothing staged can be pending.
 	m.fold, m.applied, m.staging = f, meta.Index, staging{}
+	m.log.Forget(segment.Offset(f.start))
 	m.publish(0)
 	return nil
 }

@@ -82,7 +82,7 @@ func (r *Replica) Describe() Description {
 	r.mu.Lock()
 	d := Description{
 		Group: c.Group, Topic: c.Topic, TopicID: c.TopicID, Partition: c.Partition, State: r.state, Err: r.err,
-		Leadership: r.lead, HighWatermark: r.pub.hw, Applied: r.pub.applied, Producers: r.producers, Waiters: r.waiting,
+		Leadership: r.lead, LogStart: r.pub.start, HighWatermark: r.pub.hw, Applied: r.pub.applied, Producers: r.producers, Waiters: r.waiting,
 	}
 	m := r.m
 	var g *multi.Group
@@ -93,7 +93,7 @@ func (r *Replica) Describe() Description {
 	if g == nil {
 		return d
 	}
-	d.LogStart, d.NextOffset, d.Size = int64(m.log.StartOffset()), int64(m.log.NextOffset()), m.log.Size()
+	d.NextOffset, d.Size = int64(m.log.NextOffset()), m.log.Size()
 	d.First, d.Snapshot, d.Segments = m.log.FirstIndex(), m.log.SnapshotIndex(), m.log.Segments()
 	d.Log = m.log.Health()
 	l := lookAt(g)

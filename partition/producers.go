@@ -111,6 +111,7 @@ type producer struct {
 // fold is the state machine proper: a pure function of the committed entries, and what a snapshot holds.
 // It is touched only by the worker that holds the group.
 type fold struct {
+	start int64 // first Kafka offset that is not deleted; start <= next
 	next  int64 // next Kafka offset: the high watermark once published
 	clock int64 // leader's wall clock in milliseconds as of the last clock command; never goes back
 	byID  map[int64]*producer

@@ -67,8 +67,7 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 	if err != nil {
 		return res, err
 	}
-	// The start is read after the high watermark: it only grows, and never beyond it.
-	res.HighWatermark, res.LastStable, res.LogStart = v.pub.hw, v.pub.hw, v.logStart()
+	res.HighWatermark, res.LastStable, res.LogStart = v.pub.hw, v.pub.hw, v.pub.start
 	if q.Offset < res.LogStart || q.Offset > res.HighWatermark {
 		return res, &RangeError{Offset: q.Offset, Start: res.LogStart, HighWatermark: res.HighWatermark}
 	}
@@ -77,7 +76,7 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 	}
 	batches, err := v.m.log.ReadOffsets(segment.Offset(q.Offset), v.pub.applied, q.MaxBytes)
 	if err != nil {
-		if start := v.logStart(); q.Offset < start { // retention overtook us
+		if start := r.LogStart(); q.Offset < start { // retention overtook us
 			res.LogStart = start
 			return res, &RangeError{Offset: q.Offset, Start: start, HighWatermark: res.HighWatermark}
 		}
@@ -97,8 +96,6 @@ type view struct {
 	lead  Leadership
 	pub   published
 }
-
-func (v view) logStart() int64 { return min(int64(v.m.log.StartOffset()), v.pub.hw) }
 
 // serving is the view if this node leads and serves.
 func (r *Replica) serving() (view, error) { return r.view(-1, false) }
@@ -145,18 +142,18 @@ func (r *Replica) ListOffset(ts int64, leaderEpoch int32) (OffsetResult, error) 
 	case LatestTimestamp:
 		return OffsetResult{Offset: v.pub.hw, Timestamp: -1, LeaderEpoch: v.lead.Epoch}, nil
 	case EarliestTimestamp, EarliestLocalTimestamp:
-		start := v.logStart()
+		start := v.pub.start
 		epoch := v.lead.Epoch // of an empty log: the leader's
 		if t, ok := v.m.log.EpochAt(segment.Offset(start)); ok && start < v.pub.hw {
 			epoch = int32(t)
 		}
 		return OffsetResult{Offset: start, Timestamp: -1, LeaderEpoch: epoch}, nil
 	case MaxTimestamp:
-		off, ts, term, ok, err = v.m.log.MaxTimestamp(v.pub.applied)
+		off, ts, term, ok, err = v.m.log.MaxTimestamp(segment.Offset(v.pub.start), v.pub.applied)
 	case LastTieredTimestamp:
 		return none, nil
 	default:
-		off, ts, term, ok, err = v.m.log.OffsetForTime(ts, v.pub.applied)
+		off, ts, term, ok, err = v.m.log.OffsetForTime(ts, segment.Offset(v.pub.start), v.pub.applied)
 	}
 	if err != nil {
 		return none, fmt.Errorf("%w: list offset: %w", ErrFailed, err)
@@ -231,7 +228,7 @@ func (r *Replica) OffsetForLeaderEpoch(epoch, leaderEpoch int32, anyReplica bool
 	if term == 0 && epoch > 0 {
 		return -1, -1, nil // no entries at all
 	}
-	return int32(term), min(int64(off), v.pub.hw), nil
+	return int32(term), min(max(int64(off), v.pub.start), v.pub.hw), nil
 }
 
 // HighWatermark is the offset below which everything is committed, as far as this node knows. false: this node is a
@@ -246,12 +243,11 @@ func (r *Replica) HighWatermark() (int64, bool) {
 // LogStart is the first offset that is there; -1 if the replica is closed.
 func (r *Replica) LogStart() int64 {
 	r.mu.Lock()
-	v := view{m: r.m, pub: r.pub}
-	r.mu.Unlock()
-	if v.m == nil {
+	defer r.mu.Unlock()
+	if r.m == nil {
 		return -1
 	}
-	return v.logStart()
+	return r.pub.start
 }
 
 // Leader is who leads, as far as this node knows (0: nobody), and in which epoch. ready: it is this node, and it

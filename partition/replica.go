@@ -32,7 +32,8 @@ type Config struct {
 	Dir     string // of this replica alone; made if it is not there
 	Segment segment.Options
 	// SnapshotEvery is the number of applied bytes between checkpoints of the producers' state, which bound what is
-	// replayed after a restart; default [DefaultSnapshotEvery].
+	// replayed after a restart; default [DefaultSnapshotEvery]. Half a segment, if that is less: the log can be cut only
+	// behind one.
 	SnapshotEvery int64
 
 	// Existing: this broker's journal already has a hard state for the group. Then a missing directory is damage and not a
@@ -123,10 +124,10 @@ type Replica struct {
 	catching       catching
 }
 
-// published is the point up to which clients may read. hw is the offset after applied, always both or neither.
+// published is what clients may read: from start up to hw, which is the offset after applied. Always all or nothing.
 type published struct {
-	applied raft.Index
-	hw      int64
+	applied   raft.Index
+	start, hw int64
 }
 
 // Open opens or makes the replica's log and joins its group.
@@ -178,9 +179,14 @@ func (r *Replica) open(existing, campaign bool) error {
 			return err
 		}
 	}
-	log, err := segment.Open(c.FS, c.Dir, c.Group, c.Segment)
+	opt := c.Segment
+	opt.Checkpoints = true
+	log, err := segment.Open(c.FS, c.Dir, c.Group, opt)
 	if err != nil {
 		return err
+	}
+	if s := r.settings.Load(); s.SegmentBytes > 0 {
+		log.SetSegmentBytes(s.SegmentBytes)
 	}
 	joinAfter, err := joinAfter(c.FS, c.Dir, log.LastIndex())
 	if err != nil {
@@ -196,7 +202,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	r.mu.Unlock()
 	group, err := c.Host.CreateGroup(multi.GroupConfig{
 		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Throttle: true, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
-		VoteAfter: max(log.Health().DamagedUpTo, joinAfter), SnapshotEvery: c.SnapshotEvery, KeepEntries: -1, OnFatal: m.failed, Priorities: priorities,
+		VoteAfter: max(log.Health().DamagedUpTo, joinAfter), SnapshotEvery: r.snapshotEvery(log), KeepEntries: -1, OnFatal: m.failed, Priorities: priorities,
 	})
 	if err != nil {
 		r.mu.Lock()
@@ -215,6 +221,11 @@ func (r *Replica) open(existing, campaign bool) error {
 		group.SetPriorities(said)
 	}
 	return nil
+}
+
+// snapshotEvery is Config.SnapshotEvery, or less for small segments.
+func (r *Replica) snapshotEvery(log *segment.Log) int64 {
+	return min(r.cfg.SnapshotEvery, log.SegmentBytes()/2)
 }
 
 // sayRecovery logs what the opening of the log has found.
@@ -444,6 +455,10 @@ func (r *Replica) UpdateSettings(s Settings) error {
 		return err
 	}
 	r.settings.Store(&s)
+	if m, g := r.current(); g != nil && s.SegmentBytes > 0 {
+		m.log.SetSegmentBytes(s.SegmentBytes)
+		g.SetSnapshotEvery(r.snapshotEvery(m.log))
+	}
 	return nil
 }
 

@@ -35,6 +35,13 @@ type Settings struct {
 	// QuorumReads is balsa.read.consistency=quorum: every answer that speaks of the log's end asks a quorum; no lease is
 	// believed.
 	QuorumReads bool
+	// RetentionAge is retention.ms, RetentionBytes retention.bytes. Defaults 7 days and unbounded. Negative: unbounded. An age
+	// of less than a millisecond drops all that is in closed or expired segments.
+	RetentionAge   time.Duration
+	RetentionBytes int64
+	// SegmentBytes is segment.bytes; 0: Config.Segment's. SegmentAge is segment.ms; default 7 days.
+	SegmentBytes int64
+	SegmentAge   time.Duration
 }
 
 const (
@@ -46,6 +53,7 @@ const (
 	defaultTimestampAfter = time.Hour
 	defaultProducerExpiry = 24 * time.Hour
 	minProducerExpiry     = time.Second
+	defaultRetention      = 7 * 24 * time.Hour
 )
 
 // withDefaults fills in what is zero.
@@ -64,6 +72,15 @@ func (s Settings) withDefaults() Settings {
 	}
 	if s.ProducerExpiry == 0 {
 		s.ProducerExpiry = defaultProducerExpiry
+	}
+	if s.RetentionAge == 0 {
+		s.RetentionAge = defaultRetention
+	}
+	if s.RetentionBytes == 0 {
+		s.RetentionBytes = -1
+	}
+	if s.SegmentAge == 0 {
+		s.SegmentAge = defaultRetention
 	}
 	return s
 }

@@ -1,6 +1,7 @@
 // The state machine's part of a snapshot: the fold, in a fixed layout, all numbers big-endian.
 //
-//	 1  version = 1
+//	 1  version = 2
+//	 8  start offset
 //	 8  next offset
 //	 8  clock, milliseconds
 //	 4  number of producers, then each, in order of its last batch:
@@ -17,7 +18,7 @@
 //
 // The encoding is canonical: equal states have equal bytes on every replica, and decoding refuses everything else.
 //
-// A clock command (raft.EntryCommand) is: version = 1, kind = 1, 8 bytes clock, 8 bytes expiry, both milliseconds.
+// What moves the start (raft.EntryPrefix) is: version = 1, 8 bytes offset. A clock command (raft.EntryCommand) is: version = 1, kind = 1, 8 bytes clock, 8 bytes expiry, both milliseconds.
 
 package partition
 
@@ -30,14 +31,17 @@ import (
 )
 
 const (
-	snapshotVersion = 1
-	snapshotHeader  = 1 + 8 + 8 + 4
+	snapshotVersion = 2 // 2: the start offset
+	snapshotHeader  = 1 + 8 + 8 + 8 + 4
 	producerHeader  = 8 + 2 + 1 + 8 + 1
 	batchSize       = 4 + 4 + 8 + 8 + 8
 
 	commandVersion = 1
 	commandClock   = 1
 	commandSize    = 1 + 1 + 8 + 8
+
+	prefixVersion = 1
+	prefixSize    = 1 + 8
 )
 
 var (
@@ -53,6 +57,7 @@ func (f *fold) encode() []byte {
 	}
 	out := make([]byte, 0, size)
 	out = append(out, snapshotVersion)
+	out = binary.BigEndian.AppendUint64(out, uint64(f.start))
 	out = binary.BigEndian.AppendUint64(out, uint64(f.next))
 	out = binary.BigEndian.AppendUint64(out, uint64(f.clock))
 	out = binary.BigEndian.AppendUint32(out, uint32(len(f.byID)))
@@ -86,13 +91,14 @@ func decodeFold(data []byte) (*fold, error) {
 		return nil, fmt.Errorf("%w: version %d", errSnapshot, data[0])
 	}
 	f := newFold()
-	f.next = int64(binary.BigEndian.Uint64(data[1:]))
-	f.clock = int64(binary.BigEndian.Uint64(data[9:]))
-	count := binary.BigEndian.Uint32(data[17:])
+	f.start = int64(binary.BigEndian.Uint64(data[1:]))
+	f.next = int64(binary.BigEndian.Uint64(data[9:]))
+	f.clock = int64(binary.BigEndian.Uint64(data[17:]))
+	count := binary.BigEndian.Uint32(data[25:])
 	data = data[snapshotHeader:]
 	switch {
-	case f.next < 0 || f.clock < 0:
-		return nil, fmt.Errorf("%w: next offset %d, clock %d", errSnapshot, f.next, f.clock)
+	case f.start < 0 || f.next < f.start || f.clock < 0:
+		return nil, fmt.Errorf("%w: offsets [%d, %d), clock %d", errSnapshot, f.start, f.next, f.clock)
 	case count > maxProducers || uint64(count)*(producerHeader+batchSize) > uint64(len(data)):
 		return nil, fmt.Errorf("%w: %d producers in %d bytes", errSnapshot, count, len(data))
 	}
@@ -150,5 +156,18 @@ func (f *fold) command(i raft.Index, p []byte) error {
 		return fmt.Errorf("%w: index %d, %d bytes", errCommand, i, len(p))
 	}
 	f.tick(int64(binary.BigEndian.Uint64(p[2:])), int64(binary.BigEndian.Uint64(p[10:])))
+	return nil
+}
+
+func encodePrefix(start int64) []byte {
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, prefixSize), prefixVersion), uint64(start))
+}
+
+// prefix folds a move of the start in. Like an unknown command, one that cannot be read is an error.
+func (f *fold) prefix(i raft.Index, p []byte) error {
+	if len(p) != prefixSize || p[0] != prefixVersion || int64(binary.BigEndian.Uint64(p[1:])) < 0 {
+		return fmt.Errorf("%w: start of the log, index %d, %d bytes", errCommand, i, len(p))
+	}
+	f.start = max(f.start, min(int64(binary.BigEndian.Uint64(p[1:])), f.next))
 	return nil
 }
