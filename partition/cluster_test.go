@@ -390,3 +390,15 @@ func wantValues(t testing.TB, got []string, want ...string) {
 		t.Errorf("read %v, want %v", got, want)
 	}
 }
+
+func protocolBatch(t testing.TB, raw []byte) protocol.Batch {
+	t.Helper()
+	b, err := protocol.ParseBatch(raw)
+	if err == nil {
+		err = b.CheckCRC()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
