@@ -113,9 +113,12 @@ func newGather(timeout time.Duration, answer func()) *gather {
 
 // confirm calls fn once the replica's high watermark is at least what any acknowledged produce had reached, or with the
 // error that prevents it; never after the answer. Calls to fn exclude each other.
-func (g *gather) confirm(rep replica, fn func(error)) {
+func (g *gather) confirm(rep replica, fn func(error)) { g.await(rep.Linearize, fn) }
+
+// await starts something that ends by calling done, once, and then calls fn, under the same rules.
+func (g *gather) await(start func(done func(error)), fn func(error)) {
 	g.waiting.Add(1)
-	rep.Linearize(func(err error) {
+	start(func(err error) {
 		g.mu.Lock()
 		if !g.over {
 			fn(err)

@@ -51,6 +51,7 @@ var apis = apiTable(
 	api{key: 18, min: 0, max: 5, serve: (*server).apiVersions},
 	api{key: 19, min: 0, max: 7, serve: (*server).createTopics},
 	api{key: 20, min: 0, max: 6, serve: (*server).deleteTopics},
+	api{key: 21, min: 0, max: 2, serve: (*server).deleteRecords},
 	api{key: 22, min: 0, max: 5, serve: (*server).initProducerID},
 	api{key: 23, min: 0, max: 4, serve: (*server).offsetForLeaderEpoch},
 	api{key: 32, min: 0, max: 4, serve: (*server).describeConfigs},

@@ -61,6 +61,7 @@ type replica interface {
 	ListOffset(ts int64, leaderEpoch int32) (partition.OffsetResult, error)
 	OffsetForLeaderEpoch(epoch, leaderEpoch int32, anyReplica bool) (foundEpoch int32, end int64, err error)
 	HighWatermark() (int64, bool)
+	DeleteBefore(offset int64, done func(start int64, err error))
 	Subscribe(*partition.Waiter) bool
 	Unsubscribe(*partition.Waiter) bool
 	ISR() []raft.NodeID

@@ -472,6 +472,29 @@ func (r *fakeReplica) OffsetForLeaderEpoch(epoch, current int32, anyReplica bool
 	return found, end, nil
 }
 
+func (r *fakeReplica) DeleteBefore(offset int64, done func(int64, error)) {
+	r.mu.Lock()
+	if offset == partition.HighWatermarkOffset {
+		offset = r.hw
+	}
+	var err error
+	switch {
+	case r.notLeader:
+		err = &partition.NotLeaderError{Epoch: r.epoch}
+	case offset < 0 || offset > r.hw:
+		err = &partition.RangeError{Offset: offset, Start: r.start, HighWatermark: r.hw}
+	default:
+		r.start = max(r.start, offset)
+	}
+	start, manual := r.start, r.manual
+	r.mu.Unlock()
+	if err != nil {
+		done(-1, err)
+	} else if !manual { // manual: nothing is committed, and nobody answers
+		done(start, nil)
+	}
+}
+
 func (r *fakeReplica) HighWatermark() (int64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

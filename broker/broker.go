@@ -395,6 +395,7 @@ func (b *Broker) startRaft() (err error) {
 	b.spawn(b.control)
 	b.spawn(func() { b.mover.run(b.ctx) })
 	b.spawn(b.balance)
+	b.spawn(func() { b.rec.housekeeping(b.ctx, b.cfg.RetentionCheck) })
 	return nil
 }
 

@@ -98,6 +98,7 @@ var bodies = [lastAPIKey]*field{
 	18: body(str.since(3), str.since(3), nullStr.since(5), int32s.since(5)),
 	19: body(array(str, int32s, int16s, array(int32s, listOf(int32s)), array(str, nullStr)), int32s, boolean.since(1)),
 	20: body(listOf(str).until(5), array(nullStr, uuid).since(6), int32s),
+	21: body(array(str, array(int32s, int64s)), int32s),
 	22: body(nullStr, int32s, int64s.since(3), int16s.since(3)),
 	23: body(int32s.since(3), array(str, array(int32s, int32s.since(2), int32s))),
 	32: body(array(int8s, str, listOf(str)), boolean.since(1), boolean.since(3)),

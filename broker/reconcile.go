@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -470,10 +471,54 @@ func (r *reconciler) settingsOf(configs map[string]string) (s partition.Settings
 	}
 	s.TimestampBefore = ms("message.timestamp.before.max.ms")
 	s.TimestampAfter = ms("message.timestamp.after.max.ms")
+	s.SegmentBytes = number("segment.bytes", 1<<31-1)
+	s.SegmentAge = ms("segment.ms")
+	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)
+	switch {
+	case configs["retention.bytes"] == "0":
+		s.RetentionBytes = 1 // a zero would stand for the default
+	case !deletes(configs["cleanup.policy"]):
+		s.RetentionAge, s.RetentionBytes = -1, -1
+	}
+	if configs["retention.ms"] == "-1" {
+		s.RetentionAge = -1
+	}
 	s.MinInsync = int(number("min.insync.replicas", coordinator.MaxReplicationFactor))
 	s.QuorumReads = r.quorum
 	if v, ok := configs[readConsistency]; ok {
 		s.QuorumReads = v == ReadQuorum
 	}
 	return s
+}
+
+// deletes reports that cleanup.policy lets old records be dropped.
+func deletes(policy string) bool {
+	if policy == "" {
+		return true
+	}
+	for v := range strings.SplitSeq(policy, ",") {
+		if strings.TrimSpace(v) == "delete" {
+			return true
+		}
+	}
+	return false
+}
+
+// housekeeping lets each replica do what time has made due, one after the other, at every interval.
+func (r *reconciler) housekeeping(ctx context.Context, interval time.Duration) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		for _, rep := range r.replicas() {
+			if ctx.Err() != nil {
+				return
+			}
+			rep.Housekeep()
+		}
+	}
 }

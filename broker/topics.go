@@ -111,6 +111,8 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(int64(c.OffsetsRetention.Minutes())), c.OffsetsRetention != 0
 	case "max.connections":
 		return fmt.Sprint(b.cfg.MaxConnections), true
+	case "log.retention.check.interval.ms":
+		return fmt.Sprint(b.cfg.RetentionCheck.Milliseconds()), true
 	case "log.segment.bytes":
 		return fmt.Sprint(b.cfg.SegmentBytes), true
 	case "auto.leader.rebalance.enable":

@@ -332,6 +332,30 @@ func (a *Admin) DeleteTopic(ctx context.Context, name string) error {
 	return explain("delete topic", name, resp.Err, resp.ErrMessage)
 }
 
+// AtEnd stands for the end of a partition in [Admin.TrimPartition].
+const AtEnd int64 = -1
+
+// TrimPartition makes before the first offset of a partition: what is below is deleted, for good. It returns the start that
+// is in force then, which may be higher already. [AtEnd] deletes all that is there.
+func (a *Admin) TrimPartition(ctx context.Context, topic string, partition int32, before int64) (int64, error) {
+	const op = "trim"
+	subject := partitionName(topic, partition)
+	if before < 0 && before != AtEnd {
+		return 0, wrap(op, subject, fmt.Errorf("%w: offset %d", ErrInvalid, before))
+	}
+	var at kadm.Offsets
+	at.Add(kadm.Offset{Topic: topic, Partition: partition, At: before, LeaderEpoch: -1})
+	resps, err := a.raw.DeleteRecords(ctx, at)
+	if err != nil {
+		return 0, wrap(op, subject, err)
+	}
+	resp, ok := resps.Lookup(topic, partition)
+	if !ok {
+		return 0, wrap(op, subject, kerr.UnknownTopicOrPartition)
+	}
+	return resp.LowWatermark, wrap(op, subject, resp.Err)
+}
+
 // ClusterStatus returns the brokers and counts of what is not as it should be.
 func (a *Admin) ClusterStatus(ctx context.Context) (Cluster, error) {
 	m, err := a.raw.Metadata(fresh(ctx))

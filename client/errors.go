@@ -110,7 +110,7 @@ func kindOf(err error) error {
 		case kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor, kerr.InvalidReplicaAssignment,
 			kerr.InvalidConfig, kerr.InvalidRequest, kerr.PolicyViolation, kerr.MessageTooLarge, kerr.RecordListTooLarge,
 			kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.InvalidGroupID, kerr.UnsupportedVersion, kerr.CorruptMessage,
-			kerr.UnsupportedCompressionType:
+			kerr.UnsupportedCompressionType, kerr.OffsetOutOfRange:
 			return ErrInvalid
 		}
 		return nil

@@ -1,4 +1,4 @@
-// broker topic: create, list, describe, delete.
+// broker topic: create, list, describe, trim, delete.
 
 package main
 
@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,7 @@ import (
 )
 
 func newTopicCommand(a *app) *cobra.Command {
-	return group("topic", "Create, list, describe and delete topics", newTopicCreate(a), newTopicList(a), newTopicDescribe(a), newTopicDelete(a))
+	return group("topic", "Create, list, describe, trim and delete topics", newTopicCreate(a), newTopicList(a), newTopicDescribe(a), newTopicTrim(a), newTopicDelete(a))
 }
 
 func newTopicCreate(a *app) *cobra.Command {
@@ -141,6 +142,51 @@ func newTopicDescribe(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "in the table, also the settings that have their default")
+	return cmd
+}
+
+func newTopicTrim(a *app) *cobra.Command {
+	var (
+		partition int32
+		before    string
+	)
+	cmd := &cobra.Command{
+		Use:   "trim NAME",
+		Short: "Delete the oldest records of a partition, for good",
+		Example: `  broker topic trim orders --partition 0 --before 1000
+  broker topic trim orders --partition 0 --before end`,
+		Args: exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			offset := client.AtEnd
+			if before != "end" {
+				n, err := strconv.ParseInt(before, 10, 64)
+				if err != nil || n < 0 {
+					return usageError("write --before 1000, or --before end", "--before %q is no offset", before)
+				}
+				offset = n
+			}
+			if partition < 0 {
+				return usageError("write --partition 0", "--partition is missing")
+			}
+			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				start, err := adm.TrimPartition(ctx, args[0], partition, offset)
+				if err != nil {
+					return err
+				}
+				type result struct {
+					Topic     string `json:"topic" yaml:"topic"`
+					Partition int32  `json:"partition" yaml:"partition"`
+					Start     int64  `json:"start" yaml:"start"`
+				}
+				return a.print(cmd, result{args[0], partition, start}, func(w io.Writer) {
+					fmt.Fprintf(w, "topic %s, partition %d: starts at offset %d\n", args[0], partition, start)
+				})
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.Int32VarP(&partition, "partition", "p", -1, "the partition")
+	f.StringVar(&before, "before", "", "the first `OFFSET` to keep, or end")
 	return cmd
 }
 

@@ -1,0 +1,91 @@
+// DeleteRecords: every version, and what each mistake is answered with.
+
+package broker
+
+import (
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/coordinator"
+)
+
+func deleteRecordsRequest(v int16, topic string, offsets ...int64) *kmsg.DeleteRecordsRequest {
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.Version, req.TimeoutMillis = v, 5000
+	rt := kmsg.NewDeleteRecordsRequestTopic()
+	rt.Topic = topic
+	for i, o := range offsets {
+		p := kmsg.NewDeleteRecordsRequestTopicPartition()
+		p.Partition, p.Offset = int32(i), o
+		rt.Partitions = append(rt.Partitions, p)
+	}
+	req.Topics = append(req.Topics, rt)
+	return req
+}
+
+func TestDeleteRecordsInEveryVersion(t *testing.T) {
+	h := newHarness(t, serverOptions{})
+	c := h.dial()
+	for v := int16(0); v <= 2; v++ {
+		topic := []string{"a", "b", "c"}[v]
+		id := h.back.addTopic(topic, 3, nil)
+		for p := range int32(3) {
+			ask[*kmsg.ProduceResponse](c, produceRequest(9, 1, topic, id, p, testBatch("1", "2", "3")))
+		}
+		got := ask[*kmsg.DeleteRecordsResponse](c, deleteRecordsRequest(v, topic, 2, -1, 4, 0))
+		if got.Topics[0].Topic != topic || len(got.Topics[0].Partitions) != 4 {
+			t.Fatalf("v%d: %+v", v, got)
+		}
+		for i, want := range []struct {
+			low  int64
+			code int16
+		}{{2, 0}, {3, 0}, {-1, kerr.OffsetOutOfRange.Code}, {-1, kerr.UnknownTopicOrPartition.Code}} {
+			if p := got.Topics[0].Partitions[i]; p.Partition != int32(i) || p.LowWatermark != want.low || p.ErrorCode != want.code {
+				t.Errorf("v%d: %+v, want %+v", v, p, want)
+			}
+		}
+		// Never back, and asking for less is no error.
+		if p := ask[*kmsg.DeleteRecordsResponse](c, deleteRecordsRequest(v, topic, 1)).Topics[0].Partitions[0]; p.LowWatermark != 2 || p.ErrorCode != 0 {
+			t.Errorf("v%d: %+v", v, p)
+		}
+		for _, bad := range []int64{-2, -3} {
+			if p := ask[*kmsg.DeleteRecordsResponse](c, deleteRecordsRequest(v, topic, bad)).Topics[0].Partitions[0]; p.ErrorCode != kerr.OffsetOutOfRange.Code {
+				t.Errorf("v%d: %+v", v, p)
+			}
+		}
+	}
+}
+
+func TestDeleteRecordsRefusals(t *testing.T) {
+	h := newHarness(t, serverOptions{})
+	c := h.dial()
+	id := h.back.addTopic("t", 1, nil)
+	h.back.addTopic(coordinator.ConsumerOffsetsTopic, 1, nil)
+	one := func(req *kmsg.DeleteRecordsRequest) int16 {
+		return ask[*kmsg.DeleteRecordsResponse](c, req).Topics[0].Partitions[0].ErrorCode
+	}
+	if code := one(deleteRecordsRequest(2, coordinator.ConsumerOffsetsTopic, 0)); code != kerr.InvalidTopicException.Code {
+		t.Errorf("internal topic: %d", code)
+	}
+	if code := one(deleteRecordsRequest(2, "nope", 0)); code != kerr.UnknownTopicOrPartition.Code {
+		t.Errorf("unknown topic: %d", code)
+	}
+	r := h.back.replica(id, 0)
+	ask[*kmsg.ProduceResponse](c, produceRequest(9, 1, "t", id, 0, testBatch("1", "2", "3")))
+	r.mu.Lock()
+	r.manual = true
+	r.mu.Unlock()
+	req := deleteRecordsRequest(2, "t", 2)
+	req.TimeoutMillis = 10
+	if code := one(req); code != kerr.RequestTimedOut.Code {
+		t.Errorf("nobody commits: %d", code)
+	}
+	r.mu.Lock()
+	r.notLeader = true
+	r.mu.Unlock()
+	if code := one(deleteRecordsRequest(2, "t", 2)); code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("no leader: %d", code)
+	}
+}
