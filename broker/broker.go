@@ -221,9 +221,10 @@ func (b *Broker) listen() error {
 	}
 	b.tr, err = transport.New(transport.Options{
 		ClusterID: transportCluster(b.store.id.ClusterID), Self: b.self(), Boot: b.store.id.Boots, Listener: rpcLn,
-		Resolve:     b.resolve,
-		Deliver:     func(msgs []raft.Message) { b.host.Deliver(msgs) },
-		DeliverPair: func(from raft.NodeID, m *multi.PairMessage) { b.host.DeliverPair(from, m) },
+		Resolve:      b.resolve,
+		Deliver:      func(msgs []raft.Message) { b.host.Deliver(msgs) },
+		DeliverPair:  func(from raft.NodeID, m *multi.PairMessage) { b.host.DeliverPair(from, m) },
+		DeliverChunk: func(from raft.NodeID, m *multi.ChunkMessage) { b.host.DeliverChunk(from, m) },
 		OnUnreachable: func(id raft.NodeID) {
 			if b.host != nil {
 				b.host.PeerUnreachable(id)
@@ -308,7 +309,7 @@ func (b *Broker) startRaft() (err error) {
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
 		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met, b.flight}, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
-		LearnerRate: max(b.cfg.MoveRate, 0),
+		LearnerRate: max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate,
 	})
 	if err != nil {
 		return err

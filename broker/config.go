@@ -120,6 +120,8 @@ type Config struct {
 	// RetentionCheck is how often records are looked for that retention.ms and retention.bytes of their topic let go. Default 5
 	// min.
 	RetentionCheck time.Duration
+	// SnapshotRate is how many bytes of snapshots a second this broker sends to others. Default 64 MiB; negative: no limit.
+	SnapshotRate int64
 	// CacheBytes bounds the memory that keeps the hot tails of all logs. Default 64 MiB.
 	CacheBytes int64
 	// MaxMemory bounds what requests in flight may hold. Default 256 MiB.
@@ -182,6 +184,7 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxRequestBytes, 100<<20)
 	def(&c.SegmentBytes, 128<<20)
 	def(&c.RetentionCheck, 5*time.Minute)
+	def(&c.SnapshotRate, 64<<20)
 	def(&c.CacheBytes, 64<<20)
 	def(&c.MaxMemory, 256<<20)
 	def(&c.Workers, min(16, runtime.GOMAXPROCS(0)))
@@ -258,6 +261,7 @@ func (c Config) Validate() error {
 	check(c.MaxRequestBytes >= 1<<20 && c.MaxRequestBytes <= 1<<30, "MaxRequestBytes %d is not in [1 MiB, 1 GiB]", c.MaxRequestBytes)
 	check(c.SegmentBytes >= 1<<20 && c.SegmentBytes <= 2<<30, "SegmentBytes %d is not in [1 MiB, 2 GiB]", c.SegmentBytes)
 	check(c.RetentionCheck > 0, "RetentionCheck %v is negative", c.RetentionCheck)
+	check(c.SnapshotRate < 0 || c.SnapshotRate >= 64<<10, "SnapshotRate %d is below 64 KiB", c.SnapshotRate)
 	check(c.CacheBytes >= 1<<20, "CacheBytes %d is below 1 MiB", c.CacheBytes)
 	check(c.MaxMemory >= int64(c.MaxRequestBytes), "MaxMemory %d is below MaxRequestBytes %d", c.MaxMemory, c.MaxRequestBytes)
 	check(c.Workers > 0 && c.Workers <= 256, "Workers %d is not in [1, 256]", c.Workers)

@@ -31,6 +31,7 @@ type packet struct {
 	from, to raft.NodeID
 	msgs     []raft.Message
 	pair     *multi.PairMessage
+	chunk    *multi.ChunkMessage
 }
 
 type node struct {
@@ -71,6 +72,10 @@ func (n *node) Send(to raft.NodeID, msgs []raft.Message) {
 func (n *node) SendPair(to raft.NodeID, m *multi.PairMessage) {
 	cp := *m
 	n.c.wires = append(n.c.wires, packet{from: n.id, to: to, pair: &cp})
+}
+
+func (n *node) SendChunk(to raft.NodeID, m *multi.ChunkMessage) {
+	n.c.wires = append(n.c.wires, packet{from: n.id, to: to, chunk: m})
 }
 
 func (n *node) member() raft.Member {
@@ -183,6 +188,8 @@ func (c *cluster) settle() {
 			busy = true
 			if p.pair != nil {
 				to.host.DeliverPair(p.from, p.pair)
+			} else if p.chunk != nil {
+				to.host.DeliverChunk(p.from, p.chunk)
 			} else {
 				to.host.Deliver(p.msgs)
 			}

@@ -40,6 +40,13 @@ func (n *liveNode) SendPair(to raft.NodeID, m *multi.PairMessage) {
 	}
 }
 
+func (n *liveNode) SendChunk(to raft.NodeID, m *multi.ChunkMessage) {
+	select {
+	case n.net[to-1].in <- packet{from: n.id, chunk: m}:
+	default:
+	}
+}
+
 // liveStates is durable at once, and reports from another goroutine.
 type liveStates struct {
 	mu    sync.Mutex
@@ -110,6 +117,8 @@ func TestLive(t *testing.T) {
 				case p := <-n.in:
 					if p.pair != nil {
 						n.host.DeliverPair(p.from, p.pair)
+					} else if p.chunk != nil {
+						n.host.DeliverChunk(p.from, p.chunk)
 					} else {
 						n.host.Deliver(p.msgs)
 					}

@@ -142,6 +142,8 @@ type memNode struct {
 	reads     []ReadState
 	onReady   func(n *memNode, rd *Ready)
 	autoSnap  bool
+	holdOffer bool   // offers are kept in offered, and not taken
+	offered   *Offer // the last one
 }
 
 type cluster struct {
@@ -269,6 +271,11 @@ func (n *memNode) process() {
 		}
 		if len(rd.Committed) > 0 {
 			n.r.AppliedTo(n.upTo)
+		}
+		if rd.Offer != nil {
+			if n.offered = rd.Offer; !n.holdOffer {
+				n.r.SnapshotReceived(n.now(), rd.Offer)
+			}
 		}
 		if rd.Snapshot != nil {
 			n.snap = *rd.Snapshot

@@ -138,8 +138,24 @@ func (r *Raft) handleSnapshot(m *Message) error {
 	if meta.Index <= r.matched {
 		return diverged(m, "snapshot of (%d,%d) contradicts what matched", meta.Term, meta.Index)
 	}
-	r.installed, r.install = m.Snapshot, true
+	// Not installed yet: it is offered, and fetching it takes its time. Nothing here waits for that.
+	r.offer = &Offer{From: m.From, Epoch: r.epoch, Snapshot: *m.Snapshot}
 	return nil
+}
+
+// SnapshotReceived reports that a snapshot which was offered is here, whole and verified. If it is still needed, Ready hands it
+// out for installation. What it holds is committed, whoever leads meanwhile: each leader since has it too, unless a [Reset]
+// came in between.
+func (r *Raft) SnapshotReceived(now Time, o *Offer) {
+	r.setNow(now)
+	meta := &o.Snapshot.Meta
+	if r.role != Follower || r.epoch != o.Epoch || r.installed != nil || meta.Index <= r.commit || meta.Index <= r.matched {
+		return
+	}
+	if t, ok := r.termAt(meta.Index); ok && t == meta.Term {
+		return // came as entries meanwhile; the next offer is answered by that
+	}
+	r.installed, r.install, r.offer = &o.Snapshot, true, nil
 }
 
 // SnapshotInstalled reports that the snapshot handed out by Ready is durable in place of the log.

@@ -4,6 +4,7 @@
 package raft
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -273,6 +274,14 @@ func (s *session) command(d *datadriven.TestData) error {
 		}
 	case "compact": // compact 1 keep=2
 		n[0].snapshotAndCompact(Index(s.num(d, "keep", 0)))
+	case "hold-offers": // hold-offers 3 [off]: what a leader offers is not taken …
+		n[0].holdOffer = !d.HasArg("off")
+	case "received": // … before this
+		n := n[0]
+		if n.offered == nil {
+			return errors.New("nothing was offered")
+		}
+		n.r.SnapshotReceived(n.now(), n.offered)
 	case "read":
 		return n[0].r.ReadIndex(n[0].now(), uint64(s.num(d, "ctx", 1)))
 	case "transfer":
@@ -415,6 +424,10 @@ func (s *session) process(n *memNode) (some bool) {
 		}
 		if len(rd.Committed) > 0 {
 			s.printf("%d: apply %s\n", n.id, describeEntries(rd.Committed))
+		}
+		if rd.Offer != nil {
+			o := &rd.Offer.Snapshot.Meta
+			s.printf("%d: %d offers snapshot %d/T%d\n", n.id, rd.Offer.From, o.Index, o.Term)
 		}
 		if rd.Snapshot != nil {
 			s.printf("%d: install snapshot %d/T%d %v\n", n.id, rd.Snapshot.Meta.Index, rd.Snapshot.Meta.Term, rd.Snapshot.Meta.Conf)

@@ -34,10 +34,9 @@ type Progress struct {
 	covered    bool
 	roundEnd   Index // the round of catching up ends when Match is here: see Raft.caughtUp
 	roundSince Time
-	fastRound  bool  // the last one took less than an election timeout
-	snapIndex  Index // SnapshotState: of the snapshot sent; 0: not yet
-	snapTerm   Term
-	snapUntil  Time // and how long its installation is waited for before it is sent again
+	fastRound  bool      // the last one took less than an election timeout
+	snap       *Snapshot // SnapshotState: what it was offered; nil: nothing yet
+	snapUntil  Time      // and how long a sign of progress is waited for before that is given up
 }
 
 func (p *Progress) becomeProbe() {
@@ -51,7 +50,7 @@ func (p *Progress) becomeReplicate() {
 }
 
 func (p *Progress) becomeSnapshot() {
-	p.State, p.snapIndex, p.snapTerm, p.snapUntil = SnapshotState, 0, 0, 0
+	p.State, p.snap, p.snapUntil = SnapshotState, nil, 0
 	p.inflights.reset()
 }
 

@@ -154,6 +154,7 @@ type Raft struct {
 	handing   Index // committed entries handed out up to here
 	applied   Index
 	confs     []confAt  // confs[0] is in effect at applied, the last one now
+	offer     *Offer    // a leader's, not handed out yet
 	installed *Snapshot // being installed, if not nil
 	install   bool      // and not yet handed out
 

@@ -14,11 +14,19 @@ type Ready struct {
 	// Committed is to be applied in order, then AppliedTo. Only entries that are durable here are handed out, so that no
 	// snapshot of this replica is ever ahead of its own log.
 	Committed    []Entry
+	Offer        *Offer      // a snapshot that is needed here: fetch it, then SnapshotReceived. Repeated while it is needed
 	Snapshot     *Snapshot   // install, then SnapshotInstalled; until then the core neither appends nor votes
-	SendSnapshot []NodeID    // followers that need a snapshot: build one, then StepSnapshot (or SnapshotFailed)
+	SendSnapshot []NodeID    // followers that need a snapshot: open one, then StepSnapshot (or SnapshotFailed)
 	Reads        []ReadState // answers to ReadIndex
 	Changed      bool        // role, term, leader or membership changed since the last Ready
 	Err          error       // the log could not be read. The core stays consistent, and tries again when asked
+}
+
+// Offer is a leader's snapshot that a follower may have for the asking.
+type Offer struct {
+	From     NodeID
+	Epoch    GroupEpoch // in which it was offered; in a later one it is worth nothing
+	Snapshot Snapshot   // without data
 }
 
 // ReadState answers a ReadIndex: with Err nil, a state machine that has applied Index may answer the read of Ctx.
@@ -57,6 +65,11 @@ func (r *Raft) Ready() (Ready, bool) {
 	} else if r.install { // only then: entries handed out together with it would belong to the log that it replaces
 		rd.Snapshot = r.installed
 		r.install = false
+		some = true
+	}
+	if r.offer != nil {
+		rd.Offer = r.offer
+		r.offer = nil
 		some = true
 	}
 	if len(r.out) > 0 {

@@ -15,7 +15,8 @@ import (
 // what other groups have to say to the same broker not to stand in line behind it.
 const learnerInflight = 4
 
-// snapshotPatience times ElectionTimeout is how long the installation of a snapshot is waited for before it is sent again.
+// snapshotPatience times ElectionTimeout is how long a follower may neither ask for more of a snapshot nor have installed it,
+// before it is given up and asked for anew.
 const snapshotPatience = 10
 
 func (r *Raft) sendAppends() {
@@ -179,11 +180,11 @@ func (r *Raft) handleAck(p *Progress, i Index) {
 		p.becomeReplicate()
 	case SnapshotState:
 		switch {
-		case p.Match < p.snapIndex:
+		case p.snap != nil && p.Match < p.snap.Meta.Index:
 		case p.Match+1 >= r.log.FirstIndex():
 			p.becomeReplicate()
-		case p.snapIndex != 0:
-			p.becomeProbe() // installed, and what would follow it is compacted since: another one, at once
+		case p.snap != nil:
+			p.becomeProbe() // it has the snapshot, and the log has been cut beyond that meanwhile
 		}
 	case Replicate:
 		p.Next = max(p.Next, p.Match+1)
@@ -240,19 +241,18 @@ func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 		}
 	case SnapshotState:
 		switch {
-		case p.snapIndex == 0: // being built
+		case p.snap == nil: // being opened
 		case r.now >= p.snapUntil:
 			p.becomeProbe()
 		default:
-			// Is it installed, and the answer lost?
-			r.sendAppend(p, p.snapIndex, p.snapTerm, nil)
+			r.sendOffer(p) // was it lost? Or is it installed, and the answer was lost?
 		}
 	}
 	r.sendTo(p)
 	r.answerReads()
 }
 
-// StepSnapshot sends a snapshot to a follower that Ready.SendSnapshot named.
+// StepSnapshot offers a snapshot to a follower that Ready.SendSnapshot named. The offer is repeated until it is taken.
 func (r *Raft) StepSnapshot(now Time, to NodeID, s *Snapshot) error {
 	r.setNow(now)
 	p := r.peer(to)
@@ -266,16 +266,20 @@ func (r *Raft) StepSnapshot(now Time, to NodeID, s *Snapshot) error {
 	case p.State != SnapshotState:
 		return nil // no longer needed
 	}
-	p.snapIndex, p.snapTerm = s.Meta.Index, s.Meta.Term
+	p.snap = s
 	p.snapUntil = r.now.add(snapshotPatience * r.cfg.ElectionTimeout)
-	r.send(Message{Type: MsgSnap, To: to, ToIncarnation: p.Member.Incarnation, Snapshot: s, SentAt: r.now})
+	r.sendOffer(p)
 	return nil
 }
 
-// SnapshotSent reports that a snapshot has left for a follower: its installation is waited for from now on.
-func (r *Raft) SnapshotSent(now Time, to NodeID) {
+func (r *Raft) sendOffer(p *Progress) {
+	r.send(Message{Type: MsgSnap, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, Snapshot: p.snap, SentAt: r.now})
+}
+
+// SnapshotProgress reports that a follower has asked for more of its snapshot: the rest is waited for from now on.
+func (r *Raft) SnapshotProgress(now Time, to NodeID) {
 	r.setNow(now)
-	if p := r.peer(to); p != nil && p.State == SnapshotState && p.snapIndex != 0 {
+	if p := r.peer(to); p != nil && p.State == SnapshotState && p.snap != nil {
 		p.snapUntil = r.now.add(snapshotPatience * r.cfg.ElectionTimeout)
 	}
 }

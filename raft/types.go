@@ -211,7 +211,7 @@ func (t MessageType) String() string {
 //	                             index, and RejectHint, LogTerm: where the follower thinks that the logs may agree
 //	MsgHeartbeat                 Commit, never above what the follower is known to hold; Round
 //	MsgHeartbeatResp             Round
-//	MsgSnap                      Snapshot
+//	MsgSnap                      Snapshot: an offer, without data; see [Raft.SnapshotReceived]
 //	MsgSnapResp                  Index: installed; or Reject
 //	MsgTimeoutNow                -
 //

@@ -107,7 +107,28 @@ func (l *Log) ReceiveSnapshot(s *raft.Snapshot) (int64, error) {
 		}
 	}
 	l.recv = p
+	if err := l.verifyPart(); err != nil {
+		return 0, err
+	}
 	return p.got, nil
+}
+
+// verifyPart holds what was received against its checksum, once all of it is there. What does not match is dropped: it must be
+// fetched anew, and not be taken for the whole by anybody.
+func (l *Log) verifyPart() error {
+	p := l.recv
+	if p.got < p.snap.Size {
+		return nil
+	}
+	sum, err := fileSum(p.file, p.at, p.at+p.snap.Size, groupSeed(l.group)^snapshotMagic)
+	if err == nil && sum == p.snap.Sum {
+		return nil
+	}
+	_ = l.dropPart()
+	if err != nil {
+		return fmt.Errorf("verify the snapshot that was received for group %d: %w", l.group, err)
+	}
+	return fmt.Errorf("group %d: %w: what was received does not match its checksum", l.group, ErrBadSnapshot)
 }
 
 // resumePart opens what an earlier connection or process has left of the same snapshot; nil if there is nothing of use.
@@ -156,7 +177,7 @@ func (l *Log) writePart(off int64, data []byte) error {
 		_, err = p.file.WriteAt(p.encode(l.group), 0) // durable with the next sync, or lost: both are good
 	}
 	if err == nil {
-		return nil
+		return l.verifyPart()
 	}
 	if errors.Is(err, vfs.ErrNoSpace) {
 		return fmt.Errorf("receive snapshot of group %d: %w", l.group, err)

@@ -129,6 +129,21 @@ func (l *link) SendPair(to raft.NodeID, m *multi.PairMessage) {
 	})
 }
 
+func (l *link) SendChunk(to raft.NodeID, m *multi.ChunkMessage) {
+	if !l.node.up || l.life != l.node.life {
+		return
+	}
+	c, err := transport.CarryChunk(m)
+	if err != nil {
+		l.net.w.fail(err)
+		return
+	}
+	l.net.carry(l.node.id, to, func(dst *node) {
+		d := *c
+		dst.deliverChunk(l.node.id, &d)
+	})
+}
+
 // ofItsOwn copies what the receiver may change: a doubled message is two.
 func ofItsOwn(m *raft.Message) raft.Message {
 	c := *m

@@ -239,6 +239,16 @@ func (n *node) deliverPair(from raft.NodeID, m *multi.PairMessage) {
 	})
 }
 
+func (n *node) deliverChunk(from raft.NodeID, m *multi.ChunkMessage) {
+	if n.w.now < n.stalledUntil && n.loseStalled {
+		n.w.rep.Lost++
+		return
+	}
+	n.inLife(n.life, func() {
+		n.step(func() { n.host.DeliverChunk(from, m) })
+	})
+}
+
 // replica is g's, if it is open and has not failed.
 func (n *node) replica(g int) *replica {
 	if !n.up || n.disks.dead {

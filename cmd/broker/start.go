@@ -76,6 +76,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
 	f.DurationVar(&o.cfg.RetentionCheck, "retention-check-interval", 5*time.Minute, "how often records are looked for that are old enough to go")
+	f.Int64Var(&o.cfg.SnapshotRate, "snapshot-rate", 64<<20, "bytes a second of snapshots for brokers that were away; -1: no limit")
 	f.Int64Var(&o.cfg.CacheBytes, "cache-bytes", 64<<20, "bound of the memory that holds the newest records")
 	f.IntVar(&o.cfg.MovesParallel, "move-parallel", 10, "partitions whose new replicas a leader fills at once")
 	f.Int64Var(&o.cfg.MoveRate, "move-rate", 64<<20, "bytes a second that a broker sends to new replicas at most; below 0: no bound")

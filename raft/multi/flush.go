@@ -34,7 +34,7 @@ type flusher struct {
 	queue   []*Group // each at most once
 	running []*Group // at most Options.Flushers
 	closed  bool
-	waiting []snapshotSend // sends over Options.SnapshotSends; at most one per group and follower
+	waiting []*snapshotSend // sends over Options.SnapshotSends; at most one per group and follower
 }
 
 func (f *flusher) init() { f.cond.L = &f.mu }

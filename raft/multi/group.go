@@ -79,6 +79,10 @@ type Group struct {
 	snapshotting bool
 	snapAgain    bool // another one was asked for meanwhile
 	pruning      bool
+	cutLater     bool // when no snapshot is being sent any more
+	opening      int  // sends whose file is not open yet
+	sends        []*snapshotSend
+	fetch        *fetch         // nil: none
 	installed    raft.Index     // of the last snapshot that a leader sent
 	conf         raft.ConfState // from the snapshot or bootstrap: in effect before any EntryConfig in the log
 }
@@ -289,7 +293,8 @@ func (g *Group) shutdown() {
 	b, held := g.in.close(ErrClosed)
 	g.failPending(ErrClosed, ErrClosed)
 	failBatch(g.status.Load(), b, held, ErrClosed)
-	g.h.dropSnapshotSends(g)
+	g.dropSends()
+	g.endFetch()
 	err := g.log.Close()
 	g.h.mu.Lock()
 	if g.h.groups[g.id] == g {
@@ -316,6 +321,8 @@ func (g *Group) fail(err error) {
 	g.h.pairs.dropGroup(g)
 	g.h.timers.disarm(&g.timer)
 	g.covers, g.ready = nil, false
+	g.dropSends()
+	g.endFetch()
 	stop := failedError(err)
 	b, held := g.in.close(stop)
 	g.failPending(fmt.Errorf("%w: %w", ErrLeadershipLost, stop), stop)

@@ -35,6 +35,9 @@ type memLog struct {
 	unsynced int64
 	mark     bool
 
+	coming *raft.Snapshot // being received
+	part   []byte         // of it; durable
+
 	durable durableLog // what a crash leaves
 	syncErr error      // returned by Sync
 	syncing bool
@@ -57,7 +60,8 @@ func (l *memLog) crash() *memLog {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := l.durable
-	n := &memLog{group: l.group, first: d.first, prevTerm: d.prevTerm, entries: slices.Clone(d.entries), snap: d.snap, durable: d}
+	n := &memLog{group: l.group, first: d.first, prevTerm: d.prevTerm, entries: slices.Clone(d.entries), snap: d.snap, durable: d,
+		coming: l.coming, part: slices.Clone(l.part)}
 	return n
 }
 
@@ -234,9 +238,44 @@ func (l *memLog) TruncatePrefix(upTo raft.Index) error {
 	return nil
 }
 
+func (l *memLog) ReceiveSnapshot(s *raft.Snapshot) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.coming == nil || !l.coming.Same(s) {
+		l.coming, l.part = s, nil
+	}
+	return int64(len(l.part)), nil
+}
+
+func (l *memLog) WriteSnapshot(off int64, data []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.coming == nil || off != int64(len(l.part)) || off+int64(len(data)) > l.coming.Size {
+		panic(fmt.Sprintf("bytes %d to %d where %d belongs", off, off+int64(len(data)), len(l.part)))
+	}
+	l.part = append(l.part, data...)
+	if int64(len(l.part)) == l.coming.Size && crc32.ChecksumIEEE(l.part) != l.coming.Sum {
+		l.coming, l.part = nil, nil
+		return errors.New("does not match its checksum")
+	}
+	return nil
+}
+
+func (l *memLog) DropReceived() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.coming, l.part = nil, nil
+	return nil
+}
+
 func (l *memLog) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.coming == nil || !l.coming.Same(s) || int64(len(l.part)) != s.Size {
+		panic("installation of what was not received")
+	}
+	s = &raft.Snapshot{Meta: s.Meta, Size: s.Size, Sum: s.Sum, Data: l.part}
+	l.coming, l.part = nil, nil
 	l.snap, l.entries, l.first, l.prevTerm, l.unsynced = s, nil, s.Meta.Index+1, s.Meta.Term, 0
 	l.ticket = raft.Ticket{Term: s.Meta.Term, Index: s.Meta.Index}
 	l.durable = durableLog{l.first, l.prevTerm, nil, s}
@@ -414,6 +453,7 @@ type packet struct {
 	to   raft.NodeID
 	msgs []raft.Message
 	pair *PairMessage
+	bit  *ChunkMessage
 }
 
 type simNode struct {
@@ -439,6 +479,7 @@ type sim struct {
 	ids   []raft.GroupID
 	trace strings.Builder
 
+	chunk     func(to *simNode, m *ChunkMessage) bool // sees pieces of snapshots that arrive, may change and stop them
 	loss, dup float64
 	delayMax  time.Duration
 	cut       map[[2]raft.NodeID]bool // one way
@@ -460,6 +501,10 @@ func (p simPort) Send(to raft.NodeID, msgs []raft.Message) {
 
 func (p simPort) SendPair(to raft.NodeID, m *PairMessage) {
 	p.s.enqueue(packet{from: p.from, to: to, pair: m})
+}
+
+func (p simPort) SendChunk(to raft.NodeID, m *ChunkMessage) {
+	p.s.enqueue(packet{from: p.from, to: to, bit: m})
 }
 
 func (s *sim) enqueue(p packet) {
@@ -610,6 +655,13 @@ func (s *sim) next(until raft.Time) bool {
 			c := *p.pair
 			fmt.Fprintf(&s.trace, "%d %d>%d pair %v %d %d %d\n", s.clock.now, p.from, p.to, c.Response, c.Session, c.Seq, len(c.Cover))
 			n.host.DeliverPair(p.from, &c)
+		} else if p.bit != nil {
+			c := *p.bit
+			fmt.Fprintf(&s.trace, "%d %d>%d chunk %v g%d i%d at %d, %d bytes\n", s.clock.now, p.from, p.to, c.Response, c.Group, c.Index, c.Offset, len(c.Data))
+			if s.chunk != nil && !s.chunk(n, &c) {
+				continue
+			}
+			n.host.DeliverChunk(p.from, &c)
 		} else {
 			m := p.msgs[0]
 			fmt.Fprintf(&s.trace, "%d %d>%d %v g%d t%d i%d\n", s.clock.now, p.from, p.to, m.Type, m.Group, m.Term, m.Index)
@@ -765,3 +817,7 @@ func (s *sim) checkEqual() {
 }
 
 var errNoSpace = fmt.Errorf("write: %w", vfs.ErrNoSpace)
+
+func crcOf(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+func (l *memLog) hasSnapshot() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.snap != nil }

@@ -43,7 +43,9 @@ type Host struct {
 	wake   wakeWatch    // of whoever fires timers
 	wokeAt atomic.Int64 // raft.Time at which this process was last seen to wake: no lease rests on a round from before
 
-	snapshotSends int // guarded by flusher.mu: sends being built at the moment
+	snapshotSends int // guarded by flusher.mu: sends that have a place
+	bulk          *Limiter
+	fetches       atomic.Int64 // snapshots being taken in
 	fatal         atomic.Pointer[error]
 	stats         counters
 }
@@ -53,7 +55,8 @@ type counters struct {
 	readRounds, suspends, pauses                                                                atomic.Uint64
 	msgsIn, msgsOut, msgsDropped, badFrames, throttled, muted, handedOver                       atomic.Uint64
 	pairHeartbeats, pairAnswers, pairRefused, pairStalled, pairLost, woken                      atomic.Uint64
-	snapTaken, snapSent, snapInstalled                                                          atomic.Uint64
+	snapTaken, snapSent, snapInstalled, snapResumed, snapBroken                                 atomic.Uint64
+	snapBytesOut, snapBytesIn, badChunks                                                        atomic.Uint64
 	overloaded, appended, appendBytes                                                           atomic.Uint64
 	preVotes, elections, electionsWon, leaderChanges, stepDowns                                 atomic.Uint64
 }
@@ -63,7 +66,7 @@ func NewHost(o Options) (*Host, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	h := &Host{o: o, manual: o.Workers < 0, groups: make(map[raft.GroupID]*Group)}
+	h := &Host{o: o, manual: o.Workers < 0, groups: make(map[raft.GroupID]*Group), bulk: NewLimiter(o.SnapshotRate)}
 	h.runq.init()
 	h.flusher.init()
 	h.timers.init()
@@ -152,6 +155,18 @@ func (h *Host) Deliver(msgs []raft.Message) {
 	}
 }
 
+// DeliverChunk takes a request for a piece of a snapshot, or a piece, from another broker. m is the host's from then on. It
+// never blocks; what does not fit is dropped.
+func (h *Host) DeliverChunk(from raft.NodeID, m *ChunkMessage) {
+	if g := h.Group(m.Group); g == nil || !g.in.pushChunk(h, g, from, m) {
+		h.stats.msgsDropped.Add(1)
+	}
+}
+
+// BulkLimiter is the pace that snapshots are sent at: Options.SnapshotRate, over all of this host. Other bulk transfers may
+// share it.
+func (h *Host) BulkLimiter() *Limiter { return h.bulk }
+
 // Stats reads the counters.
 func (h *Host) Stats() Stats {
 	h.mu.RLock()
@@ -172,6 +187,8 @@ func (h *Host) Stats() Stats {
 		PreVotes: c.preVotes.Load(), Elections: c.elections.Load(), ElectionsWon: c.electionsWon.Load(),
 		LeaderChanges: c.leaderChanges.Load(), StepDowns: c.stepDowns.Load(),
 		SnapshotsTaken: c.snapTaken.Load(), SnapshotsSent: c.snapSent.Load(), SnapshotsInstalled: c.snapInstalled.Load(),
+		SnapshotsResumed: c.snapResumed.Load(), SnapshotsBroken: c.snapBroken.Load(), SnapshotBytesOut: c.snapBytesOut.Load(),
+		SnapshotBytesIn: c.snapBytesIn.Load(), BadChunks: c.badChunks.Load(),
 	}
 }
 

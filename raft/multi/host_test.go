@@ -462,7 +462,7 @@ func TestInstallOvertakesOwnSnapshot(t *testing.T) {
 	s.group(f, 1).Snapshot()
 	s.settle()
 	clear(s.cut)
-	s.until("the leader's snapshot to be there", func() bool { return s.group(f, 1).blocked })
+	s.until("the leader's snapshot to be offered", func() bool { return s.group(f, 1).fetch != nil })
 	s.nodes[f].slow = false
 	s.until("the follower to catch up", func() bool { return len(s.nodes[f].sms[1].records()) == 260 })
 	if s.nodes[f].host.Stats().SnapshotsInstalled == 0 || s.nodes[f].host.Stats().SnapshotsTaken == 0 {

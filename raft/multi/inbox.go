@@ -14,23 +14,27 @@ import (
 type eventKind uint8
 
 const (
-	evSynced        eventKind = iota + 1 // the flush loop: ticket or err
-	evHardState                          // the hard-state store: hs is durable
-	evConf                               // Group.ProposeConf: conf, done
-	evTransfer                           // Group.Transfer: peer, reply
-	evPriorities                         // Group.SetPriorities: priorities
-	evCampaign                           // Group.Campaign
-	evReset                              // Group.Reset: reset, reply
-	evSnapshot                           // Group.Snapshot
-	evPrune                              // Group.Prune
-	evPruned                             // flusher: cut, or err
-	evSnapshotSaved                      // flusher: meta is stored, or err
-	evSnapshotRead                       // flusher: snap for peer, or err
-	evPairOut                            // the leader's coverage by peer changed: look
-	evPairIn                             // the follower's coverage changed: look; ask says that a leader proposes it
-	evUnreachable                        // transport: peer
-	evHostFailed                         // err
-	evInspect                            // Group.Inspect: inspect
+	evSynced         eventKind = iota + 1 // the flush loop: ticket or err
+	evHardState                           // the hard-state store: hs is durable
+	evConf                                // Group.ProposeConf: conf, done
+	evTransfer                            // Group.Transfer: peer, reply
+	evPriorities                          // Group.SetPriorities: priorities
+	evCampaign                            // Group.Campaign
+	evReset                               // Group.Reset: reset, reply
+	evSnapshot                            // Group.Snapshot
+	evPrune                               // Group.Prune
+	evPruned                              // flusher: cut, or err
+	evSnapshotSaved                       // flusher: meta is stored, or err
+	evSnapshotOpened                      // flusher: file for peer, or err
+	evChunk                               // transport: chunk from peer
+	evChunkRead                           // flusher: chunk of send for peer, or err
+	evFetchOpened                         // flusher: bytes of fetch are here, or err
+	evChunkWritten                        // flusher: bytes of fetch, or err
+	evPairOut                             // the leader's coverage by peer changed: look
+	evPairIn                              // the follower's coverage changed: look; ask says that a leader proposes it
+	evUnreachable                         // transport: peer
+	evHostFailed                          // err
+	evInspect                             // Group.Inspect: inspect
 )
 
 type event struct {
@@ -39,7 +43,11 @@ type event struct {
 	ticket  raft.Ticket
 	hs      raft.HardState
 	meta    raft.SnapshotMeta
-	snap    *raft.Snapshot
+	file    raft.SnapshotReader
+	send    *snapshotSend
+	fetch   *fetch
+	chunk   *ChunkMessage
+	bytes   int64
 	cut     *raft.ConfState // evSnapshotSaved: the log was compacted; the membership there
 	conf    *raft.ConfChange
 	reset   *raft.Reset
@@ -96,6 +104,7 @@ type inbox struct {
 	b         *batch     // nil: empty
 	held      []*Proposal
 	msgBytes  int64 // frames in b.msgs
+	chunks    int   // evChunk in b.events
 	props     int   // proposals in b.props and held
 	propBytes int64 // and their payloads
 	stop      error // set: nothing is accepted any more; why
@@ -114,9 +123,6 @@ func (in *inbox) pushMessage(h *Host, g *Group, m *raft.Message) bool {
 	var size int64
 	for i := range m.Entries {
 		size += int64(m.Entries[i].Size())
-	}
-	if m.Snapshot != nil {
-		size += int64(len(m.Snapshot.Data))
 	}
 	in.mu.Lock()
 	b := in.batchLocked()
@@ -188,12 +194,27 @@ func (in *inbox) pushEvent(h *Host, g *Group, e event) error {
 	return nil
 }
 
+// pushChunk drops what does not fit: whoever waits for it asks again.
+func (in *inbox) pushChunk(h *Host, g *Group, from raft.NodeID, m *ChunkMessage) bool {
+	in.mu.Lock()
+	if in.stop != nil || in.chunks >= maxInboxChunks {
+		in.mu.Unlock()
+		return false
+	}
+	in.chunks++
+	b := in.batchLocked()
+	b.events = append(b.events, event{kind: evChunk, peer: from, chunk: m})
+	in.mu.Unlock()
+	h.schedule(g)
+	return true
+}
+
 // take empties the inbox: b may be nil. Proposals held back earlier come first.
 func (in *inbox) take() (b *batch, held []*Proposal) {
 	in.mu.Lock()
 	b, in.b = in.b, nil
 	held, in.held = in.held, nil
-	in.msgBytes = 0
+	in.msgBytes, in.chunks = 0, 0
 	in.mu.Unlock()
 	return b, held
 }

@@ -54,10 +54,16 @@ type Log interface {
 	// records nobody wants any more, as far as a snapshot of an earlier index covers them, and returns that one's meta; nil
 	// if nothing was dropped. Which records are wanted is between the log and its state machine.
 	Prune() (*raft.SnapshotMeta, error)
-	// InstallSnapshot durably replaces the whole log by s: the log is then empty with FirstIndex s.Meta.Index+1. The
+	// InstallSnapshot durably replaces the whole log by s, which was received before: the log is then empty with FirstIndex s.Meta.Index+1. The
 	// log's own part of the state (next offset, epoch table) travels in s.Data as EncodeSnapshot put it there; what it
 	// returns is the rest, for the state machine.
 	InstallSnapshot(s *raft.Snapshot) (state []byte, err error)
+	// ReceiveSnapshot begins to take s in, or goes on with what an earlier connection or process has left of it, and returns how
+	// many bytes of its data are here. Whatever there was of another is dropped. WriteSnapshot appends to that, durably; with
+	// the last byte it verifies the whole. DropReceived removes it. An error of these leaves the log as good as it was.
+	ReceiveSnapshot(s *raft.Snapshot) (got int64, err error)
+	WriteSnapshot(off int64, data []byte) error
+	DropReceived() error
 	// EncodeSnapshot joins the log's own state as of the index with the state machine's into Snapshot.Data.
 	EncodeSnapshot(upTo raft.Index, state []byte) ([]byte, error)
 	// DecodeSnapshot is the state machine's part of data.
@@ -130,6 +136,26 @@ type HardStateStore interface {
 type Transport interface {
 	Send(to raft.NodeID, msgs []raft.Message)
 	SendPair(to raft.NodeID, m *PairMessage)
+	// SendChunk carries a piece of a snapshot, or the request for one: bulk, but beside MsgApps and never before them. m is the
+	// transport's from then on; its data is not changed any more.
+	SendChunk(to raft.NodeID, m *ChunkMessage)
+}
+
+// ChunkMessage is a request for a piece of an offered snapshot, or its answer, between the runtimes of two brokers. The core
+// does not see them.
+type ChunkMessage struct {
+	Response bool
+	Group    raft.GroupID
+	// Which snapshot: see raft.Snapshot.Same.
+	Index raft.Index
+	Term  raft.Term
+	Size  int64
+	Sum   uint32
+
+	Offset int64
+	Data   []byte // an answer's: at least one byte
+	CRC    uint32 // CRC32C of Data
+	Gone   bool   // an answer: this broker does not send that snapshot (any more)
 }
 
 // Clock is CLOCK_BOOTTIME: it goes on while the machine is suspended, so that a lease cannot outlive a suspend.

@@ -57,6 +57,7 @@ const (
 	maxPairDeltas    = 4096 // groups in PairMessage.Cover, and in Uncover
 	maxPairTries     = 8    // answers in which a proposed group may be an exception before it is given up for a while
 	maxTurnsPerFlush = 16   // turns whose small messages may be collected before they are sent
+	maxInboxChunks   = 16   // pieces of snapshots, and requests for them, that wait in an inbox
 	maxOutMessages   = 512  // messages collected per destination before they are sent
 
 	markDelay       = 100 * time.Millisecond // an idle log gets its synced mark within this time
@@ -104,8 +105,11 @@ type Options struct {
 	MaxInboxProposals int   // per group, then ErrOverloaded; default 16384
 	MaxReads          int   // per group: reads waiting; default 16384
 	MaxUnsynced       int64 // with more unsynced bytes a follower drops further appends, and a leader takes no proposals; default 64 MiB
-	MaxSnapshotBytes  int64 // a snapshot larger than this is not sent; default 64 MiB
-	SnapshotSends     int   // snapshots being read and sent at once by this host; default 2
+	MaxSnapshotBytes  int64 // a snapshot larger than this is neither sent nor taken in; default 1 GiB
+	SnapshotSends     int   // snapshots being sent at once by this host; default 2
+	SnapshotFetches   int   // snapshots being taken in at once, beside the metadata group's; default 4
+	SnapshotChunk     int   // bytes of a snapshot in one message; default 1 MiB
+	SnapshotRate      int64 // bytes of snapshots per second that this host sends; default 64 MiB; below 0: no limit
 
 	// LearnerRate bounds, in bytes per second, what this host sends to learners that are being caught up, over all groups
 	// with GroupConfig.Throttle; 0: no bound.
@@ -147,8 +151,11 @@ func (o *Options) setDefaults() error {
 	defaultTo(&o.MaxInboxProposals, 16384)
 	defaultTo(&o.MaxReads, 16384)
 	defaultTo(&o.MaxUnsynced, 64<<20)
-	defaultTo(&o.MaxSnapshotBytes, 64<<20)
+	defaultTo(&o.MaxSnapshotBytes, 1<<30)
 	defaultTo(&o.SnapshotSends, 2)
+	defaultTo(&o.SnapshotFetches, 4)
+	defaultTo(&o.SnapshotChunk, 1<<20)
+	defaultTo(&o.SnapshotRate, 64<<20)
 	defaultTo(&o.MaxMessageBytes, 1<<20)
 	defaultTo(&o.MaxInflightMsgs, 64)
 	defaultTo(&o.MaxInflightBytes, 16<<20)
@@ -261,6 +268,11 @@ type Stats struct {
 	StepDowns     uint64 // leaderships that ended, for whatever reason
 
 	SnapshotsTaken     uint64
-	SnapshotsSent      uint64
+	SnapshotsSent      uint64 // opened and offered
 	SnapshotsInstalled uint64
+	SnapshotsResumed   uint64 // fetches that found a part of theirs on the disk
+	SnapshotsBroken    uint64 // fetches whose file could not be written or did not match its checksum
+	SnapshotBytesOut   uint64
+	SnapshotBytesIn    uint64
+	BadChunks          uint64
 }

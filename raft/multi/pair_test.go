@@ -203,6 +203,8 @@ func (tp *tape) SendPair(to raft.NodeID, m *PairMessage) {
 	tp.pairs, tp.to = append(tp.pairs, m), append(tp.to, to)
 }
 
+func (tp *tape) SendChunk(raft.NodeID, *ChunkMessage) {}
+
 func (tp *tape) last(t *testing.T) *PairMessage {
 	t.Helper()
 	return tp.pairs[len(tp.pairs)-1]

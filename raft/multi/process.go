@@ -93,6 +93,16 @@ func (g *Group) process(w *worker) (more bool) {
 	if g.failed != nil {
 		return false
 	}
+	if len(g.sends) > 0 {
+		g.reviewSends(now)
+		more = g.drainReady(w, now) || more
+	}
+	if g.fetch != nil && !g.blocked {
+		g.reviewFetch(now)
+	}
+	if g.failed != nil {
+		return false
+	}
 	g.coverIdle(now)
 	g.publish()
 	g.arm()
@@ -149,6 +159,12 @@ func (g *Group) arm() {
 	if g.heirUntil != 0 {
 		at = min(at, g.heirUntil)
 	}
+	if len(g.sends) > 0 {
+		at = min(at, g.sendDeadline())
+	}
+	if g.fetch != nil && !g.blocked {
+		at = min(at, g.fetch.at)
+	}
 	g.h.timers.arm(&g.timer, at)
 }
 
@@ -187,8 +203,20 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 		g.pruned(e)
 	case evSnapshotSaved:
 		g.snapshotSaved(e)
-	case evSnapshotRead:
-		g.snapshotRead(now, e)
+	case evSnapshotOpened:
+		g.snapshotOpened(now, e)
+	case evChunk:
+		if e.chunk.Response {
+			g.chunkCame(now, e.peer, e.chunk)
+		} else {
+			g.chunkAsked(now, e.peer, e.chunk)
+		}
+	case evChunkRead:
+		g.chunkRead(now, e)
+	case evFetchOpened:
+		g.fetchOpened(now, e)
+	case evChunkWritten:
+		g.chunkWritten(now, e)
 	case evPairOut:
 		g.leaderCoverageChanged(now, e.peer)
 	case evPairIn:
@@ -247,7 +275,7 @@ func (g *Group) step(w *worker, now raft.Time, m *raft.Message) {
 			return
 		}
 	}
-	if m.Type == raft.MsgSnap && (m.Snapshot == nil || int64(len(m.Snapshot.Data)) > g.h.o.MaxSnapshotBytes) {
+	if m.Type == raft.MsgSnap && m.Snapshot == nil {
 		g.h.stats.badFrames.Add(1)
 		return
 	}

@@ -80,7 +80,10 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 		g.readConfirmed(rd.Reads)
 	}
 	for _, to := range rd.SendSnapshot {
-		g.h.sendSnapshot(g, to)
+		g.wantSend(now, to)
+	}
+	if rd.Offer != nil {
+		g.offered(now, rd.Offer)
 	}
 	if rd.Snapshot != nil {
 		g.install(rd.Snapshot)

@@ -1,4 +1,5 @@
-// Snapshots: taking one, compacting behind it, sending it to a follower that fell behind, installing one.
+// Snapshots: taking one, compacting behind it, installing one that has been fetched. How it travels is in snapshot_send.go and
+// snapshot_fetch.go.
 //
 // The state is encoded on the worker, so that it is the state as of exactly the last applied entry; reading and writing
 // happens on a flusher, in the group's own slot: never beside a Sync of the same log.
@@ -12,12 +13,6 @@ import (
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
 )
-
-// snapshotSend is a snapshot that waits to be read and sent, over the bound of Options.SnapshotSends.
-type snapshotSend struct {
-	g  *Group
-	to raft.NodeID
-}
 
 // installResult is what InstallSnapshot left.
 type installResult struct {
@@ -59,7 +54,11 @@ func (g *Group) takeSnapshot() {
 	// Compaction behind it. What is cut may hold the last membership entry; what stands for it then is conf as of there.
 	var upTo raft.Index
 	cutConf := g.conf
-	if keep := g.cfg.KeepEntries; keep >= 0 && raft.Index(keep) < meta.Index && meta.Index-raft.Index(keep) >= g.log.FirstIndex() {
+	pinned := g.pinned()
+	if pinned && g.cfg.KeepEntries < 0 {
+		g.cutLater = true
+	}
+	if keep := g.cfg.KeepEntries; keep >= 0 && !pinned && raft.Index(keep) < meta.Index && meta.Index-raft.Index(keep) >= g.log.FirstIndex() {
 		upTo = meta.Index - raft.Index(keep)
 		if cutConf, err = g.confAt(upTo); err != nil {
 			g.fail(fmt.Errorf("read membership at %d: %w", upTo, err))
@@ -72,7 +71,7 @@ func (g *Group) takeSnapshot() {
 		e.err = g.log.SaveSnapshot(meta, data)
 		switch {
 		case e.err != nil:
-		case g.cfg.KeepEntries < 0:
+		case g.cfg.KeepEntries < 0 && !pinned:
 			e.cut, e.err = pruneLog(g.log)
 		case upTo > 0:
 			if e.err = g.log.TruncatePrefix(upTo); e.err == nil {
@@ -94,6 +93,10 @@ func pruneLog(l Log) (*raft.ConfState, error) {
 
 // prune lets the log drop what nobody wants any more.
 func (g *Group) prune() {
+	if g.pinned() {
+		g.cutLater = true
+		return
+	}
 	if g.pruning || g.cfg.KeepEntries >= 0 || g.blocked {
 		return
 	}
@@ -150,96 +153,7 @@ func (g *Group) snapshotSaved(e *event) {
 	}
 }
 
-// sendSnapshot reads the stored snapshot for a follower, at most Options.SnapshotSends at once.
-func (h *Host) sendSnapshot(g *Group, to raft.NodeID) {
-	f := &h.flusher
-	f.mu.Lock()
-	for _, s := range f.waiting {
-		if s.g == g && s.to == to {
-			f.mu.Unlock()
-			return
-		}
-	}
-	if h.snapshotSends >= h.o.SnapshotSends {
-		f.waiting = append(f.waiting, snapshotSend{g, to})
-		f.mu.Unlock()
-		return
-	}
-	h.snapshotSends++
-	f.mu.Unlock()
-	h.readSnapshot(g, to)
-}
-
-func (h *Host) readSnapshot(g *Group, to raft.NodeID) {
-	h.addJob(g, func(g *Group) {
-		snap, err := readWhole(g.log, h.o.MaxSnapshotBytes)
-		_ = g.in.pushEvent(h, g, event{kind: evSnapshotRead, peer: to, snap: snap, err: err})
-		h.nextSnapshotSend()
-	})
-}
-
-func readWhole(l Log, limit int64) (*raft.Snapshot, error) {
-	f, err := l.OpenSnapshot()
-	if err != nil {
-		return nil, err
-	}
-	if f == nil {
-		return nil, errors.New("there is none")
-	}
-	s := f.Snapshot()
-	if s.Size > limit {
-		err = fmt.Errorf("its %d bytes are above the bound of %d", s.Size, limit)
-	} else {
-		s.Data = make([]byte, s.Size)
-		err = f.ReadAt(s.Data, 0)
-	}
-	return &s, errors.Join(err, f.Close())
-}
-
-// nextSnapshotSend gives the place of a finished read to the next that waits.
-func (h *Host) nextSnapshotSend() {
-	f := &h.flusher
-	f.mu.Lock()
-	if len(f.waiting) == 0 {
-		h.snapshotSends--
-		f.mu.Unlock()
-		return
-	}
-	s := f.waiting[0]
-	f.waiting = append(f.waiting[:0], f.waiting[1:]...)
-	f.mu.Unlock()
-	h.readSnapshot(s.g, s.to)
-}
-
-// dropSnapshotSends forgets what a closed group still wanted to send.
-func (h *Host) dropSnapshotSends(g *Group) {
-	f := &h.flusher
-	f.mu.Lock()
-	kept := f.waiting[:0]
-	for _, s := range f.waiting {
-		if s.g != g {
-			kept = append(kept, s)
-		}
-	}
-	clear(f.waiting[len(kept):])
-	f.waiting = kept
-	f.mu.Unlock()
-}
-
-func (g *Group) snapshotRead(now raft.Time, e *event) {
-	if e.err != nil {
-		g.h.o.Logger.Error("snapshot for a follower cannot be sent", "group", uint64(g.id), "to", uint64(e.peer), "err", e.err)
-		g.r.SnapshotFailed(now, e.peer)
-		return
-	}
-	if err := g.r.StepSnapshot(now, e.peer, e.snap); err != nil {
-		return // no longer the leader, or the follower no longer needs one
-	}
-	g.h.stats.snapSent.Add(1)
-	g.r.SnapshotSent(now, e.peer) // the transport takes it whole in this turn, or drops it: then silence tells
-}
-
-// install hands a received snapshot to the flusher. Until it is in, the log is the flusher's and the core rests.
+// install hands a snapshot that has been received to the flusher. Until it is in, the log is the flusher's and the core rests.
 func (g *Group) install(s *raft.Snapshot) {
 	g.blocked = true
 	g.h.addJob(g, func(g *Group) {
@@ -267,6 +181,7 @@ func (g *Group) finishInstall(now raft.Time) bool {
 		return true
 	}
 	g.h.stats.snapInstalled.Add(1)
+	g.endFetch()
 	g.applied, g.conf, g.installed = res.meta.Index, res.meta.Conf, res.meta.Index
 	g.appliedBytes = 0
 	g.r.SnapshotInstalled(now, res.meta)

@@ -79,6 +79,10 @@ func (p threadPort) SendPair(to raft.NodeID, m *PairMessage) {
 	p.n.put(p.from, to, func(h *Host) { h.DeliverPair(p.from, m) })
 }
 
+func (p threadPort) SendChunk(to raft.NodeID, m *ChunkMessage) {
+	p.n.put(p.from, to, func(h *Host) { c := *m; h.DeliverChunk(p.from, &c) })
+}
+
 // asyncStates answers from a goroutine of its own, as a journal does.
 type asyncStates struct {
 	*memStates

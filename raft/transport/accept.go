@@ -1,10 +1,9 @@
-// The receiving side: accepting, the handshake, and the readers of the control and bulk lanes.
+// The receiving side: accepting, the handshake, and the readers of the control, bulk and chunk lanes.
 
 package transport
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,8 +20,6 @@ type inbound struct {
 	lane laneKind
 	from identity
 }
-
-func appendUvarint(b []byte, v uint64) []byte { return binary.AppendUvarint(b, v) }
 
 func (t *Transport) accept() {
 	backoff := t.o.BackoffMin
@@ -75,6 +72,8 @@ func (t *Transport) serve(c net.Conn) {
 		err = t.readControl(in, fr)
 	case laneBulk:
 		err = t.readBulk(in, fr)
+	case laneChunk:
+		err = t.readChunks(in, fr)
 	case laneRPC:
 		err = t.serveCalls(in, fr)
 	}
@@ -199,6 +198,8 @@ func (t *Transport) readControl(in *inbound, fr *frameReader) error {
 				return derr
 			}
 			t.o.DeliverPair(in.from.self.ID, m)
+		case frameChunk:
+			err = t.deliverChunk(in, body, false)
 		default:
 			err = fmt.Errorf("%w: type %d on the control lane", errFrame, ft)
 		}
@@ -229,15 +230,7 @@ func (t *Transport) deliverSmall(in *inbound, body []byte) error {
 	return nil
 }
 
-// inSnap is a snapshot that is coming in.
-type inSnap struct {
-	head   snapHead
-	chunks [][]byte
-	got    uint64
-}
-
 func (t *Transport) readBulk(in *inbound, fr *frameReader) error {
-	snaps := make(map[uint64]*inSnap)
 	for {
 		ft, body, err := fr.next(t.o.MaxFrame)
 		if err != nil {
@@ -257,20 +250,6 @@ func (t *Transport) readBulk(in *inbound, fr *frameReader) error {
 			if err = aerr; ok {
 				t.o.Deliver([]raft.Message{m})
 			}
-		case frameSnapHead:
-			h, derr := decodeSnapHead(body)
-			if derr != nil {
-				return derr
-			}
-			if _, aerr := t.admissible(in, &h.msg); aerr != nil {
-				return aerr
-			}
-			if h.total > uint64(t.o.MaxSnapshot) || len(snaps) >= maxSnapshots || snaps[h.id] != nil {
-				return fmt.Errorf("%w: snapshot of %d bytes, %d under way, at most %d and %d", errFrameLarge, h.total, len(snaps), t.o.MaxSnapshot, maxSnapshots)
-			}
-			snaps[h.id] = &inSnap{head: h}
-		case frameSnapChunk:
-			err = t.snapChunk(in, snaps, body)
 		default:
 			err = fmt.Errorf("%w: type %d on the bulk lane", errFrame, ft)
 		}
@@ -280,35 +259,36 @@ func (t *Transport) readBulk(in *inbound, fr *frameReader) error {
 	}
 }
 
-// snapChunk takes a piece of a snapshot, and delivers the snapshot with its last one. Memory grows with what has come,
-// not with what was announced.
-func (t *Transport) snapChunk(in *inbound, snaps map[uint64]*inSnap, body []byte) error {
-	id, n := binary.Uvarint(body)
-	if n <= 0 {
-		return fmt.Errorf("%w: chunk", errDecode)
-	}
-	s, data := snaps[id], body[n:]
-	if s == nil || uint64(len(data)) > s.head.total-s.got || (len(data) == 0 && s.head.total > 0) {
-		return fmt.Errorf("%w: chunk of %d bytes of snapshot %d", errDecode, len(data), id)
-	}
-	s.chunks = append(s.chunks, data)
-	s.got += uint64(len(data))
-	if s.got < s.head.total {
-		return nil
-	}
-	delete(snaps, id)
-	whole := s.chunks[0]
-	if len(s.chunks) > 1 {
-		whole = make([]byte, 0, s.head.total)
-		for _, c := range s.chunks {
-			whole = append(whole, c...)
+// readChunks takes in the pieces of snapshots that this broker has asked for.
+func (t *Transport) readChunks(in *inbound, fr *frameReader) error {
+	for {
+		ft, body, err := fr.next(t.o.MaxFrame)
+		if err != nil {
+			return err
+		}
+		switch ft {
+		case framePing:
+			err = t.pong(in.conn)
+		case frameChunk:
+			err = t.deliverChunk(in, body, true)
+		default:
+			err = fmt.Errorf("%w: type %d on the chunk lane", errFrame, ft)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	m := s.head.msg
-	m.Snapshot.Data = whole
-	ok, err := t.admissible(in, &m)
-	if ok {
-		t.o.Deliver([]raft.Message{m})
+}
+
+// deliverChunk takes a piece of a snapshot; without data, a request for one.
+func (t *Transport) deliverChunk(in *inbound, body []byte, data bool) error {
+	m, err := decodeChunk(body)
+	if err != nil {
+		return err
 	}
-	return err
+	if (m.Data != nil) != data {
+		return fmt.Errorf("%w: chunk message on the %s lane", errDecode, in.lane)
+	}
+	t.o.DeliverChunk(in.from.self.ID, m)
+	return nil
 }

@@ -5,7 +5,7 @@
 //	message   type, flags, group, from, to, from incarnation (8), to incarnation (8), from boot, epoch, term, log term, index,
 //	          commit, reject hint, round, sent at (varint)
 //	entries   (flag) count, the length of each frame; the frames are the rest of the transport frame
-//	snapshot  (flag) index, term, epoch, voters, outgoing, learners; each a count and (id, incarnation (8))
+//	snapshot  (flag) index, term, epoch, size, sum (4), voters, outgoing, learners; each a count and (id, incarnation (8))
 
 package transport
 
@@ -74,6 +74,8 @@ func appendMessage(b []byte, m *raft.Message) []byte {
 		b = binary.AppendUvarint(b, uint64(s.Meta.Index))
 		b = binary.AppendUvarint(b, uint64(s.Meta.Term))
 		b = binary.AppendUvarint(b, uint64(s.Meta.Conf.Epoch))
+		b = binary.AppendUvarint(b, uint64(s.Size))
+		b = binary.LittleEndian.AppendUint32(b, s.Sum)
 		for _, ms := range [][]raft.Member{s.Meta.Conf.Voters, s.Meta.Conf.Outgoing, s.Meta.Conf.Learners} {
 			b = binary.AppendUvarint(b, uint64(len(ms)))
 			for _, x := range ms {
@@ -136,6 +138,26 @@ func (d *decoder) u64() uint64 {
 	v := binary.LittleEndian.Uint64(d.b)
 	d.b = d.b[8:]
 	return v
+}
+
+func (d *decoder) u32() uint32 {
+	if len(d.b) < 4 {
+		d.fail("short")
+		return 0
+	}
+	v := binary.LittleEndian.Uint32(d.b)
+	d.b = d.b[4:]
+	return v
+}
+
+// length reads a number of bytes, or a place among them.
+func (d *decoder) length() int64 {
+	v := d.uvarint()
+	if v > math.MaxInt64 {
+		d.fail("length")
+		return 0
+	}
+	return int64(v)
 }
 
 func (d *decoder) node() raft.NodeID {
@@ -207,6 +229,7 @@ func (d *decoder) message(m *raft.Message) {
 		s.Meta.Index = raft.Index(d.uvarint())
 		s.Meta.Term = d.term()
 		s.Meta.Conf.Epoch = d.epoch()
+		s.Size, s.Sum = d.length(), d.u32()
 		s.Meta.Conf.Voters, s.Meta.Conf.Outgoing, s.Meta.Conf.Learners = d.members(), d.members(), d.members()
 		m.Snapshot = s
 	}
@@ -276,8 +299,8 @@ func decodeMessages(b []byte) ([]raft.Message, error) {
 	msgs := make([]raft.Message, n)
 	for i := range msgs {
 		d.message(&msgs[i])
-		if m := &msgs[i]; m.Entries != nil || m.Snapshot != nil {
-			d.fail("entries or a snapshot among messages")
+		if msgs[i].Entries != nil {
+			d.fail("entries among messages")
 		}
 	}
 	if err := d.end(); err != nil {
@@ -297,27 +320,53 @@ func decodeApp(b []byte) (raft.Message, error) {
 	return m, d.end()
 }
 
-// snapHead announces a snapshot whose data follows in chunks, between which other frames may come.
-type snapHead struct {
-	id    uint64 // of this snapshot on this connection
-	total uint64
-	msg   raft.Message
-}
+const (
+	chunkResponse = 1 << 0
+	chunkGone     = 1 << 1
+)
 
-func appendSnapHead(b []byte, id uint64, m *raft.Message) []byte {
-	b = binary.AppendUvarint(b, id)
-	b = binary.AppendUvarint(b, uint64(len(m.Snapshot.Data)))
-	return appendMessage(b, m)
-}
-
-func decodeSnapHead(b []byte) (snapHead, error) {
-	d := decoder{b: b}
-	h := snapHead{id: d.uvarint(), total: d.uvarint()}
-	d.message(&h.msg)
-	if h.msg.Snapshot == nil {
-		d.fail("no snapshot")
+// appendChunkHead encodes all of a chunk message but its data, which is the rest of the frame:
+//
+//	flags, group, index, term, size, sum (4), offset, crc (4), data
+func appendChunkHead(b []byte, m *multi.ChunkMessage) []byte {
+	var flags byte
+	if m.Response {
+		flags |= chunkResponse
 	}
-	return h, d.end()
+	if m.Gone {
+		flags |= chunkGone
+	}
+	b = append(b, flags)
+	b = binary.AppendUvarint(b, uint64(m.Group))
+	b = binary.AppendUvarint(b, uint64(m.Index))
+	b = binary.AppendUvarint(b, uint64(m.Term))
+	b = binary.AppendUvarint(b, uint64(m.Size))
+	b = binary.LittleEndian.AppendUint32(b, m.Sum)
+	b = binary.AppendUvarint(b, uint64(m.Offset))
+	return binary.LittleEndian.AppendUint32(b, m.CRC)
+}
+
+// decodeChunk decodes a chunk message, whose data aliases b.
+func decodeChunk(b []byte) (*multi.ChunkMessage, error) {
+	d := decoder{b: b}
+	m := &multi.ChunkMessage{}
+	flags := d.u8()
+	if flags&^(chunkResponse|chunkGone) != 0 {
+		d.fail("chunk flags")
+	}
+	m.Response, m.Gone = flags&chunkResponse != 0, flags&chunkGone != 0
+	m.Group, m.Index, m.Term = raft.GroupID(d.uvarint()), raft.Index(d.uvarint()), d.term()
+	m.Size, m.Sum, m.Offset, m.CRC = d.length(), d.u32(), d.length(), d.u32()
+	if len(d.b) > 0 {
+		m.Data, d.b = d.b, nil
+	}
+	switch {
+	case (m.Data != nil) != (m.Response && !m.Gone):
+		d.fail("data in the wrong chunk message")
+	case m.Offset > m.Size || int64(len(m.Data)) > m.Size-m.Offset:
+		d.fail("chunk beyond its snapshot")
+	}
+	return m, d.end()
 }
 
 func appendPair(b []byte, m *multi.PairMessage) []byte {

@@ -64,9 +64,12 @@ func TestMessageRoundTrip(t *testing.T) {
 		var msgs []raft.Message
 		for range r.IntN(20) {
 			typ := raft.MessageType(1 + r.IntN(int(raft.MsgTimeoutNow)))
-			if typ != raft.MsgSnap {
-				msgs = append(msgs, randomMessage(r, typ))
+			m := randomMessage(r, typ)
+			if typ == raft.MsgSnap {
+				m.Snapshot = &raft.Snapshot{Size: r.Int64(), Sum: r.Uint32(), Meta: raft.SnapshotMeta{Index: raft.Index(r.Uint64()), Term: raft.Term(r.Uint32() >> 1),
+					Conf: raft.ConfState{Voters: randomMembers(r), Outgoing: randomMembers(r), Learners: randomMembers(r)}}}
 			}
+			msgs = append(msgs, m)
 		}
 		b := appendMessages(nil, msgs)
 		got, err := decodeMessages(b)
@@ -87,7 +90,7 @@ func TestMessageRoundTrip(t *testing.T) {
 	}
 }
 
-func TestAppAndSnapshotRoundTrip(t *testing.T) {
+func TestAppAndChunkRoundTrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	for range 500 {
 		m := randomMessage(r, raft.MsgApp)
@@ -114,12 +117,28 @@ func TestAppAndSnapshotRoundTrip(t *testing.T) {
 			}
 		}
 
-		s := randomMessage(r, raft.MsgSnap)
-		s.Snapshot = &raft.Snapshot{Meta: raft.SnapshotMeta{Index: raft.Index(r.Uint64()), Term: raft.Term(r.Uint32() >> 1),
-			Conf: raft.ConfState{Voters: randomMembers(r), Outgoing: randomMembers(r), Learners: randomMembers(r)}}}
-		h, err := decodeSnapHead(appendSnapHead(nil, 7, &s))
-		if err != nil || h.id != 7 || h.total != 0 || !reflect.DeepEqual(h.msg, s) {
-			t.Fatalf("sent %+v\n got %+v %v", s, h, err)
+		c := multi.ChunkMessage{Group: raft.GroupID(r.Uint64()), Index: raft.Index(r.Uint64()), Term: raft.Term(r.Uint32() >> 1),
+			Size: 1 << 40, Sum: r.Uint32(), Offset: r.Int64N(1 << 39), CRC: r.Uint32()}
+		switch r.IntN(3) {
+		case 0:
+			c.Response, c.Data = true, make([]byte, 1+r.IntN(100))
+		case 1:
+			c.Response, c.Gone = true, true
+		}
+		b = append(appendChunkHead(nil, &c), c.Data...)
+		if got, err := decodeChunk(b); err != nil || !reflect.DeepEqual(*got, c) {
+			t.Fatalf("sent %+v\n got %+v %v", c, got, err)
+		}
+		for n := range len(b) - len(c.Data) {
+			if _, err := decodeChunk(b[:n]); !errors.Is(err, errDecode) {
+				t.Fatalf("%d of %d bytes decode: %v", n, len(b), err)
+			}
+		}
+		for _, bad := range []multi.ChunkMessage{{Data: []byte("x"), Size: 9}, {Response: true, Size: 9}, {Response: true, Gone: true, Data: []byte("x"), Size: 9},
+			{Response: true, Size: 3, Offset: 2, Data: []byte("xx")}, {Size: 3, Offset: 4}} {
+			if _, err := decodeChunk(append(appendChunkHead(nil, &bad), bad.Data...)); !errors.Is(err, errDecode) {
+				t.Fatalf("%+v decodes: %v", bad, err)
+			}
 		}
 	}
 }
@@ -175,7 +194,7 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 		},
 		"empty entry": func() error { _, err := decodeApp(append(bytes.Clone(head), 2, 0, 1, 'x')); return err },
 		"members": func() error {
-			_, err := decodeSnapHead(append(append([]byte{1, 1}, snap...), append([]byte{1, 1}, huge...)...))
+			_, err := decodeMessages(append(append([]byte{1}, snap...), append([]byte{1, 1, 1, 0, 0, 0, 0}, huge...)...))
 			return err
 		},
 		"pair": func() error { _, err := decodePair(append(make([]byte, 11), huge...)); return err },
@@ -276,7 +295,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(encodeApp(&m))
 	s := randomMessage(r, raft.MsgSnap)
 	s.Snapshot = &raft.Snapshot{Meta: raft.SnapshotMeta{Conf: raft.ConfState{Voters: []raft.Member{{ID: 1, Incarnation: 2}}}}}
-	f.Add(appendSnapHead(nil, 1, &s))
+	f.Add(appendMessages(nil, []raft.Message{s}))
+	f.Add(append(appendChunkHead(nil, &multi.ChunkMessage{Response: true, Group: 7, Index: 5, Term: 2, Size: 9, Offset: 3}), "piece"...))
 	f.Add(appendPair(nil, &multi.PairMessage{Cover: []multi.CoveredGroup{{Group: 1, Term: 2, Commit: 3}}, Except: []raft.GroupID{9}}))
 	f.Add(appendHello(nil, &hello{min: minProtocol, max: maxProtocol, lane: laneRPC}))
 	f.Add(appendWelcome(nil, &welcome{reason: "because"}))
@@ -294,9 +314,9 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("%+v\n%+v %v", m, again, err)
 			}
 		}
-		if h, err := decodeSnapHead(data); err == nil && h.total == 0 {
-			if again, err := decodeSnapHead(appendSnapHead(nil, h.id, &h.msg)); err != nil || !reflect.DeepEqual(h, again) {
-				t.Fatalf("%+v\n%+v %v", h, again, err)
+		if m, err := decodeChunk(data); err == nil {
+			if again, err := decodeChunk(append(appendChunkHead(nil, m), m.Data...)); err != nil || !reflect.DeepEqual(m, again) {
+				t.Fatalf("%+v\n%+v %v", m, again, err)
 			}
 		}
 		if m, err := decodePair(data); err == nil {

@@ -40,23 +40,22 @@ const (
 type frameType uint8
 
 const (
-	frameHello     frameType = 1
-	frameWelcome   frameType = 2
-	frameMessages  frameType = 3 // count, messages without entries or snapshots
-	frameApp       frameType = 4 // one message with entries, whose frames follow verbatim
-	frameSnapHead  frameType = 5 // one MsgSnap without its data
-	frameSnapChunk frameType = 6 // a piece of its data
-	framePair      frameType = 7
-	framePing      frameType = 8 // by whoever dialed
-	framePong      frameType = 9
-	frameRequest   frameType = 10
-	frameResponse  frameType = 11
-	frameCancel    frameType = 12
+	frameHello    frameType = 1
+	frameWelcome  frameType = 2
+	frameMessages frameType = 3 // count, messages without entries
+	frameApp      frameType = 4 // one message with entries, whose frames follow verbatim
+	frameChunk    frameType = 5 // a piece of a snapshot, or the request for one
+	framePair     frameType = 7
+	framePing     frameType = 8 // by whoever dialed
+	framePong     frameType = 9
+	frameRequest  frameType = 10
+	frameResponse frameType = 11
+	frameCancel   frameType = 12
 )
 
 // owned reports whether what is decoded from the body points into it, so that the body needs memory of its own.
 func (t frameType) owned() bool {
-	return t == frameApp || t == frameSnapChunk || t == frameRequest || t == frameResponse
+	return t == frameApp || t == frameChunk || t == frameRequest || t == frameResponse
 }
 
 var (

@@ -49,6 +49,7 @@ const (
 	laneControl laneKind = 1
 	laneBulk    laneKind = 2
 	laneRPC     laneKind = 3
+	laneChunk   laneKind = 4
 )
 
 func (l laneKind) String() string {
@@ -59,6 +60,8 @@ func (l laneKind) String() string {
 		return "bulk"
 	case laneRPC:
 		return "rpc"
+	case laneChunk:
+		return "chunk"
 	}
 	return fmt.Sprintf("lane(%d)", uint8(l))
 }
@@ -169,7 +172,7 @@ func (i *identity) judge(h *hello) (RefusalCode, string) {
 	case h.min > maxProtocol || h.max < minProtocol || h.min > h.max:
 		return RefusedVersion, fmt.Sprintf("speaks broker protocol %d to %d, you speak %d to %d: upgrade the older broker",
 			minProtocol, maxProtocol, h.min, h.max)
-	case h.lane != laneControl && h.lane != laneBulk && h.lane != laneRPC:
+	case h.lane != laneControl && h.lane != laneBulk && h.lane != laneRPC && h.lane != laneChunk:
 		return RefusedLane, fmt.Sprintf("knows no lane %d", h.lane)
 	case !h.cluster.IsZero() && !i.cluster.IsZero() && h.cluster != i.cluster:
 		return RefusedCluster, fmt.Sprintf("is %s; you belong to cluster %v: one of the two has the wrong address or data directory", me, h.cluster)

@@ -1,4 +1,4 @@
-// The sending side of the control and bulk lanes: a bounded queue, and one goroutine per lane that connects, writes in
+// The sending side of the control, bulk and chunk lanes: a bounded queue, and one goroutine per lane that connects, writes in
 // batches, and watches over the connection.
 
 package transport
@@ -19,13 +19,11 @@ import (
 const (
 	// maxBatchMessages bounds the messages of one frame, and of one write.
 	maxBatchMessages = 1024
-	// maxBatchBytes is about how much one write carries, so that a ping, a stop or a snapshot's chunk gets its turn.
+	// maxBatchBytes is about how much one write carries, so that a ping or a stop gets its turn.
 	maxBatchBytes = 1 << 20
-	// snapshotChunk is how much of a snapshot goes out before the entries that have queued up meanwhile.
-	snapshotChunk = 256 << 10
-	// maxSnapshots bounds the snapshots that wait on one lane, the one under way included; and those that one
-	// connection takes in at once.
-	maxSnapshots = 4
+	// maxChunksQueued bounds the pieces of snapshots that wait on a chunk lane, and maxChunkBytes their bytes.
+	maxChunksQueued = 64
+	maxChunkBytes   = 16 << 20
 	// keepArena bounds the encoding buffer that a lane keeps.
 	keepArena = 1 << 20
 	// messageOverhead is what a message counts for in the queues' byte bounds besides its entries.
@@ -38,10 +36,11 @@ var (
 	errPingUnsaid = errors.New("no answer to a ping")
 )
 
-// item is a message, or a frame that is already encoded.
+// item is a message, or a frame that is already encoded, in one or two parts.
 type item struct {
 	msg   raft.Message
 	frame []byte
+	tail  []byte
 	size  int
 }
 
@@ -60,23 +59,14 @@ type lane struct {
 	items  []item // from head on
 	head   int
 	bytes  int
-	snaps  int  // snapshots in items, and those that run has taken out and not finished
 	down   bool // run waits before it dials again: nothing is queued meanwhile
 	kicked bool // the connection is to be closed
 
 	// The rest belongs to run.
-	sending []outSnap
-	nextID  uint64
-	arena   []byte
-	bufs    [][]byte
-	batch   []item
-	small   []raft.Message
-}
-
-// outSnap is a snapshot on its way.
-type outSnap struct {
-	id   uint64
-	data []byte
+	arena []byte
+	bufs  [][]byte
+	batch []item
+	small []raft.Message
 }
 
 func (t *Transport) newLane(node raft.NodeID, kind laneKind) *lane {
@@ -101,8 +91,11 @@ func (l *lane) kick() {
 }
 
 func (l *lane) limits() (count, bytes int) {
-	if l.kind == laneControl {
+	switch l.kind {
+	case laneControl:
 		return l.t.o.MaxControlQueued, l.t.o.MaxControlBytes
+	case laneChunk:
+		return maxChunksQueued, maxChunkBytes
 	}
 	return l.t.o.MaxBulkQueued, l.t.o.MaxBulkBytes
 }
@@ -115,24 +108,15 @@ func (l *lane) push(msgs []raft.Message) {
 		for k := range m.Entries {
 			size += len(m.Entries[k].Frame)
 		}
-		if m.Snapshot != nil {
-			size += len(m.Snapshot.Data)
-			if l.snaps >= maxSnapshots {
-				l.stats.droppedFull.Add(1)
-				continue
-			}
-		}
-		if l.add(item{msg: *m, size: size}) && m.Snapshot != nil {
-			l.snaps++
-		}
+		l.add(item{msg: *m, size: size})
 	}
 	l.mu.Unlock()
 	l.poke()
 }
 
-func (l *lane) pushFrame(f []byte) {
+func (l *lane) pushFrame(f, tail []byte) {
 	l.mu.Lock()
-	l.add(item{frame: f, size: len(f)})
+	l.add(item{frame: f, tail: tail, size: len(f) + len(tail)})
 	l.mu.Unlock()
 	l.poke()
 }
@@ -146,8 +130,8 @@ func (l *lane) add(it item) bool {
 	maxCount, maxBytes := l.limits()
 	for n := len(l.items) - l.head; n > 0 && (n >= maxCount || l.bytes+it.size > maxBytes); n-- {
 		l.stats.droppedFull.Add(1)
-		if l.kind == laneBulk {
-			return false // the newest goes: what is behind a gap in the log is refused anyway
+		if l.kind != laneControl {
+			return false // the newest goes: what is behind a gap in the log, or in a snapshot, is refused anyway
 		}
 		l.bytes -= l.items[l.head].size // the oldest goes: newer ones say more
 		l.items[l.head] = item{}
@@ -170,12 +154,10 @@ func (l *lane) take() (kicked bool) {
 	bytes := 0
 	for l.head < len(l.items) && len(l.batch) < maxBatchMessages {
 		it := &l.items[l.head]
-		if bytes > 0 && bytes+it.size > maxBatchBytes && it.msg.Snapshot == nil {
+		if bytes > 0 && bytes+it.size > maxBatchBytes {
 			break
 		}
-		if it.msg.Snapshot == nil {
-			bytes += it.size
-		}
+		bytes += it.size
 		l.bytes -= it.size
 		l.batch = append(l.batch, *it)
 		*it = item{}
@@ -193,11 +175,10 @@ func (l *lane) take() (kicked bool) {
 // drop empties the queue; down says whether it stays shut.
 func (l *lane) drop(down bool) {
 	l.mu.Lock()
-	n := len(l.items) - l.head + len(l.sending)
-	l.items, l.head, l.bytes, l.snaps = nil, 0, 0, 0
+	n := len(l.items) - l.head
+	l.items, l.head, l.bytes = nil, 0, 0
 	l.down, l.kicked = down, false
 	l.mu.Unlock()
-	l.sending = nil
 	l.stats.droppedUnreachable.Add(uint64(n))
 }
 
@@ -225,7 +206,7 @@ func (l *lane) run() {
 			return
 		}
 		l.drop(true)
-		if !errors.Is(err, errRetired) {
+		if !errors.Is(err, errRetired) && l.kind != laneChunk { // whoever waits for a chunk asks again
 			l.t.o.OnUnreachable(l.node)
 		}
 		if time.Since(began) > 10*l.t.o.BackoffMax {
@@ -290,7 +271,7 @@ func (l *lane) session() error {
 // pump writes until something fails.
 func (l *lane) pump(c net.Conn, pongs <-chan struct{}, dead <-chan error) error {
 	pingTimeout, writeTimeout := l.t.o.PingTimeout, l.t.o.WriteTimeout
-	if l.kind == laneBulk {
+	if l.kind != laneControl {
 		pingTimeout, writeTimeout = 3*pingTimeout, 3*writeTimeout
 	}
 	ping := beginFrame(nil, framePing)
@@ -300,13 +281,16 @@ func (l *lane) pump(c net.Conn, pongs <-chan struct{}, dead <-chan error) error 
 	// A stop must reach a writer that is stuck in a full socket.
 	defer context.AfterFunc(l.ctx, func() { _ = c.Close() })()
 	var unanswered time.Time // when the oldest unanswered ping went out
+	used := time.Now()
 	for {
 		if l.take() {
 			clear(l.batch)
 			l.batch = l.batch[:0]
 			return errRetired
 		}
-		if len(l.batch) == 0 && len(l.sending) == 0 {
+		if len(l.batch) > 0 {
+			used = time.Now()
+		} else {
 			select {
 			case <-l.wake:
 			case err := <-dead:
@@ -314,6 +298,9 @@ func (l *lane) pump(c net.Conn, pongs <-chan struct{}, dead <-chan error) error 
 			case <-pongs:
 				unanswered = time.Time{}
 			case <-ticker.C:
+				if l.kind == laneChunk && time.Since(used) > l.t.o.CallIdle {
+					return errRetired // snapshots are rare
+				}
 				if err := l.ping(c, ping, &unanswered, pingTimeout, writeTimeout); err != nil {
 					return err
 				}
@@ -349,8 +336,7 @@ func (l *lane) ping(c net.Conn, frame []byte, unanswered *time.Time, pingTimeout
 	return writeBuffers(c, net.Buffers{frame}, writeTimeout)
 }
 
-// write encodes the batch, adds a chunk of a snapshot if one is under way, and writes it all at once. Entries' frames
-// are written from where they lie.
+// write encodes the batch and writes it all at once. Entries' frames and chunks are written from where they lie.
 func (l *lane) write(c net.Conn, timeout time.Duration) error {
 	if cap(l.arena) > keepArena {
 		l.arena = nil
@@ -364,9 +350,9 @@ func (l *lane) write(c net.Conn, timeout time.Duration) error {
 		case it.frame != nil:
 			l.flushSmall()
 			l.bufs = append(l.bufs, it.frame)
-		case m.Snapshot != nil:
-			l.flushSmall()
-			l.startSnapshot(m)
+			if len(it.tail) > 0 {
+				l.bufs = append(l.bufs, it.tail)
+			}
 		case len(m.Entries) > 0:
 			l.flushSmall()
 			l.app(m)
@@ -377,9 +363,6 @@ func (l *lane) write(c net.Conn, timeout time.Duration) error {
 	l.flushSmall()
 	clear(l.batch)
 	l.batch = l.batch[:0]
-	if len(l.sending) > 0 {
-		l.chunk()
-	}
 	var n int
 	for _, b := range l.bufs {
 		n += len(b)
@@ -435,28 +418,4 @@ func (l *lane) app(m *raft.Message) {
 		return
 	}
 	l.finish(start, frames...)
-}
-
-func (l *lane) startSnapshot(m *raft.Message) {
-	start := len(l.arena)
-	l.nextID++
-	l.arena = appendSnapHead(beginFrame(l.arena, frameSnapHead), l.nextID, m)
-	l.finish(start)
-	l.sending = append(l.sending, outSnap{id: l.nextID, data: m.Snapshot.Data})
-}
-
-// chunk adds the next piece of the first snapshot. One without data gets one empty piece.
-func (l *lane) chunk() {
-	s := &l.sending[0]
-	n := min(len(s.data), snapshotChunk)
-	start := len(l.arena)
-	l.arena = appendUvarint(beginFrame(l.arena, frameSnapChunk), s.id)
-	l.finish(start, s.data[:n])
-	s.data = s.data[n:]
-	if len(s.data) == 0 {
-		l.sending = append(l.sending[:0], l.sending[1:]...)
-		l.mu.Lock()
-		l.snaps--
-		l.mu.Unlock()
-	}
 }

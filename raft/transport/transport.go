@@ -1,18 +1,18 @@
 // Package transport carries everything that brokers say to each other, over TCP. It satisfies multi.Transport and has
 // the one broker-to-broker RPC.
 //
-// Three lanes lead from a broker to each other broker, and each is a connection of its own with a writer of its own, so
+// Four lanes lead from a broker to each other broker, and each is a connection of its own with a writer of its own, so
 // that what is small and urgent never waits in a socket behind what is large:
 //
-//	control  heartbeats, votes, acknowledgements, pair messages; when its queue is full the oldest is dropped, since
+//	control  heartbeats, votes, acknowledgements, pair messages, offers of snapshots and requests for their pieces; when its queue is full the oldest is dropped, since
 //	         newer ones say more
-//	bulk     every MsgApp and MsgSnap. Empty MsgApps go here too: they speak of a place in the log, and would be
-//	         refused if they overtook the entries before it. When the queue is full the newest is dropped, since what is
-//	         behind a gap is refused. Snapshots go in chunks, between which entries pass
+//	bulk     every MsgApp. Empty ones go here too: they speak of a place in the log, and would be refused if they overtook the
+//	         entries before it. When the queue is full the newest is dropped, since what is behind a gap is refused
+//	chunk    pieces of snapshots, so that none stands in a socket before entries. Connected only while snapshots are sent
 //	rpc      requests and answers, multiplexed
 //
 // Raft repeats what is lost, so nothing is resent here: when a connection fails, what was queued is dropped, and
-// OnUnreachable says so. Control and bulk connections carry messages one way, from the broker that dialed.
+// OnUnreachable says so. All but rpc connections carry messages one way, from the broker that dialed.
 package transport
 
 import (
@@ -59,24 +59,24 @@ type Options struct {
 
 	// Deliver and DeliverPair take what arrives, from many goroutines, and must not block. The messages are theirs; an
 	// entry has nothing but its Frame.
-	Deliver     func([]raft.Message)
-	DeliverPair func(from raft.NodeID, m *multi.PairMessage)
+	Deliver      func([]raft.Message)
+	DeliverPair  func(from raft.NodeID, m *multi.PairMessage)
+	DeliverChunk func(from raft.NodeID, m *multi.ChunkMessage)
 	// OnUnreachable is told when a control or bulk connection failed or could not be made, and messages were
 	// dropped. It must not block.
 	OnUnreachable func(raft.NodeID)
 	Logger        *slog.Logger
 
-	MaxFrame         int   // bytes of a frame on the bulk and rpc lanes, both ways. 64 MiB
-	MaxSnapshot      int64 // bytes of a snapshot that is taken in. 1 GiB
-	MaxControlQueued int   // messages per peer. 65536
-	MaxControlBytes  int   // 16 MiB
-	MaxBulkQueued    int   // messages per peer. 8192
-	MaxBulkBytes     int   // 64 MiB; a single larger message still passes
-	MaxConns         int   // accepted connections. 1024
-	MaxHandshakes    int   // … that have not said who they are. 128
-	MaxPeers         int   // nodes that are sent to. 4096
-	MaxCallsPerConn  int   // calls on one connection that wait for their answer, at either end. 256
-	MaxCalls         int   // calls of others that are executed at once. 1024
+	MaxFrame         int // bytes of a frame on the bulk, chunk and rpc lanes, both ways. 64 MiB
+	MaxControlQueued int // messages per peer. 65536
+	MaxControlBytes  int // 16 MiB
+	MaxBulkQueued    int // messages per peer. 8192
+	MaxBulkBytes     int // 64 MiB; a single larger message still passes
+	MaxConns         int // accepted connections. 1024
+	MaxHandshakes    int // … that have not said who they are. 128
+	MaxPeers         int // nodes that are sent to. 4096
+	MaxCallsPerConn  int // calls on one connection that wait for their answer, at either end. 256
+	MaxCalls         int // calls of others that are executed at once. 1024
 
 	HandshakeTimeout time.Duration // 3 s
 	DialTimeout      time.Duration // 2 s
@@ -97,7 +97,6 @@ func or[T int | int64 | time.Duration](v *T, def T) {
 
 func (o *Options) setDefaults() error {
 	or(&o.MaxFrame, 64<<20)
-	or(&o.MaxSnapshot, 1<<30)
 	or(&o.MaxControlQueued, 1<<16)
 	or(&o.MaxControlBytes, 16<<20)
 	or(&o.MaxBulkQueued, 8192)
@@ -116,7 +115,7 @@ func (o *Options) setDefaults() error {
 	or(&o.BackoffMin, 20*time.Millisecond)
 	or(&o.BackoffMax, time.Second)
 	or(&o.CallIdle, time.Minute)
-	for _, v := range []int64{int64(o.MaxFrame), o.MaxSnapshot, int64(o.MaxControlQueued), int64(o.MaxControlBytes), int64(o.MaxBulkQueued),
+	for _, v := range []int64{int64(o.MaxFrame), int64(o.MaxControlQueued), int64(o.MaxControlBytes), int64(o.MaxBulkQueued),
 		int64(o.MaxBulkBytes), int64(o.MaxConns), int64(o.MaxHandshakes), int64(o.MaxPeers), int64(o.MaxCallsPerConn), int64(o.MaxCalls),
 		int64(o.HandshakeTimeout), int64(o.DialTimeout), int64(o.PingInterval), int64(o.PingTimeout), int64(o.WriteTimeout),
 		int64(o.IdleTimeout), int64(o.BackoffMin), int64(o.BackoffMax), int64(o.CallIdle)} {
@@ -139,6 +138,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.DeliverPair == nil {
 		o.DeliverPair = func(raft.NodeID, *multi.PairMessage) {}
+	}
+	if o.DeliverChunk == nil {
+		o.DeliverChunk = func(raft.NodeID, *multi.ChunkMessage) {}
 	}
 	if o.OnUnreachable == nil {
 		o.OnUnreachable = func(raft.NodeID) {}
@@ -210,7 +212,19 @@ type Transport struct {
 	calls      atomic.Int64 // of others, being executed
 }
 
-type peer struct{ control, bulk *lane }
+type peer struct {
+	control, bulk *lane
+	chunk         *lane // nil until it is needed; guarded by Transport.mu
+}
+
+// each calls fn for the lanes that there are. Transport.mu is held.
+func (p *peer) each(fn func(*lane)) {
+	fn(p.control)
+	fn(p.bulk)
+	if p.chunk != nil {
+		fn(p.chunk)
+	}
+}
 
 // maxLogged bounds the memory of what has been logged once; beyond it, it is forgotten and may be logged again.
 const maxLogged = 256
@@ -287,8 +301,7 @@ func (t *Transport) SetIdentity(cluster ClusterID, self raft.Member) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.peers {
-		p.control.kick()
-		p.bulk.kick()
+		p.each((*lane).kick)
 	}
 	for k, s := range t.slots {
 		s.retire()
@@ -336,7 +349,7 @@ func (t *Transport) Send(to raft.NodeID, msgs []raft.Message) {
 	}
 }
 
-func isBulk(m *raft.Message) bool { return m.Type == raft.MsgApp || m.Type == raft.MsgSnap }
+func isBulk(m *raft.Message) bool { return m.Type == raft.MsgApp }
 
 // SendPair queues a pair message. m is not used after the call.
 func (t *Transport) SendPair(to raft.NodeID, m *multi.PairMessage) {
@@ -347,7 +360,36 @@ func (t *Transport) SendPair(to raft.NodeID, m *multi.PairMessage) {
 		return
 	}
 	endFrame(b, 0)
-	p.control.pushFrame(b)
+	p.control.pushFrame(b, nil)
+}
+
+// SendChunk queues a piece of a snapshot, or the request for one. m's data must not change any more.
+func (t *Transport) SendChunk(to raft.NodeID, m *multi.ChunkMessage) {
+	p := t.peer(to)
+	b := appendChunkHead(beginFrame(nil, frameChunk), m)
+	if p == nil || len(b)-frameHeaderLen+len(m.Data) > t.o.MaxFrame {
+		t.stats.droppedInvalid.Add(1)
+		return
+	}
+	endFrame(b, 0, m.Data)
+	l := p.control
+	if len(m.Data) > 0 {
+		if l = t.chunkLane(to, p); l == nil {
+			return
+		}
+	}
+	l.pushFrame(b, m.Data)
+}
+
+// chunkLane finds or makes a peer's; nil after Close and Forget.
+func (t *Transport) chunkLane(id raft.NodeID, p *peer) *lane {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p.chunk == nil && !t.closed && t.peers[id] == p {
+		p.chunk = t.newLane(id, laneChunk)
+		t.wg.Go(p.chunk.run)
+	}
+	return p.chunk
 }
 
 // peer finds or makes the lanes to a node; nil if there may be none.
@@ -384,11 +426,10 @@ func (t *Transport) Forget(id raft.NodeID) {
 	delete(t.peers, id)
 	s := t.slots[callKey{node: id}]
 	delete(t.slots, callKey{node: id})
-	t.mu.Unlock()
 	if p != nil {
-		p.control.stop()
-		p.bulk.stop()
+		p.each(func(l *lane) { l.stop() })
 	}
+	t.mu.Unlock()
 	if s != nil {
 		s.retire()
 	}

@@ -60,6 +60,7 @@ type node struct {
 	mu          sync.Mutex
 	msgs        []raft.Message
 	pairs       []*multi.PairMessage
+	chunks      []*multi.ChunkMessage
 	unreachable atomic.Int64
 	logs        *lockedBuffer
 }
@@ -105,6 +106,11 @@ func start(t testing.TB, b *book, id raft.NodeID, change func(*Options)) *node {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.msgs = append(n.msgs, ms...)
+		},
+		DeliverChunk: func(_ raft.NodeID, m *multi.ChunkMessage) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.chunks = append(n.chunks, m)
 		},
 		DeliverPair: func(_ raft.NodeID, m *multi.PairMessage) {
 			n.mu.Lock()
@@ -361,44 +367,89 @@ func (c *holeConn) Read(p []byte) (int, error) {
 	}
 }
 
-func TestSnapshotLetsEntriesPass(t *testing.T) {
+// Pieces of snapshots have a lane of their own: what comes late there makes nothing else late.
+func TestChunksLetEntriesPass(t *testing.T) {
 	b := newBook()
-	n1, n2 := start(t, b, 1, nil), start(t, b, 2, nil)
-	data := make([]byte, 40<<20)
-	for i := range data {
-		data[i] = byte(i * 7 >> 3)
+	blocked := make(chan struct{})
+	n1 := start(t, b, 1, nil)
+	n2 := start(t, b, 2, func(o *Options) {
+		take := o.DeliverChunk
+		o.DeliverChunk = func(from raft.NodeID, m *multi.ChunkMessage) {
+			if m.Response {
+				<-blocked // as a socket that is full
+			}
+			take(from, m)
+		}
+	})
+	const count, size = 30, 1 << 20
+	piece := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, size) }
+	for i := range count {
+		n1.SendChunk(2, &multi.ChunkMessage{Response: true, Group: 9, Index: 5, Term: 2, Size: count * size, Offset: int64(i) * size, Data: piece(i), CRC: 7})
 	}
-	snap := func(d []byte, index raft.Index) raft.Message {
-		return raft.Message{Type: raft.MsgSnap, Group: 9, From: 1, To: 2, Term: 4, Snapshot: &raft.Snapshot{Data: d,
-			Meta: raft.SnapshotMeta{Index: index, Term: 2, Conf: raft.ConfState{Voters: []raft.Member{{ID: 1, Incarnation: 11}}}}}}
-	}
-	n1.Send(2, []raft.Message{snap(data, 100), snap(nil, 101), snap([]byte("small"), 102)})
+	n1.SendChunk(2, &multi.ChunkMessage{Group: 9, Index: 5, Term: 2, Size: 8, Offset: 3})
+	offer := raft.Message{Type: raft.MsgSnap, Group: 9, From: 1, To: 2, Term: 4, Snapshot: &raft.Snapshot{Size: 77, Sum: 5,
+		Meta: raft.SnapshotMeta{Index: 5, Term: 2, Conf: raft.ConfState{Voters: []raft.Member{{ID: 1, Incarnation: 11}}}}}}
+	n1.Send(2, []raft.Message{offer})
 	for i := range 50 {
 		n1.Send(2, []raft.Message{app(1, 2, i, 1000)})
 	}
-	eventually(t, "all arrive", func() bool { return n2.got(raft.MsgSnap) == 3 && n2.got(raft.MsgApp) == 50 })
-	want := [][]byte{data, nil, []byte("small")}
-	for i := range n2.msgs {
-		if m := &n2.msgs[i]; m.Type == raft.MsgSnap {
-			if !bytes.Equal(m.Snapshot.Data, want[0]) || m.Snapshot.Meta.Conf.Voters[0].Incarnation != 11 {
-				t.Fatalf("snapshot %d came wrong: %d bytes", m.Snapshot.Meta.Index, len(m.Snapshot.Data))
-			}
-			want = want[1:]
-		}
-	}
-	if n2.msgs[0].Type != raft.MsgApp {
-		t.Fatal("no entry passed the snapshot")
-	}
-	// More than the bound at once: the rest is dropped, and the bound frees itself.
-	for i := range 10 {
-		n1.Send(2, []raft.Message{snap(data[:1<<20], raft.Index(200+i))})
-	}
-	eventually(t, "snapshots go on", func() bool {
-		n1.Send(2, []raft.Message{snap([]byte("x"), 300)})
+	eventually(t, "all but the pieces arrive", func() bool {
+		n2.mu.Lock()
+		asked := len(n2.chunks)
+		n2.mu.Unlock()
+		return n2.got(raft.MsgSnap) == 1 && n2.got(raft.MsgApp) == 50 && asked == 1
+	})
+	close(blocked)
+	// What did not fit the queue is dropped: its receiver would ask for it again.
+	eventually(t, "the first pieces arrive", func() bool {
 		n2.mu.Lock()
 		defer n2.mu.Unlock()
-		return n2.msgs[len(n2.msgs)-1].Type == raft.MsgSnap && n2.msgs[len(n2.msgs)-1].Snapshot.Meta.Index == 300
+		return len(n2.chunks) >= 1+maxChunkBytes/(size+1)
 	})
+	n2.mu.Lock()
+	defer n2.mu.Unlock()
+	if q := n2.chunks[0]; q.Response || q.Offset != 3 || q.Size != 8 {
+		t.Errorf("the request came as %+v", q)
+	}
+	for i, m := range n2.chunks[1:] {
+		if !bytes.Equal(m.Data, piece(i)) || m.Offset != int64(i)*size || m.CRC != 7 {
+			t.Errorf("piece %d came wrong: at %d, %d bytes", i, m.Offset, len(m.Data))
+		}
+	}
+	for i := range n2.msgs {
+		if m := &n2.msgs[i]; m.Type == raft.MsgSnap && (m.Snapshot.Size != 77 || m.Snapshot.Sum != 5 || m.Snapshot.Meta.Conf.Voters[0].Incarnation != 11) {
+			t.Errorf("the offer came as %+v", m.Snapshot)
+		}
+	}
+}
+
+// The lane is there only while it is used.
+func TestChunkLaneIsClosedWhenIdle(t *testing.T) {
+	b := newBook()
+	n1 := start(t, b, 1, func(o *Options) { o.CallIdle, o.PingInterval = 20*time.Millisecond, 5*time.Millisecond })
+	n2 := start(t, b, 2, nil)
+	lanes := func() (n int) {
+		n2.Transport.mu.Lock()
+		defer n2.Transport.mu.Unlock()
+		for c := range n2.inbound {
+			if c.lane == laneChunk {
+				n++
+			}
+		}
+		return n
+	}
+	for round := range 3 {
+		eventually(t, "a piece arrives", func() bool {
+			n1.SendChunk(2, &multi.ChunkMessage{Response: true, Group: 9, Index: 5, Term: 2, Size: 8, Data: []byte("12345678")})
+			n2.mu.Lock()
+			defer n2.mu.Unlock()
+			return len(n2.chunks) > round
+		})
+		eventually(t, "the connection is closed", func() bool { return lanes() == 0 })
+		n2.mu.Lock()
+		n2.chunks = n2.chunks[:min(len(n2.chunks), round+1)]
+		n2.mu.Unlock()
+	}
 }
 
 // Each kind of stranger gets its reason, and it is logged once at each side however often it is tried.
@@ -522,8 +573,8 @@ func TestMadMember(t *testing.T) {
 		return f
 	}
 	lie := vote(4, 1, 1)
-	snap := raft.Message{Type: raft.MsgSnap, From: 3, To: 1, Snapshot: &raft.Snapshot{}}
-	hugeSnap := appendMessage(binary.AppendUvarint([]byte{1}, 2<<40), &snap)
+	ask := appendChunkHead(nil, &multi.ChunkMessage{Size: 9})
+	piece := append(appendChunkHead(nil, &multi.ChunkMessage{Response: true, Size: 9}), "123"...)
 	appBody := func(m raft.Message) []byte { return encodeApp(&m) }
 	for _, c := range []struct {
 		name string
@@ -538,9 +589,12 @@ func TestMadMember(t *testing.T) {
 		{"another sender in bulk", laneBulk, frame(frameApp, appBody(app(4, 1, 1, 10)))},
 		{"entries on control", laneControl, frame(frameApp, appBody(app(3, 1, 1, 10)))},
 		{"request on control", laneControl, requestFrame(&request{id: 1})},
-		{"2 TB snapshot", laneBulk, frame(frameSnapHead, hugeSnap)},
-		{"chunk of nothing", laneBulk, frame(frameSnapChunk, []byte{1, 2, 3})},
-		{"more than announced", laneBulk, append(frame(frameSnapHead, appendMessage([]byte{1, 3}, &snap)), frame(frameSnapChunk, []byte{1, 2, 3, 4, 5})...)},
+		{"2 GB piece", laneChunk, claim(frameChunk, 2<<30)},
+		{"piece on control", laneControl, frame(frameChunk, piece)},
+		{"piece on bulk", laneBulk, frame(frameChunk, piece)},
+		{"request on the chunk lane", laneChunk, frame(frameChunk, ask)},
+		{"entries on the chunk lane", laneChunk, frame(frameApp, appBody(app(3, 1, 1, 10)))},
+		{"malformed piece", laneChunk, frame(frameChunk, []byte{1, 2, 3})},
 		{"bad checksum", laneControl, append(claim(framePair, 3), 1, 2, 3)},
 		{"malformed messages", laneControl, frame(frameMessages, []byte{200, 1, 2, 3})},
 		{"malformed pair", laneControl, frame(framePair, []byte{7})},

@@ -37,3 +37,12 @@ func CarryPair(m *multi.PairMessage) (*multi.PairMessage, error) {
 	}
 	return c, nil
 }
+
+// CarryChunk is [Carry] for a piece of a snapshot, or the request for one.
+func CarryChunk(m *multi.ChunkMessage) (*multi.ChunkMessage, error) {
+	c, err := decodeChunk(append(appendChunkHead(nil, m), m.Data...))
+	if err != nil {
+		return nil, fmt.Errorf("chunk message: %w", err)
+	}
+	return c, nil
+}
