@@ -40,6 +40,9 @@ func TestLostSyncsAreSeen(t *testing.T) {
 		}
 	}
 	const tries = 300
+	// A replica whose snapshot is lost right after its installation is refilled by its peers, which is as it should be: only the
+	// log's own tests can see that sync.
+	delete(kinds, "file snapshot.part")
 	for kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			for s := uint64(1); s <= tries; s++ {
