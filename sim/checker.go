@@ -14,8 +14,9 @@ import (
 type committed struct {
 	term raft.Term
 	op   uint64
-	hash uint64 // of the chain after it
-	end  int64  // number of records up to it
+	hash uint64    // of the chain after it
+	end  int64     // number of records up to it
+	by   raft.Term // no later than in this term it was committed
 	seen bool
 }
 
@@ -48,6 +49,7 @@ type checker struct {
 	conf    []*raft.ConfState // the latest that is known to be committed; nil: the first one
 	confAt  []raft.Index
 	epoch   []raft.GroupEpoch
+	led     []raft.Term // the highest that anybody has led
 	// By node and group.
 	nodes [][]watched
 }
@@ -71,6 +73,7 @@ func newChecker(w *world) *checker {
 	c.conf = make([]*raft.ConfState, w.opts.Groups)
 	c.confAt = make([]raft.Index, w.opts.Groups)
 	c.epoch = make([]raft.GroupEpoch, w.opts.Groups)
+	c.led = make([]raft.Term, w.opts.Groups)
 	for range w.opts.Groups {
 		c.leaders = append(c.leaders, map[ledTerm]raft.NodeID{})
 	}
@@ -130,7 +133,7 @@ func (c *checker) applied(r *replica, e *raft.Entry) {
 	}
 	k := &h[e.Index]
 	if !k.seen {
-		*k = committed{e.Term, op, r.state.hash, int64(r.state.records), true}
+		*k = committed{e.Term, op, r.state.hash, int64(r.state.records), max(e.Term, c.led[r.g]), true}
 		if op != 0 {
 			c.w.history[r.g].applied(op, int64(r.state.records)-1, c.w.now)
 		}
@@ -230,6 +233,7 @@ func (c *checker) observe(n *node) {
 		key := ledTerm{s.Epoch, s.Term}
 		if who, ok := c.leaders[g][key]; !ok {
 			c.leaders[g][key] = n.id
+			c.led[g] = max(c.led[g], s.Term)
 			c.leaderComplete(r, s.Term)
 			if s.Conf.Joint() {
 				c.w.rep.reach("joint membership inherited by a new leader")
@@ -315,12 +319,12 @@ func (c *checker) holds(m raft.Member, g int, i raft.Index, term raft.Term) bool
 	return r.log.SyncedIndex() >= i && (err != nil || t == term)
 }
 
-// leaderComplete checks a new leader's log against all that is known to be committed. Entries of later terms do not
+// leaderComplete checks a new leader's log against all that is known to be committed. What was committed in a later term does not
 // bind it: a deposed leader may still learn that it had won.
 func (c *checker) leaderComplete(r *replica, term raft.Term) {
 	for i := r.log.FirstIndex(); i <= c.top[r.g]; i++ {
 		k := c.history[r.g][i]
-		if !k.seen || k.term >= term {
+		if !k.seen || k.by >= term && term != raft.MaxTerm {
 			continue
 		}
 		have, err := r.log.Term(i)

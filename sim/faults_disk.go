@@ -18,6 +18,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"path"
 	"strings"
@@ -107,7 +108,8 @@ func (n *node) failOp(op vfs.Op, name string) error {
 
 // excuses says whether a replica may have failed: its disk was made to.
 func (n *node) excuses(g int, err error) bool {
-	return n.disks.failed[g] || errors.Is(err, errIO) || errors.Is(err, vfs.ErrNoSpace) || n.disks.rotten[g] && (errors.Is(err, segment.ErrCorrupt) || errors.Is(err, segment.ErrBadSnapshot))
+	return n.disks.failed[g] || errors.Is(err, errIO) || errors.Is(err, vfs.ErrNoSpace) || n.disks.rotten[g] &&
+		(errors.Is(err, segment.ErrCorrupt) || errors.Is(err, segment.ErrBadSnapshot) || errors.Is(err, fs.ErrNotExist))
 }
 
 // noteRecovery looks at what the opening of a log has found. Corruption where nothing was damaged is a verdict that costs a

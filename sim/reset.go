@@ -196,7 +196,7 @@ func (c *checker) reset(r *replica, epoch raft.GroupEpoch, conf raft.Index) {
 	c.floor[g] = min(c.floor[g], c.top[g])
 	c.acks[g] = slices.DeleteFunc(c.acks[g], func(a ack) bool { return a.index >= cut })
 	c.conf[g], c.confAt[g] = nil, 0
-	c.epoch[g] = epoch
+	c.epoch[g], c.led[g] = epoch, 0
 	c.w.history[g].broken = true
 	if s := c.w.resets[g]; s != nil && s.Epoch == epoch {
 		s.done = true

@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("seeds", 40, "how many seeds TestSeeds runs, from -from on")
+	seeds   = flag.Int("seeds", coverageSeeds, "how many seeds TestSeeds runs, from -from on")
 	from    = flag.Uint64("from", 1, "first seed of TestSeeds")
 	fresh   = flag.Int("fresh", 0, "how many seeds drawn afresh TestFreshSeeds runs; they are printed")
 	seconds = flag.Int("seconds", 0, "run TestSoak for that long on fresh seeds")
