@@ -292,8 +292,9 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	if p.Founders != nil {
 		joinAfter = max(p.Settled, 1)
 	}
-	// Whoever comes new to a group whose first members are not what it has now learns the membership from its leader.
-	if p.Epoch > 0 {
+	// Whoever comes new to a group whose peers were reset learns the membership from its leader. A survivor may have nothing but the
+	// founding one in its log.
+	if p.Epoch > 0 && !r.survives(p) {
 		voters = nil
 	}
 	rep, err := r.open(partition.Config{

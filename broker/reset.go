@@ -19,6 +19,9 @@ import (
 const (
 	// resetAskTimeout bounds one question to one replica's broker: who does not answer by then counts as lost.
 	resetAskTimeout = 2 * time.Second
+	// resetTermGap is how far above the survivors' terms the first one of the new epoch is: the lost majority may have gone through terms
+	// that no survivor has seen, and a client that has heard of one as a leader epoch believes no lower one.
+	resetTermGap = 1000
 	// resetTimeout bounds the whole; most of it is the wait for the lease that a lost leader may still hold.
 	resetTimeout = 2 * time.Minute
 )
@@ -186,7 +189,7 @@ func (b *Broker) fillPlan(plan *resetPlan, reports []groupReport) error {
 	slices.Sort(plan.Survivors)
 	plan.Leader, plan.Uncommitted = best.Node, uint64(best.Last-min(best.Last, best.Commit))
 	plan.Epoch++
-	plan.Term++
+	plan.Term += resetTermGap
 	return nil
 }
 

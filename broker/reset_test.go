@@ -147,6 +147,36 @@ func TestResetPeers(t *testing.T) {
 	}
 }
 
+// A survivor that is down when the reset is ordered, and has no membership in its log but the one it was founded with, follows when it
+// starts.
+func TestResetWhileSurvivorIsDown(t *testing.T) {
+	c := newCluster(t, 5, true)
+	c.start(c.nodes...)
+	c.awaitVoters(5)
+	byID := make(map[raft.NodeID]*node)
+	for _, n := range c.nodes {
+		byID[n.NodeID()] = n
+	}
+	four, five := byID[4], byID[5]
+	topic := byID[1].place(t, "t", 4, 5)
+	g := topic.Partitions[0].Group
+	c.write(g, "a")
+	soon(t, "4 has it", func() bool { return slices.Equal(four.values(g), []string{"a"}) })
+	survivor, term := four.self(), four.rec.replica(g).Raft().Status().Term
+	c.stop(four, five)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := byID[1].change(ctx, &coordinator.Command{ResetPeers: &coordinator.ResetPeers{Topic: topic.ID, GroupReset: coordinator.GroupReset{
+		Epoch: 1, Term: term + resetTermGap, Leader: 4, Survivors: []raft.Member{survivor}}}}); err != nil {
+		t.Fatal(err)
+	}
+	c.start(four)
+	c.write(g, "b")
+	if got := four.values(g); !slices.Equal(got, []string{"a", "b"}) {
+		t.Fatalf("after the reset: %q", got)
+	}
+}
+
 func adminKindOf(err error) adminKind {
 	if err == nil {
 		return ""

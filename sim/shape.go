@@ -9,8 +9,6 @@ import (
 	"github.com/balsamq/balsa/raft"
 )
 
-const maxNodes = 6
-
 type shape struct {
 	maxMessageBytes int   // 0: the default
 	maxInflight     int   // 0: the default

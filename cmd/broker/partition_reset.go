@@ -55,7 +55,7 @@ of the survivors by its admin listener then, with --admin.`,
 					return nil
 				}
 				if !yes {
-					if err := a.confirm(fmt.Sprintf("Reset the peers of %s? Type 'yes': ", args[0])); err != nil {
+					if err := a.confirm(fmt.Sprintf("\nReset the peers of %s? Type 'yes': ", args[0])); err != nil {
 						return err
 					}
 				}

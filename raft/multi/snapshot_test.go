@@ -144,7 +144,7 @@ func TestSnapshotResumesAfterCrashes(t *testing.T) {
 
 // A chunk that was damaged is asked for again, and one that is damaged behind its checksum is found by that of the whole.
 func TestDamagedChunks(t *testing.T) {
-	s, l, f := snapSim(t, 24, 100, nil)
+	s, _, f := snapSim(t, 24, 100, nil)
 	broken, n := 0, 0
 	s.chunk = func(_ *simNode, m *ChunkMessage) bool {
 		if n++; m.Response && n%7 == 0 && broken < 3 {
@@ -159,7 +159,7 @@ func TestDamagedChunks(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 
-	s, l, f = snapSim(t, 25, 100, nil)
+	s, _, f = snapSim(t, 25, 100, nil)
 	forged := false
 	s.chunk = func(_ *simNode, m *ChunkMessage) bool {
 		if m.Response && m.Offset == 500 && !forged {
@@ -174,7 +174,6 @@ func TestDamagedChunks(t *testing.T) {
 	if st := s.nodes[f].host.Stats(); st.BadChunks != 0 || st.SnapshotsBroken != 1 || st.SnapshotsInstalled != 1 {
 		t.Errorf("%+v", st)
 	}
-	_ = l
 	s.checkEqual()
 }
 
