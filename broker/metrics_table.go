@@ -65,6 +65,7 @@ func lanes(of func(*transport.LaneStats) uint64) func(*sample, func(string, floa
 	return func(s *sample, emit func(string, float64)) {
 		emit("control", float64(of(&s.net.Control)))
 		emit("bulk", float64(of(&s.net.Bulk)))
+		emit("chunk", float64(of(&s.net.Chunk)))
 	}
 }
 
@@ -145,7 +146,7 @@ var scalars = []scalar{
 			emit("installing", float64(s.sum.Installing))
 		}},
 
-	{name: "balsa_transport_sent_messages_total", help: "Raft messages sent to other brokers, by lane: votes and heartbeats go by control, entries and snapshots by bulk.", kind: counted, label: "lane", values: lanes(func(l *transport.LaneStats) uint64 { return l.SentMessages })},
+	{name: "balsa_transport_sent_messages_total", help: "Raft messages sent to other brokers, by lane: votes and heartbeats go by control, entries by bulk, snapshots by chunk.", kind: counted, label: "lane", values: lanes(func(l *transport.LaneStats) uint64 { return l.SentMessages })},
 	{name: "balsa_transport_sent_bytes_total", help: "Bytes of these messages.", kind: counted, label: "lane", values: lanes(func(l *transport.LaneStats) uint64 { return l.SentBytes })},
 	{name: "balsa_transport_dropped_messages_total", help: "Messages to other brokers dropped because their lane's queue was full.", kind: counted, label: "lane", values: lanes(func(l *transport.LaneStats) uint64 { return l.DroppedFull })},
 	{name: "balsa_transport_unreachable_messages_total", help: "Messages to other brokers dropped because the broker could not be reached.", kind: counted, label: "lane", values: lanes(func(l *transport.LaneStats) uint64 { return l.DroppedUnreachable })},

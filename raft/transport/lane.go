@@ -70,7 +70,7 @@ type lane struct {
 }
 
 func (t *Transport) newLane(node raft.NodeID, kind laneKind) *lane {
-	l := &lane{t: t, node: node, kind: kind, wake: make(chan struct{}, 1), stats: &t.stats.lanes[kind-laneControl]}
+	l := &lane{t: t, node: node, kind: kind, wake: make(chan struct{}, 1), stats: t.stats.of(kind)}
 	l.ctx, l.stop = context.WithCancel(t.ctx)
 	return l
 }

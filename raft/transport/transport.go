@@ -160,7 +160,7 @@ type LaneStats struct {
 
 // Stats are counters since the start. What is not by lane is the sum over all of them, calls included.
 type Stats struct {
-	Control, Bulk                          LaneStats
+	Control, Bulk, Chunk                   LaneStats
 	SentMessages, SentBytes, ReceivedBytes uint64
 	DroppedFull                            uint64 // a queue was full
 	DroppedUnreachable                     uint64 // the peer could not be reached
@@ -170,7 +170,7 @@ type Stats struct {
 }
 
 type counters struct {
-	lanes                                  [2]laneCounters // control, bulk
+	control, bulk, chunk                   laneCounters
 	callBytes, receivedBytes               atomic.Uint64
 	droppedInvalid                         atomic.Uint64
 	dials, dialFailures, accepted, refused atomic.Uint64
@@ -179,6 +179,17 @@ type counters struct {
 type laneCounters struct {
 	sentMessages, sentBytes         atomic.Uint64
 	droppedFull, droppedUnreachable atomic.Uint64
+}
+
+// of are the counters of one kind of lane; calls have none of their own.
+func (c *counters) of(k laneKind) *laneCounters {
+	switch k {
+	case laneControl:
+		return &c.control
+	case laneBulk:
+		return &c.bulk
+	}
+	return &c.chunk
 }
 
 func (c *laneCounters) stats() LaneStats {
@@ -317,14 +328,18 @@ func (t *Transport) SetIdentity(cluster ClusterID, self raft.Member) {
 // Stats returns a copy of the counters.
 func (t *Transport) Stats() Stats {
 	c := &t.stats
-	control, bulk := c.lanes[0].stats(), c.lanes[1].stats()
-	return Stats{
-		Control: control, Bulk: bulk,
-		SentMessages: control.SentMessages + bulk.SentMessages, SentBytes: control.SentBytes + bulk.SentBytes + c.callBytes.Load(),
-		ReceivedBytes: c.receivedBytes.Load(), DroppedFull: control.DroppedFull + bulk.DroppedFull,
-		DroppedUnreachable: control.DroppedUnreachable + bulk.DroppedUnreachable, DroppedInvalid: c.droppedInvalid.Load(),
+	s := Stats{
+		Control: c.control.stats(), Bulk: c.bulk.stats(), Chunk: c.chunk.stats(), ReceivedBytes: c.receivedBytes.Load(), DroppedInvalid: c.droppedInvalid.Load(),
 		Dials: c.dials.Load(), DialFailures: c.dialFailures.Load(), Accepted: c.accepted.Load(), Refused: c.refused.Load(),
 	}
+	for _, l := range [3]*LaneStats{&s.Control, &s.Bulk, &s.Chunk} {
+		s.SentMessages += l.SentMessages
+		s.SentBytes += l.SentBytes
+		s.DroppedFull += l.DroppedFull
+		s.DroppedUnreachable += l.DroppedUnreachable
+	}
+	s.SentBytes += c.callBytes.Load()
+	return s
 }
 
 // Send queues messages for a node, in order within a lane. The messages' slices must not change any more.
