@@ -45,7 +45,7 @@ func (c *testCluster) startLoad(topic string) *load {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	l := &load{t: c.t, topic: topic, cl: cl, cancel: cancel, acked: make(map[int32]map[int64]string)}
 	l.wg.Go(func() {
-		pace := time.NewTicker(4 * time.Millisecond)
+		pace := time.NewTicker(30 * time.Millisecond)
 		defer pace.Stop()
 		for i := 0; ctx.Err() == nil; i++ {
 			value := fmt.Sprintf("%08d %s", i, strings.Repeat("x", 1000))
@@ -63,7 +63,7 @@ func (c *testCluster) startLoad(topic string) *load {
 			})
 			if i%20 == 0 {
 				_ = cl.Flush(ctx)
-				select { // what was written has to be copied, too
+				select { // at most 700 KB/s: what was written has to be copied too, at a MiB/s
 				case <-pace.C:
 				case <-ctx.Done():
 				}
