@@ -124,7 +124,7 @@ func (b *Broker) balance() {
 			b.leaveFullDisk(b.ctx)
 		case <-ticker.C:
 			b.tellPriorities()
-			if !b.cfg.DisableLeaderBalance && !b.leaving.Load() {
+			if !b.leaving.Load() {
 				b.balanceOnce(b.ctx)
 			}
 		}
@@ -181,7 +181,7 @@ func (b *Broker) balanceOnce(ctx context.Context) int {
 			continue
 		}
 		barred := !im.MayLead(&t.Partitions[p], b.NodeID())
-		if s.Role != raft.Leader || now.Before(l.failed[id]) || !barred && now.Sub(since.at) < interval {
+		if s.Role != raft.Leader || now.Before(l.failed[id]) || !barred && (b.cfg.DisableLeaderBalance || now.Sub(since.at) < interval) {
 			continue
 		}
 		if !b.settled(to) || b.whyUnfit(g, &s, to) != "" {

@@ -83,7 +83,9 @@ func (m *mover) run(ctx context.Context) {
 		case <-ticker.C:
 			m.since++
 		case r := <-m.results:
-			m.took(r)
+			if m.took(r); r.err != nil {
+				continue // at the next tick: whatever refused it will be there for a while
+			}
 		case err := <-m.settled:
 			m.asking = false
 			if err != nil && ctx.Err() == nil {
@@ -127,7 +129,7 @@ func (m *mover) pass(ctx context.Context) {
 		case step.Done:
 			delete(m.steps, g)
 			if p.Moving() || view.ConfIndex > p.Settled {
-				done = append(done, coordinator.Settled{Group: g, Voters: view.Conf.Voters, Index: view.ConfIndex})
+				done = append(done, coordinator.Settled{Group: g, Voters: view.Conf.Voters, Index: view.ConfIndex, Epoch: p.Epoch})
 			}
 		case step.Why == "" && st == nil && len(view.Conf.Learners) > 0 && len(m.steps) < maxSteps:
 			m.steps[g] = &groupMove{} // inherited from the leader before: it counts

@@ -206,7 +206,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 				work = append(work, func() { r.finish(h, "reopen", h.replica.Reopen()) })
 			case h.epoch < p.Epoch:
 				work = append(work, func() { r.finish(h, "reset", r.followReset(h, p)) })
-			case p.Reset != nil && r.resetFollowed(h.replica, p):
+			case p.Reset != nil && r.resetFollowed(h.replica, im, p):
 				work = append(work, func() { r.finish(h, "end the reset of", r.endReset(t, int32(i))) })
 			case h.topic != t:
 				h.topic = t

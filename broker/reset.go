@@ -20,7 +20,8 @@ const (
 	// resetAskTimeout bounds one question to one replica's broker: who does not answer by then counts as lost.
 	resetAskTimeout = 2 * time.Second
 	// resetTermGap is how far above the survivors' terms the first one of the new epoch is: the lost majority may have gone through terms
-	// that no survivor has seen, and a client that has heard of one as a leader epoch believes no lower one.
+	// that no survivor has seen, and a client that has heard of one as a leader epoch believes no lower one. The leader's id comes on
+	// top: two halves that are reset apart from each other, against all advice, at least do not lead in one term.
 	resetTermGap = 1000
 	// resetTimeout bounds the whole; most of it is the wait for the lease that a lost leader may still hold.
 	resetTimeout = 2 * time.Minute
@@ -48,9 +49,9 @@ type resetReplica struct {
 	Term       raft.Term       `json:"term,omitempty"`
 	Commit     raft.Index      `json:"commit,omitempty"`
 	Last       raft.Index      `json:"last,omitempty"`
-	LastTerm   raft.Term       `json:"last_term,omitempty"`
-	NextOffset int64           `json:"next_offset,omitempty"` // of a partition
-	Damaged    bool            `json:"damaged,omitempty"`     // recovery found damage that no leader has mended yet
+	LastTerm   raft.Term       `json:"lastTerm,omitempty"`
+	NextOffset int64           `json:"nextOffset,omitempty"` // of a partition
+	Damaged    bool            `json:"damaged,omitempty"`    // recovery found damage that no leader has mended yet
 }
 
 // resetPlan is what a reset would do, or has done.
@@ -137,11 +138,24 @@ func (b *Broker) planReset(ctx context.Context, req *resetRequest) (*resetPlan, 
 		}
 		p := &topic.Partitions[req.Partition]
 		plan.Group, plan.Epoch = p.Group, p.Epoch
-		for _, m := range p.Replicas {
-			nodes = append(nodes, m.ID)
+		nodes = p.Nodes()
+	}
+	// Whoever answers names members, who may be others than the metadata has: a move may have come further than it was reported.
+	var reports []groupReport
+	for len(nodes) > 0 {
+		answers := b.askReplicas(ctx, plan.Group, nodes)
+		reports = append(reports, answers...)
+		nodes = nil
+		for _, r := range answers {
+			for _, m := range slices.Concat(r.Conf.Voters, r.Conf.Outgoing, r.Conf.Learners) {
+				asked := slices.ContainsFunc(reports, func(o groupReport) bool { return o.Node == m.ID })
+				if !asked && !slices.Contains(nodes, m.ID) {
+					nodes = append(nodes, m.ID)
+				}
+			}
 		}
 	}
-	reports := b.askReplicas(ctx, plan.Group, nodes)
+	slices.SortFunc(reports, func(x, y groupReport) int { return cmp.Compare(x.Node, y.Node) })
 	return plan, topic, b.fillPlan(plan, reports)
 }
 
@@ -158,7 +172,7 @@ func (b *Broker) fillPlan(plan *resetPlan, reports []groupReport) error {
 		if r.Leads {
 			return adminErrorf(adminConflict, "'broker raft describe' shows its state", "the group has a leader, broker %d: there is nothing to reset", r.Node)
 		}
-		if best == nil || r.LastTerm > best.LastTerm || r.LastTerm == best.LastTerm && r.Last > best.Last {
+		if best == nil || cmp.Or(cmp.Compare(r.Conf.Epoch, best.Conf.Epoch), cmp.Compare(r.LastTerm, best.LastTerm), cmp.Compare(r.Last, best.Last)) > 0 {
 			best = r
 		}
 	}
@@ -182,14 +196,15 @@ func (b *Broker) fillPlan(plan *resetPlan, reports []groupReport) error {
 			"a majority of the group's voters %v is there and can elect a leader: there is nothing to reset", plan.Voters)
 	}
 	for i := range reports {
-		if r := &reports[i]; r.Error == "" && len(r.Conf.Voters) > 0 {
+		// Only members, by the newest membership that is left: what a replica has that moved away long ago is nobody's any more.
+		if r := &reports[i]; r.Error == "" && len(r.Conf.Voters) > 0 && best.Conf.Has(r.member()) {
 			plan.Survivors = append(plan.Survivors, r.Node)
 		}
 	}
 	slices.Sort(plan.Survivors)
 	plan.Leader, plan.Uncommitted = best.Node, uint64(best.Last-min(best.Last, best.Commit))
 	plan.Epoch++
-	plan.Term += resetTermGap
+	plan.Term += resetTermGap + raft.Term(best.Node%resetTermGap)
 	return nil
 }
 
@@ -213,8 +228,8 @@ type groupReport struct {
 	Term        raft.Term        `json:"term,omitempty"`
 	Commit      raft.Index       `json:"commit,omitempty"`
 	Last        raft.Index       `json:"last,omitempty"`
-	LastTerm    raft.Term        `json:"last_term,omitempty"`
-	NextOffset  int64            `json:"next_offset,omitempty"`
+	LastTerm    raft.Term        `json:"lastTerm,omitempty"`
+	NextOffset  int64            `json:"nextOffset,omitempty"`
 	Damaged     bool             `json:"damaged,omitempty"`
 	Conf        raft.ConfState   `json:"conf"`
 }

@@ -97,7 +97,7 @@ func (b *Broker) outlived(from raft.NodeID, epoch raft.GroupEpoch) {
 }
 
 // resetFollowed reports that this broker leads the new epoch, and that its membership is on the disk of every survivor.
-func (r *reconciler) resetFollowed(rep *partition.Replica, p *coordinator.Partition) bool {
+func (r *reconciler) resetFollowed(rep *partition.Replica, im *coordinator.Image, p *coordinator.Partition) bool {
 	g := rep.Raft()
 	if g == nil {
 		return false
@@ -108,7 +108,8 @@ func (r *reconciler) resetFollowed(rep *partition.Replica, p *coordinator.Partit
 	}
 	peers := g.Peers()
 	for _, m := range p.Reset.Survivors {
-		if m == r.self {
+		// One that is gone since, or has another disk, will not follow any more.
+		if br := im.Broker(m.ID); m == r.self || br == nil || br.Incarnation != m.Incarnation {
 			continue
 		}
 		if !slices.ContainsFunc(peers, func(ps multi.PeerStatus) bool { return ps.Member == m && ps.Match >= s.ConfIndex }) {

@@ -177,6 +177,46 @@ func TestResetWhileSurvivorIsDown(t *testing.T) {
 	}
 }
 
+// Who goes on is decided by the newest membership that is left, not by what the metadata has.
+func TestResetPlan(t *testing.T) {
+	m := func(ids ...raft.NodeID) (ms []raft.Member) {
+		for _, id := range ids {
+			ms = append(ms, raft.Member{ID: id, Incarnation: raft.Incarnation(100 + id)})
+		}
+		return ms
+	}
+	report := func(id raft.NodeID, term raft.Term, last raft.Index, conf raft.ConfState) groupReport {
+		return groupReport{Node: id, Incarnation: raft.Incarnation(100 + id), Role: "follower", Term: term, LastTerm: term, Last: last, Commit: last, Epoch: conf.Epoch, Conf: conf}
+	}
+	gone := func(id raft.NodeID) groupReport { return groupReport{Node: id, Error: "gone"} }
+	old, moved := raft.ConfState{Voters: m(1, 2, 3)}, raft.ConfState{Voters: m(4, 5, 6)}
+	joint := raft.ConfState{Voters: m(4, 5, 6), Outgoing: m(1, 2, 3)}
+	for name, c := range map[string]struct {
+		reports   []groupReport
+		leader    raft.NodeID
+		survivors []raft.NodeID
+		refused   adminKind
+	}{
+		"a majority is lost":                          {[]groupReport{report(1, 2, 9, old), gone(2), gone(3)}, 1, []raft.NodeID{1}, ""},
+		"moved away, and only the old ones are left":  {[]groupReport{report(1, 2, 9, old), report(2, 2, 9, old), report(4, 3, 20, moved), gone(5), gone(6)}, 4, []raft.NodeID{4}, ""},
+		"moved away, and all is well":                 {[]groupReport{report(1, 2, 9, old), report(2, 2, 9, old), report(4, 3, 20, moved), report(5, 3, 20, moved), gone(6)}, 0, nil, adminConflict},
+		"joint, and one half has no majority":         {[]groupReport{gone(1), gone(2), report(3, 2, 15, joint), report(4, 2, 16, joint), report(5, 2, 16, joint)}, 4, []raft.NodeID{3, 4, 5}, ""},
+		"joint, and both halves have one":             {[]groupReport{gone(1), report(2, 2, 15, joint), report(3, 2, 15, joint), report(4, 2, 16, joint), report(5, 2, 16, joint)}, 0, nil, adminConflict},
+		"one has never been told who is in the group": {[]groupReport{report(1, 2, 9, raft.ConfState{Voters: m(1, 2), Learners: m(3)}), gone(2), report(3, 2, 0, raft.ConfState{})}, 1, []raft.NodeID{1}, ""},
+		"an earlier epoch has more entries":           {[]groupReport{report(1, 9, 90, old), report(2, 7, 20, raft.ConfState{Voters: m(2, 3), Epoch: 1}), gone(3)}, 2, []raft.NodeID{2}, ""},
+		"another disk under an old name":              {[]groupReport{report(1, 2, 9, old), {Node: 2, Incarnation: 7, LastTerm: 2, Last: 3, Conf: old}, gone(3)}, 1, []raft.NodeID{1}, ""},
+		"nobody is left":                              {[]groupReport{gone(1), gone(2), gone(3)}, 0, nil, adminUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			plan := &resetPlan{}
+			err := new(Broker).fillPlan(plan, c.reports)
+			if adminKindOf(err) != c.refused || err == nil && (plan.Leader != c.leader || !slices.Equal(plan.Survivors, c.survivors)) {
+				t.Fatalf("%d leads %v: %v", plan.Leader, plan.Survivors, err)
+			}
+		})
+	}
+}
+
 func adminKindOf(err error) adminKind {
 	if err == nil {
 		return ""

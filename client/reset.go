@@ -31,8 +31,8 @@ type ResetReplica struct {
 	Term       uint64 `json:"term" yaml:"term"`
 	Commit     uint64 `json:"commit" yaml:"commit"`
 	Last       uint64 `json:"last" yaml:"last"`
-	LastTerm   uint64 `json:"last_term" yaml:"last_term"`
-	NextOffset int64  `json:"next_offset" yaml:"next_offset"`
+	LastTerm   uint64 `json:"lastTerm" yaml:"lastTerm"`
+	NextOffset int64  `json:"nextOffset" yaml:"nextOffset"`
 	Damaged    bool   `json:"damaged" yaml:"damaged"`
 }
 

@@ -48,9 +48,10 @@ type Settle struct {
 
 // Settled is one group's membership, as of an index of its own log.
 type Settled struct {
-	Group  raft.GroupID  `json:"group"`
-	Voters []raft.Member `json:"voters"`
-	Index  raft.Index    `json:"index"`
+	Group  raft.GroupID    `json:"group"`
+	Voters []raft.Member   `json:"voters"`
+	Index  raft.Index      `json:"index"`
+	Epoch  raft.GroupEpoch `json:"epoch,omitempty"` // of the group: indexes of an earlier one mean nothing in the next
 }
 
 // UnregisterBroker forgets a broker that is fenced and holds nothing. Its node id is not given out again by itself.
@@ -181,7 +182,7 @@ func (d *draft) settle(s *Settle) error {
 			continue
 		}
 		_, p, err := batch.at(old.ID, k)
-		if err != nil || g.Index < p.Settled || !sameMembers(g.Voters, p.Wanted()) {
+		if err != nil || g.Epoch != p.Epoch || p.Reset != nil || g.Index < p.Settled || !sameMembers(g.Voters, p.Wanted()) {
 			continue
 		}
 		p.Replicas, p.Settled = p.Wanted(), g.Index

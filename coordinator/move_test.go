@@ -39,7 +39,7 @@ func (l *log) reassign(moves ...Move) *Result {
 
 func (l *log) settle(g raft.GroupID, index raft.Index, voters ...raft.Member) {
 	l.t.Helper()
-	if r := l.do(&Command{Settle: &Settle{Groups: []Settled{{g, voters, index}}}}); r.Err() != nil {
+	if r := l.do(&Command{Settle: &Settle{Groups: []Settled{{Group: g, Voters: voters, Index: index}}}}); r.Err() != nil {
 		l.t.Fatal(r.Err())
 	}
 }
@@ -329,5 +329,33 @@ func TestNextMove(t *testing.T) {
 			}
 			view.Commit = view.ConfIndex
 		}
+	}
+}
+
+// What a leader of an earlier epoch reports comes too late: its indexes are those of a log that the group has gone on without.
+func TestSettleOfAnEarlierEpoch(t *testing.T) {
+	l := newLog(t)
+	l.found(3)
+	l.do(&Command{SetFeature: &SetFeature{Name: MetadataVersion, Level: LevelMoves}})
+	id := topicID(1)
+	l.create("", "a", id, []raft.NodeID{1, 2, 3})
+	p := func() *Partition { return &l.md.Image().Topic("a").Partitions[0] }
+	survivor := raft.Member{ID: 1, Incarnation: 101}
+	if r := l.do(&Command{ResetPeers: &ResetPeers{Topic: id, GroupReset: GroupReset{Epoch: 1, Term: 9, Leader: 1, Survivors: []raft.Member{survivor}}}}); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	settle := func(index raft.Index, epoch raft.GroupEpoch) raft.Index {
+		l.do(&Command{Settle: &Settle{Groups: []Settled{{Group: p().Group, Voters: p().Replicas, Index: index, Epoch: epoch}}}})
+		return p().Settled
+	}
+	if got := settle(5000, 0); got != 0 {
+		t.Fatalf("the old epoch settled at %d", got)
+	}
+	if got := settle(20, 1); got != 0 {
+		t.Fatalf("settled at %d before the reset is done", got)
+	}
+	l.do(&Command{ResetDone: &ResetDone{Topic: id, Epoch: 1}})
+	if got := settle(20, 1); got != 20 {
+		t.Fatalf("settled at %d", got)
 	}
 }

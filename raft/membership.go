@@ -77,6 +77,11 @@ func (c *ConfState) isVoter(id NodeID) bool {
 	return findMember(c.Voters, id) >= 0 || findMember(c.Outgoing, id) >= 0
 }
 
+// Has reports whether m, in that incarnation, is a member.
+func (c *ConfState) Has(m Member) bool {
+	return slices.Contains(c.Voters, m) || slices.Contains(c.Outgoing, m) || slices.Contains(c.Learners, m)
+}
+
 // Clone copies a membership.
 func (c *ConfState) Clone() ConfState {
 	return ConfState{slices.Clone(c.Voters), slices.Clone(c.Outgoing), slices.Clone(c.Learners), c.Epoch}

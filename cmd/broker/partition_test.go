@@ -27,7 +27,7 @@ func adminFake(t *testing.T, refuse bool) (addr string, asked *[]map[string]any)
 			return
 		}
 		_, _ = w.Write([]byte(`{"group":7,"topic":"orders","partition":3,"voters":[1,2,3],"epoch":1,"term":9,"leader":2,"survivors":[2],"uncommitted":4,
-			"replicas":[{"node":1,"lost":"connection refused"},{"node":2,"role":"follower","term":8,"commit":90,"last":94,"last_term":8,"next_offset":1200,"damaged":true}],
+			"replicas":[{"node":1,"lost":"connection refused"},{"node":2,"role":"follower","term":8,"commit":90,"last":94,"lastTerm":8,"nextOffset":1200,"damaged":true}],
 			"done":` + map[bool]string{true: "true", false: "false"}[q["epoch"] != nil] + `}`))
 	}))
 	t.Cleanup(srv.Close)
