@@ -286,6 +286,9 @@ func (l *Log) LastConfig(upTo raft.Index) (raft.Entry, bool, error) {
 	i := l.configs[n-1]
 	l.mu.RUnlock()
 	es, err := l.Entries(i, i+1, 0)
+	if errors.Is(err, raft.ErrCompacted) {
+		return raft.Entry{}, false, nil // cut since we looked, and with it all that were below
+	}
 	if err != nil {
 		return raft.Entry{}, false, fmt.Errorf("membership at %d: %w", i, err)
 	}

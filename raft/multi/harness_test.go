@@ -42,6 +42,8 @@ type memLog struct {
 	syncErr error      // returned by Sync
 	syncing bool
 	closed  bool
+
+	prune func(*memLog) (*raft.SnapshotMeta, error) // nil: nothing is ever pruned
 }
 
 type durableLog struct {
@@ -216,7 +218,12 @@ func (l *memLog) OpenSnapshot() (raft.SnapshotReader, error) {
 	return &memSnapshot{*l.snap}, nil
 }
 
-func (l *memLog) Prune() (*raft.SnapshotMeta, error) { return nil, nil }
+func (l *memLog) Prune() (*raft.SnapshotMeta, error) {
+	if l.prune == nil {
+		return nil, nil
+	}
+	return l.prune(l)
+}
 
 func (l *memLog) TruncatePrefix(upTo raft.Index) error {
 	l.mu.Lock()

@@ -35,12 +35,8 @@ func (g *Group) takeSnapshot() {
 		g.fail(fmt.Errorf("read term of applied entry %d: %w", g.applied, err))
 		return
 	}
-	conf, err := g.confAt(g.applied)
-	if err != nil {
-		g.fail(fmt.Errorf("read membership at %d: %w", g.applied, err))
-		return
-	}
-	meta := raft.SnapshotMeta{Index: g.applied, Term: term, Conf: conf}
+	// Of the core, and not of the log: while the flusher cuts that, the entry may be gone already, and g.conf older than it.
+	meta := raft.SnapshotMeta{Index: g.applied, Term: term, Conf: g.r.ConfAt(g.applied)}
 	state, err := g.sm.Snapshot()
 	if err != nil {
 		g.h.o.Logger.Error("state machine took no snapshot", "group", uint64(g.id), "err", err)
@@ -121,7 +117,8 @@ func (g *Group) pruned(e *event) {
 	}
 }
 
-// confAt is the membership in effect at index i.
+// confAt is the membership in effect at index i, which may be below what is applied. Nothing may be cutting the log meanwhile:
+// one that keeps entries is cut behind snapshots only, and those are taken one after the other.
 func (g *Group) confAt(i raft.Index) (raft.ConfState, error) {
 	e, ok, err := g.log.LastConfig(i)
 	if err != nil || !ok {

@@ -336,3 +336,43 @@ func TestLimiter(t *testing.T) {
 		t.Error("no limit, and it waits")
 	}
 }
+
+// A snapshot that is taken after the log was cut, and before the group has heard of that, carries the membership of then: the
+// entry that made it has gone with the cut.
+func TestSnapshotBesidePruneKeepsMembership(t *testing.T) {
+	s := newSim(t, 61, 3, 2, nil)
+	l := s.waitLeader(2)
+	n, g := s.nodes[l], s.group(l, 2)
+	log := n.logs[2]
+	r := &result{t: t}
+	g.ProposeConf(raft.ConfChange{Steps: []raft.ConfStep{{Op: raft.Remove, Member: raft.Member{ID: raft.NodeID((l+1)%3 + 1)}}}}, r.done)
+	s.until("the membership", r.ended)
+	if r.o.Err != nil {
+		t.Fatal(r.o.Err)
+	}
+	s.fill(l, 0, 10)
+	g.Snapshot()
+	s.until("a snapshot", func() bool { return log.snap != nil })
+	checkpoint := log.snap.Meta
+	if len(checkpoint.Conf.Voters) != 2 {
+		t.Fatalf("the checkpoint has %v", checkpoint.Conf)
+	}
+	s.fill(l, 10, 10)
+	log.prune = func(l *memLog) (*raft.SnapshotMeta, error) { return &checkpoint, l.TruncatePrefix(checkpoint.Index) }
+	s.settle()
+	g.Prune()
+	n.host.Run()
+	g.Snapshot() // asked for while the flusher cuts
+	if !n.host.FlushGroup(2) || log.FirstIndex() != checkpoint.Index+1 {
+		t.Fatal("the log is not cut")
+	}
+	s.settle()
+	if m := log.snap.Meta; m.Index <= checkpoint.Index || len(m.Conf.Voters) != 2 {
+		t.Errorf("the snapshot at %d, after the one at %d of %v, has %v; in effect is %v", m.Index, checkpoint.Index, checkpoint.Conf, m.Conf, g.Status().Conf)
+	}
+	s.crash(n)
+	s.start(n, false)
+	if conf := s.group(l, 2).Status().Conf; len(conf.Voters) != 2 {
+		t.Errorf("after a restart the membership is %v", conf)
+	}
+}
