@@ -194,3 +194,48 @@ func TestHandOverWithoutHeir(t *testing.T) {
 		t.Fatalf("%+v", r.o)
 	}
 }
+
+// What waits for the heir's commits is still waiting when a snapshot of the heir's jumps over it.
+func TestSnapshotDuringHandOver(t *testing.T) {
+	s := newSim(t, 63, 3, 2, func(o *Options, c *GroupConfig) {
+		o.SnapshotRate = -1
+		c.KeepEntries = 0
+	})
+	l := s.waitLeader(2)
+	a, b := (l+1)%3, (l+2)%3
+	s.fill(l, 0, 5)
+	s.settle()
+	s.nodes[l].slow = true // its own disk is not in the quorum
+	for _, e := range [][2]int{{l, b}, {b, l}} {
+		s.cut[[2]raft.NodeID{s.nodes[e[0]].id, s.nodes[e[1]].id}] = true
+	}
+	late := s.propose(s.group(l, 2), "late")
+	s.nodes[l].host.Run() // it is staged
+	s.group(l, 2).Transfer(s.nodes[a].id, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	s.until("the hand-over", func() bool { return s.group(l, 2).Status().Role != raft.Leader })
+	s.isolate(l, true)
+	if s.group(l, 2).waiting.first() == nil || s.group(l, 2).heirUntil == 0 {
+		t.Fatal("nothing waits for the heir")
+	}
+	s.until("the heir", func() bool { return s.leader(2) == a })
+	s.fill(a, 5, 5)
+	s.group(a, 2).Snapshot()
+	s.until("a cut log", func() bool { return s.nodes[a].logs[2].FirstIndex() > s.nodes[l].logs[2].LastIndex()+1 })
+	s.nodes[l].slow = false
+	s.isolate(l, false)
+	s.until("an installation", func() bool { return s.nodes[l].host.Stats().SnapshotsInstalled == 1 })
+	if s.group(l, 2).heirUntil == 0 {
+		t.Fatal("the heir's snapshot came too late")
+	}
+	s.fill(a, 10, 1)
+	s.until("the end of what waited", late.ended)
+	if !errors.Is(late.o.Err, ErrLeadershipLost) {
+		t.Errorf("what the snapshot jumped over: %+v", late.o)
+	}
+	s.run(2*simET, nil)
+	s.checkEqual()
+}

@@ -249,12 +249,33 @@ func (g *Group) completeApplied(entries []raft.Entry, results []any) {
 		clear(g.repeats[len(kept):])
 		g.repeats = kept
 		for _, x := range due {
-			if x.index < entries[0].Index {
-				x.done(Outcome{Term: x.term, Index: x.index})
-				continue
+			o := Outcome{Term: x.term, Index: x.index}
+			var e *raft.Entry
+			if e, o.Result = at(x.index); e.Term != x.term {
+				o = Outcome{Err: ErrLeadershipLost} // what it repeats has never been committed
 			}
-			e, result := at(x.index)
-			x.done(Outcome{Term: e.Term, Index: x.index, Result: result})
+			x.done(o)
+		}
+	}
+}
+
+// passedOver ends what waited for entries up to i, in whose place a leader's snapshot has come. (What is handed over waits on
+// after leadership.) Whether they are in it, it does not say.
+func (g *Group) passedOver(i raft.Index) {
+	lost := func(x pendingProposal) { x.done(Outcome{Term: x.term, Index: x.index, Err: ErrLeadershipLost}) }
+	for p := g.waiting.first(); p != nil && p.index <= i; p = g.waiting.first() {
+		lost(g.waiting.pop())
+	}
+	for p := g.local.first(); p != nil && p.index <= i; p = g.local.first() {
+		lost(g.local.pop())
+	}
+	repeats := g.repeats
+	g.repeats = nil
+	for _, x := range repeats {
+		if x.index <= i {
+			lost(x)
+		} else {
+			g.repeats = append(g.repeats, x)
 		}
 	}
 }

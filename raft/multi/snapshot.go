@@ -183,5 +183,6 @@ func (g *Group) finishInstall(now raft.Time) bool {
 	g.appliedBytes = 0
 	g.r.SnapshotInstalled(now, res.meta)
 	g.publish()
+	g.passedOver(res.meta.Index)
 	return true
 }
