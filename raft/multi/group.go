@@ -292,7 +292,7 @@ func (g *Group) shutdown() {
 	g.h.pairs.dropGroup(g)
 	b, held := g.in.close(ErrClosed)
 	g.failPending(ErrClosed, ErrClosed)
-	failBatch(g.status.Load(), b, held, ErrClosed)
+	g.failBatch(b, held, ErrClosed)
 	g.dropSends()
 	g.endFetch()
 	err := g.log.Close()
@@ -326,7 +326,7 @@ func (g *Group) fail(err error) {
 	stop := failedError(err)
 	b, held := g.in.close(stop)
 	g.failPending(fmt.Errorf("%w: %w", ErrLeadershipLost, stop), stop)
-	failBatch(g.status.Load(), b, held, stop)
+	g.failBatch(b, held, stop)
 	g.publish()
 	g.sm.LeadershipChanged(*g.status.Load())
 	if g.cfg.OnFatal != nil {

@@ -59,15 +59,25 @@ type event struct {
 	priorities []raft.NodePriority
 }
 
-// refuse ends an order that is not carried out, and tells nobody of what was only a report. s is the group's last status.
-func (e *event) refuse(s *Status, err error) {
+// refuse ends an order that is not carried out, and gives back what came with a report; it tells nobody of what was only that.
+func (e *event) refuse(g *Group, err error) {
 	switch {
+	case e.kind == evSnapshotOpened:
+		g.opening--
+		if e.file != nil {
+			_ = e.file.Close() // only read
+		}
+		g.h.freeSend()
+	case e.kind == evChunkRead:
+		if e.send.busy = false; e.send.dead {
+			e.send.close()
+		}
 	case e.done != nil:
 		e.done(Outcome{Err: err})
 	case e.reply != nil:
 		e.reply(err)
 	case e.inspect != nil:
-		e.inspect(Inspection{Status: *s}, err)
+		e.inspect(Inspection{Status: *g.status.Load()}, err)
 	}
 }
 
@@ -247,8 +257,8 @@ func (in *inbox) close(err error) (b *batch, held []*Proposal) {
 	return in.take()
 }
 
-// failBatch completes what waited in an inbox with err. s is the group's last status.
-func failBatch(s *Status, b *batch, held []*Proposal, err error) {
+// failBatch completes what waited in an inbox with err.
+func (g *Group) failBatch(b *batch, held []*Proposal, err error) {
 	for _, p := range held {
 		p.Done(Outcome{Err: err})
 	}
@@ -260,7 +270,7 @@ func failBatch(s *Status, b *batch, held []*Proposal, err error) {
 	}
 	failReads(b, err)
 	for i := range b.events {
-		b.events[i].refuse(s, err)
+		b.events[i].refuse(g, err)
 	}
 	b.release()
 }

@@ -28,7 +28,7 @@ func (g *Group) process(w *worker) (more bool) {
 	}
 	b, held := g.in.take()
 	if g.failed != nil {
-		failBatch(g.status.Load(), b, held, failedError(g.failed))
+		g.failBatch(b, held, failedError(g.failed))
 		return false
 	}
 	now := g.h.now()
@@ -38,7 +38,7 @@ func (g *Group) process(w *worker) (more bool) {
 			if g.failed == nil {
 				g.handleEvent(w, now, &b.events[i])
 			} else {
-				b.events[i].refuse(g.status.Load(), failedError(g.failed))
+				b.events[i].refuse(g, failedError(g.failed))
 			}
 		}
 	}

@@ -152,7 +152,7 @@ func (s *snapshotSend) close() {
 
 // cutIfFree makes up for a cut that a send has put off.
 func (g *Group) cutIfFree() {
-	if g.cutLater && !g.pinned() && g.failed == nil {
+	if g.cutLater && !g.pinned() && g.failed == nil && !g.stopped {
 		g.cutLater = false
 		g.prune()
 	}

@@ -376,3 +376,21 @@ func TestSnapshotBesidePruneKeepsMembership(t *testing.T) {
 		t.Errorf("after a restart the membership is %v", conf)
 	}
 }
+
+// A group that stops when the flusher has just opened a snapshot for a follower gives its place back, and closes the file.
+func TestStopFreesOpenedSnapshot(t *testing.T) {
+	s, l, f := snapSim(t, 62, 100, nil)
+	n, g := s.nodes[l], s.group(l, 2)
+	n.slow = true
+	s.isolate(f, false)
+	s.until("a snapshot that is to be sent", func() bool { return g.opening == 1 })
+	if !n.host.FlushGroup(2) {
+		t.Fatal("nothing to flush")
+	}
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n.host.snapshotSends != 0 {
+		t.Errorf("%d places for sends are taken by a group that is closed", n.host.snapshotSends)
+	}
+}
