@@ -136,6 +136,7 @@ type memNode struct {
 
 	initial   ConfState
 	voteAfter Index
+	had       Index // what a damaged disk once had
 	down      bool
 	rate      float64 // of its clock
 	skew      Time

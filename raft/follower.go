@@ -49,6 +49,7 @@ func (r *Raft) SetResting(now Time, resting bool) {
 }
 
 func (r *Raft) handleAppend(m *Message) error {
+	r.told(m)
 	if r.installed != nil {
 		return nil // the log is being replaced; the leader will ask again
 	}
@@ -110,6 +111,23 @@ func (r *Raft) sendAck(sentAt Time) {
 	i := min(r.stable, r.matched)
 	r.acked = max(r.acked, i)
 	r.send(Message{Type: MsgAppResp, To: r.leader, ToIncarnation: r.leaderInc, Index: i, SentAt: sentAt})
+}
+
+// told takes a leader's word for how far a log went that this replica has lost.
+//
+// What this replica acknowledged before, and was counted for, is an entry e committed in some term c, not after the term that its
+// journal knows; this leader's term is c or later. Later: the leader was elected by voters of whom one had e and is not this
+// replica, which votes for nobody now, and had e itself when it voted before; so e is in the leader's log (§5.4.3), below the
+// entry of its own term that it has committed. In c itself: the leader counted this replica before it heard of this boot, since
+// with that it forgot Match, and drops answers of earlier boots (of members that left and came back, too: Raft.departed); so e is at or below what it had committed by then.
+// Either way e is at or below Commit of a message that was sent after the leader had heard of this boot, which Lost proves, and all
+// up to there is committed and stays so, whoever leads next.
+func (r *Raft) told(m *Message) {
+	if r.voteAfter == UntilTold && m.Lost == r.cfg.Boot && m.Commit > 0 {
+		r.voteAfter = m.Commit
+		r.changed = true
+		r.liftVoteAfter()
+	}
 }
 
 func (r *Raft) liftVoteAfter() {

@@ -50,7 +50,7 @@ func (f *fuzzSource) message(r *Raft) Message {
 		Round: f.num(), SentAt: Time(f.num()), FromBoot: uint64(f.byte() % 3),
 	}
 	flags := f.byte()
-	m.Reject, m.Force = flags&1 != 0, flags&2 != 0
+	m.Reject, m.Force, m.Lost = flags&1 != 0, flags&2 != 0, uint64(flags>>6)
 	if flags&4 != 0 { // often the current term, often a member's true incarnation
 		m.Term = r.term
 	}

@@ -91,6 +91,9 @@ func describe(m *Message) string {
 	if m.Force {
 		b.WriteString(" force")
 	}
+	if m.Lost != 0 {
+		fmt.Fprintf(&b, " lost=%d", m.Lost)
+	}
 	return b.String()
 }
 
@@ -352,6 +355,10 @@ func (s *session) command(d *datadriven.TestData) error {
 		l.ents = l.ents[: keep-l.base.Index : keep-l.base.Index]
 		l.durable = l.image()
 		n[0].voteAfter = had
+	case "lose": // the log of a crashed node is lost, under its own name, and with it how far it went
+		n := n[0]
+		n.log, n.snap, n.voteAfter = &memLog{}, Snapshot{}, UntilTold
+		n.state, n.upTo = 0, 0
 	case "wipe": // the disk of a crashed node is lost: it comes back as another incarnation that knows of no group
 		n := n[0]
 		n.inc += 1000

@@ -268,7 +268,7 @@ func (w *world) holds(m Member, t Term, i Index) bool {
 	if n.inc != m.Incarnation {
 		return w.wiped[m] >= i
 	}
-	if i <= n.log.durable.base.Index || n.voteAfter >= i && (n.down || n.r.voteAfter != 0) {
+	if i <= n.log.durable.base.Index || min(n.voteAfter, n.had) >= i && (n.down || n.r.voteAfter != 0) {
 		return true
 	}
 	disk, ok := n.log.durable.term(i)

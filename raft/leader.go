@@ -11,7 +11,7 @@ func (r *Raft) becomeLeader() {
 	r.setRole(Leader, r.self.ID, r.self.Incarnation)
 	r.ledTerm = r.term
 	r.votes = nil
-	r.peers = nil
+	r.peers, r.departed = nil, nil
 	r.quorumSince = r.now
 	r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
 	r.reads, r.readRound = nil, 0
@@ -29,7 +29,7 @@ func (r *Raft) abdicate() {
 		r.readStates = append(r.readStates, ReadState{Ctx: rd.ctx, Err: ErrNotLeader})
 	}
 	r.reads, r.readRound = nil, 0
-	r.peers, r.termStart = nil, 0
+	r.peers, r.departed, r.termStart = nil, nil, 0
 	r.transferee, r.leaseForfeited = 0, false
 	r.uncommitted, r.uncommittedBy = 0, nil
 	r.sendSnapshot = nil
@@ -240,7 +240,7 @@ func (r *Raft) Coverable(to NodeID) (Index, bool) {
 	if r.role != Leader || p == nil || r.transferee != 0 || len(r.reads) > 0 || r.conf().Joint() {
 		return 0, false
 	}
-	return r.commit, p.State == Replicate && p.Match == r.last && r.commit == r.last && r.stable == r.last && r.commit >= r.termStart
+	return r.commit, p.State == Replicate && p.lost == 0 && p.Match == r.last && r.commit == r.last && r.stable == r.last && r.commit >= r.termStart
 }
 
 // SetCovered pauses this leader's own heartbeats to a follower, or resumes them. A new entry resumes all.

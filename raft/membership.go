@@ -361,6 +361,9 @@ func (r *Raft) confChanged() {
 			if p == nil || p.Member != m {
 				p = &Progress{Member: m, Next: r.last + 1, ackedAt: math.MinInt64}
 				p.catchUpFrom(r.last, r.now)
+				if i := slices.IndexFunc(r.departed, func(d departure) bool { return d.member == m }); i >= 0 {
+					p.boot = r.departed[i].boot
+				}
 			}
 			p.Learner = learner
 			peers = append(peers, p)
@@ -369,6 +372,12 @@ func (r *Raft) confChanged() {
 	add(c.Voters, false)
 	add(c.Outgoing, false)
 	add(c.Learners, true)
+	for _, p := range r.peers {
+		if p.boot != 0 && !slices.ContainsFunc(peers, func(q *Progress) bool { return q.Member == p.Member }) {
+			r.departed = slices.DeleteFunc(r.departed, func(d departure) bool { return d.member == p.Member })
+			r.departed = append(r.departed, departure{p.Member, p.boot})
+		}
+	}
 	slices.SortFunc(peers, func(a, b *Progress) int { return int(int64(a.Member.ID) - int64(b.Member.ID)) })
 	r.peers = peers
 	r.sendSnapshot = slices.DeleteFunc(r.sendSnapshot, func(id NodeID) bool { return r.peer(id) == nil })

@@ -25,6 +25,7 @@ type Progress struct {
 	State   ProgressState
 
 	boot       uint64
+	lost       uint64 // its boot, if that has lost its log and is to be told how far it went: see Message.Lost
 	sentCommit Index
 	waiting    bool // Probe: an answer, or the next heartbeat's, is awaited
 	inflights  inflights
@@ -37,6 +38,13 @@ type Progress struct {
 	fastRound  bool      // the last one took less than an election timeout
 	snap       *Snapshot // SnapshotState: what it was offered; nil: nothing yet
 	snapUntil  Time      // and how long a sign of progress is waited for before that is given up
+}
+
+// departure is a member that has left in this leadership. If it comes back, answers that it gave before are still those of an
+// earlier start. There are as many as members removed by one leader.
+type departure struct {
+	member Member
+	boot   uint64
 }
 
 func (p *Progress) becomeProbe() {

@@ -20,6 +20,10 @@ const Forever Time = math.MaxInt64
 // maxIndex keeps arithmetic on indexes from outside free of overflow.
 const maxIndex Index = 1 << 62
 
+// UntilTold, as Config.VoteAfter, is for a replica that has lost its log, or its end, and cannot know how far it went. It asks
+// its leader: see Message.Lost.
+const UntilTold = maxIndex
+
 // maxHeld bounds the messages that wait for a hard state to become durable. What is beyond it is dropped: peers repeat.
 const maxHeld = 1024
 
@@ -32,7 +36,7 @@ type Config struct {
 	// Boot is larger than at any earlier New of this replica, in this process or before it; it goes out as FromBoot.
 	Boot uint64
 	// VoteAfter: neither votes nor campaigns before a leader's log matched this one durably up to here, because
-	// recovery found damage. 0: none.
+	// recovery found damage. 0: none; UntilTold: up to where is not known.
 	VoteAfter Index
 
 	ElectionTimeout   time.Duration // minimum; each wait is drawn from [1, 1.5) times this
@@ -160,8 +164,9 @@ type Raft struct {
 
 	// The leader's.
 	peers          []*Progress // all members but self, by id
-	termStart      Index       // index of the no-op that opens the term
-	quorumSince    Time        // check-quorum's grace: leadership or membership is this young
+	departed       []departure
+	termStart      Index // index of the no-op that opens the term
+	quorumSince    Time  // check-quorum's grace: leadership or membership is this young
 	heartbeatDue   Time
 	round          uint64 // last heartbeat round; never reused in this life, and an answer counts in its own term only
 	reads          []pendingRead
@@ -355,6 +360,9 @@ func (r *Raft) send(m Message) {
 	m.Group, m.From, m.FromIncarnation, m.FromBoot, m.Epoch = r.cfg.Group, r.self.ID, r.self.Incarnation, r.cfg.Boot, r.epoch
 	if m.Term == 0 {
 		m.Term = r.term
+	}
+	if r.voteAfter == UntilTold && (m.Type == MsgAppResp || m.Type == MsgHeartbeatResp || m.Type == MsgSnapResp) {
+		m.Lost = r.cfg.Boot
 	}
 	if m.ToIncarnation == 0 {
 		m.ToIncarnation = r.incarnationOf(m.To)

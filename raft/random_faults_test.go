@@ -422,6 +422,14 @@ func (w *world) damage(n *memNode) {
 		w.tracef("damage of %d: keeps %d of %d", n.id, keep, l.LastIndex())
 		w.did[damages]++
 		n.voteAfter = max(n.voteAfter, l.LastIndex())
+		n.had = max(n.had, l.LastIndex())
+		if keep == max(n.snap.Meta.Index, l.base.Index) {
+			// Nothing is left, and nothing tells what there was.
+			w.did[lostLogs]++
+			n.log, n.snap, n.state, n.upTo, n.voteAfter = &memLog{}, Snapshot{}, 0, 0, UntilTold
+			w.restartAfter(n)
+			return
+		}
 		l.ents = l.ents[: keep-l.base.Index : keep-l.base.Index]
 		l.durable = l.image()
 	}

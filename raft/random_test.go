@@ -53,7 +53,7 @@ func (q *events) Pop() any {
 type deeds [len(deedNames)]int
 
 var deedNames = [...]string{"reads", "lease checks", "snapshots", "installed snapshots", "membership changes", "joint memberships",
-	"transfers", "crashes", "lost tails", "damaged disks", "wiped disks", "stalls", "truncations", "memberships rolled back", "memberships taken back"}
+	"transfers", "crashes", "lost tails", "damaged disks", "lost logs", "wiped disks", "stalls", "truncations", "memberships rolled back", "memberships taken back"}
 
 const (
 	readsServed = iota
@@ -66,6 +66,7 @@ const (
 	crashes
 	lostTails
 	damages
+	lostLogs
 	wipes
 	stalls
 	truncations

@@ -105,8 +105,12 @@ func (r *Raft) throttled(p *Progress) bool {
 
 func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {
 	p.sentCommit = r.commit
-	r.send(Message{Type: MsgApp, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, Index: prev, LogTerm: prevTerm,
-		Entries: es, Commit: r.commit, SentAt: r.now})
+	m := Message{Type: MsgApp, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, Index: prev, LogTerm: prevTerm,
+		Entries: es, Commit: r.commit, SentAt: r.now}
+	if r.commit >= r.termStart {
+		m.Lost = p.lost
+	}
+	r.send(m)
 }
 
 func (r *Raft) needSnapshot(p *Progress) {
@@ -145,6 +149,7 @@ func (r *Raft) stepToLeader(m *Message) error {
 		}
 		p.boot = m.FromBoot
 	}
+	p.lost = m.Lost
 	r.contact(p, m.SentAt)
 	switch m.Type {
 	case MsgHeartbeatResp:
@@ -231,6 +236,9 @@ func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 	case Replicate:
 		if p.stalled++; p.Match == p.Next-1 {
 			p.stalled = 0
+		}
+		if term, ok := r.termAt(p.Match); ok && p.lost != 0 {
+			r.sendAppend(p, p.Match, term, nil) // to tell it: nothing else may be due for long
 		}
 		if p.stalled >= stallPatience {
 			if term, ok := r.termAt(p.Next - 1); ok {

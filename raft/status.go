@@ -19,7 +19,7 @@ type Status struct {
 	TermStart Index // leader: index of the no-op that opened the term. Once Applied reaches it, proposals are taken
 	Conf      ConfState
 	ConfIndex Index
-	VoteAfter Index // see Config; 0 once a leader has caught this replica up
+	VoteAfter Index // see Config; UntilTold until a leader has said how far; 0 once one has caught this replica up
 	Priority  Priority
 	Impaired  bool // see SetImpaired
 	Resting   bool

@@ -226,7 +226,11 @@ type Message struct {
 	// FromBoot rises with every start of the sender, of its process or of this replica alone. A leader that sees a follower's boot
 	// rise forgets that follower's Match, and drops answers of earlier boots: a replica may have lost (and must then
 	// report anew) what it once acknowledged.
-	FromBoot   uint64
+	FromBoot uint64
+	// Lost, in an answer, is FromBoot of a replica that has lost its log under this name, and knows not what it once acknowledged
+	// (UntilTold). A leader that has committed in its own term repeats it in MsgApp, whose Commit then covers all that: see
+	// Raft.told.
+	Lost       uint64
 	Epoch      GroupEpoch // the sender's; a message of another epoch than the receiver's is dropped
 	Term       Term
 	LogTerm    Term

@@ -4,6 +4,7 @@
 //
 //	message   type, flags, group, from, to, from incarnation (8), to incarnation (8), from boot, epoch, term, log term, index,
 //	          commit, reject hint, round, sent at (varint)
+//	lost      (flag) the boot
 //	entries   (flag) count, the length of each frame; the frames are the rest of the transport frame
 //	snapshot  (flag) index, term, epoch, size, sum (4), voters, outgoing, learners; each a count and (id, incarnation (8))
 
@@ -24,6 +25,7 @@ const (
 	flagForce    = 1 << 1
 	flagEntries  = 1 << 2
 	flagSnapshot = 1 << 3
+	flagLost     = 1 << 4
 
 	// maxEntries bounds the entries of one MsgApp.
 	maxEntries = 1 << 16
@@ -49,6 +51,9 @@ func appendMessage(b []byte, m *raft.Message) []byte {
 	if m.Snapshot != nil {
 		flags |= flagSnapshot
 	}
+	if m.Lost != 0 {
+		flags |= flagLost
+	}
 	b = append(b, byte(m.Type), flags)
 	b = binary.AppendUvarint(b, uint64(m.Group))
 	b = binary.AppendUvarint(b, uint64(m.From))
@@ -64,6 +69,9 @@ func appendMessage(b []byte, m *raft.Message) []byte {
 	b = binary.AppendUvarint(b, uint64(m.RejectHint))
 	b = binary.AppendUvarint(b, m.Round)
 	b = binary.AppendVarint(b, int64(m.SentAt))
+	if m.Lost != 0 {
+		b = binary.AppendUvarint(b, m.Lost)
+	}
 	if len(m.Entries) > 0 {
 		b = binary.AppendUvarint(b, uint64(len(m.Entries)))
 		for i := range m.Entries {
@@ -204,7 +212,7 @@ func (d *decoder) message(m *raft.Message) {
 	if m.Type < raft.MsgPreVote || m.Type > raft.MsgTimeoutNow {
 		d.fail("message type")
 	}
-	if flags&^(flagReject|flagForce|flagEntries|flagSnapshot) != 0 {
+	if flags&^(flagReject|flagForce|flagEntries|flagSnapshot|flagLost) != 0 {
 		d.fail("message flags")
 	}
 	m.Reject, m.Force = flags&flagReject != 0, flags&flagForce != 0
@@ -217,6 +225,12 @@ func (d *decoder) message(m *raft.Message) {
 	m.Index, m.Commit, m.RejectHint = raft.Index(d.uvarint()), raft.Index(d.uvarint()), raft.Index(d.uvarint())
 	m.Round = d.uvarint()
 	m.SentAt = raft.Time(d.varint())
+	if flags&flagLost != 0 {
+		m.Lost = d.uvarint()
+		if m.Lost == 0 {
+			d.fail("a boot of 0")
+		}
+	}
 	switch {
 	case flags&flagEntries != 0 && flags&flagSnapshot != 0,
 		flags&flagEntries != 0 && m.Type != raft.MsgApp,

@@ -22,7 +22,7 @@ func randomMessage(r *rand.Rand, t raft.MessageType) raft.Message {
 		Type: t, Group: raft.GroupID(wide()), From: raft.NodeID(r.Uint32() >> 1), To: raft.NodeID(r.Uint32() >> 1),
 		FromIncarnation: raft.Incarnation(r.Uint64()), ToIncarnation: raft.Incarnation(r.Uint64()), FromBoot: wide(), Epoch: raft.GroupEpoch(r.Uint32()),
 		Term: raft.Term(r.Uint32() >> 1), LogTerm: raft.Term(r.Uint32() >> 1), Index: raft.Index(wide()), Commit: raft.Index(wide()),
-		RejectHint: raft.Index(wide()), Round: wide(), SentAt: raft.Time(r.Int64()), Reject: r.IntN(2) == 0, Force: r.IntN(2) == 0,
+		RejectHint: raft.Index(wide()), Lost: wide(), Round: wide(), SentAt: raft.Time(r.Int64()), Reject: r.IntN(2) == 0, Force: r.IntN(2) == 0,
 	}
 	if r.IntN(2) == 0 {
 		m.SentAt = -m.SentAt

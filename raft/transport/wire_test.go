@@ -11,7 +11,7 @@ import (
 // TestCarryKeepsEverything: what the simulator carries is what was sent.
 func TestCarryKeepsEverything(t *testing.T) {
 	base := raft.Message{Group: 7, From: 1, To: 2, FromIncarnation: 11, ToIncarnation: 12, FromBoot: 1<<40 | 3, Term: 5,
-		LogTerm: 4, Index: 99, Commit: 98, RejectHint: 97, Round: 6, SentAt: -5}
+		LogTerm: 4, Index: 99, Commit: 98, RejectHint: 97, Lost: 1<<40 | 2, Round: 6, SentAt: -5}
 	app, snap, vote, resp := base, base, base, base
 	app.Type, app.Entries = raft.MsgApp, []raft.Entry{{Frame: []byte("one")}, {Frame: []byte("another")}}
 	snap.Type = raft.MsgSnap
