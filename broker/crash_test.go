@@ -48,6 +48,7 @@ var lostSyncs = map[string]string{
 	"syncdir /data":          "here",
 	"syncdir /data/groups":   "here",
 	"syncdir /data/groups/N": "here",
+	"sync N-N.idx":           "segment: TestDamage; it takes a file that vanishes, too",
 	"sync meta.tmp":          "sim: TestLostSyncsAreSeen",
 	"sync snapshot.tmp":      "sim: TestLostSyncsAreSeen",
 	"sync peers.json.tmp":    "nobody: a cache of addresses",

@@ -202,6 +202,7 @@ const (
 	tempSuffix    = ".tmp"
 	damagedPrefix = "damaged-"
 	metaName      = "meta"
+	emptyName     = "empty"
 	snapshotName  = "snapshot"
 	partName      = "snapshot.part"
 	checkpoints   = "checkpoint-" // and the index

@@ -86,12 +86,13 @@ func (w *world) damage() {
 	before := contents(fatal{w}, w.mem, testDir)
 	kind := w.rng.IntN(8)
 	switch {
-	case kind == 0 && s != segs[len(segs)-1]:
+	case kind == 0 && (s != segs[len(segs)-1] || w.tellsLast(before, segs)):
 		w.note("damage: remove %s", s.name)
 		if err := errors.Join(w.mem.Remove(name), w.mem.SyncDir(testDir)); err != nil {
 			w.failf("%v", err)
 		}
 		delete(before, name)
+		w.count["file removed"]++
 	case kind == 1 && before[path.Join(testDir, metaName)] != nil:
 		name = path.Join(testDir, metaName)
 		w.flip(name, before[name], 0, int64(len(before[name])))
@@ -105,7 +106,11 @@ func (w *world) damage() {
 	}
 	// Index files hide damage in closed segments until it is read: then the read must fail, and without them recovery
 	// must find it.
-	if w.rng.IntN(3) > 0 {
+	lastGone := before[name] == nil && s == segs[len(segs)-1] // what the index before it tells
+	if w.voidFrom = maxIndex; lastGone {
+		w.voidFrom = s.first // entries of an earlier generation may come back in its place, until a leader cuts them
+	}
+	if w.rng.IntN(3) > 0 && !lastGone {
 		for p := range before {
 			if strings.HasSuffix(p, indexSuffix) {
 				if err := w.mem.Remove(p); err != nil {
@@ -164,6 +169,14 @@ func (w *world) damage() {
 		}
 	}
 	w.afterDamage(&good, &snap, before, name)
+}
+
+// tellsLast: if the last file vanishes, something tells: the index of the file before it, or that there must be one.
+func (w *world) tellsLast(files map[string][]byte, segs []*seg) bool {
+	if len(segs) == 1 {
+		return w.opt.Past != PastUnknown
+	}
+	return files[path.Join(testDir, indexName(segs[len(segs)-2].name))] != nil
 }
 
 // flip flips one bit of a file within [from, to).
@@ -238,7 +251,7 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 	check := func() {
 		w.checkLost(snap)
 		h := w.log.Health()
-		first, last := w.log.FirstIndex(), w.log.LastIndex()
+		first, last := w.trusted()
 		switch {
 		case first == good.first && last <= good.last() || first == 1 && last == 0 || first == w.snap.Meta.Index+1 && last == first-1:
 		default:
@@ -247,8 +260,9 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 		if last < good.last() && h.DamagedUpTo < good.last() {
 			w.failf("damaged log is [%d, %d], was durable up to %d, and may vote from %d on", first, last, good.last(), h.DamagedUpTo)
 		}
-		if h.DamagedUpTo > good.last()+1 {
-			w.failf("damaged up to %d, the log had %d", h.DamagedUpTo, good.last())
+		// What was written and never durable may stand behind damage, and be believed.
+		if h.DamagedUpTo > max(w.ever, good.last())+1 && h.DamagedUpTo != raft.UntilTold {
+			w.failf("damaged up to %d, the log never had more than %d", h.DamagedUpTo, w.ever)
 		}
 		for i := max(first, good.first); i <= last; i++ {
 			es, err := w.log.Entries(i, i+1, 0)
@@ -278,7 +292,7 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 		}
 	}
 	// A leader fills the log again.
-	first, last := w.log.FirstIndex(), w.log.LastIndex()
+	first, last := w.trusted()
 	if first >= good.first && last < good.last() || first == good.first {
 		if first == good.first {
 			w.cur = good.cut(last)
@@ -304,8 +318,21 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 			w.append(w.cur.last()+1, 3)
 		}
 	}
+	if d := w.log.Health().DamagedUpTo; d != raft.UntilTold {
+		for w.cur.last() < d {
+			w.append(w.cur.last()+1, 1)
+		}
+	}
+	if w.rng.IntN(2) == 0 { // told before, or after
+		w.log.Told(good.last())
+	}
 	if _, err := w.log.Sync(); err != nil {
 		w.failf("sync of the refilled log: %v", err)
+	}
+	if w.log.Told(good.last()); w.log.MarkPending() {
+		if _, err := w.log.Sync(); err != nil {
+			w.failf("sync of the refilled log: %v", err)
+		}
 	}
 	w.synced()
 	if d := w.log.Health().DamagedUpTo; d != 0 {
@@ -327,6 +354,12 @@ func (w *world) afterDamage(good *version, snap *raft.Snapshot, before map[strin
 	w.after = w.mem.CrashClone(w.rng)
 	w.reopen()
 	kept(contents(fatal{w}, w.mem, testDir))
+}
+
+// trusted is the log without what may have come back in place of a file that vanished.
+func (w *world) trusted() (first, last raft.Index) {
+	first, last = w.log.FirstIndex(), w.log.LastIndex()
+	return first, min(last, max(w.voidFrom, first)-1)
 }
 
 func mapValues(m map[string][]byte) [][]byte {

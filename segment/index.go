@@ -5,6 +5,7 @@ package segment
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"path"
@@ -163,7 +164,8 @@ func decodeIndex(group raft.GroupID, b []byte) (segmentIndex, error) {
 	return si, nil
 }
 
-// writeIndex stores a closed segment's index. It is a shortcut for the next Open and may fail.
+// writeIndex stores a closed segment's index, durably. It is a shortcut for the next Open, and tells it that the file is not the last. It
+// may fail: then neither.
 func (l *Log) writeIndex(segment string, img []byte) {
 	name := path.Join(l.dir, indexName(segment))
 	_ = l.fs.Remove(name)
@@ -172,12 +174,14 @@ func (l *Log) writeIndex(segment string, img []byte) {
 		return
 	}
 	_, err = f.WriteAt(img, 0)
-	if err != nil {
-		_ = f.Close()
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		_ = l.fs.Remove(name)
 		return
 	}
-	_ = f.Close()
+	_ = l.fs.SyncDir(l.dir)
 }
 
 // loadIndex reads a segment's index file, if there is a good one.

@@ -30,9 +30,22 @@ type Options struct {
 	ZeroAhead int64
 	// Checkpoints keeps earlier snapshots, behind which Prune may cut: for a log whose records are the data.
 	Checkpoints bool
+	// Past is what the owner of the log knows of the replica's life before, from its hard state.
+	Past Past
+	// OnDamage is called once, when a read meets damage: the log must be opened again, which puts it on record. It must not block.
+	OnDamage func(err error)
 	// Cache is the budget that the hot tail lives under, shared between logs. Default: one of 4 MiB of its own.
 	Cache *Cache
 }
+
+// Past tells an empty log from one that was lost: after its first Open a log's directory is never without a file.
+type Past uint8
+
+const (
+	PastUnknown Past = iota // an empty directory, or none, is an empty log
+	NeverRan                // likewise; what has been opened so can be told from a lost log later
+	RanBefore               // an empty directory, or none, is a lost log: see Recovery.DamagedUpTo
+)
 
 func (o *Options) setDefaults() {
 	def := func(p *int64, v int64) {
@@ -112,6 +125,7 @@ type Log struct {
 	snap    snapshotInfo
 	floor   uint64     // files of a smaller generation are dead (see meta)
 	damaged raft.Index // see Recovery.DamagedUpTo
+	empty   bool       // guarded by io: a file says that there is no segment for a good reason
 
 	recovery   Recovery
 	readDamage error // the first damage that a read met
@@ -441,8 +455,22 @@ func (l *Log) MarkPending() bool {
 	return due && !l.Full()
 }
 
+// Told implements multi.Log.
+func (l *Log) Told(upTo raft.Index) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.damaged == raft.UntilTold {
+		l.damaged = upTo // off the record, which still says that it is not known, as soon as the log is durable up to there
+	}
+}
+
 func (l *Log) markDue() bool {
-	return l.failed == nil && !l.closed && l.cut == 0 && l.synced == l.last && l.marked < l.synced
+	return l.failed == nil && !l.closed && l.cut == 0 && l.synced == l.last && (l.marked < l.synced || l.healed())
+}
+
+// healed: damage is on record that is refilled. The caller holds mu.
+func (l *Log) healed() bool {
+	return l.damaged != 0 && l.synced >= l.damaged
 }
 
 // Full says that the disk has no room for the next extent: records should be refused now, while what is left of the
@@ -486,7 +514,7 @@ type Recovery struct {
 	Reason      string
 	SetAside    string // directory with the damaged files
 	// DamagedUpTo is the last index known to have been durable that the log does not hold, now or at an earlier open;
-	// 0 if none is missing. The replica must neither vote nor campaign (raft.Config.VoteAfter) until a leader's log
+	// 0 if none is missing; raft.UntilTold if entries are lost and nothing tells how many (until Told). The replica must neither vote nor campaign (raft.Config.VoteAfter) until a leader's log
 	// matched this one up to there.
 	DamagedUpTo raft.Index
 	// SnapshotLost: the stored snapshot was damaged, or spoke of entries that corruption took, and was set aside.

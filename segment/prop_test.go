@@ -126,7 +126,9 @@ type world struct {
 	verbose bool
 
 	damaging bool
-	flipped  int64 // where the last bit was flipped, and the byte before
+	ever     raft.Index // the highest index that was ever appended
+	voidFrom raft.Index // beyond the log, or where the last file began that was removed
+	flipped  int64      // where the last bit was flipped, and the byte before
 	mend     byte
 }
 
@@ -149,6 +151,7 @@ func newWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *world {
 		ZeroAhead: int64(rng.IntN(2)) * 2000, FirstExtent: 4096 << rng.IntN(3), MaxExtent: 16384, Cache: NewCache(int64(rng.IntN(3)) * 4096),
 		Checkpoints: seed%2 == 1,
 	}
+	w.opt.Past = Past(seed / 2 % 2) // unknown, or as the owner of a journal says
 	return w
 }
 
@@ -272,6 +275,7 @@ func (w *world) append(from raft.Index, n int) {
 		low = min(low, w.cuts[len(w.cuts)-1])
 	}
 	w.cur, w.pending, w.cuts = v, append(w.pending, v), append(w.cuts, low)
+	w.ever = max(w.ever, v.last())
 }
 
 // synced notes that all up to now is durable.
@@ -493,6 +497,9 @@ func (w *world) reopen() {
 		}
 		w.trap = 0
 		w.log, w.forget = log, 0
+		if w.opt.Past == NeverRan {
+			w.opt.Past = RanBefore
+		}
 		break
 	}
 	if h := w.log.Health(); h.Recovery.Corrupt || h.DamagedUpTo != 0 || h.Recovery.SnapshotLost {

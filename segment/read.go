@@ -143,10 +143,14 @@ func (l *Log) readError(file string, err error) error {
 	if errors.Is(err, ErrCorrupt) {
 		_ = l.fs.Remove(path.Join(l.dir, indexName(file))) // says nothing that the segment does not say
 		l.mu.Lock()
-		if l.readDamage == nil {
+		first := l.readDamage == nil
+		if first {
 			l.readDamage = err
 		}
 		l.mu.Unlock()
+		if first && l.opt.OnDamage != nil {
+			l.opt.OnDamage(err)
+		}
 	}
 	return err
 }

@@ -95,6 +95,7 @@ type recoverer struct {
 	live      []*found // ascending
 	dead      []string
 	orphans   []string // index files without a segment
+	saysEmpty bool     // there is the file that says that no segment need be there
 	aside     string   // directory for damaged files, once there is one
 	newest    *segmentScan
 	mark      raft.Index // highest index that anything proves to have been durable
@@ -118,6 +119,9 @@ func (r *recoverer) run() error {
 	if err := r.order(); err != nil {
 		return err
 	}
+	if err := r.judgeEmptiness(); err != nil {
+		return err
+	}
 	if err := r.load(); err != nil {
 		return err
 	}
@@ -130,6 +134,12 @@ func (r *recoverer) run() error {
 	if err := r.cleanPart(); err != nil {
 		return err
 	}
+	if r.empty && len(r.segs) > 0 {
+		r.empty = false
+		if err := r.fs.Remove(path.Join(r.dir, emptyName)); err != nil { // not synced: the next open does it again
+			return err
+		}
+	}
 	return r.heal() // last: what is on record also says that nothing may be removed
 }
 
@@ -141,6 +151,8 @@ func (r *recoverer) list(names []string) error {
 		case ok:
 			r.files = append(r.files, &found{name: name, first: first, generation: gen})
 			r.w.gen = max(r.w.gen, gen)
+		case name == emptyName:
+			r.empty, r.saysEmpty = true, true
 		case strings.HasSuffix(name, tempSuffix):
 			if err := r.fs.Remove(path.Join(r.dir, name)); err != nil {
 				return err
@@ -216,7 +228,10 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 	needed := r.meta.first > 1
 	switch {
 	case metaErr != nil:
-		return true, r.startAnew(metaErr, snap)
+		// With it goes the record of damage, so that nothing tells what this log once held. And the snapshot is not enough to
+		// go on behind it: what lies below may be what readers want.
+		r.meta.damaged = raft.UntilTold
+		return true, r.startAnew(metaErr, nil)
 	case snapErr != nil && needed:
 		return true, r.startAnew(snapErr, nil)
 	case snap == nil && needed:
@@ -293,6 +308,9 @@ func (r *recoverer) startAnew(why error, snap *raft.Snapshot) error {
 		m.damaged = max(mark, 1)
 	}
 	if err := r.copyAside(metaName); err != nil {
+		return err
+	}
+	if err := r.sayEmpty(); err != nil {
 		return err
 	}
 	if m.first == 1 {
@@ -376,6 +394,13 @@ func (r *recoverer) dropTorn(f *found) error {
 
 // load reads the live files in order and judges what it meets.
 func (r *recoverer) load() error {
+	cutShort := false
+	if n := len(r.live); n > 0 {
+		// The index of a file is written when the file after it is durable.
+		if si, ok := r.loadIndex(r.live[n-1].name); ok && si.generation == r.live[n-1].generation {
+			cutShort, r.meta.damaged = true, raft.UntilTold
+		}
+	}
 	for i, f := range r.live {
 		at := r.first // where the next entry belongs
 		if i > 0 {
@@ -417,6 +442,9 @@ func (r *recoverer) load() error {
 	last := r.first - 1
 	if n := len(r.segs); n > 0 {
 		last = max(last, r.segs[n-1].last)
+	}
+	if cutShort {
+		return r.corrupt(len(r.live), last+1, fmt.Errorf("the files behind %s are missing", r.live[len(r.live)-1].name))
 	}
 	if r.mark > last {
 		return r.corrupt(len(r.live), last+1, fmt.Errorf("the log ends at %d, the stored snapshot at %d", last, r.mark))
@@ -490,9 +518,15 @@ func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
 		r.newest = &scan
 	}
 	if scan.bad == nil {
+		if !newest && s.last >= s.first {
+			r.writeIndex(s.name, r.encodeIndexLocked(s)) // it was lost: the next open shall not scan again
+		}
 		return nil, nil
 	}
 	known := max(min(scan.lateMark, f.upTo), r.mark)
+	if r.only(f) {
+		known = max(known, f.first)
+	}
 	if !newest || known > scan.last {
 		r.mark = known
 		return fmt.Errorf("%s at %d: %w", f.name, scan.end, scan.bad), nil
@@ -587,6 +621,9 @@ func (r *recoverer) restartAtSnapshot(from raft.Index, why error) error {
 	sm := raft.SnapshotMeta{Index: r.snap.index, Term: r.snap.term}
 	m := installedMeta(&sm, &r.state, r.nextFloor())
 	m.damaged = r.damaged
+	if err := r.sayEmpty(); err != nil {
+		return err
+	}
 	if err := r.writeMeta(&m); err != nil {
 		return err
 	}
@@ -661,6 +698,7 @@ func (r *recoverer) resume(f *found) error {
 	if scan.bad != nil {
 		r.w.file = nil
 		r.w.seal = true
+		r.leftBehind(s)
 		r.dropEmpty(s)
 		return file.Close()
 	}
@@ -698,6 +736,11 @@ func rewrite(f vfs.File, from, to int64) error {
 // proven to have been durable.
 func (r *recoverer) sealDamage() error {
 	r.w.seal = true
+	if s := r.lastSeg(); s != nil {
+		r.leftBehind(s)
+	} else if err := r.sayEmpty(); err != nil {
+		return err
+	}
 	err := r.begin(segmentHeader{first: r.last + 1, base: r.next, prevTerm: r.lastTerm()}.after(r.lastSeg()))
 	if errors.Is(err, vfs.ErrNoSpace) {
 		r.w.seal = true
@@ -712,7 +755,11 @@ func (r *recoverer) sealDamage() error {
 	if err := r.w.file.Sync(); err != nil {
 		return err
 	}
-	return r.fs.SyncDir(r.dir)
+	if err := r.fs.SyncDir(r.dir); err != nil {
+		return err
+	}
+	r.writeIndexes()
+	return nil
 }
 
 // removeDead removes files that are overruled or superseded. While damage is on record they are kept instead.

@@ -401,6 +401,9 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	case err != nil:
 		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
 	}
+	if err := l.sayEmpty(); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
+	}
 	err = l.fs.Rename(path.Join(l.dir, partName), path.Join(l.dir, snapshotName))
 	if err == nil {
 		err = l.fs.SyncDir(l.dir)

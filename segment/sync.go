@@ -46,6 +46,8 @@ type writer struct {
 	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
 	// a new generation.
 	seal bool
+	// left are files before this one whose indexes are to be written when this one is durable.
+	left []closedFile
 }
 
 // Sync implements multi.Log.
@@ -99,13 +101,16 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	}
 	ticket := l.ticket
 	if l.synced == l.last {
-		due := l.markDue()
+		due := l.markDue() && l.marked < l.synced
 		h := segmentHeader{first: l.last + 1, base: l.next}.after(l.lastSeg())
 		var err error
 		h.prevTerm, err = l.termLocked(l.last)
 		l.mu.Unlock()
 		if due && err == nil {
 			err = l.writeMark(h)
+		}
+		if err == nil {
+			err = l.heal()
 		}
 		if err != nil {
 			return raft.Ticket{}, l.fail(err)
@@ -157,7 +162,7 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 // that damage.
 func (l *Log) heal() error {
 	l.mu.RLock()
-	healed := l.damaged != 0 && l.synced >= l.damaged
+	healed := l.healed()
 	m := meta{}
 	if healed {
 		term, err := l.termLocked(l.first - 1)
@@ -429,7 +434,7 @@ func (l *Log) abandon() {
 	_ = w.file.Close()
 	// If it stays: it begins where the next generation will begin or above, and is overruled by that.
 	_ = l.fs.Remove(path.Join(l.dir, name))
-	*w = writer{gen: w.gen}
+	*w = writer{gen: w.gen, left: w.left}
 }
 
 // leave closes the current file: entries go on in a new one. Everything published in it is durable.
@@ -444,7 +449,7 @@ func (l *Log) leave() {
 		_ = w.file.Truncate(w.pos) // gives back what was preallocated; nothing depends on it
 	}
 	_ = w.file.Close() // all of it has been synced
-	*w = writer{gen: w.gen}
+	*w = writer{gen: w.gen, left: w.left}
 	l.mu.Lock()
 	live := l.lastSeg() == s
 	if s.last < s.first {
@@ -456,7 +461,7 @@ func (l *Log) leave() {
 	}
 	l.mu.Unlock()
 	if live {
-		l.writeIndex(s.name, img)
+		w.left = append(w.left, closedFile{s.name, img})
 	}
 }
 
@@ -471,6 +476,7 @@ func (l *Log) roll(j *job) error {
 		*w = old
 		w.gen = fresh.gen
 		l.leave()
+		fresh.left = w.left
 		*w = fresh
 		return nil
 	}
@@ -589,6 +595,11 @@ func (l *Log) syncFile() error {
 			return fmt.Errorf("sync directory %s: %v", l.dir, err)
 		}
 		w.fresh = false
+		l.writeIndexes()
+		if l.empty {
+			l.empty = false
+			_ = l.fs.Remove(path.Join(l.dir, emptyName)) // if it comes back, the next open removes it
+		}
 	}
 	return nil
 }

@@ -158,7 +158,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		return fail("register", err)
 	}
 	if err := h.fatal.Load(); err != nil { // failed meanwhile, and may have missed this group
-		_ = g.in.pushEvent(h, g, event{kind: evHostFailed, err: *err})
+		_ = g.in.pushEvent(h, g, event{kind: evFailed, err: *err})
 	}
 	if c.Campaign {
 		g.Campaign()
@@ -235,6 +235,9 @@ func (g *Group) Reset(s raft.Reset, done func(error)) {
 		done(err)
 	}
 }
+
+// Fail stops the group as if its log had failed: whoever owns the log knows that it cannot go on. OnFatal is called.
+func (g *Group) Fail(err error) { _ = g.in.pushEvent(g.h, g, event{kind: evFailed, err: err}) }
 
 // Status is what the group's last turn left. It is a copy and takes no lock; slices in it are shared and immutable.
 func (g *Group) Status() Status { return *g.status.Load() }
@@ -352,6 +355,17 @@ func (g *Group) publish() {
 			s.peers = g.r.Peers()
 		} else {
 			s.peers = old.peers
+		}
+	}
+	if old != nil && old.VoteAfter == raft.UntilTold && s.VoteAfter != raft.UntilTold {
+		upTo := s.VoteAfter
+		if upTo == 0 { // it was that far already
+			upTo = s.Stable
+		}
+		g.log.Told(upTo)
+		g.h.o.Logger.Info("a leader has told how far the lost log went", "group", uint64(g.id), "upTo", uint64(upTo))
+		if g.markAt == 0 && g.log.MarkPending() {
+			g.markAt = g.h.now() + raft.Time(markDelay)
 		}
 	}
 	if old != nil && !g.peersMoved && sameStatus(old, &s) {

@@ -183,6 +183,7 @@ func (l *memLog) Sync() (raft.Ticket, error) {
 }
 
 func (l *memLog) MarkPending() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.mark }
+func (l *memLog) Told(raft.Index)   {}
 func (l *memLog) Full() bool        { return false }
 func (l *memLog) Unsynced() int64   { l.mu.Lock(); defer l.mu.Unlock(); return l.unsynced }
 

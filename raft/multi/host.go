@@ -202,7 +202,7 @@ func (h *Host) failHost(err error) {
 	}
 	h.o.Logger.Error("hard-state store failed; no group of this broker votes any more", "err", err)
 	for _, g := range h.sorted() {
-		g.in.pushEvent(h, g, event{kind: evHostFailed, err: err})
+		g.in.pushEvent(h, g, event{kind: evFailed, err: err})
 	}
 	if h.o.OnFatal != nil {
 		h.o.OnFatal(err)

@@ -33,7 +33,7 @@ const (
 	evPairOut                             // the leader's coverage by peer changed: look
 	evPairIn                              // the follower's coverage changed: look; ask says that a leader proposes it
 	evUnreachable                         // transport: peer
-	evHostFailed                          // err
+	evFailed                              // Group.Fail, or the host: err
 	evInspect                             // Group.Inspect: inspect
 )
 

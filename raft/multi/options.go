@@ -199,7 +199,8 @@ type GroupConfig struct {
 	Campaign bool
 	// Priorities say who shall lead; see [raft.Raft.SetPriorities] and Group.SetPriorities.
 	Priorities []raft.NodePriority
-	// VoteAfter, from the log's recovery: neither votes nor campaigns before a leader's log matched up to here.
+	// VoteAfter, from the log's recovery: neither votes nor campaigns before a leader's log matched up to here. raft.UntilTold: a
+	// leader must say how far that is, and [Log].Told passes it on.
 	VoteAfter raft.Index
 	// SnapshotEvery is the number of bytes applied between snapshots; 0: only when asked.
 	SnapshotEvery int64

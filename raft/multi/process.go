@@ -223,7 +223,7 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 		g.followerCoverageChanged(now)
 	case evUnreachable:
 		g.r.Unreachable(now, e.peer)
-	case evHostFailed:
+	case evFailed:
 		g.fail(e.err)
 	case evInspect:
 		g.inspect(now, e.inspect)
