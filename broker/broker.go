@@ -333,6 +333,7 @@ func (b *Broker) startRaft() (err error) {
 		caughtUp:  func(v raft.Index) []raft.NodeID { return b.peers.withImage(v) },
 		remote:    b.askReadIndex,
 		quorum:    b.cfg.ReadConsistency == ReadQuorum,
+		others:    len(b.known) > 0 || len(b.cfg.Join) > 0,
 	}
 	b.balancer.kick = make(chan struct{}, 1)
 	b.peers = newPeers(peersConfig{

@@ -46,6 +46,7 @@ type metaGroup struct {
 	hardState func(raft.GroupID) (raft.HardState, bool)
 	forget    func(raft.GroupID, func(error))
 	campaign  bool // sole voter of a new cluster
+	others    bool // there are other brokers, as far as this one remembers
 	log       *slog.Logger
 	// caughtUp says which brokers have an Image of at least this version.
 	caughtUp func(v raft.Index) []raft.NodeID
@@ -81,10 +82,20 @@ func (m *metaGroup) open() error {
 	switch {
 	case err != nil && !fresh:
 		return err
-	case fresh && existing:
-		return fmt.Errorf("%w: %s is gone, though this broker has voted in the metadata group: restore the directory, or move the whole data directory away and join as a new broker", ErrDataDir, m.dir)
+	case fresh && existing && !m.others:
+		return fmt.Errorf("%w: %s is gone, and no other broker is known from which it could be had again: restore the directory", ErrDataDir, m.dir)
 	}
-	log, err := segment.Open(m.fs, m.dir, raft.MetadataGroup, m.segment)
+	options := m.segment
+	options.OnDamage = func(err error) {
+		if g := m.group.Load(); g != nil {
+			g.Fail(err)
+		}
+	}
+	options.Past = segment.NeverRan
+	if existing {
+		fresh, options.Past = false, segment.RanBefore
+	}
+	log, err := segment.Open(m.fs, m.dir, raft.MetadataGroup, options)
 	if err != nil {
 		return fmt.Errorf("open the metadata log %s: %w", m.dir, err)
 	}
@@ -94,6 +105,10 @@ func (m *metaGroup) open() error {
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the metadata group: %w", err), log.Close())
+	}
+	if r := log.Recovery(); r.Corrupt {
+		m.log.Error("the metadata log is damaged; it keeps the bytes and is repaired by its leader", "dir", m.dir, "from", uint64(r.CorruptFrom),
+			"reason", r.Reason, "setAside", r.SetAside)
 	}
 	m.campaign = false
 	m.segments.Store(log)

@@ -144,7 +144,9 @@ func (s *replicaState) setLog(first, snapshot raft.Index, bytes int64, segments 
 	if h.ReadErr != nil {
 		words = append(words, "a read met damage: "+h.ReadErr.Error())
 	}
-	if h.DamagedUpTo > 0 {
+	if h.DamagedUpTo == raft.UntilTold {
+		words = append(words, "lost its log: a leader must tell how far it went, and refill it")
+	} else if h.DamagedUpTo > 0 {
 		words = append(words, fmt.Sprintf("damaged: lacks durable entries up to %d", h.DamagedUpTo))
 	} else if h.Recovery.Corrupt {
 		words = append(words, fmt.Sprintf("repaired: was corrupt from %d on at the last start", h.Recovery.CorruptFrom))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/raft"
 )
 
 // issues/2: a full disk refuses produce with a clear error, fetch goes on, nothing is lost, and it recovers by itself.
@@ -179,8 +180,15 @@ func TestRemove(t *testing.T) {
 	// The journal knows the group, its files are gone: that is damage, not a first start.
 	cfg := n.rep.cfg
 	cfg.Existing = true
-	if _, err := Open(cfg); !errors.Is(err, errMissing) {
-		t.Errorf("open of a lost replica: %v", err)
+	lost, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := lost.Raft().Status(); s.VoteAfter != raft.UntilTold {
+		t.Errorf("a lost replica votes after %d", s.VoteAfter)
+	}
+	if err := lost.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

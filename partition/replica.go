@@ -36,8 +36,8 @@ type Config struct {
 	// behind one.
 	SnapshotEvery int64
 
-	// Existing: this broker's journal already has a hard state for the group. Then a missing directory is damage and not a
-	// first start, and Open refuses it.
+	// Existing: this broker's journal already has a hard state for the group. Then a missing or empty directory is a lost log and not a
+	// first start: the replica does not vote before a leader has told how far the log went, and has refilled it.
 	Existing bool
 	// Bootstrap is the membership of the first assignment.
 	Bootstrap raft.ConfState
@@ -160,28 +160,33 @@ func Open(cfg Config) (*Replica, error) {
 
 func (r *Replica) now() time.Time { return r.cfg.Now() }
 
-// errMissing says that the log's directory of a replica that has voted before is gone.
-var errMissing = errors.New("the log's directory is missing, though this replica has voted before: its data is lost, re-add it as a new replica")
-
 // open starts a life. life is held.
 func (r *Replica) open(existing, campaign bool) error {
 	c := &r.cfg
 	_, err := c.FS.Stat(c.Dir)
 	fresh := errors.Is(err, fs.ErrNotExist)
-	switch {
-	case err != nil && !fresh:
+	if err != nil && !fresh {
 		return err
-	case fresh && existing:
-		return fmt.Errorf("%s: %w", c.Dir, errMissing)
+	}
+	options := c.Segment
+	options.Checkpoints = true
+	// Damage that somebody's read meets must not wait for the next start.
+	var running atomic.Pointer[multi.Group]
+	options.OnDamage = func(err error) {
+		if g := running.Load(); g != nil {
+			g.Fail(err)
+		}
+	}
+	options.Past = segment.NeverRan
+	if existing {
+		fresh, options.Past = false, segment.RanBefore
 	}
 	if fresh && c.JoinAfter > 0 {
 		if err := markJoining(c.FS, c.Dir, c.JoinAfter); err != nil {
 			return err
 		}
 	}
-	opt := c.Segment
-	opt.Checkpoints = true
-	log, err := segment.Open(c.FS, c.Dir, c.Group, opt)
+	log, err := segment.Open(c.FS, c.Dir, c.Group, options)
 	if err != nil {
 		return err
 	}
@@ -209,6 +214,10 @@ func (r *Replica) open(existing, campaign bool) error {
 		r.m, r.state = nil, before
 		r.mu.Unlock()
 		return errors.Join(err, log.Close())
+	}
+	running.Store(group)
+	if err := log.Health().ReadErr; err != nil {
+		group.Fail(err)
 	}
 	r.mu.Lock()
 	m.group = group
@@ -239,7 +248,10 @@ func (r *Replica) sayRecovery(h segment.Health) {
 		l.Error("the log is damaged; it keeps the bytes and is repaired by its leader", "from", uint64(rec.CorruptFrom),
 			"reason", rec.Reason, "setAside", rec.SetAside)
 	}
-	if h.DamagedUpTo > 0 {
+	switch {
+	case h.DamagedUpTo == raft.UntilTold:
+		l.Warn("neither votes nor campaigns until a leader has told how far the lost log went, and has caught it up")
+	case h.DamagedUpTo > 0:
 		l.Warn("neither votes nor campaigns until a leader has caught it up", "upTo", uint64(h.DamagedUpTo))
 	}
 }
