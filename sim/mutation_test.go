@@ -39,6 +39,8 @@ func TestLostSyncsAreSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// It takes the loss of the last file after a power loss to miss it, which no simulated disk does: segment.TestEverySyncIsNeeded does.
+	delete(kinds, "file N-N.idx")
 	const tries = 300
 	// A replica whose snapshot is lost right after its installation is refilled by its peers, which is as it should be: only the
 	// log's own tests can see that sync.
