@@ -295,6 +295,9 @@ func (b *Broker) startRaft() (err error) {
 	id := &b.store.id
 	if b.hardStates = b.cfg.HardStates; b.hardStates == nil {
 		dir := filepath.Join(filepath.FromSlash(b.store.dir), "journal")
+		if err := b.store.checkJournal(); err != nil {
+			return err
+		}
 		j, err := journal.Open(dir, journal.Options{Logger: b.log})
 		if err != nil {
 			return fmt.Errorf("open the journal of terms and votes %s: %w", dir, err)

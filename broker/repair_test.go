@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"strings"
 	"sync/atomic"
@@ -554,4 +555,27 @@ func TestRepairWithoutMajorityIsRefused(t *testing.T) {
 	r.load = r.trickle()
 	r.load.more("after the reset", 20)
 	r.load.stop(r.testCluster)
+}
+
+// A journal that is gone has taken the votes with it: nobody may vote a second time in a term that it has voted in.
+func TestMissingJournalIsRefused(t *testing.T) {
+	c := newCluster(t, 1, false)
+	c.start(c.nodes...)
+	n := c.nodes[0]
+	n.mustCreate(t, "a", 1, 1)
+	c.stop(n)
+	journal := path.Join(n.cfg.DataDir, "journal")
+	if err := os.Rename(journal, journal+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := Start(t.Context(), n.cfg); !errors.Is(err, ErrDataDir) || !strings.Contains(err.Error(), "--node-id 1") {
+		if b != nil {
+			n.Broker = b
+		}
+		t.Fatalf("start without the journal: %v", err)
+	}
+	if err := os.Rename(journal+".away", journal); err != nil {
+		t.Fatal(err)
+	}
+	c.start(n)
 }

@@ -194,6 +194,21 @@ func (s *storage) check(cfg *Config) error {
 	return nil
 }
 
+// checkJournal refuses logs whose journal is gone: their replicas have forgotten whom they voted for, and a second vote in one term
+// may elect a second leader. The journal's directories are durable before the first log is made.
+func (s *storage) checkJournal() error {
+	dir := path.Join(s.dir, "journal", "wal")
+	if _, err := s.fs.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	groups, err := s.groupDirs()
+	if err != nil || len(groups) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s is gone, and with it the votes of %d groups: restore it as it was when the broker stopped, or move the whole data directory away and start on an empty one with --node-id %d: "+
+		"everything is then copied from the other brokers", ErrDataDir, dir, len(groups), s.id.NodeID)
+}
+
 // outlive notes the metadata group's epoch, of which this directory's metadata log is not.
 func (s *storage) outlive(epoch raft.GroupEpoch) error {
 	s.id.MetadataEpoch = epoch

@@ -7,10 +7,11 @@
 // One directory per group:
 //
 //	00000000000000000001-00000001.log   segment: first index (decimal), generation (hex)
-//	00000000000000000001-00000001.idx   sparse index of a closed segment; can always be rebuilt
+//	00000000000000000001-00000001.idx   sparse index of a closed segment; can always be rebuilt. Made when the next file is durable
 //	00000000000000004711-00000002.log
 //	meta                                where the log starts, damage not yet healed
 //	snapshot                            the stored snapshot
+//	empty                               there is no segment yet, or since a snapshot was installed: none is missing
 //	damaged-00000003/                   files set aside by a recovery that met corruption; never read, never deleted
 //
 // All integers are little-endian. All checksums are CRC32C (Castagnoli) and seeded with the group id, so that a file
@@ -88,7 +89,8 @@
 // verified. At the first block that is not valid, at index x: if anything else proves that x was durable (a later block's
 // synced index, a later file, the stored snapshot), the log is corrupt from x; otherwise it is the torn tail of the
 // last write, and cut. A corrupt log opens with what is intact before x; Recovery.DamagedUpTo is the last index known to
-// have been durable, and stays on record in meta until a leader has refilled the log up to there. The damaged files are
+// have been durable, and stays on record in meta until a leader has refilled the log up to there. If the newest file has an index, or no
+// file is left and nothing says that none need be, the end is lost and the last index is not known (raft.UntilTold). The damaged files are
 // kept in a directory of their own.
 //
 // # Meta
