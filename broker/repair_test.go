@@ -442,6 +442,9 @@ var faults = []fault{
 func TestRepair(t *testing.T) {
 	r := newRepairs(t)
 	for _, leads := range []bool{false, true} {
+		if leads && testing.Short() {
+			break
+		}
 		role := map[bool]string{false: "follower", true: "leader"}[leads]
 		for _, f := range faults {
 			ok := t.Run(role+": "+f.name, func(t *testing.T) {
