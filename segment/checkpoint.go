@@ -363,3 +363,42 @@ func (r *recoverer) loadCheckpoints(names []string) error {
 	}
 	return nil
 }
+
+// standIn is the newest checkpoint at or below last, for a log whose snapshot speaks of entries that corruption took. The log
+// must not go on behind that snapshot: it holds records between its first entry and there, which a follower of it would then
+// lack. nil: there is none that is intact.
+func (r *recoverer) standIn(last raft.Index) (*SnapshotFile, error) {
+	names, err := r.fs.ReadDir(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Backward(names) { // sorted, and so by index
+		i, ok := parseCheckpointName(name)
+		if !ok || i+1 < r.first || i > last {
+			continue
+		}
+		f, err := r.openSnapshotFile(name)
+		switch {
+		case errors.Is(err, ErrBadSnapshot):
+		case err != nil:
+			return nil, err
+		case f.snap.Meta.Index != i:
+			_ = f.Close()
+		default:
+			return f, nil
+		}
+	}
+	return nil, nil
+}
+
+// stepIn puts a checkpoint in the place of the stored snapshot, of which a copy is kept.
+func (r *recoverer) stepIn(f *SnapshotFile) error {
+	if err := r.copyAside(snapshotName); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
+		return err
+	}
+	if err := f.copyTo(r.fs, r.dir, snapshotName); err != nil {
+		return err
+	}
+	r.snap, r.snapIdx = snapshotInfo{index: f.snap.Meta.Index, term: f.snap.Meta.Term}, f.snap.Meta.Index
+	return nil
+}

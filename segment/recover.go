@@ -302,6 +302,9 @@ func (r *recoverer) startAnew(why error, snap *raft.Snapshot) error {
 	if snap != nil {
 		mark = max(mark, snap.Meta.Index)
 	}
+	if r.opt.Checkpoints {
+		snap = nil // behind it this replica would lack records that the others have, and whoever it led would lose them
+	}
 	m := meta{first: 1, floor: max(r.nextFloor(), r.snapFloor), damaged: max(mark, 1)}
 	if snap != nil && r.snapIdx > 0 {
 		m = installedMeta(&snap.Meta, &r.state, m.floor)
@@ -549,7 +552,19 @@ func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
 	}
 	last := from - 1
 	r.last, r.synced = last, last
-	if r.snapIdx > last && r.meta.first > 1 {
+	var standIn *SnapshotFile
+	switch {
+	case r.snapIdx <= last || r.meta.first == 1:
+	case r.opt.Checkpoints:
+		if standIn, err = r.standIn(last); err != nil {
+			return err
+		}
+		if standIn == nil {
+			r.segs, r.configs = nil, nil
+			return r.startAnew(why, nil)
+		}
+		defer standIn.Close()
+	default:
 		// The state at the log's end is lost, the state of the snapshot is not: the log goes on behind the snapshot, and
 		// what it held below is set aside with the rest.
 		return r.restartAtSnapshot(from, why)
@@ -563,7 +578,12 @@ func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
 	if r.snapIdx > last {
 		r.recovery.SnapshotLost = true
 		r.snap, r.snapIdx = snapshotInfo{}, 0
-		if err := r.setAside(snapshotName); err != nil {
+		if standIn == nil {
+			err = r.setAside(snapshotName)
+		} else {
+			err = r.stepIn(standIn)
+		}
+		if err != nil {
 			return err
 		}
 	}
