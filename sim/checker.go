@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/segment"
 )
 
 type committed struct {
@@ -16,6 +17,7 @@ type committed struct {
 	op   uint64
 	hash uint64    // of the chain after it
 	end  int64     // number of records up to it
+	from int64     // where they start
 	by   raft.Term // no later than in this term it was committed
 	seen bool
 }
@@ -133,7 +135,7 @@ func (c *checker) applied(r *replica, e *raft.Entry) {
 	}
 	k := &h[e.Index]
 	if !k.seen {
-		*k = committed{e.Term, op, r.state.hash, int64(r.state.records), max(e.Term, c.led[r.g]), true}
+		*k = committed{e.Term, op, r.state.hash, int64(r.state.records), int64(r.state.start), max(e.Term, c.led[r.g]), true}
 		if op != 0 {
 			c.w.history[r.g].applied(op, int64(r.state.records)-1, c.w.now)
 		}
@@ -348,6 +350,7 @@ func (c *checker) compareLogs() {
 			if ra == nil {
 				continue
 			}
+			c.cutWhereAllowed(g, ra)
 			for _, b := range c.w.nodes[i+1:] {
 				if rb := b.replica(g); rb != nil {
 					c.logsMatch(g, ra, rb)
@@ -356,6 +359,52 @@ func (c *checker) compareLogs() {
 		}
 	}
 }
+
+// cutWhereAllowed: a data group's log begins at or before the first record that the committed start leaves.
+func (c *checker) cutWhereAllowed(g int, r *replica) {
+	if !c.w.shape.data[g] || r.group.Status().Epoch != c.epoch[g] {
+		return
+	}
+	have := r.log.StartOffset()
+	if have > 0 && r.log.SnapshotIndex() > r.log.FirstIndex() {
+		c.w.rep.reach("log cut behind the start")
+	}
+	start := segment.Offset(0)
+	if top := c.top[g]; top > 0 {
+		start = segment.Offset(c.history[g][top].from)
+	}
+	if have > start {
+		c.w.fail(&LostRecordsError{r.node.id, g, have, start, ""})
+	}
+}
+
+// readBack reads every record from the start on, off the disk as a consumer does.
+func (c *checker) readBack(g int, r *replica) {
+	if !c.w.shape.data[g] || r.node == c.w.shape.weak { // whose disk may be damaged where nobody has read yet
+		return
+	}
+	h := c.history[g]
+	at, i := r.state.start, raft.Index(1)
+	for at < r.state.records {
+		batches, err := r.log.ReadOffsets(at, r.state.applied, maxReadBack)
+		if err != nil || len(batches) == 0 {
+			c.w.fail(&LostRecordsError{r.node.id, g, r.log.StartOffset(), r.state.start, fmt.Sprintf("; at %d: %v", at, err)})
+			return
+		}
+		for _, b := range batches {
+			for h[i].end != int64(at)+1 {
+				i++
+			}
+			if op := opOf(b); op != h[i].op {
+				c.w.fail(&LostRecordsError{r.node.id, g, r.log.StartOffset(), r.state.start, fmt.Sprintf("; at %d is op %x, committed is op %x", at, op, h[i].op)})
+				return
+			}
+			at++
+		}
+	}
+}
+
+const maxReadBack = 64 << 10
 
 const matchDepth = 64 // entries compared below the highest agreement
 
@@ -436,6 +485,10 @@ func (c *checker) final() {
 			if err != nil || off != r.state.records {
 				c.w.fail(&OffsetError{r.node.id, g, r.state.applied, off, r.state.records})
 			}
+			if have := r.log.StartOffset(); c.w.shape.data[g] && have > r.state.start {
+				c.w.fail(&LostRecordsError{r.node.id, g, have, r.state.start, ""})
+			}
+			c.readBack(g, r)
 		}
 	}
 	c.compareLogs()

@@ -8,12 +8,14 @@ import (
 
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
+	"github.com/balsamq/balsa/segment"
 )
 
 const (
 	readShare   = 0.25
 	burstChance = 0.05
 	burstOps    = 40
+	trimChance  = 0.06 // instead of a write, of the groups whose records are their data
 	maxOpBytes  = 1200
 	retries     = 8
 )
@@ -53,7 +55,32 @@ func (w *world) operation(op uint64, left int) {
 		}
 		return
 	}
+	if w.shape.data[g] && w.chance(trimChance) {
+		w.trim(g)
+		return
+	}
 	w.write(g, op, left)
+}
+
+// trim moves the start of the records to somewhere below their end, or, often, to the end.
+func (w *world) trim(g int) {
+	n := w.pick(g)
+	if n == nil {
+		return
+	}
+	n.inLife(n.life, func() {
+		n.step(func() {
+			r := n.replica(g)
+			if r == nil {
+				return
+			}
+			to := r.state.records
+			if w.chance(0.6) {
+				to -= segment.Offset(w.rng.Int64N(int64(to-r.state.start) + 1))
+			}
+			r.group.Propose(&multi.Proposal{Type: raft.EntryPrefix, Payload: trimPayload(to), Done: func(multi.Outcome) {}})
+		})
+	})
 }
 
 // pick is a node that thinks it leads g, else any; nil if that one is down.

@@ -183,6 +183,18 @@ func (e *OffsetError) Error() string {
 	return fmt.Sprintf("offsets are dense: n%d group %d after index %d is offset %d, %d records are applied", e.Node, e.Group, e.Index, e.Have, e.Want)
 }
 
+// LostRecordsError: a log begins behind the first record that is not deleted, or does not hold one that it must.
+type LostRecordsError struct {
+	Node        raft.NodeID
+	Group       int
+	Have, Start segment.Offset
+	What        string
+}
+
+func (e *LostRecordsError) Error() string {
+	return fmt.Sprintf("no record is lost to a cut: n%d group %d begins at offset %d, wanted are those from %d on%s", e.Node, e.Group, e.Have, e.Start, e.What)
+}
+
 // LivenessError: a cluster in which a majority can talk did not make progress, or a healed one did not come to agree.
 type LivenessError struct {
 	What  string

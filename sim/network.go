@@ -51,21 +51,31 @@ func (n *network) heal() {
 
 func (n *network) lossy(loss, dup float64) { n.loss, n.dup = loss, dup }
 
-// carry delivers by calling fn on the far side, if the message gets there; the cut is looked at on both ends.
-func (n *network) carry(from, to raft.NodeID, fn func(dst *node)) {
+// carry delivers by calling fn on the far side, if the message gets there; the cut is looked at on both ends. what, if not
+// empty, is counted when it is lost or doubled.
+func (n *network) carry(what string, from, to raft.NodeID, fn func(dst *node)) {
 	w := n.w
 	w.rep.Messages++
 	if int(to) > len(w.nodes) || to == 0 {
 		return
 	}
 	copies := 1
+	lost := func() {
+		w.rep.Lost++
+		if what != "" {
+			w.rep.reach(what + " lost")
+		}
+	}
 	if n.dup > 0 && w.chance(n.dup) {
 		copies = 2
 		w.rep.Duplicated++
+		if what != "" {
+			w.rep.reach(what + " doubled")
+		}
 	}
 	for range copies {
 		if n.loss > 0 && w.chance(n.loss) {
-			w.rep.Lost++
+			lost()
 			continue
 		}
 		d := w.between(minDelay, maxDelay) + n.slowFrom[from-1]
@@ -78,7 +88,7 @@ func (n *network) carry(from, to raft.NodeID, fn func(dst *node)) {
 		w.after(d, func() {
 			dst := w.nodes[to-1]
 			if !dst.up || n.cut[from-1][to-1] > 0 {
-				w.rep.Lost++
+				lost()
 				return
 			}
 			fn(dst)
@@ -108,7 +118,7 @@ func (l *link) Send(to raft.NodeID, msgs []raft.Message) {
 			w.fail(err)
 			return
 		}
-		l.net.carry(l.node.id, to, func(dst *node) { dst.deliver(ofItsOwn(&c)) })
+		l.net.carry("", l.node.id, to, func(dst *node) { dst.deliver(ofItsOwn(&c)) })
 	}
 }
 
@@ -123,22 +133,24 @@ func (l *link) SendPair(to raft.NodeID, m *multi.PairMessage) {
 		l.net.w.fail(err)
 		return
 	}
-	l.net.carry(l.node.id, to, func(dst *node) {
+	l.net.carry("", l.node.id, to, func(dst *node) {
 		d := *c
 		dst.deliverPair(l.node.id, &d)
 	})
 }
 
+// SendChunk implements multi.Transport.
 func (l *link) SendChunk(to raft.NodeID, m *multi.ChunkMessage) {
 	if !l.node.up || l.life != l.node.life {
 		return
 	}
+	l.net.w.rep.Chunks++
 	c, err := transport.CarryChunk(m)
 	if err != nil {
 		l.net.w.fail(err)
 		return
 	}
-	l.net.carry(l.node.id, to, func(dst *node) {
+	l.net.carry("chunk", l.node.id, to, func(dst *node) {
 		d := *c
 		dst.deliverChunk(l.node.id, &d)
 	})

@@ -117,6 +117,7 @@ func (n *node) start() {
 		Self: raft.Member{ID: n.id, Incarnation: n.inc}, Boot: n.boot, Workers: -1,
 		ElectionTimeout: electionTimeout, HeartbeatInterval: heartbeatInterval, ClockDrift: clockDrift,
 		MaxMessageBytes: w.shape.maxMessageBytes, MaxInflightMsgs: w.shape.maxInflight,
+		SnapshotChunk: w.shape.snapshotChunk, SnapshotRate: w.shape.snapshotRate,
 		Clock: n, Transport: &link{net: w.net, node: n, life: n.life}, HardStates: hard,
 		Logger: slog.New(slog.DiscardHandler), Seed: w.rng.Uint64(),
 		OnFatal: func(err error) {
@@ -225,6 +226,7 @@ func (n *node) deliver(m raft.Message) {
 		return
 	}
 	n.inLife(n.life, func() {
+		n.noteOffer(&m)
 		n.step(func() { n.host.Deliver([]raft.Message{m}) })
 	})
 }
@@ -289,7 +291,7 @@ func (n *node) openReplica(g int) (*replica, error) {
 			return nil, err
 		}
 	}
-	log, err := segment.Open(n.fs, groupDir(g), groupID(g), segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead})
+	log, err := segment.Open(n.fs, groupDir(g), groupID(g), segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead, Checkpoints: n.w.shape.data[g]})
 	if err != nil {
 		return nil, err
 	}
@@ -306,9 +308,13 @@ func (n *node) openReplica(g int) (*replica, error) {
 		}
 	}
 	n.noteRecovery(g, h)
+	keep := n.w.shape.keepEntries
+	if n.w.shape.data[g] {
+		keep = -1
+	}
 	r.group, err = n.host.CreateGroup(multi.GroupConfig{
 		ID: groupID(g), Log: &timedLog{log, n}, Stager: r, StateMachine: r, Bootstrap: bootstrap, Fresh: fresh, Epoch: epoch, Priorities: slices.Clone(n.w.prefer[g]),
-		VoteAfter: h.DamagedUpTo, SnapshotEvery: n.w.shape.snapshotEvery, KeepEntries: n.w.shape.keepEntries,
+		VoteAfter: h.DamagedUpTo, SnapshotEvery: n.w.shape.snapshotEvery, KeepEntries: keep,
 		OnFatal: func(err error) {
 			if n.dead() || n.life != life {
 				return

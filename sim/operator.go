@@ -286,15 +286,21 @@ func (n *node) wipe() {
 	n.startLater(100*time.Millisecond, 3*time.Second)
 }
 
-// mend is what operators do when the faults are over: they take dead incarnations out of the groups.
+// mend is what operators do when the faults are over: they take dead incarnations out of the groups. And what clients do: a replica
+// that found something behind its damage waits for the log to reach that far, even if it never was committed.
 func (w *world) mend() {
 	for g := range w.opts.Groups {
 		leader := w.check.leader(g)
 		if leader == nil {
 			continue
 		}
-		conf := leader.replicas[g].group.Status().Conf
+		s := leader.replicas[g].group.Status()
+		conf := s.Conf
 		for _, m := range slices.Concat(conf.Voters, conf.Learners) {
+			if r := w.nodes[m.ID-1].replica(g); r != nil && r.group.Status().VoteAfter > s.Last {
+				w.rep.reach("damaged replica waits for more than the log has")
+				w.writeTo(leader, g, w.newOp(), 0)
+			}
 			if w.nodes[m.ID-1].inc != m.Incarnation && !conf.Joint() {
 				w.rep.reach("dead incarnation taken out")
 				w.propose(leader, g, raft.ConfChange{Steps: []raft.ConfStep{{Op: raft.Remove, Member: m}}})

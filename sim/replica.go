@@ -33,6 +33,7 @@ type chain struct {
 	applied raft.Index
 	hash    uint64
 	records segment.Offset // Kafka offset after the last applied entry
+	start   segment.Offset // of the records: moved by EntryPrefix, as a partition's is
 }
 
 func (c *chain) fold(e *raft.Entry) {
@@ -44,24 +45,43 @@ func (c *chain) fold(e *raft.Entry) {
 	h := crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, e.Payload)
 	c.hash = c.hash*0x9E3779B97F4A7C15 + uint64(h) + 1
 	c.applied = e.Index
-	if e.Type == raft.EntryRecords {
+	switch e.Type {
+	case raft.EntryRecords:
 		c.records++
+	case raft.EntryPrefix:
+		if to := segment.Offset(binary.LittleEndian.Uint64(e.Payload)); to > c.start {
+			c.start = min(to, c.records)
+		}
 	}
 }
 
-const chainSize = 24
+const chainSize = 32
 
 func (c *chain) encode() []byte {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(c.applied))
 	b = binary.LittleEndian.AppendUint64(b, c.hash)
-	return binary.LittleEndian.AppendUint64(b, uint64(c.records))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.records))
+	return binary.LittleEndian.AppendUint64(b, uint64(c.start))
 }
 
 func decodeChain(b []byte) (chain, error) {
 	if len(b) != chainSize {
 		return chain{}, errors.New("sim: snapshot has the wrong size")
 	}
-	return chain{raft.Index(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint64(b[8:]), segment.Offset(binary.LittleEndian.Uint64(b[16:]))}, nil
+	return chain{raft.Index(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint64(b[8:]), segment.Offset(binary.LittleEndian.Uint64(b[16:])),
+		segment.Offset(binary.LittleEndian.Uint64(b[24:]))}, nil
+}
+
+// trimPayload is a client's order to move the start.
+func trimPayload(to segment.Offset) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(to)) }
+
+// cut lets the log of a data group drop what is below the start, as a partition does: nothing else of it is ever cut.
+func (r *replica) cut() {
+	if r.log.Forget(r.state.start); r.state.start == r.state.records {
+		r.group.Snapshot()
+	} else {
+		r.group.Prune()
+	}
 }
 
 // opBatch is a client's operation dressed as a record batch (the header alone matters here), padded to a size.
@@ -109,7 +129,11 @@ func (r *replica) stage(e *raft.Entry, records uint32) {
 // Stage implements multi.Stager.
 func (r *replica) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
 	r.node.mayPause()
-	r.stage(e, 1)
+	records := uint32(0)
+	if e.Type == raft.EntryRecords {
+		records = 1
+	}
+	r.stage(e, records)
 	return 0, nil
 }
 
@@ -119,6 +143,7 @@ func (r *replica) StageInternal(e *raft.Entry) { r.stage(e, 0) }
 // Apply implements multi.StateMachine.
 func (r *replica) Apply(entries []raft.Entry) ([]any, error) {
 	r.node.mayPause()
+	start := r.state.start
 	for i := range entries {
 		e := &entries[i]
 		if e.Index != r.state.applied+1 {
@@ -126,6 +151,10 @@ func (r *replica) Apply(entries []raft.Entry) ([]any, error) {
 		}
 		r.state.fold(e)
 		r.node.w.check.applied(r, e)
+	}
+	if r.state.start > start {
+		r.node.w.rep.reach("log start moved")
+		r.cut()
 	}
 	return nil, nil
 }
@@ -146,7 +175,11 @@ func (r *replica) Restore(meta raft.SnapshotMeta, state []byte) error {
 	if c.applied != meta.Index {
 		r.node.w.fail(&SnapshotError{r.node.id, r.g, meta.Index, c.applied})
 	}
+	if r.group != nil { // else it is its own, from before
+		r.noteInstalled(c)
+	}
 	r.state = c
+	r.log.Forget(c.start)
 	r.node.w.check.restored(r)
 	return nil
 }

@@ -23,6 +23,7 @@ type Report struct {
 
 	Types        [raft.MsgTimeoutNow + 1]uint64 // messages sent, by type
 	PairMessages uint64
+	Chunks       uint64    // of snapshots: asked for and sent
 	Roles        [4][4]int // changes of role: from, to
 
 	// Settled are the times that majorities took to acknowledge something new once faults had stopped among them.
@@ -56,6 +57,7 @@ func (r *Report) Add(o Report) {
 		r.Types[i] += n
 	}
 	r.PairMessages += o.PairMessages
+	r.Chunks += o.Chunks
 	r.Settled = append(r.Settled, o.Settled...)
 	for i := range o.Roles {
 		for j, n := range o.Roles[i] {
@@ -83,7 +85,7 @@ func (r Report) String() string {
 	for t := raft.MsgPreVote; int(t) < len(r.Types); t++ {
 		fmt.Fprintf(&b, "  %9d  message %v\n", r.Types[t], t)
 	}
-	fmt.Fprintf(&b, "  %9d  pair messages\n", r.PairMessages)
+	fmt.Fprintf(&b, "  %9d  pair messages\n  %9d  snapshot chunks\n", r.PairMessages, r.Chunks)
 	for i := range r.Roles {
 		for j, n := range r.Roles[i] {
 			if n > 0 {
@@ -115,6 +117,8 @@ var coverage = []string{
 	"membership: promote", "membership: remove", "power cut after a vote", "power cut inside a disk operation",
 	"proposal outcome unknown", "read through ReadIndex", "replica does not vote until it is repaired",
 	"replica failed, and was opened again", "resting groups woken by a dead peer", "snapshot installed", "snapshot restored", "snapshot sent",
+	"chunk doubled", "chunk lost", "follower behind the start taken in by a checkpoint", "log start moved", "log cut behind the start",
+	"snapshot offer of an earlier epoch came late", "snapshot offered after a reset", "snapshot resumed",
 	"priorities set", "snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead",
 }
 
@@ -157,7 +161,7 @@ func (n *node) addCoverage() {
 		n    uint64
 		what string
 	}{
-		{s.SnapshotsSent, "snapshot sent"}, {s.SnapshotsInstalled, "snapshot installed"}, {s.LeaseReads, "lease read"},
+		{s.SnapshotsSent, "snapshot sent"}, {s.SnapshotsResumed, "snapshot resumed"}, {s.SnapshotsBroken, "snapshot could not be taken in"}, {s.SnapshotsInstalled, "snapshot installed"}, {s.LeaseReads, "lease read"},
 		{s.Reads - min(s.Reads, s.LeaseReads), "read through ReadIndex"}, {s.GroupsWoken, "resting groups woken by a dead peer"},
 	} {
 		if c.n > 0 {
@@ -169,6 +173,33 @@ func (n *node) addCoverage() {
 func (r *Report) reachN(what string, n int) {
 	r.reach(what)
 	r.Reached[what] += n - 1
+}
+
+// noteOffer: an offer and the epoch that it meets.
+func (n *node) noteOffer(m *raft.Message) {
+	if m.Type != raft.MsgSnap {
+		return
+	}
+	if m.Epoch > 0 {
+		n.w.rep.reach("snapshot offered after a reset")
+	}
+	if r := n.w.resets[m.Group-2]; r != nil && m.Epoch < r.Epoch {
+		n.w.rep.reach("snapshot offer of an earlier epoch came late")
+	}
+}
+
+// noteInstalled: a leader's snapshot is in the log, and its state, c, will be this replica's.
+func (r *replica) noteInstalled(c chain) {
+	w := r.node.w
+	if !w.shape.data[r.g] {
+		return
+	}
+	for _, n := range w.nodes {
+		if o := n.replica(r.g); o != nil && o != r && o.log.StartOffset() > r.state.records && o.log.SnapshotIndex() > c.applied {
+			w.rep.reach("follower behind the start taken in by a checkpoint")
+			return
+		}
+	}
 }
 
 // noteProgress: how long a majority took to make progress.

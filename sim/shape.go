@@ -16,6 +16,9 @@ type shape struct {
 	snapshotEvery   int64
 	zeroAhead       int64
 	minVoters       int // membership changes leave at least so many
+	snapshotChunk   int // 0: the default, which is more than any snapshot here; else one takes several
+	snapshotRate    int64
+	data            []bool // by group: its records are its data, see replica.cut
 	// weak is the one node whose disk may rot, lie or be lost; nil: none in this run. See faults_disk.go.
 	weak *node
 }
@@ -36,6 +39,11 @@ func (w *world) drawShape() {
 	s.snapshotEvery = pick(4<<10, 8<<10, 16<<10)
 	s.zeroAhead = pick(0, 0, 0, 4096)
 	s.minVoters = int(pick(1, 3, 3, 3))
+	s.snapshotChunk = int(pick(0, 24, 48, 48))
+	s.snapshotRate = pick(0, 0, 500) // or so slow that the world changes meanwhile
+	for range w.opts.Groups {
+		s.data = append(s.data, w.chance(0.5))
+	}
 	for range w.opts.Groups {
 		n := min(3, w.opts.Nodes)
 		if w.opts.Nodes >= 5 && w.chance(0.4) {
