@@ -13,6 +13,7 @@ const (
 	coverOff coverState = iota
 	coverProposed
 	coverOn
+	coverParked // the peer is dead, see pair_silent.go: neither promised nor asked
 )
 
 // leaderCoverage is how one follower of a led group stands.
@@ -21,6 +22,7 @@ type leaderCoverage struct {
 	state   coverState
 	term    raft.Term
 	retryAt raft.Time // coverOff: not proposed again before
+	heardAt raft.Time // its last message here; 0: none that counts
 }
 
 func (g *Group) cover(id raft.NodeID) *leaderCoverage {
@@ -45,16 +47,25 @@ func (g *Group) coverIdle(now raft.Time) {
 				continue
 			}
 			c := g.cover(m.ID)
-			if c != nil && (c.state != coverOff || now < c.retryAt) {
-				continue
-			}
-			commit, ok := g.r.Coverable(m.ID)
-			if !ok {
+			if c != nil && (c.state == coverOn || c.state == coverParked) {
 				continue
 			}
 			if c == nil {
 				g.covers = append(g.covers, leaderCoverage{peer: m.ID})
 				c = &g.covers[len(g.covers)-1]
+			}
+			if g.h.pairs.silent(m.ID, now) {
+				if g.park(now, c) {
+					g.h.pairs.uncoverGroup(g, m.ID) // if it was proposed
+				}
+				continue
+			}
+			if c.state == coverProposed || now < c.retryAt {
+				continue
+			}
+			commit, ok := g.r.Coverable(m.ID)
+			if !ok {
+				continue
 			}
 			c.state, c.term = coverProposed, s.Term
 			g.h.pairs.propose(g, m.ID, s.Term, commit, now)
@@ -68,11 +79,19 @@ func (g *Group) leaderCoverageChanged(now raft.Time, id raft.NodeID) {
 	if c == nil || c.state == coverOff {
 		return
 	}
+	if c.state == coverParked {
+		if !g.h.pairs.isParked(g, id) {
+			g.unpark(now, c)
+		}
+		return
+	}
 	known, on, sentAt := g.h.pairs.outState(g, id, c.term)
 	switch {
+	case !known && g.park(now, c): // the session was lost because nobody answers
 	case !known:
 		c.state, c.retryAt = coverOff, now+raft.Time(g.h.o.CoverAfter)
 		g.r.SetCovered(now, id, false)
+		g.unparkUnlessQuorum(now)
 	case on && c.state == coverProposed:
 		if _, ok := g.r.Coverable(id); !ok {
 			g.h.pairs.uncoverGroup(g, id)
@@ -104,7 +123,11 @@ func (g *Group) uncoverAll(now raft.Time) {
 	}
 	g.feedAcks(now)
 	for i := range g.covers {
-		if c := &g.covers[i]; c.state != coverOff {
+		switch c := &g.covers[i]; c.state {
+		case coverOff:
+		case coverParked:
+			g.unpark(now, c)
+		default:
 			g.h.pairs.uncoverGroup(g, c.peer)
 			g.r.SetCovered(now, c.peer, false)
 		}

@@ -19,7 +19,8 @@ type flushState struct {
 	want    bool // there are appends that no Sync has covered yet
 	queued  bool
 	running bool
-	since   raft.Time // when a Sync was asked for, or began; 0: none
+	since   raft.Time // when a Sync was asked for; 0: none is wanted or runs
+	began   raft.Time // and when it began to run
 	jobs    []job
 }
 
@@ -34,6 +35,7 @@ type flusher struct {
 	queue   []*Group // each at most once
 	running []*Group // at most Options.Flushers
 	closed  bool
+	moved   raft.Time       // when a Sync last ended: a queue that moves is long, and nothing hangs
 	waiting []*snapshotSend // sends over Options.SnapshotSends; at most one per group and follower
 }
 
@@ -70,13 +72,16 @@ func (h *Host) addJob(g *Group, run func(*Group)) {
 }
 
 // popLocked takes the group at position i of the queue, and what is to be done for it.
-func (f *flusher) popLocked(i int) (g *Group, sync bool, jobs []job) {
+func (f *flusher) popLocked(i int, clock Clock) (g *Group, sync bool, jobs []job) {
 	g = f.queue[i]
 	copy(f.queue[i:], f.queue[i+1:])
 	f.queue[len(f.queue)-1] = nil
 	f.queue = f.queue[:len(f.queue)-1]
-	g.fl.queued, g.fl.running = false, true // since goes on: a Sync is as old as the wish for it
+	g.fl.queued, g.fl.running = false, true
 	sync, jobs = g.fl.want, g.fl.jobs
+	if sync {
+		g.fl.began = clock.Now()
+	}
 	g.fl.want, g.fl.jobs = false, nil
 	f.running = append(f.running, g)
 	return g, sync, jobs
@@ -108,7 +113,7 @@ func (h *Host) flushLoop() {
 			f.mu.Unlock()
 			return
 		}
-		g, sync, jobs := f.popLocked(0)
+		g, sync, jobs := f.popLocked(0, h.o.Clock)
 		f.mu.Unlock()
 		h.flushOne(g, sync, jobs)
 	}
@@ -135,6 +140,7 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 		}
 		h.flusher.mu.Lock()
 		g.fl.since = 0
+		h.flusher.moved = h.now()
 		h.flusher.mu.Unlock()
 		_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
 	}
@@ -170,20 +176,34 @@ func (h *Host) flushIdle(g *Group) bool {
 	return true
 }
 
-// oldest is when the longest Sync that runs or waits was asked for; 0 if there is none. Snapshot work does not count: it
-// is long by nature.
+// A Sync hangs since it began to run, or, while it waits, since it was asked for or any other Sync ended: when ten thousand
+// groups elect leaders at once, the last one's Sync waits for seconds behind a disk that does what it can. Had such a
+// queue counted as a hanging disk, a broker's death would have silenced the others, and each would have woken all groups
+// of the other, whose elections make the queue longer still (docs/design/0015-many-groups.md).
+func (f *flusher) hangsSinceLocked(g *Group) raft.Time {
+	switch {
+	case g.fl.since == 0:
+		return 0
+	case g.fl.running:
+		return g.fl.began
+	}
+	return max(g.fl.since, f.moved)
+}
+
+// oldest is since when the disk has been hanging, if it does: the first moment of the longest Sync that runs, or waits in a
+// queue that does not move; 0 if there is none. Snapshot work does not count: it is long by nature.
 func (f *flusher) oldest() (at raft.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, g := range f.running {
-		if g.fl.since != 0 && (at == 0 || g.fl.since < at) {
-			at = g.fl.since
+		if since := f.hangsSinceLocked(g); since != 0 && (at == 0 || since < at) {
+			at = since
 		}
 	}
 	for _, g := range f.queue { // in the order of asking, but for those with snapshot work only
-		if g.fl.since != 0 {
-			if at == 0 || g.fl.since < at {
-				at = g.fl.since
+		if since := f.hangsSinceLocked(g); since != 0 {
+			if at == 0 || since < at {
+				at = since
 			}
 			break
 		}
@@ -191,14 +211,15 @@ func (f *flusher) oldest() (at raft.Time) {
 	return at
 }
 
-// syncRunsFor is how long this group's own Sync has been running or waiting.
+// syncRunsFor is for how long this group's own Sync has been hanging.
 func (h *Host) syncRunsFor(g *Group, now raft.Time) raft.Time {
 	h.flusher.mu.Lock()
 	defer h.flusher.mu.Unlock()
-	if g.fl.since == 0 {
+	since := h.flusher.hangsSinceLocked(g)
+	if since == 0 {
 		return 0
 	}
-	return now - g.fl.since
+	return now - since
 }
 
 func (f *flusher) close() {
@@ -233,7 +254,7 @@ func (h *Host) flushGroup(id raft.GroupID) bool {
 	f.mu.Lock()
 	for i, g := range f.queue {
 		if g.id == id {
-			_, sync, jobs := f.popLocked(i)
+			_, sync, jobs := f.popLocked(i, h.o.Clock)
 			f.mu.Unlock()
 			h.flushOne(g, sync, jobs)
 			return true

@@ -352,7 +352,7 @@ func (g *Group) publish() {
 	old := g.status.Load()
 	if s.Role == raft.Leader {
 		if g.peersMoved || old == nil || old.peers == nil || old.CoveredPeers != s.CoveredPeers {
-			s.peers = g.r.Peers()
+			s.peers = g.peers()
 		} else {
 			s.peers = old.peers
 		}

@@ -102,7 +102,7 @@ func (h *Host) Close() error {
 	h.closed = true
 	h.mu.Unlock()
 	var errs []error
-	gs := h.sorted()
+	gs := h.sorted(all)
 	for _, g := range gs {
 		g.beginClose()
 	}
@@ -125,12 +125,16 @@ func (h *Host) Group(id raft.GroupID) *Group {
 	return h.groups[id]
 }
 
-// sorted lists the groups by id: nothing may depend on the order of a map.
-func (h *Host) sorted() []*Group {
+func all(*Group) bool { return true }
+
+// sorted lists the groups that are wanted by id: nothing may depend on the order of a map.
+func (h *Host) sorted(wanted func(*Group) bool) []*Group {
 	h.mu.RLock()
-	gs := make([]*Group, 0, len(h.groups))
+	var gs []*Group
 	for _, g := range h.groups {
-		gs = append(gs, g)
+		if wanted(g) {
+			gs = append(gs, g)
+		}
 	}
 	h.mu.RUnlock()
 	slices.SortFunc(gs, func(a, b *Group) int {
@@ -201,7 +205,7 @@ func (h *Host) failHost(err error) {
 		return
 	}
 	h.o.Logger.Error("hard-state store failed; no group of this broker votes any more", "err", err)
-	for _, g := range h.sorted() {
+	for _, g := range h.sorted(all) {
 		g.in.pushEvent(h, g, event{kind: evFailed, err: err})
 	}
 	if h.o.OnFatal != nil {

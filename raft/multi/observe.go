@@ -239,7 +239,7 @@ func (g *Group) inspect(now raft.Time, done func(Inspection, error)) {
 		in.Lease = time.Duration(until - now)
 	}
 	if in.Role == raft.Leader {
-		for _, p := range g.r.Peers() {
+		for _, p := range g.peers() {
 			in.Peers = append(in.Peers, PeerStatus{PeerStatus: p, Active: p.Covered || p.AckedAt >= 0 && now-p.AckedAt < raft.Time(g.h.o.ElectionTimeout)})
 		}
 	}

@@ -37,6 +37,12 @@ type outSession struct {
 	ackedSent raft.Time // when that was sent
 	nextSend  raft.Time
 
+	// An opening that nobody answers is how a dead peer is probed, once for all groups: see pair_silent.go.
+	opened raft.Time // when the first opening was sent, or the peer was last known to live
+	opens  int       // openings sent since
+	wanted raft.Time // when a group last had a use for the session
+	parked map[raft.GroupID]*Group
+
 	entries map[raft.GroupID]*outEntry
 	queue   []*outEntry // wait for their place in a heartbeat, in order
 	carried []*outEntry // are in every heartbeat until confirmed; at most maxPairDeltas
@@ -106,14 +112,7 @@ func (ps *pairs) propose(g *Group, to raft.NodeID, term raft.Term, commit raft.I
 	defer ps.mu.Unlock()
 	p := ps.peerLocked(to)
 	s := &p.out
-	if !s.active {
-		ps.count++
-		*s = outSession{
-			active: true, id: ps.h.o.Boot<<32 | ps.count, nextSend: now,
-			entries: make(map[raft.GroupID]*outEntry), uncover: make(map[raft.GroupID]uint64),
-		}
-		ps.h.timers.arm(&p.timer, now)
-	}
+	ps.openLocked(p, now)
 	if old := s.entries[g.id]; old != nil {
 		old.gone = true
 	}
@@ -124,6 +123,19 @@ func (ps *pairs) propose(g *Group, to raft.NodeID, term raft.Term, commit raft.I
 	}
 	s.entries[g.id] = e
 	s.queue = append(s.queue, e)
+}
+
+// openLocked begins a session, unless there is one.
+func (ps *pairs) openLocked(p *peer, now raft.Time) {
+	if !p.out.active {
+		ps.count++
+		p.out = outSession{
+			active: true, id: ps.h.o.Boot<<32 | ps.count, nextSend: now,
+			entries: make(map[raft.GroupID]*outEntry), uncover: make(map[raft.GroupID]uint64), parked: make(map[raft.GroupID]*Group),
+		}
+		ps.h.timers.arm(&p.timer, now)
+	}
+	p.out.wanted = now
 }
 
 // uncoverGroup takes a group of the leader side out.
@@ -174,9 +186,13 @@ func (ps *pairs) fire(p *peer, now raft.Time) {
 	var m *PairMessage
 	if s := &p.out; s.active && now >= s.nextSend {
 		s.nextSend = now + raft.Time(h.o.HeartbeatInterval)
+		unanswered, lastHeard := s.seq-s.acked, s.ackedSent
 		switch {
 		case s.acked > 0 && now-s.ackedSent >= ps.lostAfter():
 			ps.loseOut(p)
+			ps.suspectLocked(p, unanswered, lastHeard, now)
+		case s.idle(now, raft.Time(h.o.ElectionTimeout)):
+			p.out = outSession{}
 		case stalled:
 			h.stats.pairStalled.Add(1)
 		default:
@@ -207,6 +223,9 @@ func (s *outSession) heartbeat(now raft.Time) *PairMessage {
 	m := &PairMessage{Session: s.id, SentAt: now}
 	if s.acked == 0 {
 		s.seq, m.Seq = 1, 1
+		if s.opens++; s.opens == 1 {
+			s.opened = now
+		}
 		return m
 	}
 	s.seq++
@@ -249,6 +268,7 @@ func (ps *pairs) loseOut(p *peer) {
 		es = append(es, e)
 	}
 	slices.SortFunc(es, func(a, b *outEntry) int { return cmp.Compare(a.g.id, b.g.id) })
+	ps.unparkAll(p)
 	p.out = outSession{}
 	for _, e := range es {
 		_ = e.g.in.pushEvent(ps.h, e.g, event{kind: evPairOut, peer: p.id}) // refused: the group has stopped
@@ -294,6 +314,7 @@ func (ps *pairs) answered(from raft.NodeID, m *PairMessage) {
 	}
 	opening := s.acked == 0
 	s.acked, s.ackedSent = m.Seq, m.SentAt
+	ps.unparkAll(p) // it lives
 	if opening {
 		s.nextSend = now
 		ps.armLocked(p)
@@ -363,6 +384,9 @@ func (ps *pairs) dropGroup(g *Group) {
 		if e := ps.peers[id].out.entries[g.id]; e != nil && e.g == g {
 			ps.peers[id].out.remove(e)
 		}
+		if ps.peers[id].out.parked[g.id] == g {
+			delete(ps.peers[id].out.parked, g.id)
+		}
 	}
 	f := &g.follower
 	if f.entry != nil {
@@ -375,9 +399,10 @@ func (ps *pairs) dropGroup(g *Group) {
 // PeerUnreachable says that messages to a broker were lost. Groups that are sending to it stop their pipelines until it
 // answers. Nothing else is concluded: sessions and terms end by silence, which is what the other side goes by too.
 func (h *Host) PeerUnreachable(id raft.NodeID) {
-	for _, g := range h.sorted() {
-		if s := g.status.Load(); s.Role == raft.Leader && s.Err == nil && s.CoveredPeers == 0 {
-			_ = g.in.pushEvent(h, g, event{kind: evUnreachable, peer: id}) // refused: the group has stopped
-		}
+	for _, g := range h.sorted(func(g *Group) bool {
+		s := g.status.Load()
+		return s.Role == raft.Leader && s.Err == nil && s.CoveredPeers == 0
+	}) {
+		_ = g.in.pushEvent(h, g, event{kind: evUnreachable, peer: id}) // refused: the group has stopped
 	}
 }

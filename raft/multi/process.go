@@ -279,6 +279,7 @@ func (g *Group) step(w *worker, now raft.Time, m *raft.Message) {
 		g.h.stats.badFrames.Add(1)
 		return
 	}
+	g.heardFrom(now, m.From)
 	g.guardPromise(now, m)
 	if err := g.r.Step(now, m); err != nil {
 		g.h.o.Logger.Debug("message dropped", "group", uint64(g.id), "type", m.Type, "from", uint64(m.From), "err", err)
