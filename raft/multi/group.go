@@ -24,6 +24,7 @@ type Group struct {
 	queuedAt raft.Time  // guarded by runQueue.mu
 	timer    timerItem  // guarded by timers.mu
 	fl       flushState // guarded by flusher.mu
+	elect    electState // guarded by elections.mu
 	in       inbox
 	status   atomic.Pointer[Status]
 	closing  atomic.Bool
@@ -59,6 +60,10 @@ type Group struct {
 	seen       seenRole
 	leaderless raft.Time // since when no leader is known; 0: one is
 	elections  uint32
+
+	campaignUntil raft.Time // it has a turn to campaign, as a pre-candidate until then; 0: it has none
+	awaitsTurn    bool      // its election timer has ended, and it waits for its turn
+	tried         bool      // it had one since it last had a leader
 
 	covers       []leaderCoverage
 	ticked       bool // since coverage was last considered
@@ -293,6 +298,7 @@ func (g *Group) shutdown() {
 	g.stopped = true
 	g.h.timers.disarm(&g.timer)
 	g.h.pairs.dropGroup(g)
+	g.h.endCampaign(g)
 	b, held := g.in.close(ErrClosed)
 	g.failPending(ErrClosed, ErrClosed)
 	g.failBatch(b, held, ErrClosed)
@@ -322,6 +328,7 @@ func (g *Group) fail(err error) {
 	g.resign()
 	g.h.o.Logger.Error("group has failed and stops", "group", uint64(g.id), "err", err)
 	g.h.pairs.dropGroup(g)
+	g.h.endCampaign(g)
 	g.h.timers.disarm(&g.timer)
 	g.covers, g.ready = nil, false
 	g.dropSends()

@@ -5,7 +5,8 @@
 // stands at most once; while a worker has it, a note is taken that it must run again. So a group is processed by at
 // most one worker at a time, and everything inside the core, the state machine and the stager needs no lock.
 //
-// Order of locks: Host.mu, then pairs.mu, then a group's inbox.mu, then runQueue.mu, timers.mu or flusher.mu (leaves).
+// Order of locks: Host.mu, then pairs.mu, then a group's inbox.mu, then runQueue.mu, timers.mu, flusher.mu or
+// elections.mu (leaves).
 
 package multi
 
@@ -29,14 +30,15 @@ type Host struct {
 	groups map[raft.GroupID]*Group
 	closed bool
 
-	runq    runQueue
-	timers  timers
-	flusher flusher
-	pairs   pairs
-	wg      sync.WaitGroup
-	manualW *worker       // manual mode: the one worker
-	started atomic.Bool   // not in manual mode: there are goroutines
-	lives   atomic.Uint64 // groups created, below 1<<32: see CreateGroup
+	runq      runQueue
+	timers    timers
+	flusher   flusher
+	pairs     pairs
+	elections elections
+	wg        sync.WaitGroup
+	manualW   *worker       // manual mode: the one worker
+	started   atomic.Bool   // not in manual mode: there are goroutines
+	lives     atomic.Uint64 // groups created, below 1<<32: see CreateGroup
 
 	throttle *throttle // nil: none
 

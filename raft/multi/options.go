@@ -75,6 +75,9 @@ type Options struct {
 	// Flushers sync logs; default 16. A sync mostly waits, so there are more of them than cores.
 	Flushers int
 
+	// Campaigns is how many groups stand for election at once because their leader is gone; default 128.
+	Campaigns int
+
 	ElectionTimeout   time.Duration // default 1 s; the same on every broker of a cluster
 	HeartbeatInterval time.Duration // default ElectionTimeout/10; of groups and of broker pairs
 	ClockDrift        time.Duration // default ElectionTimeout/20; taken off every lease
@@ -139,6 +142,7 @@ func (o *Options) setDefaults() error {
 	}
 	defaultTo(&o.Workers, 4)
 	defaultTo(&o.Flushers, 16)
+	defaultTo(&o.Campaigns, 128)
 	defaultTo(&o.ElectionTimeout, time.Second)
 	defaultTo(&o.HeartbeatInterval, o.ElectionTimeout/10)
 	defaultTo(&o.ClockDrift, o.ElectionTimeout/20)
@@ -170,6 +174,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.LearnerRate < 0 {
 		return fmt.Errorf("multi: learner rate %d", o.LearnerRate)
+	}
+	if o.Campaigns < 0 {
+		return fmt.Errorf("multi: %d campaigns at once", o.Campaigns)
 	}
 	if o.Flushers < 0 {
 		return fmt.Errorf("multi: %d flushers", o.Flushers)

@@ -103,6 +103,7 @@ func (g *Group) process(w *worker) (more bool) {
 	if g.failed != nil {
 		return false
 	}
+	g.campaignOver(now)
 	g.coverIdle(now)
 	g.publish()
 	g.arm()
@@ -124,7 +125,7 @@ func (g *Group) tick(now raft.Time) {
 	if g.heirUntil != 0 && now >= g.heirUntil {
 		g.endHandOver()
 	}
-	if g.r.Deadline() > now {
+	if g.r.Deadline() > now || g.awaitsTurn && g.h.electState(g) == electWaiting {
 		return
 	}
 	g.lookAfterDisk(now)
@@ -138,6 +139,9 @@ func (g *Group) tick(now raft.Time) {
 	g.ticked, g.peersMoved = true, true
 	g.feedPromise(now)
 	g.feedAcks(now)
+	if g.r.Deadline() <= now && !g.campaignDue(now) {
+		return
+	}
 	g.r.Tick(now)
 	g.afterStep(now)
 }
@@ -146,8 +150,14 @@ func (g *Group) tick(now raft.Time) {
 func (g *Group) arm() {
 	at := never
 	if !g.blocked {
-		if at = g.r.Deadline(); g.mute {
+		switch at = g.r.Deadline(); {
+		case g.mute:
 			at = max(at, g.muteUntil)
+		case g.awaitsTurn:
+			at = never // whoever ends a campaign schedules it
+		}
+		if g.campaignUntil != 0 && g.r.Status().Role == raft.PreCandidate {
+			at = min(at, g.campaignUntil)
 		}
 	}
 	if g.retryAt != 0 {

@@ -1,0 +1,147 @@
+// How many groups of a host stand for election at once. When a broker dies that led thousands of groups, or a whole cluster
+// starts, all their election timers end within half a timeout. If the machine cannot carry that many elections in that
+// time, none ends before the candidates' timers do, all try again in a higher term, and the work of failed elections leaves no room
+// for one that succeeds: so it stays, for ever (docs/design/0015-many-groups.md). So a group whose timer has ended
+// waits for its turn to campaign, and has it until it leads with its no-op applied, follows, or has to try again.
+//
+// Waiting breaks nothing: a group that campaigns late has been a follower for longer. Campaigns by order (transfers, first leaders)
+// and those of the metadata group do not wait.
+
+package multi
+
+import (
+	"sync"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+type electState uint8
+
+const (
+	electNot     electState = iota
+	electWaiting            // stands in a queue
+	electGranted            // may campaign: counted in elections.active
+)
+
+// elections is the queue. Groups that try again come behind those that have not tried: some may have no quorum, and would
+// keep the others from theirs.
+type elections struct {
+	mu     sync.Mutex // a leaf; protects all below and Group.elect
+	active int        // at most Options.Campaigns
+	first  []*Group   // each group in one of the two, at most once
+	again  []*Group
+}
+
+// mayCampaign takes a place for g, or puts it into the queue.
+func (h *Host) mayCampaign(g *Group, again bool) bool {
+	e := &h.elections
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case g.elect == electGranted:
+		return true
+	case g.elect == electWaiting:
+		return false
+	case e.active < h.o.Campaigns && len(e.first)+len(e.again) == 0:
+		e.active++
+		g.elect = electGranted
+		return true
+	case again:
+		e.again = append(e.again, g)
+	default:
+		e.first = append(e.first, g)
+	}
+	g.elect = electWaiting
+	return false
+}
+
+// endCampaign gives g's place back, or takes it out of the queue.
+func (h *Host) endCampaign(g *Group) {
+	e := &h.elections
+	e.mu.Lock()
+	switch g.elect {
+	case electGranted:
+		e.active--
+	case electWaiting:
+		e.first, e.again = without(e.first, g), without(e.again, g)
+	}
+	g.elect = electNot
+	var next []*Group
+	for e.active < h.o.Campaigns && len(e.first)+len(e.again) > 0 {
+		q := &e.first
+		if len(*q) == 0 {
+			q = &e.again
+		}
+		n := (*q)[0]
+		(*q)[0] = nil
+		*q = (*q)[1:]
+		n.elect = electGranted
+		e.active++
+		next = append(next, n)
+	}
+	e.mu.Unlock()
+	for _, n := range next {
+		h.schedule(n)
+	}
+}
+
+func without(q []*Group, g *Group) []*Group {
+	for i := range q {
+		if q[i] == g {
+			return append(q[:i], q[i+1:]...)
+		}
+	}
+	return q
+}
+
+func (h *Host) electState(g *Group) electState {
+	h.elections.mu.Lock()
+	defer h.elections.mu.Unlock()
+	return g.elect
+}
+
+// ---- the group's part, on its worker
+
+// campaignDue: this replica's election timer has ended. It reports whether the core may be told.
+func (g *Group) campaignDue(now raft.Time) bool {
+	if g.id == raft.MetadataGroup || g.r.Status().Role == raft.Leader {
+		return true
+	}
+	if g.campaignUntil != 0 { // a try has failed
+		g.campaignUntil = 0
+		g.h.endCampaign(g)
+		g.tried = true
+	}
+	if !g.h.mayCampaign(g, g.tried) {
+		g.awaitsTurn = true
+		return false
+	}
+	g.awaitsTurn = false
+	g.campaignUntil = now + raft.Time(g.h.o.ElectionTimeout/5)
+	return true
+}
+
+// campaignOver gives the turn to campaign back when there is no use for it any more. Nobody may hear a pre-candidate, so that one
+// is not waited for until it tries again.
+func (g *Group) campaignOver(now raft.Time) {
+	s := g.r.Status()
+	if s.Leader != 0 && (s.Role != raft.Leader || g.ready) {
+		g.tried = false
+	}
+	if g.campaignUntil == 0 {
+		if g.awaitsTurn && g.r.Deadline() > now {
+			g.awaitsTurn = false // it has heard a leader, or voted: the timer runs again
+			g.h.endCampaign(g)
+		}
+		return
+	}
+	switch {
+	case s.Role == raft.Candidate, s.Role == raft.Leader && !g.ready:
+		return
+	case s.Role == raft.PreCandidate && now < g.campaignUntil:
+		return
+	}
+	g.tried = g.tried || s.Role == raft.PreCandidate
+	g.campaignUntil = 0
+	g.h.endCampaign(g)
+}
