@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -22,6 +23,8 @@ const (
 	// driftEvery times the mover's interval all groups that this broker leads are compared, not only those that are to move: a
 	// leader whose Image was behind may have gone for what was not wanted any more.
 	driftEvery = 25
+	// driftBatch is how many of them at a time: ten thousand idle groups are not to be walked every few seconds.
+	driftBatch = 256
 	// learnerGrace is how long a new learner counts as being caught up before it has said anything.
 	learnerGrace = 10 * time.Second
 )
@@ -43,6 +46,7 @@ type mover struct {
 	asking  bool                        // a report is under way
 	version raft.Index                  // of the Image at the last comparison of all
 	since   int                         // passes since then
+	drift   raft.GroupID                // where the comparison of those that nobody moves goes on
 }
 
 // maxSteps bounds the proposals under way.
@@ -109,9 +113,13 @@ func (m *mover) took(r stepResult) {
 func (m *mover) pass(ctx context.Context) {
 	im := m.image()
 	groups := im.Moving()
-	if v := im.Version(); v != m.version || m.since >= driftEvery {
+	switch v := im.Version(); {
+	case v != m.version:
 		m.version, m.since = v, 0
 		groups = m.led() // those that this broker does not lead are not its business
+	case m.since >= driftEvery:
+		m.since = 0
+		groups = m.someLed(groups)
 	}
 	busy := m.busy(im)
 	var done []coordinator.Settled
@@ -159,6 +167,19 @@ func (m *mover) pass(ctx context.Context) {
 			m.settled <- m.change(ctx, &coordinator.Command{Settle: &coordinator.Settle{Groups: done}})
 		}()
 	}
+}
+
+// someLed adds the next driftBatch groups that this broker leads to those that move.
+func (m *mover) someLed(moving []raft.GroupID) []raft.GroupID {
+	led := m.led() // sorted
+	from, _ := slices.BinarySearch(led, m.drift+1)
+	to := min(from+driftBatch, len(led))
+	if m.drift = 0; to < len(led) {
+		m.drift = led[to-1]
+	}
+	groups := slices.Concat(moving, led[from:to])
+	slices.Sort(groups)
+	return slices.Compact(groups)
 }
 
 // look is a group as this broker leads it; nil if it does not.

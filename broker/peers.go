@@ -438,6 +438,12 @@ func (ps *peers) loop(p *peer) {
 	}
 }
 
+func (ps *peers) hasNews(p *peer) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return len(p.news) > 0
+}
+
 // send makes one heartbeat call. It reports whether there is more to tell.
 func (ps *peers) send(p *peer) (more bool) {
 	ps.mu.Lock()
@@ -445,8 +451,15 @@ func (ps *peers) send(p *peer) (more bool) {
 		ps.mu.Unlock()
 		return false
 	}
-	taken := make([]raft.GroupID, 0, min(len(p.news), maxBeatLeaders))
+	news := len(p.news)
+	if !ps.presentLocked(p) {
+		news = 0 // it is asked whether it is there, and told the rest when it has answered
+	}
+	taken := make([]raft.GroupID, 0, min(news, maxBeatLeaders))
 	for g := range p.news {
+		if news == 0 {
+			break
+		}
 		if len(taken) == maxBeatLeaders {
 			more = true
 			break
@@ -471,7 +484,7 @@ func (ps *peers) send(p *peer) (more bool) {
 	}
 	if err == nil && h.node == p.id && h.cluster == ps.cfg.self.ClusterID {
 		ps.took(h)
-		return more
+		return more || news == 0 && ps.hasNews(p)
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
