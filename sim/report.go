@@ -118,13 +118,22 @@ var coverage = []string{
 	"proposal outcome unknown", "read through ReadIndex", "replica does not vote until it is repaired",
 	"replica failed, and was opened again", "resting groups woken by a dead peer", "snapshot installed", "snapshot restored", "snapshot sent",
 	"chunk doubled", "chunk lost", "follower behind the start taken in by a checkpoint", "log start moved", "log cut behind the start",
-	"snapshot offer of an earlier epoch came late", "snapshot offered after a reset", "snapshot resumed",
+	"snapshot offered after a reset",
 	"priorities set", "snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead",
 }
 
+// rare is reached by a few seeds in a hundred at most, so that a change anywhere else moves it: that takes rareSeeds.
+const rareSeeds = 1000
+
+var rare = []string{"snapshot offer of an earlier epoch came late", "snapshot resumed"}
+
 // missing lists what should have been reached and was not.
 func (r *Report) missing() (out []string) {
-	for _, what := range coverage {
+	wanted := coverage
+	if r.Runs >= rareSeeds {
+		wanted = slices.Concat(coverage, rare)
+	}
+	for _, what := range wanted {
 		if r.Reached[what] == 0 {
 			out = append(out, what)
 		}

@@ -89,11 +89,11 @@ func TestParkedPeerIsAskedWhenTheOtherIsLost(t *testing.T) {
 	s.waitLeaders()
 	s.until("all groups to be covered", s.allCovered)
 	l := s.leader(1)
-	dead, other := (l+1)%3, (l+2)%3
+	dead := (l + 1) % 3
 	s.crash(s.nodes[dead])
 	s.until("the groups to rest", func() bool { s.checkLeases(); return s.parked(dead) })
 	l = s.leader(1)
-	other = 3 - dead - l
+	other := 3 - dead - l
 	g := s.group(l, 1)
 	term := g.Status().Term
 	s.crash(s.nodes[other])
