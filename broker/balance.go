@@ -125,7 +125,7 @@ func (b *Broker) balance() {
 		case <-ticker.C:
 			b.tellPriorities()
 			if !b.leaving.Load() {
-				b.balanceOnce(b.ctx)
+				b.balanceOnce(b.ctx, b.cfg.DisableLeaderBalance)
 			}
 		}
 	}
@@ -150,8 +150,8 @@ func (b *Broker) tellPriorities() {
 	}
 }
 
-// balanceOnce gives away what others should lead. It returns how much.
-func (b *Broker) balanceOnce(ctx context.Context) int {
+// balanceOnce gives away what others should lead; barredOnly: only what this broker must not lead. It returns how much.
+func (b *Broker) balanceOnce(ctx context.Context, barredOnly bool) int {
 	l := &b.balancer
 	now, interval := time.Now(), b.cfg.LeaderBalanceInterval
 	led := b.peers.table.led()
@@ -181,7 +181,7 @@ func (b *Broker) balanceOnce(ctx context.Context) int {
 			continue
 		}
 		barred := !im.MayLead(&t.Partitions[p], b.NodeID())
-		if s.Role != raft.Leader || now.Before(l.failed[id]) || !barred && (b.cfg.DisableLeaderBalance || now.Sub(since.at) < interval) {
+		if s.Role != raft.Leader || now.Before(l.failed[id]) || !barred && (barredOnly || now.Sub(since.at) < interval) {
 			continue
 		}
 		if !b.settled(to) || b.whyUnfit(g, &s, to) != "" {

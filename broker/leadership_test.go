@@ -302,7 +302,7 @@ func TestBalanceCanBeSwitchedOff(t *testing.T) {
 		t.Fatalf("leadership moved: epochs %v, then %v", before, after)
 	}
 	soon(t, "balancing by hand moves it", func() bool {
-		c.nodes[0].balanceOnce(t.Context())
+		c.nodes[0].balanceOnce(t.Context(), false)
 		return c.preferred(id)
 	})
 }
