@@ -22,7 +22,12 @@ type flushState struct {
 	since   raft.Time // when a Sync was asked for; 0: none is wanted or runs
 	began   raft.Time // and when it began to run
 	jobs    []job
+	working bool // one of them runs; began is then when it counts as hanging, if a Sync waits behind it
 }
+
+// jobPatience times ElectionTimeout is how long a piece of snapshot work may take before what waits for a Sync behind it is taken
+// to wait for a disk that hangs. The longest, which reads and writes a whole snapshot, takes some seconds.
+const jobPatience = 10
 
 // job is blocking work on a log other than Sync.
 type job struct {
@@ -57,7 +62,7 @@ func (f *flusher) enqueueLocked(g *Group, clock Clock) {
 func (h *Host) requestSync(g *Group) {
 	h.flusher.mu.Lock()
 	g.fl.want = true
-	if g.fl.queued && g.fl.since == 0 {
+	if (g.fl.queued || g.fl.working) && g.fl.since == 0 {
 		g.fl.since = h.now()
 	}
 	h.flusher.enqueueLocked(g, h.o.Clock)
@@ -145,14 +150,27 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 		_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
 	}
 	for _, j := range jobs {
+		h.startJob(g)
 		j.run(g)
 	}
 	h.flusher.mu.Lock()
+	g.fl.working = false
 	h.flusher.finishLocked(g, h.o.Clock)
 	closing := g.closing.Load()
 	h.flusher.mu.Unlock()
 	if closing {
 		h.schedule(g) // its shutdown waits for the log to be let go
+	}
+}
+
+// startJob notes that one begins: it may hang as a Sync may, and then what is proposed meanwhile waits behind it.
+func (h *Host) startJob(g *Group) {
+	h.flusher.mu.Lock()
+	defer h.flusher.mu.Unlock()
+	now := h.now()
+	g.fl.working, g.fl.began = true, now+jobPatience*raft.Time(h.o.ElectionTimeout)
+	if g.fl.want && g.fl.since == 0 {
+		g.fl.since = now // asked for while the Sync before it ran
 	}
 }
 
@@ -191,7 +209,8 @@ func (f *flusher) hangsSinceLocked(g *Group) raft.Time {
 }
 
 // oldest is since when the disk has been hanging, if it does: the first moment of the longest Sync that runs, or waits in a
-// queue that does not move; 0 if there is none. Snapshot work does not count: it is long by nature.
+// queue that does not move; 0 if there is none. Snapshot work is long by nature: it counts when it has had its time, and a
+// Sync waits behind it.
 func (f *flusher) oldest() (at raft.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -239,3 +239,32 @@ func TestSnapshotDuringHandOver(t *testing.T) {
 	s.run(2*simET, nil)
 	s.checkEqual()
 }
+
+// A disk that hangs in the middle of snapshot work is as bad for a leader as one that hangs in a sync: what is proposed
+// meanwhile waits behind it.
+func TestHangingJobEndsLeadership(t *testing.T) {
+	s := newSim(t, 64, 3, 2, nil)
+	l := s.waitLeader(2)
+	n, g := s.nodes[l], s.group(l, 2)
+	s.fill(l, 0, 5)
+	s.settle()
+	begun, goOn, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	n.logs[2].saving = func() { close(begun); <-goOn }
+	g.Snapshot()
+	n.host.Run()
+	go func() { // a flusher that does not come back
+		defer close(done)
+		n.host.FlushGroup(2)
+	}()
+	<-begun
+	defer func() { close(goOn); <-done }()
+	s.propose(g, "waits")
+	s.run(jobPatience*simET/2, nil)
+	if st := g.Status(); st.Role != raft.Leader {
+		t.Error("work that takes its time is no hanging disk")
+	}
+	s.run(30*simET, nil)
+	if st := g.Status(); st.Role == raft.Leader {
+		t.Errorf("it leads after 30 election timeouts, with entries up to %d of %d on its disk; its sync has been wanted for %v", st.Stable, st.Last, n.host.OldestSync())
+	}
+}

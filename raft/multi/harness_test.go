@@ -43,7 +43,8 @@ type memLog struct {
 	syncing bool
 	closed  bool
 
-	prune func(*memLog) (*raft.SnapshotMeta, error) // nil: nothing is ever pruned
+	prune  func(*memLog) (*raft.SnapshotMeta, error) // nil: nothing is ever pruned
+	saving func()                                    // called as SaveSnapshot begins, if set
 }
 
 type durableLog struct {
@@ -188,6 +189,9 @@ func (l *memLog) Full() bool        { return false }
 func (l *memLog) Unsynced() int64   { l.mu.Lock(); defer l.mu.Unlock(); return l.unsynced }
 
 func (l *memLog) SaveSnapshot(meta raft.SnapshotMeta, data []byte) error {
+	if l.saving != nil {
+		l.saving()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.snap = &raft.Snapshot{Meta: meta, Data: data}

@@ -201,7 +201,7 @@ func (h *Host) OldestSync() time.Duration {
 	if at == 0 {
 		return 0
 	}
-	return time.Duration(h.now() - at)
+	return max(0, time.Duration(h.now()-at)) // snapshot work has its time before what waits behind it counts
 }
 
 // Inspection is everything about one group, as its worker finds it.
