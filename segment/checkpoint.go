@@ -66,7 +66,8 @@ func (l *Log) PruneDue() bool {
 }
 
 // Prune implements multi.Log: it cuts the log behind the newest checkpoint that is as of a point at or below what Forget
-// said, if a file goes thereby, and returns that checkpoint; nil if nothing was cut.
+// said, if a file goes thereby, and returns that checkpoint; nil if nothing was cut. One that has rotted is set aside, and
+// the next below it taken.
 func (l *Log) Prune() (*raft.SnapshotMeta, error) {
 	l.io.Lock()
 	defer l.io.Unlock()
@@ -78,34 +79,45 @@ func (l *Log) Prune() (*raft.SnapshotMeta, error) {
 		return nil, err
 	}
 	n := sort.Search(len(l.kept), func(k int) bool { return l.kept[k].next > forget || l.kept[k].index > stored })
-	if n == 0 || l.kept[n-1].index < first {
-		return nil, nil
+	for ; n > 0 && l.kept[n-1].index >= first; n-- {
+		c := l.kept[n-1]
+		l.mu.RLock()
+		active := l.w.seg != nil && l.cut == 0 && l.w.seg.last <= c.index && l.w.seg.next > l.w.seg.base
+		gone := active || len(l.segs) > 0 && l.segs[0].last <= c.index && l.segs[0] != l.w.seg
+		l.mu.RUnlock()
+		if !gone {
+			return nil, nil
+		}
+		// Before the cut, not after: what the checkpoint says of its offset decides which records go.
+		f, err := l.openSnapshotFile(checkpointName(c.index))
+		if errors.Is(err, ErrBadSnapshot) || errors.Is(err, fs.ErrNotExist) {
+			l.giveUpCheckpoint(n - 1)
+			continue // it made room; the one below makes less
+		}
+		if err != nil {
+			return nil, fmt.Errorf("prune group %d: checkpoint at %d: %w", l.group, c.index, err)
+		}
+		meta := f.snap.Meta
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		if active {
+			l.leave() // all that it holds is forgotten: its bytes go with the others
+		}
+		if err := l.truncatePrefix(c.index); err != nil {
+			return nil, err
+		}
+		l.dropCheckpoints(c.index)
+		return &meta, nil
 	}
-	c := l.kept[n-1]
-	l.mu.RLock()
-	active := l.w.seg != nil && l.cut == 0 && l.w.seg.last <= c.index && l.w.seg.next > l.w.seg.base
-	gone := active || len(l.segs) > 0 && l.segs[0].last <= c.index && l.segs[0] != l.w.seg
-	l.mu.RUnlock()
-	if !gone {
-		return nil, nil
-	}
-	// Before the cut, not after: what the checkpoint says of its offset decides which records go.
-	f, err := l.openSnapshotFile(checkpointName(c.index))
-	if err != nil {
-		return nil, fmt.Errorf("prune group %d: checkpoint at %d: %w", l.group, c.index, err)
-	}
-	meta := f.snap.Meta
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
-	if active {
-		l.leave() // all that it holds is forgotten: its bytes go with the others
-	}
-	if err := l.truncatePrefix(c.index); err != nil {
-		return nil, err
-	}
-	l.dropCheckpoints(c.index)
-	return &meta, nil
+	return nil, nil
+}
+
+// giveUpCheckpoint sets a checkpoint aside that has rotted: the log itself lacks nothing. The caller holds io.
+func (l *Log) giveUpCheckpoint(k int) {
+	name := checkpointName(l.kept[k].index)
+	l.kept = slices.Delete(l.kept, k, k+1)
+	_, _ = l.setAside(name, "") // if it stays where it is, the next open finds it, and it is given up again
 }
 
 // dropCheckpoints removes those below i. The caller holds io.
@@ -146,6 +158,9 @@ func (l *Log) keepBase() error {
 		return nil
 	}
 	f, err := l.openSnapshotFile(snapshotName)
+	if errors.Is(err, ErrBadSnapshot) {
+		return nil // it has rotted: the one that takes its place is needed all the more
+	}
 	if err != nil {
 		return fmt.Errorf("keep the snapshot that the log of group %d begins behind: %w", l.group, err)
 	}

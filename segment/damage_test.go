@@ -404,3 +404,87 @@ func newDamageWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *w
 	w.damaging = true
 	return w
 }
+
+// A checkpoint is a copy that makes room; one that has rotted must cost some room, and not the replica: neither now nor after
+// each reopening.
+func TestRottenCheckpointDoesNotStopPrune(t *testing.T) {
+	m := vfs.NewMem(1)
+	o := Options{SegmentBytes: 4096, FirstExtent: 4096, Checkpoints: true}
+	l := mustOpen(t, m, o)
+	save := func(i raft.Index) {
+		t.Helper()
+		data, err := l.EncodeSnapshot(i, []byte("the state machine's part"))
+		if err == nil {
+			err = l.SaveSnapshot(raft.SnapshotMeta{Index: i, Term: 1}, data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for k := range 10 {
+		mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 10, 300))
+		mustSync(t, l)
+		if k > 0 {
+			save(l.LastIndex())
+		}
+	}
+	if len(l.kept) < 3 {
+		t.Fatalf("%d checkpoints", len(l.kept))
+	}
+	c := l.kept[1]
+	name := path.Join(testDir, checkpointName(c.index))
+	full := contents(t, m, testDir)[name]
+	overwrite(t, m, name, int64(len(full)-1), []byte{full[len(full)-1] ^ 1})
+	for range 2 {
+		l.Forget(c.next)
+		if m, err := l.Prune(); err != nil {
+			t.Errorf("prune: %v", err)
+		} else if m != nil && m.Index >= c.index {
+			t.Errorf("cut at the checkpoint at %d, the one at %d has rotted", m.Index, c.index)
+		}
+		if contents(t, m, testDir)[name] != nil {
+			t.Error("the rotten checkpoint is where it was")
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = mustOpen(t, m, o)
+	}
+}
+
+// The same of the snapshot that the log begins behind, when the next one is about to take its place.
+func TestRottenBaseIsReplaced(t *testing.T) {
+	m := vfs.NewMem(1)
+	o := Options{SegmentBytes: 1 << 20, FirstExtent: 4096, Checkpoints: true}
+	l := mustOpen(t, m, o)
+	save := func(i raft.Index) {
+		t.Helper()
+		data, err := l.EncodeSnapshot(i, []byte("the state machine's part"))
+		if err == nil {
+			err = l.SaveSnapshot(raft.SnapshotMeta{Index: i, Term: 1}, data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustAppend(t, l, 1, records(l, 1, 1, 20, 300))
+	mustSync(t, l)
+	save(10)
+	if err := l.TruncatePrefix(10); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.kept) != 0 {
+		t.Fatal("there is a checkpoint")
+	}
+	name := path.Join(testDir, snapshotName)
+	full := contents(t, m, testDir)[name]
+	overwrite(t, m, name, int64(len(full)-1), []byte{full[len(full)-1] ^ 1})
+	save(20)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, m, o)
+	if r := l.Recovery(); r.Corrupt || r.SnapshotLost || l.FirstIndex() != 11 || l.LastIndex() != 20 {
+		t.Errorf("opened as [%d, %d]: %+v", l.FirstIndex(), l.LastIndex(), r)
+	}
+}

@@ -24,9 +24,6 @@ import (
 	"github.com/balsamq/balsa/raft"
 )
 
-// maxDamagedDirs bounds the names tried for a directory of damaged files.
-const maxDamagedDirs = 1 << 16
-
 // Open opens the log of a group in dir, and makes the directory if there is none. Errors are the file system's;
 // damaged files are not an error but are reported by [Log.Health] and [Log.Recovery].
 func Open(f vfs.FS, dir string, group raft.GroupID, o Options) (*Log, error) {
@@ -799,88 +796,4 @@ func (r *recoverer) removeDead() error {
 		r.removeSegment(name)
 	}
 	return nil
-}
-
-// asideDir makes the directory for damaged files.
-func (r *recoverer) asideDir() error {
-	if r.aside != "" {
-		return nil
-	}
-	for n := range maxDamagedDirs {
-		dir := path.Join(r.dir, fmt.Sprintf("%s%08d", damagedPrefix, n+1))
-		_, err := r.fs.Stat(dir)
-		if err == nil {
-			continue
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := r.fs.MkdirAll(dir); err != nil {
-			return err
-		}
-		r.aside = dir
-		return r.fs.SyncDir(r.dir)
-	}
-	return fmt.Errorf("%d directories of damaged files: somebody should look at them", maxDamagedDirs)
-}
-
-// setAside moves a file, if it is there, to where it is kept and never read.
-func (r *recoverer) setAside(name string) error {
-	from := path.Join(r.dir, name)
-	if _, err := r.fs.Stat(from); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := r.asideDir(); err != nil {
-		return err
-	}
-	_ = r.fs.Remove(path.Join(r.dir, indexName(name))) // says nothing that the segment does not say
-	if err := r.fs.Rename(from, path.Join(r.aside, name)); err != nil {
-		return err
-	}
-	r.recovery.SetAside = r.aside
-	return r.fs.SyncDir(r.dir) // a rename is never durable by half: with the old name gone the new one is there
-}
-
-// copyAside keeps a copy of a file.
-func (r *recoverer) copyAside(name string) error {
-	src, err := r.fs.Open(path.Join(r.dir, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	size, err := src.Size()
-	if err != nil {
-		return err
-	}
-	if err := r.asideDir(); err != nil {
-		return err
-	}
-	to := path.Join(r.aside, name)
-	dst, err := r.fs.Create(to)
-	if err != nil {
-		return err
-	}
-	w := fileWindow{f: src, size: size}
-	for pos := int64(0); pos < size && err == nil; {
-		var b []byte
-		if b, err = w.bytes(pos, scanWindow); err == nil {
-			if len(b) == 0 {
-				break
-			}
-			_, err = dst.WriteAt(b, pos)
-			pos += int64(len(b))
-		}
-	}
-	if err == nil {
-		err = dst.Sync()
-	}
-	if err = errors.Join(err, dst.Close()); err != nil {
-		_ = r.fs.Remove(to)
-		return err
-	}
-	r.recovery.SetAside = r.aside
-	return r.fs.SyncDir(r.aside)
 }
