@@ -168,14 +168,14 @@ func decodeSegmentHeader(group raft.GroupID, b []byte) (segmentHeader, error) {
 	if m := binary.LittleEndian.Uint32(b); m != segmentMagic {
 		return bad("magic %#08x", m)
 	}
-	if v := binary.LittleEndian.Uint16(b[8:]); v != segmentVersion {
-		return bad("version %d, this program knows %d", v, segmentVersion)
-	}
 	if g := binary.LittleEndian.Uint64(b[16:]); g != uint64(group) {
 		return bad("group %d, expected %d", g, group)
 	}
 	if binary.LittleEndian.Uint32(b[4:]) != crc32.Update(groupSeed(group)^segmentMagic, castagnoli, b[8:]) {
 		return bad("checksum")
+	}
+	if v := binary.LittleEndian.Uint16(b[8:]); v != segmentVersion {
+		return bad("%w: version %d, this program knows %d", ErrVersion, v, segmentVersion)
 	}
 	if f := binary.LittleEndian.Uint16(b[10:]); f != 0 || binary.LittleEndian.Uint32(b[12:]) != 0 {
 		return bad("unknown flags %#x", f)

@@ -365,6 +365,8 @@ func (r *recoverer) loadCheckpoints(names []string) error {
 			f, _, err := readSnapshotHead(r.group, file)
 			err = errors.Join(err, file.Close())
 			switch {
+			case errors.Is(err, ErrVersion):
+				return fmt.Errorf("%s: %w", name, err)
 			case errors.Is(err, ErrBadSnapshot) || err == nil && f.snap.Meta.Index != i:
 				if err := r.setAside(name); err != nil {
 					return err

@@ -5,8 +5,11 @@ package segment
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -486,5 +489,73 @@ func TestRottenBaseIsReplaced(t *testing.T) {
 	l = mustOpen(t, m, o)
 	if r := l.Recovery(); r.Corrupt || r.SnapshotLost || l.FirstIndex() != 11 || l.LastIndex() != 20 {
 		t.Errorf("opened as [%d, %d]: %+v", l.FirstIndex(), l.LastIndex(), r)
+	}
+}
+
+// A file of another version is not a damaged one: whoever starts an older program by mistake must not find the log set aside.
+func TestOtherVersionIsNoDamage(t *testing.T) {
+	o := Options{SegmentBytes: 4096, FirstExtent: 4096, Checkpoints: true}
+	reseal := func(b []byte, magic uint32, end int) {
+		binary.LittleEndian.PutUint32(b[4:], crc32.Update(groupSeed(testGroup)^magic, castagnoli, b[8:end]))
+	}
+	for _, c := range []struct {
+		what, prefix string
+		version      uint16
+		magic        uint32
+		end          func(b []byte) int // of what the checksum is over
+	}{
+		{"a later snapshot", snapshotName, snapshotVersion + 1, snapshotMagic, func([]byte) int { return snapshotHeaderSize }},
+		{"a snapshot of the first version", snapshotName, firstSnapshotVersion, snapshotMagic, func(b []byte) int { return len(b) }},
+		{"a later checkpoint", checkpoints, snapshotVersion + 1, snapshotMagic, func([]byte) int { return snapshotHeaderSize }},
+		{"a later meta file", metaName, fileVersion + 1, metaMagic, func(b []byte) int { return len(b) }},
+		{"a later segment", "0", segmentVersion + 1, segmentMagic, func([]byte) int { return SegmentHeaderSize }},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			m := vfs.NewMem(1)
+			l := mustOpen(t, m, o)
+			mustAppend(t, l, 1, records(l, 1, 1, 40, 300))
+			mustSync(t, l)
+			data, err := l.EncodeSnapshot(30, []byte("state"))
+			if err == nil {
+				err = l.SaveSnapshot(raft.SnapshotMeta{Index: 30, Term: 1}, data)
+			}
+			if err == nil {
+				err = l.TruncatePrefix(30)
+			}
+			if err == nil {
+				err = l.Close()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := ""
+			for k := range contents(t, m, testDir) {
+				if strings.HasPrefix(path.Base(k), c.prefix) && !strings.HasSuffix(k, indexSuffix) && k > name {
+					name = k
+				}
+			}
+			if name == "" {
+				t.Fatal("there is no such file")
+			}
+			b := contents(t, m, testDir)[name]
+			was := slices.Clone(b[:16])
+			binary.LittleEndian.PutUint16(b[8:], c.version)
+			reseal(b, c.magic, c.end(b))
+			overwrite(t, m, name, 0, b[:16])
+			before := contents(t, m, testDir)
+			if l, err := Open(m, testDir, testGroup, o); err == nil {
+				t.Fatalf("opened as [%d, %d]: %+v", l.FirstIndex(), l.LastIndex(), l.Health().Recovery)
+			} else if !errors.Is(err, ErrVersion) {
+				t.Error(err)
+			}
+			if !maps.EqualFunc(before, contents(t, m, testDir), bytes.Equal) {
+				t.Error("files have changed")
+			}
+			overwrite(t, m, name, 0, was)
+			l = mustOpen(t, m, o) // nothing is lost
+			if r := l.Recovery(); r.Corrupt || r.SnapshotLost || l.FirstIndex() != 31 || l.LastIndex() != 40 {
+				t.Errorf("opened as [%d, %d]: %+v", l.FirstIndex(), l.LastIndex(), r)
+			}
+		})
 	}
 }

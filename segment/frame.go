@@ -32,6 +32,8 @@ var (
 	ErrBadFrame = errors.New("bad frame")
 	// ErrCorrupt: bytes on disk that were once durable are damaged or gone.
 	ErrCorrupt = errors.New("log is corrupt")
+	// ErrVersion: a file is whole, and of another format version. That is no damage: Open refuses the log, and touches nothing.
+	ErrVersion = errors.New("format of another version of Balsa")
 	// ErrFailed: a write or a sync of this log failed. What it appended may or may not be durable; it must be closed
 	// and opened anew. A failed fsync is never retried: the kernel may have dropped the pages it could not write.
 	ErrFailed = errors.New("log failed")

@@ -57,12 +57,12 @@ func decodeMeta(group raft.GroupID, b []byte) (meta, error) {
 	switch {
 	case len(b) < metaHeaderSize || le.Uint32(b) != metaMagic:
 		return m, errors.New("bad meta file: no header")
-	case le.Uint16(b[8:]) != fileVersion:
-		return m, fmt.Errorf("bad meta file: version %d, this program knows %d", le.Uint16(b[8:]), fileVersion)
 	case le.Uint64(b[16:]) != uint64(group):
 		return m, fmt.Errorf("bad meta file: group %d, expected %d", le.Uint64(b[16:]), group)
 	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^metaMagic, castagnoli, b[8:]):
 		return m, errors.New("bad meta file: checksum")
+	case le.Uint16(b[8:]) != fileVersion:
+		return m, fmt.Errorf("meta file: %w: version %d, this program knows %d", ErrVersion, le.Uint16(b[8:]), fileVersion)
 	case le.Uint16(b[10:]) != 0 || le.Uint32(b[12:]) != 0:
 		return m, errors.New("bad meta file: unknown flags")
 	}

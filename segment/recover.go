@@ -24,8 +24,8 @@ import (
 	"github.com/balsamq/balsa/raft"
 )
 
-// Open opens the log of a group in dir, and makes the directory if there is none. Errors are the file system's;
-// damaged files are not an error but are reported by [Log.Health] and [Log.Recovery].
+// Open opens the log of a group in dir, and makes the directory if there is none. Errors are the file system's, or
+// [ErrVersion]; damaged files are not an error but are reported by [Log.Health] and [Log.Recovery].
 func Open(f vfs.FS, dir string, group raft.GroupID, o Options) (*Log, error) {
 	o.setDefaults()
 	l := &Log{fs: f, dir: path.Clean(dir), group: group, opt: o}
@@ -188,7 +188,9 @@ func (r *recoverer) readHeader(f *found) error {
 	if err != nil {
 		return err
 	}
-	f.header, f.headerErr = decodeSegmentHeader(r.group, b)
+	if f.header, f.headerErr = decodeSegmentHeader(r.group, b); errors.Is(f.headerErr, ErrVersion) {
+		return fmt.Errorf("%s: %w", f.name, f.headerErr)
+	}
 	if f.headerErr == nil && (f.header.first != f.first || f.header.generation != f.generation) {
 		f.headerErr = fmt.Errorf("bad segment header: first index %d, generation %d", f.header.first, f.header.generation)
 	}
@@ -203,7 +205,9 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 	b, err := readFile(r.fs, path.Join(r.dir, metaName), maxMetaFile)
 	switch {
 	case err == nil:
-		if r.meta, metaErr = decodeMeta(r.group, b); metaErr != nil {
+		if r.meta, metaErr = decodeMeta(r.group, b); errors.Is(metaErr, ErrVersion) {
+			return false, metaErr
+		} else if metaErr != nil {
 			r.meta = meta{first: 1}
 		}
 	case !errors.Is(err, fs.ErrNotExist):
@@ -221,6 +225,9 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 		snapErr = err
 	case !errors.Is(err, fs.ErrNotExist):
 		return false, err
+	}
+	if errors.Is(snapErr, ErrVersion) {
+		return false, snapErr
 	}
 	needed := r.meta.first > 1
 	switch {

@@ -39,7 +39,15 @@ type snapshotInfo struct {
 }
 
 // snapshotVersion is that of the snapshot file: 2 gave the data a checksum of its own, which names a snapshot on its way.
-const snapshotVersion = 2
+const (
+	snapshotVersion      = 2
+	firstSnapshotVersion = 1 // one checksum over the whole file
+)
+
+// otherVersion is the error of a snapshot, or of its data, that is whole and of another version.
+func otherVersion(got, known uint16) error {
+	return fmt.Errorf("%w: %w: version %d, this program knows %d", ErrBadSnapshot, ErrVersion, got, known)
+}
 
 // snapshotSum is the checksum of a snapshot's data.
 func snapshotSum(group raft.GroupID, data []byte) uint32 {
@@ -90,10 +98,11 @@ func decodeSnapshotHeader(group raft.GroupID, b []byte) (s raft.Snapshot, floor 
 	switch {
 	case len(b) < snapshotHeaderSize || le.Uint32(b) != snapshotMagic:
 		return s, 0, fmt.Errorf("%w: no header", ErrBadSnapshot)
-	case le.Uint16(b[8:]) != snapshotVersion:
-		return s, 0, fmt.Errorf("%w: version %d, this program knows %d", ErrBadSnapshot, le.Uint16(b[8:]), snapshotVersion)
 	case le.Uint64(b[16:]) != uint64(group):
 		return s, 0, fmt.Errorf("%w: group %d, expected %d", ErrBadSnapshot, le.Uint64(b[16:]), group)
+	}
+	whole := func(end int) bool {
+		return le.Uint32(b[4:]) == crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, b[8:end])
 	}
 	counts := [3]uint32{le.Uint32(b[56:]), le.Uint32(b[60:]), le.Uint32(b[64:])}
 	end := snapshotHeaderSize
@@ -104,10 +113,14 @@ func decodeSnapshotHeader(group raft.GroupID, b []byte) (s raft.Snapshot, floor 
 		end += int(n) * memberSize
 	}
 	switch {
+	case le.Uint16(b[8:]) == firstSnapshotVersion && whole(len(b)):
+		return s, 0, otherVersion(le.Uint16(b[8:]), snapshotVersion)
 	case len(b) < end:
 		return s, 0, fmt.Errorf("%w: range", ErrBadSnapshot)
-	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^snapshotMagic, castagnoli, b[8:end]):
+	case !whole(end):
 		return s, 0, fmt.Errorf("%w: checksum of the header", ErrBadSnapshot)
+	case le.Uint16(b[8:]) != snapshotVersion:
+		return s, 0, otherVersion(le.Uint16(b[8:]), snapshotVersion)
 	case le.Uint16(b[10:]) != 0:
 		return s, 0, fmt.Errorf("%w: unknown flags", ErrBadSnapshot)
 	}
@@ -191,10 +204,12 @@ func decodeLogState(group raft.GroupID, b []byte) (logState, error) {
 	switch {
 	case len(b) < stateHeaderSize || le.Uint32(b) != stateMagic:
 		return st, fmt.Errorf("%w: data has no header", ErrBadSnapshot)
-	case le.Uint16(b[8:]) != fileVersion || le.Uint16(b[10:]) != 0:
-		return st, fmt.Errorf("%w: data has version %d, flags %#x", ErrBadSnapshot, le.Uint16(b[8:]), le.Uint16(b[10:]))
 	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^stateMagic, castagnoli, b[8:]):
 		return st, fmt.Errorf("%w: data checksum", ErrBadSnapshot)
+	case le.Uint16(b[8:]) != fileVersion:
+		return st, fmt.Errorf("data: %w", otherVersion(le.Uint16(b[8:]), fileVersion))
+	case le.Uint16(b[10:]) != 0:
+		return st, fmt.Errorf("%w: data has flags %#x", ErrBadSnapshot, le.Uint16(b[10:]))
 	}
 	n, length := uint64(le.Uint32(b[12:])), le.Uint64(b[24:])
 	st.next = Offset(le.Uint64(b[16:]))
