@@ -84,8 +84,8 @@ type Group struct {
 	snapshotting bool
 	snapAgain    bool // another one was asked for meanwhile
 	pruning      bool
-	cutLater     bool // when no snapshot is being sent any more
-	opening      int  // sends whose file is not open yet
+	cutLater     bool          // when no snapshot is being sent any more
+	opening      []raft.NodeID // followers whose sends wait for a place, or for their file
 	sends        []*snapshotSend
 	fetch        *fetch         // nil: none
 	installed    raft.Index     // of the last snapshot that a leader sent

@@ -63,7 +63,7 @@ type event struct {
 func (e *event) refuse(g *Group, err error) {
 	switch {
 	case e.kind == evSnapshotOpened:
-		g.opening--
+		g.opened(e.peer)
 		if e.file != nil {
 			_ = e.file.Close() // only read
 		}

@@ -93,7 +93,7 @@ func (g *Group) process(w *worker) (more bool) {
 	if g.failed != nil {
 		return false
 	}
-	if len(g.sends) > 0 {
+	if len(g.opening)+len(g.sends) > 0 {
 		g.reviewSends(now)
 		more = g.drainReady(w, now) || more
 	}

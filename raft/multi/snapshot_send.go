@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"github.com/balsamq/balsa/raft"
 )
@@ -38,8 +39,18 @@ func (g *Group) wantSend(now raft.Time, to raft.NodeID) {
 		g.offer(now, s) // the same again: it may have most of it
 		return
 	}
-	g.opening++
+	if slices.Contains(g.opening, to) {
+		return // it is in line already, and has restarted meanwhile
+	}
+	g.opening = append(g.opening, to)
 	g.h.sendSnapshot(g, to)
+}
+
+// opened: the send to a follower no longer waits for its file.
+func (g *Group) opened(to raft.NodeID) {
+	if i := slices.Index(g.opening, to); i >= 0 {
+		g.opening = slices.Delete(g.opening, i, i+1)
+	}
 }
 
 func (g *Group) sendTo(to raft.NodeID) *snapshotSend {
@@ -108,7 +119,7 @@ func (h *Host) freeSend() {
 
 // snapshotOpened offers it.
 func (g *Group) snapshotOpened(now raft.Time, e *event) {
-	g.opening--
+	g.opened(e.peer)
 	if e.err != nil {
 		g.h.o.Logger.Error("snapshot for a follower cannot be sent", "group", uint64(g.id), "to", uint64(e.peer), "err", e.err)
 		g.h.freeSend()
@@ -159,7 +170,7 @@ func (g *Group) cutIfFree() {
 }
 
 // pinned: a follower is about to get what the log begins behind; were it cut now, it would be behind again.
-func (g *Group) pinned() bool { return g.opening+len(g.sends) > 0 }
+func (g *Group) pinned() bool { return len(g.opening)+len(g.sends) > 0 }
 
 // dropSends ends all sends of a group that stops, or that no longer leads.
 func (g *Group) dropSends() {
@@ -170,7 +181,7 @@ func (g *Group) dropSends() {
 		if s.g != g {
 			kept = append(kept, s)
 		} else {
-			g.opening--
+			g.opened(s.to)
 		}
 	}
 	clear(f.waiting[len(kept):])
@@ -179,6 +190,7 @@ func (g *Group) dropSends() {
 	for len(g.sends) > 0 {
 		g.endSend(g.sends[len(g.sends)-1])
 	}
+	g.cutIfFree()
 }
 
 // reviewSends ends the sends that have done their work, or that nobody asks for, and goes on with the others.

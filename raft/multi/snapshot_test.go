@@ -383,7 +383,7 @@ func TestStopFreesOpenedSnapshot(t *testing.T) {
 	n, g := s.nodes[l], s.group(l, 2)
 	n.slow = true
 	s.isolate(f, false)
-	s.until("a snapshot that is to be sent", func() bool { return g.opening == 1 })
+	s.until("a snapshot that is to be sent", func() bool { return len(g.opening) == 1 })
 	if !n.host.FlushGroup(2) {
 		t.Fatal("nothing to flush")
 	}
@@ -392,5 +392,45 @@ func TestStopFreesOpenedSnapshot(t *testing.T) {
 	}
 	if n.host.snapshotSends != 0 {
 		t.Errorf("%d places for sends are taken by a group that is closed", n.host.snapshotSends)
+	}
+}
+
+// A follower that restarts again and again while its snapshot waits for a place stands in line once.
+func TestWaitingSendStandsInLineOnce(t *testing.T) {
+	s, l, f := snapSim(t, 65, 100, func(o *Options) { o.SnapshotSends = 1 })
+	n, g := s.nodes[l], s.group(l, 2)
+	fl := &n.host.flusher
+	fl.mu.Lock()
+	n.host.snapshotSends = 1 // another group has the place
+	fl.mu.Unlock()
+	s.isolate(f, false)
+	s.until("a snapshot that waits for a place", func() bool { return len(g.opening) == 1 })
+	for range 5 {
+		s.crash(s.nodes[f])
+		s.run(simET, nil)
+		s.start(s.nodes[f], false)
+		s.run(3*simET, nil)
+	}
+	if s.leader(2) != l {
+		t.Fatal("another leads")
+	}
+	fl.mu.Lock()
+	waiting := len(fl.waiting)
+	fl.mu.Unlock()
+	if waiting != 1 || len(g.opening) != 1 {
+		t.Errorf("%d sends of one group to one follower wait; said to be opened are those to %v", waiting, g.opening)
+	}
+	g.Transfer(s.nodes[3-l-f].id, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	s.until("the end of leadership", func() bool { return g.Status().Role != raft.Leader })
+	s.settle()
+	fl.mu.Lock()
+	waiting = len(fl.waiting)
+	fl.mu.Unlock()
+	if waiting != 0 || len(g.opening) != 0 {
+		t.Errorf("%d sends of a group that no longer leads wait; said to be opened are those to %v", waiting, g.opening)
 	}
 }
