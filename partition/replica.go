@@ -41,7 +41,7 @@ type Config struct {
 	Existing bool
 	// Bootstrap is the membership of the first assignment.
 	Bootstrap raft.ConfState
-	// Epoch is the group's epoch, for a first start: see [raft.Reset].
+	// Epoch is the group's epoch, until the replica has a hard state of its own: see [raft.Reset].
 	Epoch raft.GroupEpoch
 	// JoinAfter, if not 0, is for a replica that comes new to a group that has moved before: see joining.go.
 	JoinAfter raft.Index

@@ -120,9 +120,9 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		}
 		g.applied, g.conf = snap.Meta.Index, snap.Meta.Conf
 	}
-	hs, _ := h.o.HardStates.Load(c.ID)
-	if c.Fresh {
-		hs.Epoch = max(hs.Epoch, c.Epoch)
+	hs, known := h.o.HardStates.Load(c.ID)
+	if !known { // also of one that has run, and had nothing to save yet
+		hs.Epoch = c.Epoch
 	}
 	now := h.now()
 	// To its peers, a group that is closed and created again in one process is as good as restarted: its log was opened

@@ -509,3 +509,17 @@ func TestReopenedWithLess(t *testing.T) {
 	}
 	s.checkEqual()
 }
+
+// A fresh replica that starts again before it had any hard state to save is still in the epoch in which it was made.
+func TestEpochWithoutHardState(t *testing.T) {
+	s := newSim(t, 66, 3, 1, func(_ *Options, c *GroupConfig) { c.Epoch = 3 })
+	n := s.nodes[0]
+	s.crash(n)
+	if _, known := n.states.Load(1); known {
+		t.Fatal("there is a hard state")
+	}
+	s.start(n, false)
+	if e := s.group(0, 1).Status().Epoch; e != 3 {
+		t.Errorf("it is in epoch %d", e)
+	}
+}

@@ -200,7 +200,8 @@ type GroupConfig struct {
 	Bootstrap raft.ConfState
 	// Fresh: this replica has never run before, so there is no promise to wait out.
 	Fresh bool
-	// Epoch is the group's epoch, for a fresh replica: an older one has its own. See [raft.Reset].
+	// Epoch is the group's epoch, for a replica that the hard-state store knows nothing of: any other has its own. See
+	// [raft.Reset].
 	Epoch raft.GroupEpoch
 	// Campaign: try to lead at once, as the preferred first leader.
 	Campaign bool
