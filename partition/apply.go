@@ -81,13 +81,13 @@ func (m *machine) cut() {
 // other: what they wait to read may be gone.
 func (m *machine) publish(bytes int64) {
 	r := m.r
+	// A log that was installed begins where its leader's files did, perhaps above a start that later entries move on.
+	start := min(max(m.fold.start, int64(m.log.StartOffset())), m.fold.next)
 	r.mu.Lock()
 	if r.m != m {
 		r.mu.Unlock()
 		return
 	}
-	// A log that was installed begins where its leader's files did, perhaps above a start that later entries move on.
-	start := min(max(m.fold.start, int64(m.log.StartOffset())), m.fold.next)
 	moved := start > r.pub.start
 	r.pub = published{applied: m.applied, start: start, hw: m.fold.next}
 	r.committedBytes += bytes
