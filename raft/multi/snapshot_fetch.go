@@ -24,9 +24,9 @@ type fetch struct {
 	asked int64  // the chunk that is waited for begins here
 	next  []byte // a chunk that came while the one before is being written
 	busy  bool   // a flusher writes
-	whole bool
+	whole bool   // the core has it
 	tries int
-	at    raft.Time // ask again then
+	at    raft.Time // ask again then; if it is whole, the place is given up
 }
 
 func (f *fetch) offer() *raft.Offer {
@@ -106,7 +106,7 @@ func (g *Group) fetchOpened(now raft.Time, e *event) {
 func (g *Group) advance(now raft.Time) {
 	f := g.fetch
 	if f.got == f.snap.Size {
-		f.whole, f.at = true, never
+		f.whole, f.at = true, now+fetchTries*raft.Time(g.h.o.ElectionTimeout)
 		g.r.SnapshotReceived(now, f.offer())
 		return
 	}
@@ -185,6 +185,8 @@ func (g *Group) reviewFetch(now raft.Time) {
 	case g.applied >= f.snap.Meta.Index && !f.busy && f.open:
 		g.endFetch()
 		g.h.addJob(g, func(g *Group) { _ = g.log.DropReceived() }) // what stays behind goes with the next snapshot
+	case now >= f.at && f.whole:
+		g.endFetch() // the core does not take it; offered again, it is all here
 	case now >= f.at:
 		if f.tries++; f.tries > fetchTries {
 			g.endFetch()

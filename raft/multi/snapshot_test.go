@@ -434,3 +434,24 @@ func TestWaitingSendStandsInLineOnce(t *testing.T) {
 		t.Errorf("%d sends of a group that no longer leads wait; said to be opened are those to %v", waiting, g.opening)
 	}
 }
+
+// A snapshot that is here, and that the core does not take, keeps its place no longer than one that does not come.
+func TestWholeFetchGivesPlaceBack(t *testing.T) {
+	s := newSim(t, 67, 3, 2, nil)
+	l := s.waitLeader(2)
+	s.fill(l, 0, 3)
+	s.settle()
+	n, g := s.nodes[(l+1)%3], s.group((l+1)%3, 2)
+	if !n.host.beginFetch(g) {
+		t.Fatal("no place")
+	}
+	meta := raft.SnapshotMeta{Index: g.Status().Last + 100, Term: g.Status().Term, Conf: g.Status().Conf}
+	g.fetch = &fetch{from: s.nodes[l].id, epoch: 9, snap: raft.Snapshot{Meta: meta, Size: 10}, open: true, got: 10, asked: 10, at: never}
+	g.advance(s.clock.now)
+	n.host.schedule(g)
+	s.settle()
+	if g.fetch == nil || !g.fetch.whole || g.blocked {
+		t.Fatal("it is not one that the core does not take")
+	}
+	s.until("the place", func() bool { return g.fetch == nil && n.host.fetches.Load() == 0 })
+}
