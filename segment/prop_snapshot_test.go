@@ -82,11 +82,8 @@ func (w *world) receive() {
 	s := *w.coming
 	s.Data = nil
 	got, err := w.log.ReceiveSnapshot(&s)
-	lost := func(err error) bool {
-		return w.dead || errors.Is(err, ErrFailed) || strings.Contains(err.Error(), "injected") || errors.Is(err, vfs.ErrNoSpace)
-	}
 	if err != nil {
-		if !lost(err) {
+		if !w.lost(err) {
 			w.failf("receive: %v", err)
 		}
 		return
@@ -102,7 +99,7 @@ func (w *world) receive() {
 		n := min(1+w.rng.Int64N(64), s.Size-got)
 		w.came = max(w.came, got+n)
 		if err := w.log.WriteSnapshot(got, w.coming.Data[got:got+n]); err != nil {
-			if !lost(err) {
+			if !w.lost(err) {
 				w.failf("receive at %d: %v", got, err)
 			}
 			return
@@ -119,9 +116,28 @@ func (w *world) receive() {
 	}
 }
 
+// lost: receiving has failed as it may.
+func (w *world) lost(err error) bool {
+	return w.dead || errors.Is(err, ErrFailed) || strings.Contains(err.Error(), "injected") || errors.Is(err, vfs.ErrNoSpace)
+}
+
+// receiveWhole takes a snapshot in at once; false if that failed, which leaves the log as it was.
+func (w *world) receiveWhole(s raft.Snapshot, data []byte) bool {
+	s.Data = nil
+	got, err := w.log.ReceiveSnapshot(&s)
+	if err == nil && got < s.Size {
+		err = w.log.WriteSnapshot(got, data[got:])
+	}
+	if err != nil && !w.lost(err) {
+		w.failf("receive: %v", err)
+	}
+	return err == nil
+}
+
 func (w *world) installSnapshot() {
-	s := w.leadersSnapshot()
-	w.install(*s, s.Data)
+	if s := w.leadersSnapshot(); w.receiveWhole(*s, s.Data) {
+		w.install(*s, s.Data)
+	}
 }
 
 // leadersSnapshot makes one that is not behind what is committed here.
@@ -146,10 +162,8 @@ func (w *world) install(s raft.Snapshot, data []byte) {
 		w.failf("the leader's snapshot: %v", err)
 	}
 	w.note("install snapshot at %d, term %d", s.Meta.Index, s.Meta.Term)
-	if w.rng.IntN(2) == 0 || w.coming == nil {
-		s.Data = data
-	}
 	w.term = max(w.term, s.Meta.Term)
+	s.Data = nil
 	state, err := w.log.InstallSnapshot(&s)
 	s.Data = data
 	v := version{first: s.Meta.Index + 1, prev: s.Meta.Term, start: st.next}

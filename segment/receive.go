@@ -152,10 +152,6 @@ func (l *Log) resumePart(name string, want *receiving) (vfs.File, int64) {
 func (l *Log) WriteSnapshot(off int64, data []byte) error {
 	l.io.Lock()
 	defer l.io.Unlock()
-	return l.writePart(off, data)
-}
-
-func (l *Log) writePart(off int64, data []byte) error {
 	p := l.recv
 	l.mu.RLock()
 	err := l.usable()
@@ -210,20 +206,20 @@ func (l *Log) closePart() {
 	l.recv = nil
 }
 
-// finishPart verifies what was received, as a whole, and gives the file the header of a snapshot. It returns the data. The caller
-// holds io, and renames the file.
-func (l *Log) finishPart(s *raft.Snapshot, floor uint64) ([]byte, *logState, error) {
+// finishPart verifies what was received, as a whole, and gives the file the header of a snapshot. The caller holds io, and
+// renames the file.
+func (l *Log) finishPart(s *raft.Snapshot, floor uint64) (*logState, error) {
 	p := l.recv
 	if p == nil || p.file == nil || !p.snap.Same(s) || p.got != p.snap.Size {
-		return nil, nil, fmt.Errorf("group %d: %w: it has not been received", l.group, ErrBadSnapshot)
+		return nil, fmt.Errorf("group %d: %w: it has not been received", l.group, ErrBadSnapshot)
 	}
 	data := make([]byte, p.snap.Size)
 	if n, err := p.file.ReadAt(data, p.at); n < len(data) {
-		return nil, nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
+		return nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
 	}
-	bad := func(err error) ([]byte, *logState, error) {
+	bad := func(err error) (*logState, error) {
 		_ = l.dropPart()
-		return nil, nil, err
+		return nil, err
 	}
 	if snapshotSum(l.group, data) != p.snap.Sum {
 		return bad(fmt.Errorf("group %d: %w: what was received does not match its checksum", l.group, ErrBadSnapshot))
@@ -242,12 +238,12 @@ func (l *Log) finishPart(s *raft.Snapshot, floor uint64) ([]byte, *logState, err
 	if err != nil {
 		_ = l.dropPart()
 		if errors.Is(err, vfs.ErrNoSpace) {
-			return nil, nil, fmt.Errorf("finish the snapshot of group %d: %w", l.group, err)
+			return nil, fmt.Errorf("finish the snapshot of group %d: %w", l.group, err)
 		}
-		return nil, nil, fmt.Errorf("finish the snapshot of group %d: %v", l.group, err)
+		return nil, fmt.Errorf("finish the snapshot of group %d: %v", l.group, err)
 	}
 	l.closePart()
-	return data, &st, nil
+	return &st, nil
 }
 
 // cleanPart removes what was received of a snapshot that the log is past, or that no offer can be compared with.

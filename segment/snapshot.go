@@ -390,8 +390,8 @@ func (l *Log) truncatePrefix(upTo raft.Index) error {
 	return nil
 }
 
-// InstallSnapshot implements multi.Log: of what has been received, or, if s has its data, of that. The step that counts is the snapshot's rename: its floor makes every file of the
-// old log dead, and the next open finishes what a crash interrupts after it.
+// InstallSnapshot implements multi.Log: of what has been received. The step that counts is the snapshot's rename: its floor
+// makes every file of the old log dead, and the next open finishes what a crash interrupts after it.
 func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	l.io.Lock()
 	defer l.io.Unlock()
@@ -402,14 +402,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		return nil, err
 	}
 	floor := l.nextFloor()
-	if s.Data != nil {
-		if err := l.receiveWhole(s); errors.Is(err, vfs.ErrNoSpace) {
-			return nil, err
-		} else if err != nil {
-			return nil, l.fail(err)
-		}
-	}
-	_, st, err := l.finishPart(s, floor)
+	st, err := l.finishPart(s, floor)
 	switch {
 	case errors.Is(err, ErrBadSnapshot) || errors.Is(err, vfs.ErrNoSpace):
 		return nil, fmt.Errorf("install snapshot: %w", err) // nothing has changed
@@ -461,20 +454,6 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		l.removeSegment(name)
 	}
 	return st.state, nil
-}
-
-// receiveWhole takes a snapshot in that is in memory.
-func (l *Log) receiveWhole(s *raft.Snapshot) error {
-	s.Size, s.Sum = int64(len(s.Data)), snapshotSum(l.group, s.Data)
-	if err := l.dropPart(); err != nil {
-		return err
-	}
-	f, err := l.fs.Create(path.Join(l.dir, partName))
-	if err != nil {
-		return fmt.Errorf("receive snapshot of group %d: %w", l.group, err)
-	}
-	l.recv = &receiving{snap: raft.Snapshot{Meta: s.Meta, Size: s.Size, Sum: s.Sum}, at: dataAt(&s.Meta.Conf), file: f}
-	return l.writePart(0, s.Data)
 }
 
 // nextFloor is a generation above all files and above the floor that is in force. The caller holds io.

@@ -3,8 +3,8 @@
 // A hand-over should cost those who write no more than the moment that it takes. So proposals that come while it is under way
 // are not refused, which would send clients away to look for a leader that there is not yet: they are held back in the
 // inbox until the next leader is known (or this one goes on), and so are those that reach a new leader before it is ready.
-// What is in the log already most likely commits under the next leader; its outcome waits for that. All of this
-// ends after half an election timeout.
+// What is in the log already most likely commits under the next leader; its outcome waits for that. A transfer that comes to
+// nothing is given up after an election timeout, and once leadership has ended all that waits ends after half of one.
 
 package multi
 

@@ -169,10 +169,6 @@ func (h *Host) DeliverChunk(from raft.NodeID, m *ChunkMessage) {
 	}
 }
 
-// BulkLimiter is the pace that snapshots are sent at: Options.SnapshotRate, over all of this host. Other bulk transfers may
-// share it.
-func (h *Host) BulkLimiter() *Limiter { return h.bulk }
-
 // Stats reads the counters.
 func (h *Host) Stats() Stats {
 	h.mu.RLock()
@@ -358,7 +354,8 @@ func (w *worker) turn(g *Group) {
 	w.h.runq.done(g, more, w.h.o.Clock)
 }
 
-// send collects m for its destination. Bulk (entries, snapshots) leaves at the end of the turn.
+// send collects m for its destination. Entries and their answers leave at the end of the turn, all else when this worker has
+// nothing more to do, or has taken maxTurnsPerFlush turns.
 func (w *worker) send(m *raft.Message) {
 	w.h.stats.msgsOut.Add(1)
 	if len(m.Entries) > 0 || m.Type == raft.MsgAppResp {

@@ -59,9 +59,9 @@ type Log interface {
 	// records nobody wants any more, as far as a snapshot of an earlier index covers them, and returns that one's meta; nil
 	// if nothing was dropped. Which records are wanted is between the log and its state machine.
 	Prune() (*raft.SnapshotMeta, error)
-	// InstallSnapshot durably replaces the whole log by s, which was received before: the log is then empty with FirstIndex s.Meta.Index+1. The
-	// log's own part of the state (next offset, epoch table) travels in s.Data as EncodeSnapshot put it there; what it
-	// returns is the rest, for the state machine.
+	// InstallSnapshot durably replaces the whole log by s, which was received before: the log is then empty with FirstIndex
+	// s.Meta.Index+1. The log's own part of the state (next offset, epoch table) is in the data as EncodeSnapshot put it there;
+	// what is returned is the rest, for the state machine.
 	InstallSnapshot(s *raft.Snapshot) (state []byte, err error)
 	// ReceiveSnapshot begins to take s in, or goes on with what an earlier connection or process has left of it, and returns how
 	// many bytes of its data are here. Whatever there was of another is dropped. WriteSnapshot appends to that, durably; with

@@ -1,5 +1,5 @@
 // The pace of bulk transfers: one token bucket for all snapshots that a host sends, so that live replication keeps its share
-// of disk and network. Bulk catch-up by entries may ask it, too: see Host.BulkLimiter.
+// of disk and network.
 
 package multi
 

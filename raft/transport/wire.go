@@ -10,8 +10,8 @@ import (
 	"github.com/balsamq/balsa/raft/multi"
 )
 
-// Carry encodes m and decodes it again: the result is what arrives at the other end. The data of a snapshot, which
-// travels in chunks of its own, is shared with m; nothing else is.
+// Carry encodes m and decodes it again: the result, which shares nothing with m, is what arrives at the other end. The data of a
+// snapshot travels in chunks of its own.
 func Carry(m *raft.Message) (raft.Message, error) {
 	b := appendMessage(nil, m)
 	for i := range m.Entries {
@@ -22,9 +22,6 @@ func Carry(m *raft.Message) (raft.Message, error) {
 	d.message(&c)
 	if err := d.end(); err != nil {
 		return raft.Message{}, fmt.Errorf("%v from %d to %d: %w", m.Type, m.From, m.To, err)
-	}
-	if m.Snapshot != nil {
-		c.Snapshot.Data = m.Snapshot.Data
 	}
 	return c, nil
 }

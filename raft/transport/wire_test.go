@@ -15,7 +15,7 @@ func TestCarryKeepsEverything(t *testing.T) {
 	app, snap, vote, resp := base, base, base, base
 	app.Type, app.Entries = raft.MsgApp, []raft.Entry{{Frame: []byte("one")}, {Frame: []byte("another")}}
 	snap.Type = raft.MsgSnap
-	snap.Snapshot = &raft.Snapshot{Data: []byte("state"), Meta: raft.SnapshotMeta{Index: 9, Term: 2, Conf: raft.ConfState{
+	snap.Snapshot = &raft.Snapshot{Size: 5, Sum: 6, Meta: raft.SnapshotMeta{Index: 9, Term: 2, Conf: raft.ConfState{
 		Voters: []raft.Member{{ID: 1, Incarnation: 1}}, Outgoing: []raft.Member{{ID: 2, Incarnation: 1}}, Learners: []raft.Member{{ID: 3, Incarnation: 9}}}}}
 	vote.Type, vote.Force = raft.MsgVote, true
 	resp.Type, resp.Reject = raft.MsgAppResp, true
