@@ -39,7 +39,8 @@ var adminRoutes = []adminRoute{
 	{pattern: "GET /v1/raft/groups/{group...}", doc: "one group (its number, TOPIC/PARTITION, or metadata) on all its replicas", early: true, serve: (*Broker).adminGroup},
 	{pattern: "POST /v1/reset-peers", doc: "let a group whose majority is gone for good go on with the replicas that are left", early: true,
 		timeout: resetTimeout, serve: (*Broker).adminResetPeers},
-	{pattern: "POST /v1/topics/{topic}/partitions/{partition}/leader", doc: "hands a partition's leadership to the broker that \"to\" names, or to whoever is fit", serve: (*Broker).adminTransferLeader},
+	{pattern: "POST /v1/topics/{topic}/partitions/{partition}/leader", doc: "hands a partition's leadership to the broker that \"to\" names, or to whoever is fit",
+		timeout: transferRouteTimeout, serve: (*Broker).adminTransferLeader},
 }
 
 const (

@@ -7,9 +7,14 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/balsamq/balsa/raft"
 )
+
+// transferRouteTimeout is how long a new leader is waited for where the last one has died: some elections, and less than the
+// commands' --timeout, so that their users hear what was wrong.
+const transferRouteTimeout = 20 * time.Second
 
 // leaderOrder is the request, and leaderMoved its answer.
 type leaderOrder struct {
@@ -45,6 +50,8 @@ func (b *Broker) adminTransferLeader(ctx context.Context, q *adminRequest) (any,
 	switch {
 	case errors.Is(err, errNoHeir), errors.Is(err, errHeirUnfit), errors.Is(err, errNotTakenOver):
 		return nil, adminErrorf(adminConflict, "'broker topic describe "+name+"' shows which replicas are in sync", "%v", err)
+	case errors.Is(err, errNoLeader), errors.Is(err, errNotLed):
+		return nil, adminErrorf(adminUnavailable, "'broker raft describe "+name+"/"+q.PathValue("partition")+"' shows what its replicas are at; ask again when one leads", "%v", err)
 	case err != nil:
 		return nil, err
 	}

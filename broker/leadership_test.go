@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -252,6 +253,46 @@ func TestTransferLeader(t *testing.T) {
 	n[2].cfg.NeverLead = false
 	c.start(n[2])
 	c.transfer(n[0], id, 1, n[2].NodeID())
+}
+
+// The leader dies, and leadership is handed over before anybody has noticed: its successor is asked, and where there is none the answer
+// says who is missing.
+func TestTransferFromDeadLeader(t *testing.T) {
+	c := newCluster(t, 3, true)
+	for _, n := range c.nodes {
+		n.cfg.AdminListen, n.cfg.CloseTimeout = "127.0.0.1:0", -1 // nothing is handed over on the way out
+	}
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	id := c.nodes[0].mustCreate(t, "a", 1, 3)
+	soon(t, "the preferred replica leads", func() bool { return c.preferred(id) })
+	dead := c.leaderOf("a", 0)
+	was := dead.NodeID()
+	c.stop(dead)
+	left := c.running()
+	to := left[0].NodeID()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if leader, err := left[1].TransferLeader(ctx, left[1].Image().TopicByID(id), 0, 0); err != nil || leader == was {
+		t.Fatalf("to whoever is fit: broker %d, %v", leader, err)
+	}
+	c.transfer(left[1], id, 0, to)
+	c.stop(left[0])
+	ctx, cancel = context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if leader, err := left[1].TransferLeader(ctx, left[1].Image().TopicByID(id), 0, left[1].NodeID()); !errors.Is(err, errNoLeader) {
+		t.Fatalf("without a majority: broker %d, %v", leader, err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(fmt.Sprintf(`{"to":%d}`, left[1].NodeID())))
+	r.Header.Set("Content-Type", "application/json")
+	r.SetPathValue("topic", "a")
+	r.SetPathValue("partition", "0")
+	_, err := left[1].adminTransferLeader(ctx, &adminRequest{Request: r, w: httptest.NewRecorder()})
+	if e, ok := errors.AsType[*adminError](err); !ok || e.Kind != adminUnavailable || e.Mend == "" {
+		t.Fatalf("the admin listener answers %v", err)
+	}
 }
 
 // Each broker in turn is stopped and started again: leadership comes back to where it belongs by itself.

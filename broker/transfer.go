@@ -41,6 +41,8 @@ var (
 	errNoHeir       = errors.New("no other replica is there, caught up and allowed to lead")
 	errHeirUnfit    = errors.New("the replica that is to lead cannot")
 	errNotTakenOver = errors.New("leadership was not taken over in time, and stays where it is")
+	// errNoLeader never goes over the wire: whoever is to ask the leader has it.
+	errNoLeader = errors.New("the partition has no leader that answers")
 )
 
 // transferErrors are part of the wire format.
@@ -354,29 +356,37 @@ func (b *Broker) handOver() {
 }
 
 // TransferLeader makes another replica lead a partition, wherever its leader is: the given one, or whoever is fit (0). It returns
-// who leads, once this broker's table has it.
+// who leads, once this broker's table has it. A leader that does not answer, as it has died a moment ago, is waited for, or for the
+// next one: with errNoLeader none came in time.
 func (b *Broker) TransferLeader(ctx context.Context, t *coordinator.Topic, partition int32, to raft.NodeID) (raft.NodeID, error) {
 	g := t.Partitions[partition].Group
-	wait := askMin
+	wait, silent := askMin, raft.NodeID(0)
 	for {
 		l := b.peers.table.get(g)
 		if l.leader != 0 && l.leader == to {
 			return to, nil
 		}
-		err := errors.New("the partition has no leader at the moment")
+		if silent != 0 && to == 0 && l.leader != 0 && l.leader != silent {
+			return l.leader, b.awaitLeader(ctx, g, l.leader) // it has left the one that was to give it away
+		}
+		err := errNoLeader
 		if l.leader != 0 {
-			var out []transferOutcome
-			if out, err = b.transferAt(ctx, l.leader, []transferOrder{{g, to}}); err == nil {
+			call, cancel := context.WithTimeout(ctx, rpcTimeout)
+			out, cerr := b.transferAt(call, l.leader, []transferOrder{{g, to}})
+			cancel()
+			if cerr == nil {
 				if err = out[0].err(); err == nil {
 					return out[0].Leader, b.awaitLeader(ctx, g, out[0].Leader)
 				}
-			}
-			if !errors.Is(err, errNotLed) { // that leadership has moved meanwhile is no answer
-				return 0, err
+				if !errors.Is(err, errNotLed) { // that leadership has moved meanwhile is no answer
+					return 0, err
+				}
+			} else {
+				silent, err = l.leader, fmt.Errorf("%w: %w", errNoLeader, cerr)
 			}
 		}
 		if pause(ctx, &wait, askMax) != nil {
-			return 0, fmt.Errorf("%w: %w", ctx.Err(), err)
+			return 0, err
 		}
 	}
 }
