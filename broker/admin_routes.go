@@ -3,6 +3,8 @@
 //
 //	{"error": {"kind": "not_found", "message": "…", "mend": "…"}}
 //
+// A request may say in the header Balsa-Cluster which cluster it is for: any other refuses it.
+//
 // A route that changes something is a POST with Content-Type application/json, which a web page cannot send unasked.
 
 package broker
@@ -48,6 +50,9 @@ const (
 	adminRouteTimeout = 30 * time.Second
 	// maxAdminBody bounds a request's body.
 	maxAdminBody = 1 << 20
+	// clusterHeader has the id of the cluster that a request is for. An address on loopback leads to another cluster on another
+	// machine, and whoever found it by way of Kafka knows which one was meant.
+	clusterHeader = "Balsa-Cluster"
 )
 
 // adminRequest is a request to a route.
@@ -187,6 +192,11 @@ func (a *adminServer) serveRoute(rt *adminRoute, w http.ResponseWriter, r *http.
 	}
 	if p := adminPhase(a.phase.Load()); p < need || p == adminStopping {
 		writeAdminError(w, adminErrorf(adminUnavailable, "wait until GET /healthz says ok, or ask another broker", "the broker is not ready: %v", a.health()))
+		return
+	}
+	if meant := r.Header.Get(clusterHeader); meant != "" && meant != a.b.ClusterID() {
+		writeAdminError(w, adminErrorf(adminConflict, "name an admin listener of the cluster that you mean, with --admin HOST:PORT, or ask on one of its brokers' machines",
+			"the request is for cluster %s, and this is broker %d of cluster %s: nothing was done", meant, a.b.NodeID(), a.b.ClusterID()))
 		return
 	}
 	if !a.b.enter() {

@@ -223,6 +223,27 @@ func TestAdminListener(t *testing.T) {
 		t.Errorf("DescribeConfigs: %v %+v", err, resp)
 	}
 
+	// A request says which cluster it is for, and no other does what it asks.
+	for cluster, want := range map[string]int{n.ClusterID(): http.StatusOK, "another": http.StatusConflict} {
+		for _, path := range []string{"/v1/broker", "/v1/raft/groups"} {
+			q, err := http.NewRequest(http.MethodGet, "http://"+n.AdminAddr()+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.Header.Set("Balsa-Cluster", cluster)
+			resp, err := http.DefaultClient.Do(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var e struct{ Error adminError }
+			err = json.NewDecoder(resp.Body).Decode(&e)
+			resp.Body.Close()
+			if resp.StatusCode != want || err != nil || want != http.StatusOK && (e.Error.Kind != adminConflict || !strings.Contains(e.Error.Message, n.ClusterID()) || e.Error.Mend == "") {
+				t.Errorf("%s for cluster %q: %s %+v", path, cluster, resp.Status, e.Error)
+			}
+		}
+	}
+
 	http.DefaultClient.CloseIdleConnections()
 	var held []net.Conn
 	defer func() {

@@ -10,15 +10,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
 )
 
 // adminListenerConfig is the broker config that says where a broker's admin listener is.
 const adminListenerConfig = "balsa.admin.listener"
+
+// clusterHeader says which cluster a request is for: an address on loopback, or one that was given to somebody else, may lead to
+// a broker of another one.
+const clusterHeader = "Balsa-Cluster"
 
 // maxControlAnswer bounds an answer of an admin listener.
 const maxControlAnswer = 64 << 20
@@ -26,8 +35,10 @@ const maxControlAnswer = 64 << 20
 // Control talks to the admin listeners of a cluster's brokers. Any broker answers for the whole cluster; where one cannot be
 // reached the next is asked. It is safe for concurrent use, and needs no closing.
 type Control struct {
-	addrs []string
-	http  *http.Client
+	addrs   []string
+	cluster string // empty: not known, as the addresses were given by hand
+	skipped string // which brokers are not asked, and why; may be empty
+	http    *http.Client
 }
 
 // ControlError is a broker's refusal, in its own words. It is the Err of an [*Error].
@@ -55,13 +66,18 @@ func NewControl(addrs ...string) (*Control, error) {
 	return &Control{addrs: addrs, http: &http.Client{Transport: t}}, nil
 }
 
-// AdminListeners are the addresses of the brokers' admin listeners by broker id: of those brokers that answer and have one.
+// AdminListeners are the addresses of the brokers' admin listeners by broker id: of those brokers that answer and have one. One
+// on loopback can be reached from its broker's machine only; anywhere else the address is somebody else's.
 func (a *Admin) AdminListeners(ctx context.Context) (map[int32]string, error) {
 	const op = "ask for the admin listeners"
 	m, err := a.raw.BrokerMetadata(fresh(ctx))
 	if err != nil {
 		return nil, wrap(op, "", err)
 	}
+	return a.adminListeners(ctx, op, m)
+}
+
+func (a *Admin) adminListeners(ctx context.Context, op string, m kadm.Metadata) (map[int32]string, error) {
 	ids := make([]int32, 0, len(m.Brokers))
 	for _, b := range m.Brokers {
 		ids = append(ids, b.NodeID)
@@ -88,24 +104,60 @@ func (a *Admin) AdminListeners(ctx context.Context) (map[int32]string, error) {
 	return out, nil
 }
 
-// Control finds the admin listeners of the cluster.
+// Control finds the admin listeners of the cluster: those that can be reached from here as far as their addresses say. Whoever
+// answers there has to be of this cluster, or nothing is done.
 func (a *Admin) Control(ctx context.Context) (*Control, error) {
-	byID, err := a.AdminListeners(ctx)
+	m, err := a.raw.BrokerMetadata(fresh(ctx))
+	if err != nil {
+		return nil, wrap("find the admin listeners", "", err)
+	}
+	byID, err := a.adminListeners(ctx, "find the admin listeners", m)
 	if err != nil {
 		return nil, err
 	}
-	if len(byID) == 0 {
-		return nil, &Error{Op: "find an admin listener", Kind: ErrUnreachable, Err: errNoAdminListener}
+	kafka := make(map[int32]string, len(m.Brokers))
+	for _, b := range m.Brokers {
+		kafka[b.NodeID] = b.Host
 	}
-	addrs := make([]string, 0, len(byID))
-	for id := range byID {
-		addrs = append(addrs, byID[id])
+	addrs, skipped := reachable(kafka, byID)
+	if len(addrs) == 0 {
+		cause := ErrNoAdminListener
+		if skipped != "" {
+			cause = fmt.Errorf("%w that can be reached from here: %s", ErrNoAdminListener, skipped)
+		}
+		return nil, &Error{Op: "find an admin listener", Kind: ErrUnreachable, Err: cause}
 	}
-	slices.SortFunc(addrs, cmp.Compare)
-	return NewControl(addrs...)
+	c, err := NewControl(addrs...)
+	if err != nil {
+		return nil, err
+	}
+	c.cluster, c.skipped = m.Cluster, skipped
+	return c, nil
 }
 
-var errNoAdminListener = errors.New("no broker of the cluster has one (--admin-listen of 'broker start')")
+// ErrNoAdminListener is the Err of [Admin.Control] where no admin listener was found, while brokers answer.
+var ErrNoAdminListener = errors.New("no broker of the cluster has an admin listener")
+
+// reachable are the admin listeners worth asking. A broker whose clients come from elsewhere may have its admin listener on
+// loopback all the same, which is the default: then that address leads to whatever runs on this machine.
+func reachable(kafka, admin map[int32]string) (addrs []string, skipped string) {
+	var local []string
+	for _, id := range slices.Sorted(maps.Keys(admin)) {
+		host, _, err := net.SplitHostPort(admin[id])
+		if err != nil || loopback(host) && !loopback(kafka[id]) {
+			local = append(local, fmt.Sprintf("broker %d has its own at %s", id, admin[id]))
+			continue
+		}
+		addrs = append(addrs, admin[id])
+	}
+	slices.SortFunc(addrs, cmp.Compare)
+	return addrs, strings.Join(local, ", ")
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback()
+}
 
 // Get asks for path, "/v1/…", and decodes the answer into out.
 func (c *Control) Get(ctx context.Context, path string, out any) error {
@@ -138,11 +190,24 @@ func (c *Control) do(ctx context.Context, method, path string, body []byte, out 
 		}
 	}
 	err := errs[len(errs)-1]
-	kind := kindOf(err)
+	if ctx.Err() != nil { // what somebody knew says more than that the time is over
+		for _, e := range errs {
+			if _, ok := errors.AsType[*ControlError](e); ok {
+				err = e
+			}
+		}
+	}
+	kind, subject := kindOf(err), path
+	if kind == ErrUnreachable {
+		subject = strings.Join(c.addrs, ", ")
+	}
+	if c.skipped != "" && kind == ErrUnreachable {
+		err = fmt.Errorf("%w; not asked: %s", err, c.skipped)
+	}
 	if ce, ok := errors.AsType[*ControlError](err); ok {
 		kind = map[string]error{"not_found": ErrNotFound, "invalid": ErrInvalid, "timeout": ErrTimeout, "unavailable": ErrUnreachable}[ce.Kind]
 	}
-	return &Error{Op: method, Subject: path, Kind: kind, Err: err}
+	return &Error{Op: method, Subject: subject, Kind: kind, Err: err}
 }
 
 // ask asks one broker.
@@ -154,6 +219,9 @@ func (c *Control) ask(ctx context.Context, addr, method, path string, body []byt
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.cluster != "" {
+		req.Header.Set(clusterHeader, c.cluster)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsamq/balsa/client"
@@ -110,7 +111,12 @@ func TestControl(t *testing.T) {
 
 // The brokers say where their listeners are; one that does not answer, or has none, is left out.
 func TestAdminListeners(t *testing.T) {
-	k, cfg := fake(t)
+	var cluster atomic.Value
+	there := listener(t, func(w http.ResponseWriter, r *http.Request) {
+		cluster.Store(r.Header.Get("Balsa-Cluster"))
+		_, _ = io.WriteString(w, "{}")
+	})
+	k, cfg := fake(t, kfake.ClusterID("ours"))
 	k.ControlKey(int16(kmsg.DescribeConfigs), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
 		k.KeepControl()
 		req := kreq.(*kmsg.DescribeConfigsRequest)
@@ -122,7 +128,7 @@ func TestAdminListeners(t *testing.T) {
 			c.Name = "balsa.admin.listener"
 			switch q.ResourceName {
 			case "0":
-				c.Value = kmsg.StringPtr("127.0.0.1:1")
+				c.Value = &there
 			case "1":
 				r.ErrorCode = kerr.UnknownServerError.Code
 			}
@@ -137,10 +143,21 @@ func TestAdminListeners(t *testing.T) {
 	}
 	defer adm.Close()
 	got, err := adm.AdminListeners(ctx(t))
-	if err != nil || len(got) != 1 || got[0] != "127.0.0.1:1" {
+	if err != nil || len(got) != 1 || got[0] != there {
 		t.Fatalf("%v %v", got, err)
 	}
-	if _, err := adm.Control(ctx(t)); err != nil {
+	// Whoever was found through the cluster is told which one is meant; of an address given by hand nobody knows.
+	found, err := adm.Control(ctx(t))
+	if err != nil {
 		t.Fatal(err)
+	}
+	given, err := client.NewControl(there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, ctl := range map[string]*client.Control{"ours": found, "": given} {
+		if err := ctl.Post(ctx(t), "/v1/x", struct{}{}, nil); err != nil || cluster.Load() != want {
+			t.Errorf("asked for cluster %q, not %q: %v", cluster.Load(), want, err)
+		}
 	}
 }

@@ -5,6 +5,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,15 +30,49 @@ func withControl(cmd *cobra.Command, fn func(context.Context, *client.Control) e
 		}
 		ctx, cancel := within(cmd)
 		defer cancel()
-		return explainControl(fn(ctx, ctl))
+		return explainDirect(cmd, addrs, explainControl(fn(ctx, ctl)))
 	}
 	return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 		ctl, err := adm.Control(ctx)
+		if errors.Is(err, client.ErrNoAdminListener) {
+			return &cliError{code: exitUnreachable, what: innermostClient(err), err: err,
+				mend: "on a broker's machine, name its listener with --admin HOST:PORT; to reach it from here, start brokers with --admin-listen and an address that operators can reach"}
+		}
 		if err != nil {
 			return err
 		}
 		return explainControl(fn(ctx, ctl))
 	})
+}
+
+// innermostClient is what an error of the SDK says below what was being done.
+func innermostClient(err error) string {
+	if ce, ok := errors.AsType[*client.Error](err); ok && ce.Err != nil {
+		return ce.Err.Error()
+	}
+	return err.Error()
+}
+
+// explainDirect words the failures of listeners that --admin has named: -b had no part in it.
+func explainDirect(cmd *cobra.Command, addrs []string, err error) error {
+	if _, done := errors.AsType[*cliError](err); err == nil || done {
+		return err
+	}
+	const mend = "--admin takes the addresses that 'broker start --admin-listen' has; 'broker dev' prints its own"
+	e := &cliError{code: exitFailure, what: innermostClient(err), where: strings.Join(addrs, ", "), mend: mend, err: err}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, client.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
+		timeout, _ := cmd.Flags().GetDuration("timeout")
+		e.code, e.what = exitTimeout, fmt.Sprintf("no answer within %v", timeout)
+		e.mend = "--timeout waits longer; " + mend
+	case errors.Is(err, client.ErrUnreachable):
+		e.code, e.what = exitUnreachable, "no admin listener answered: "+innermost(err)
+	case errors.Is(err, io.EOF):
+		e.code, e.what = exitUnreachable, "no admin listener answered: the other side hung up"
+	}
+	return e
 }
 
 // explainControl shows a broker's refusal in its own words, with its own advice.
