@@ -1,4 +1,4 @@
-// Administration: topics, offsets and the state of the cluster.
+// Administration: topics and offsets.
 
 package client
 
@@ -73,27 +73,6 @@ type TopicConfig struct {
 	Name    string `json:"name" yaml:"name"`
 	Value   string `json:"value" yaml:"value"`
 	Default bool   `json:"default" yaml:"default"` // not set for this topic
-}
-
-// Cluster is the state of a cluster as one broker sees it.
-type Cluster struct {
-	ID         string   `json:"id" yaml:"id"`
-	Controller int32    `json:"controller" yaml:"controller"` // -1: none known
-	Brokers    []Broker `json:"brokers" yaml:"brokers"`       // by id
-	Topics     int      `json:"topics" yaml:"topics"`         // without internal ones
-	Partitions int      `json:"partitions" yaml:"partitions"` // with those of internal topics
-	// Leaderless are partitions without a leader, UnderReplicated those with a replica that is not in sync.
-	Leaderless      int `json:"leaderless" yaml:"leaderless"`
-	UnderReplicated int `json:"underReplicated" yaml:"underReplicated"`
-}
-
-// Broker is one member of a cluster.
-type Broker struct {
-	ID       int32  `json:"id" yaml:"id"`
-	Address  string `json:"address" yaml:"address"`
-	Rack     string `json:"rack,omitempty" yaml:"rack,omitempty"`
-	Leaders  int    `json:"leaders" yaml:"leaders"`   // partitions that it leads
-	Replicas int    `json:"replicas" yaml:"replicas"` // partitions that it holds
 }
 
 // NewAdmin connects to the cluster. Close it when done.
@@ -354,49 +333,6 @@ func (a *Admin) TrimPartition(ctx context.Context, topic string, partition int32
 		return 0, wrap(op, subject, kerr.UnknownTopicOrPartition)
 	}
 	return resp.LowWatermark, wrap(op, subject, resp.Err)
-}
-
-// ClusterStatus returns the brokers and counts of what is not as it should be.
-func (a *Admin) ClusterStatus(ctx context.Context) (Cluster, error) {
-	m, err := a.raw.Metadata(fresh(ctx))
-	if err != nil {
-		return Cluster{}, wrap("ask for the state of the cluster", "", err)
-	}
-	c := Cluster{ID: m.Cluster, Controller: m.Controller, Brokers: make([]Broker, 0, len(m.Brokers))}
-	byID := make(map[int32]*Broker)
-	for _, b := range m.Brokers {
-		out := Broker{ID: b.NodeID, Address: fmt.Sprintf("%s:%d", b.Host, b.Port)}
-		if b.Rack != nil {
-			out.Rack = *b.Rack
-		}
-		c.Brokers = append(c.Brokers, out)
-	}
-	slices.SortFunc(c.Brokers, func(x, y Broker) int { return cmp.Compare(x.ID, y.ID) })
-	for i := range c.Brokers {
-		byID[c.Brokers[i].ID] = &c.Brokers[i]
-	}
-	for _, t := range m.Topics {
-		if !t.IsInternal {
-			c.Topics++
-		}
-		for _, p := range t.Partitions {
-			c.Partitions++
-			if b := byID[p.Leader]; b != nil {
-				b.Leaders++
-			} else {
-				c.Leaderless++
-			}
-			if len(p.ISR) < len(p.Replicas) {
-				c.UnderReplicated++
-			}
-			for _, id := range p.Replicas {
-				if b := byID[id]; b != nil {
-					b.Replicas++
-				}
-			}
-		}
-	}
-	return c, nil
 }
 
 // OffsetAt is the offset of the first record of a partition whose timestamp is t or later, or the end if there is none.

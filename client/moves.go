@@ -212,39 +212,48 @@ func (m *Move) measure(held func(broker int32) (size, lag int64, ok bool)) {
 	}
 }
 
+// Why RemoveBroker went no further.
+var (
+	// ErrBrokerRuns: all that it held is elsewhere now; it has to be stopped before it can be forgotten.
+	ErrBrokerRuns = errors.New("the broker is emptied, and still runs")
+	// ErrNoPlace: no other broker is left to take a replica.
+	ErrNoPlace = errors.New("there is no other broker to take its place")
+)
+
+const (
+	removePoll = 500 * time.Millisecond
+	// removeStill is how often in a row nothing is on its way before the rest is planned anew: brokers hear of a move one by one.
+	removeStill = 3
+)
+
 // RemoveBroker removes a broker for good: what it holds moves to other brokers, and then it is forgotten. It may be dead, and must
-// be before it can be forgotten. progress is called now and then with the number of partitions that it still holds. With shrink, partitions
-// for which no other broker is left have a replica less afterwards; else they are an error, and nothing is done.
+// be before it can be forgotten, or the error is [ErrBrokerRuns]. progress is called now and then with the number of partitions that it
+// still holds. With shrink, partitions for which no other broker is left have a replica less afterwards; else they are an error,
+// [ErrNoPlace], and nothing is done.
 //
 // It may take as long as copying takes; cut off, it can be called again.
 func (a *Admin) RemoveBroker(ctx context.Context, id int32, shrink bool, progress func(left int)) error {
-	subject := fmt.Sprintf("broker %d", id)
-	req, left, err := a.planDrain(ctx, id, shrink)
-	if err != nil {
+	subject := brokerName(id)
+	if _, err := a.fenced(ctx, id); err != nil {
 		return err
 	}
-	if len(req) > 0 {
-		if err := a.alter(ctx, "move from "+subject, req); err != nil {
+	if err := a.drain(ctx, id, shrink, progress); err != nil {
+		return err
+	}
+	for { // one that has just been stopped is missed after a while only
+		fenced, err := a.fenced(ctx, id)
+		if err != nil {
 			return err
 		}
-	}
-	for left > 0 {
-		progress(left)
-		select {
-		case <-ctx.Done():
-			return wrap("wait until nothing is left on", subject, ctx.Err())
-		case <-time.After(500 * time.Millisecond):
+		if fenced {
+			break
 		}
-		m, err := a.raw.Metadata(fresh(ctx))
-		if err != nil {
-			return wrap("ask what is left on", subject, err)
+		if a.look(ctx, id) != nil {
+			return &Error{Op: "remove", Subject: subject, Err: ErrBrokerRuns}
 		}
-		left = 0
-		m.Topics.EachPartition(func(p kadm.PartitionDetail) {
-			if slices.Contains(p.Replicas, id) {
-				left++
-			}
-		})
+		if err := wait(ctx, removePoll, "wait until the cluster has given up", subject); err != nil {
+			return err
+		}
 	}
 	unregister := kmsg.NewPtrUnregisterBrokerRequest()
 	unregister.BrokerID = id
@@ -262,12 +271,62 @@ func (a *Admin) RemoveBroker(ctx context.Context, id int32, shrink bool, progres
 	return nil
 }
 
+func brokerName(id int32) string { return fmt.Sprintf("broker %d", id) }
+
+func wait(ctx context.Context, d time.Duration, op, subject string) error {
+	select {
+	case <-ctx.Done():
+		return wrap(op, subject, ctx.Err())
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// fenced reports whether the cluster has given a broker up; a broker that it does not know is an error.
+func (a *Admin) fenced(ctx context.Context, id int32) (bool, error) {
+	all, err := a.members(ctx)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(all.Brokers, func(b kmsg.DescribeClusterResponseBroker) bool { return b.NodeID == id })
+	if i < 0 {
+		return false, &Error{Op: "look up", Subject: brokerName(id), Kind: ErrNotFound, Err: kerr.BrokerIDNotRegistered}
+	}
+	return all.Brokers[i].IsFenced, nil
+}
+
+// drain moves all away that a broker holds, and waits for it. Topics that are created meanwhile may be placed on the broker, and
+// somebody may cancel a move: what is left and does not move is planned again.
+func (a *Admin) drain(ctx context.Context, id int32, shrink bool, progress func(left int)) error {
+	still := removeStill // the first plan is carried out at once
+	for {
+		req, left, moving, err := a.planDrain(ctx, id, shrink)
+		if err != nil || left == 0 {
+			return err
+		}
+		if still++; moving > 0 {
+			still = 0
+		}
+		if len(req) > 0 && still > removeStill {
+			if err := a.alter(ctx, "move from "+brokerName(id), req); err != nil {
+				return err
+			}
+			still = 0
+		}
+		progress(left)
+		if err := wait(ctx, removePoll, "wait until nothing is left on", brokerName(id)); err != nil {
+			return err
+		}
+	}
+}
+
 // planDrain finds another broker for each replica of one: of those that do not hold the partition the one that holds least, in
-// a rack that the partition is not in if there is one. held is how many partitions the broker is in.
-func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.AlterPartitionAssignmentsReq, held int, err error) {
+// a rack that the partition is not in if there is one. held is how many partitions the broker is in, moving how many of them
+// are leaving it already.
+func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.AlterPartitionAssignmentsReq, held, moving int, err error) {
 	m, err := a.raw.Metadata(fresh(ctx))
 	if err != nil {
-		return nil, 0, wrap("ask what the brokers hold", "", err)
+		return nil, 0, 0, wrap("ask what the brokers hold", "", err)
 	}
 	load, racks := make(map[int32]int), make(map[int32]string)
 	for _, b := range m.Brokers {
@@ -281,9 +340,9 @@ func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.
 			load[r]++
 		}
 	})
-	moving, err := a.listMoves(ctx)
+	moves, err := a.listMoves(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	for _, t := range m.Topics.Sorted() {
 		for _, p := range t.Partitions.Sorted() {
@@ -292,10 +351,11 @@ func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.
 			}
 			held++
 			replicas := slices.Clone(p.Replicas)
-			if i := slices.IndexFunc(moving, func(v Move) bool { return v.Topic == t.Topic && v.Partition == p.Partition }); i >= 0 {
-				replicas = slices.DeleteFunc(replicas, func(r int32) bool { return slices.Contains(moving[i].Removing, r) })
+			if i := slices.IndexFunc(moves, func(v Move) bool { return v.Topic == t.Topic && v.Partition == p.Partition }); i >= 0 {
+				replicas = slices.DeleteFunc(replicas, func(r int32) bool { return slices.Contains(moves[i].Removing, r) })
 				if !slices.Contains(replicas, id) {
-					continue // it is leaving already
+					moving++ // it is leaving already
+					continue
 				}
 			}
 			at := slices.Index(replicas, id)
@@ -323,11 +383,11 @@ func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.
 			case shrink && len(replicas) > 1:
 				replicas = slices.Delete(replicas, at, at+1)
 			default:
-				return nil, 0, &Error{Op: "remove", Subject: fmt.Sprintf("broker %d", id), Kind: ErrInvalid,
-					Err: fmt.Errorf("%s is on %d brokers, and there is no other to take its place", partitionName(t.Topic, p.Partition), len(p.Replicas))}
+				return nil, 0, 0, &Error{Op: "remove", Subject: brokerName(id),
+					Err: fmt.Errorf("%s is on %d brokers: %w", partitionName(t.Topic, p.Partition), len(p.Replicas), ErrNoPlace)}
 			}
 			req.Assign(t.Topic, p.Partition, replicas)
 		}
 	}
-	return req, held, nil
+	return req, held, moving, nil
 }

@@ -300,7 +300,7 @@ func TestTopicsAndStatus(t *testing.T) {
 	if err := json.Unmarshal([]byte(c.must("cluster", "status", "-o", "json")), &st); err != nil || st.ID != "fake" || len(st.Brokers) != 3 || st.Partitions != 4 {
 		t.Errorf("status: %+v, %v", st, err)
 	}
-	if out := c.must("cluster", "status"); !strings.HasPrefix(out, "cluster fake: 3 brokers, 1 topics, 4 partitions, 0 without a leader, 0 under-replicated\n") {
+	if out := c.must("cluster", "status"); !strings.HasPrefix(out, "cluster fake: 3 brokers, 1 topic, 4 partitions, 0 without a leader, 0 under-replicated\n") {
 		t.Errorf("status: %s", out)
 	}
 	if out := c.must("topic", "delete", "orders"); out != "topic orders deleted\n" {

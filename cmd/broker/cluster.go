@@ -21,7 +21,11 @@ func newClusterCommand(a *app) *cobra.Command {
 	status := &cobra.Command{
 		Use:   "status",
 		Short: "Show the brokers and what is not as it should be",
-		Args:  exactly(),
+		Long: `Show the brokers and what is not as it should be. Every broker is asked, as only a partition's leader knows which replicas are in sync.
+
+States: live (it answers), silent (it does not, and the cluster has not given it up yet), fenced (the cluster has given it up until it comes
+back).`,
+		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 				c, err := adm.ClusterStatus(ctx)
@@ -29,15 +33,28 @@ func newClusterCommand(a *app) *cobra.Command {
 					return err
 				}
 				return a.print(cmd, c, func(w io.Writer) {
-					fmt.Fprintf(w, "cluster %s: %d brokers, %d topics, %d partitions, %d without a leader, %d under-replicated\n\n",
-						orDash(c.ID), len(c.Brokers), c.Topics, c.Partitions, c.Leaderless, c.UnderReplicated)
-					fmt.Fprintln(w, "BROKER\tADDRESS\tRACK\tLEADERS\tREPLICAS\tCONTROLLER")
+					live := 0
+					for _, b := range c.Brokers {
+						if b.State == client.BrokerLive {
+							live++
+						}
+					}
+					brokers := counted(len(c.Brokers), "broker")
+					if live < len(c.Brokers) {
+						brokers += fmt.Sprintf(" (%d live)", live)
+					}
+					fmt.Fprintf(w, "cluster %s: %s, %s, %s, %d without a leader, %d under-replicated\n",
+						orDash(c.ID), brokers, counted(c.Topics, "topic"), counted(c.Partitions, "partition"), c.Leaderless, c.UnderReplicated)
+					if c.Controller < 0 {
+						fmt.Fprintln(w, "the cluster's metadata has no leader: nothing can be changed until most of its voters are back")
+					}
+					fmt.Fprintln(w, "\nBROKER\tADDRESS\tRACK\tSTATE\tLEADERS\tREPLICAS\tCONTROLLER")
 					for _, b := range c.Brokers {
 						mark := "-"
 						if b.ID == c.Controller {
 							mark = "yes"
 						}
-						fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%d\t%s\n", b.ID, b.Address, orDash(b.Rack), b.Leaders, b.Replicas, mark)
+						fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%d\t%s\n", b.ID, b.Address, orDash(b.Rack), b.State, b.Leaders, b.Replicas, mark)
 					}
 				})
 			})

@@ -41,7 +41,16 @@ It waits as long as copying takes ('broker partition status' shows it). Interrup
 					fmt.Fprintf(a.err, "%d partitions are left on broker %d\n", left, id)
 				}
 			})
-			if err != nil {
+			switch {
+			case isKind(err, client.ErrBrokerRuns):
+				return &cliError{code: exitFailure, what: fmt.Sprintf("broker %d is emptied, and still runs", id), err: err,
+					mend: fmt.Sprintf("stop broker %d, then repeat the command", id)}
+			case isKind(err, client.ErrNoPlace):
+				return &cliError{code: exitFailure, what: err.Error(), err: err,
+					mend: "add a broker, or let such partitions have one replica less with --shrink"}
+			case isKind(err, client.ErrNotFound):
+				return &cliError{code: exitNotFound, what: fmt.Sprintf("there is no broker %d in the cluster", id), err: err, mend: "'broker cluster status' lists the brokers"}
+			case err != nil:
 				return err
 			}
 			type result struct {

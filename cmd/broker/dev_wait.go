@@ -223,6 +223,7 @@ func askNode(ctx context.Context, n *devNode, nodes int) (client.Cluster, error)
 	if err != nil {
 		return c, err
 	}
+	c.Brokers = slices.DeleteFunc(c.Brokers, func(b client.Broker) bool { return b.State == client.BrokerFenced })
 	if len(c.Brokers) != nodes {
 		return c, fmt.Errorf("it knows of %d of %d brokers", len(c.Brokers), nodes)
 	}

@@ -57,3 +57,11 @@ func known(n int64) string {
 	}
 	return fmt.Sprint(n)
 }
+
+// counted is a number of things: 1 topic, 2 topics.
+func counted(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
