@@ -114,10 +114,10 @@ func electError(err error) error {
 func partitionOf(im *coordinator.Image, topic string, partition int32) (*coordinator.Topic, error) {
 	t := im.Topic(topic)
 	if t == nil {
-		return nil, fmt.Errorf("%w: %q", coordinator.ErrUnknownTopic, topic)
+		return nil, &namedError{fmt.Sprintf("topic %s does not exist", topic), coordinator.ErrUnknownTopic}
 	}
 	if partition < 0 || int(partition) >= len(t.Partitions) {
-		return nil, fmt.Errorf("%w: topic %s has partitions 0 to %d", coordinator.ErrUnknownTopic, topic, len(t.Partitions)-1)
+		return nil, &namedError{fmt.Sprintf("partition %s/%d does not exist: the topic has partitions 0 to %d", topic, partition, len(t.Partitions)-1), coordinator.ErrUnknownTopic}
 	}
 	return t, nil
 }

@@ -76,19 +76,19 @@ func (o *transferOutcome) err() error {
 	case o.Code == "":
 		return nil
 	case transferErrors[o.Code] != nil:
-		return &transferError{o.Text, transferErrors[o.Code]}
+		return &namedError{o.Text, transferErrors[o.Code]}
 	}
 	return errors.New(o.Text)
 }
 
-// transferError has been over the wire: its text says all.
-type transferError struct {
+// namedError is one of the sentinels with a text that says all: it has been over the wire, or names what is missing better.
+type namedError struct {
 	text string
 	kind error
 }
 
-func (e *transferError) Error() string { return e.text }
-func (e *transferError) Unwrap() error { return e.kind }
+func (e *namedError) Error() string { return e.text }
+func (e *namedError) Unwrap() error { return e.kind }
 
 func outcomeOf(leader raft.NodeID, err error) transferOutcome {
 	o := transferOutcome{Leader: leader}

@@ -175,6 +175,7 @@ func topicOf(d kadm.TopicDetail) Topic {
 		t.ID = base64.RawURLEncoding.EncodeToString(d.ID[:])
 	}
 	for _, p := range d.Partitions.Sorted() {
+		slices.Sort(p.ISR) // each broker has an order of its own
 		out := Partition{Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch,
 			Replicas: orEmpty(p.Replicas), InSync: orEmpty(p.ISR), Start: -1, End: -1}
 		if p.Err != nil {
@@ -322,6 +323,9 @@ func (a *Admin) TrimPartition(ctx context.Context, topic string, partition int32
 	if before < 0 && before != AtEnd {
 		return 0, wrap(op, subject, fmt.Errorf("%w: offset %d", ErrInvalid, before))
 	}
+	if err := a.PartitionExists(ctx, topic, partition); err != nil {
+		return 0, err
+	}
 	var at kadm.Offsets
 	at.Add(kadm.Offset{Topic: topic, Partition: partition, At: before, LeaderEpoch: -1})
 	resps, err := a.raw.DeleteRecords(ctx, at)
@@ -428,6 +432,27 @@ func (a *Admin) partitionsOf(ctx context.Context, topics []string) (map[string][
 		}
 	}
 	return out, nil
+}
+
+// PartitionExists is nil if a topic has this partition, or with -1 if there is the topic at all.
+func (a *Admin) PartitionExists(ctx context.Context, topic string, partition int32) error {
+	_, err := a.existing(ctx, topic, partition)
+	return err
+}
+
+// existing are the partitions that a command means: one, or with -1 all of the topic.
+func (a *Admin) existing(ctx context.Context, topic string, partition int32) ([]int32, error) {
+	all, err := a.partitionsOf(ctx, []string{topic})
+	if err != nil {
+		return nil, err
+	}
+	if partition < 0 {
+		return all[topic], nil
+	}
+	if !slices.Contains(all[topic], partition) {
+		return nil, &Error{Op: "look up partition", Subject: partitionName(topic, partition), Kind: ErrNotFound, Err: &NoPartitionError{topic, len(all[topic])}}
+	}
+	return []int32{partition}, nil
 }
 
 // Raw is the kadm client underneath, for what this package does not offer. It is closed with the Admin.

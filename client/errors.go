@@ -69,6 +69,20 @@ func (e *Error) Unwrap() []error {
 	return out
 }
 
+// NoPartitionError says that a topic is there and a partition of it is not. It is the Err of an [*Error] of kind [ErrNotFound].
+type NoPartitionError struct {
+	Topic      string
+	Partitions int // that the topic has
+}
+
+// Error says which partitions there are.
+func (e *NoPartitionError) Error() string {
+	if e.Partitions == 1 {
+		return fmt.Sprintf("topic %s has partition 0 only", e.Topic)
+	}
+	return fmt.Sprintf("topic %s has partitions 0 to %d", e.Topic, e.Partitions-1)
+}
+
 // wrap makes an *Error of err, with the kind that it has; nil stays nil.
 func wrap(op, subject string, err error) error {
 	if err == nil {

@@ -25,18 +25,36 @@ type Election struct {
 // ElectPreferredLeaders makes the preferred replica of each partition of these topics (none named: of all) lead, and returns the
 // partitions for which something had to be done, by topic and number.
 func (a *Admin) ElectPreferredLeaders(ctx context.Context, topics ...string) ([]Election, error) {
-	const op = "elect the preferred leaders"
-	subject := strings.Join(topics, ", ")
 	var set kadm.TopicsSet
 	for _, name := range topics {
-		t, err := a.Topic(ctx, name)
-		if err != nil {
+		if err := a.addExisting(ctx, &set, name, -1); err != nil {
 			return nil, err
 		}
-		for _, p := range t.Partitions {
-			set.Add(name, p.Partition)
-		}
 	}
+	return a.elect(ctx, strings.Join(topics, ", "), set)
+}
+
+// ElectPreferredLeader is [Admin.ElectPreferredLeaders] for one partition; -1: all of the topic.
+func (a *Admin) ElectPreferredLeader(ctx context.Context, topic string, partition int32) ([]Election, error) {
+	var set kadm.TopicsSet
+	if err := a.addExisting(ctx, &set, topic, partition); err != nil {
+		return nil, err
+	}
+	subject := topic
+	if partition >= 0 {
+		subject = partitionName(topic, partition)
+	}
+	return a.elect(ctx, subject, set)
+}
+
+func (a *Admin) addExisting(ctx context.Context, set *kadm.TopicsSet, topic string, partition int32) error {
+	partitions, err := a.existing(ctx, topic, partition)
+	set.Add(topic, partitions...)
+	return err
+}
+
+func (a *Admin) elect(ctx context.Context, subject string, set kadm.TopicsSet) ([]Election, error) {
+	const op = "elect the preferred leaders"
 	results, err := a.raw.ElectLeaders(fresh(ctx), kadm.ElectPreferredReplica, set)
 	if err != nil {
 		return nil, wrap(op, subject, err)

@@ -45,7 +45,7 @@ func (a *Admin) MovePartition(ctx context.Context, topic string, partition int32
 	if len(to) == 0 {
 		return 0, &Error{Op: "move", Subject: topic, Kind: ErrInvalid, Err: errors.New("no brokers are named")}
 	}
-	partitions, err := a.movable(ctx, topic, partition)
+	partitions, err := a.existing(ctx, topic, partition)
 	if err != nil {
 		return 0, err
 	}
@@ -63,11 +63,11 @@ func (a *Admin) MovePartition(ctx context.Context, topic string, partition int32
 // CancelMove takes a partition back to where it was; partition -1 means all of the topic that are on their way. It returns
 // how many those are.
 func (a *Admin) CancelMove(ctx context.Context, topic string, partition int32) (int, error) {
-	partitions := []int32{partition}
+	partitions, err := a.existing(ctx, topic, partition)
+	if err != nil {
+		return 0, err
+	}
 	if partition < 0 {
-		if _, err := a.movable(ctx, topic, -1); err != nil {
-			return 0, err
-		}
 		moves, err := a.listMoves(ctx)
 		if err != nil {
 			return 0, err
@@ -84,20 +84,6 @@ func (a *Admin) CancelMove(ctx context.Context, topic string, partition int32) (
 		req.CancelAssign(topic, p)
 	}
 	return len(partitions), a.alter(ctx, "cancel the move of", req)
-}
-
-func (a *Admin) movable(ctx context.Context, topic string, partition int32) ([]int32, error) {
-	all, err := a.partitionsOf(ctx, []string{topic})
-	if err != nil {
-		return nil, err
-	}
-	if partition < 0 {
-		return all[topic], nil
-	}
-	if !slices.Contains(all[topic], partition) {
-		return nil, wrap("look up partition", partitionName(topic, partition), kerr.UnknownTopicOrPartition)
-	}
-	return []int32{partition}, nil
 }
 
 func (a *Admin) alter(ctx context.Context, op string, req kadm.AlterPartitionAssignmentsReq) error {

@@ -7,6 +7,7 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -136,7 +137,10 @@ func (b *partitionBatch) move(m *Move, brokers []raft.Member) error {
 		return fmt.Errorf("%w: %s-%d", ErrNoMove, t.Name, m.Partition)
 	case m.Cancel:
 	default:
-		if err := checkReplicas([][]raft.NodeID{m.Replicas}); err != nil {
+		switch err := checkReplicas([][]raft.NodeID{m.Replicas}); {
+		case errors.Is(err, ErrInvalidAssignment):
+			return err
+		case err != nil:
 			return fmt.Errorf("%w: %v", ErrInvalidAssignment, err) // one sentinel: it becomes one code
 		}
 		if m.KeepCount && len(m.Replicas) != len(p.Replicas) {

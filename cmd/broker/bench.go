@@ -55,7 +55,7 @@ nats-servers, built with 'go install', one replicated stream for each partition)
 		RunE: func(cmd *cobra.Command, args []string) error { return a.benchRun(cmd, args, o) },
 	}
 	f := run.Flags()
-	f.StringSliceVar(&o.peers, "peer", nil, "measure `NAME,…` too: jetstream")
+	f.StringSliceVar(&o.peers, "peer", nil, "measure `NAME,...` too: jetstream")
 	f.IntVar(&o.rounds, "rounds", 5, "rounds of each cell; medians are printed")
 	f.DurationVar(&o.warmup, "warmup", 2*time.Second, "before each measurement")
 	f.DurationVar(&o.measure, "measure", 8*time.Second, "length of each measurement")

@@ -38,7 +38,7 @@ It waits as long as copying takes ('broker partition status' shows it). Interrup
 			err = adm.RemoveBroker(ctx, int32(id), shrink, func(left int) {
 				if left != last {
 					last = left
-					fmt.Fprintf(a.err, "%d partitions are left on broker %d\n", left, id)
+					fmt.Fprintf(a.err, "%s left on broker %d\n", counted(left, "partition", "is", "are"), id)
 				}
 			})
 			switch {

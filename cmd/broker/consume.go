@@ -51,7 +51,7 @@ With --group it counts only where the group has not been before.
 	f.StringVar(&o.from, "from", "beginning", "where to begin: `beginning|end|N|-N|@TIME`")
 	f.StringVarP(&o.format, "format", "f", `%s\n`, "how to print a record")
 	f.StringVarP(&o.group, "group", "g", "", "consume as a member of this group")
-	f.Int32SliceVarP(&o.partitions, "partition", "p", nil, "only these partitions `N,…`")
+	f.Int32SliceVarP(&o.partitions, "partition", "p", nil, "only these partitions `N,...`")
 	f.Int64VarP(&o.count, "count", "n", 0, "stop after so many records; 0: do not")
 	f.BoolVarP(&o.exitAtEnd, "exit", "e", false, "stop at the end that the partitions have now")
 	f.StringVar(&o.rack, "rack", "", "read from replicas in this rack, `NAME`, where there are some in sync")

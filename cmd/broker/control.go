@@ -16,7 +16,7 @@ import (
 
 // adminFlag gives a command --admin.
 func adminFlag(cmd *cobra.Command) {
-	cmd.Flags().StringSlice("admin", nil, "admin listeners `HOST:PORT,…` of brokers to ask; default: the cluster's own, found through --brokers")
+	cmd.Flags().StringSlice("admin", nil, "admin listeners `HOST:PORT,...` of brokers to ask; default: the cluster's own, found through --brokers")
 	setting(cmd.Flags(), "admin", "admin")
 }
 

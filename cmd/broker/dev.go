@@ -74,7 +74,7 @@ replaced: the command that starts it again is printed. What stands after -- goes
 	f.IntVar(&o.nodes, "nodes", 3, "number of brokers, 1 to 9")
 	f.StringVar(&o.dataDir, "data-dir", filepath.Join("balsa-data", "dev"), "where the cluster's data lives, `DIR`")
 	f.IntVar(&o.kafkaPort, "kafka-port", 9092, "the first broker's port for clients, the others use the next ones; 0: free ones")
-	f.StringSliceVar(&o.racks, "racks", nil, "the brokers' racks `NAME,…`, one for each; default: those of last time, or none")
+	f.StringSliceVar(&o.racks, "racks", nil, "the brokers' racks `NAME,...`, one for each; default: those of last time, or none")
 	settingsAll(f, "dev")
 	return cmd
 }

@@ -86,6 +86,11 @@ func (a *app) explain(err error, commandPath string) *cliError {
 	case errors.Is(err, client.ErrUnreachable):
 		e.code, e.where = exitUnreachable, subject
 		e.what = "no broker answered: " + innermost(err)
+		if strings.Contains(e.what, "HTTP response") { // franz-go has no sentinel for it
+			e.what = "no Kafka listener answered, but one that speaks HTTP"
+			e.mend = "-b takes addresses for Kafka clients (--kafka-listen of 'broker start'); an admin listener goes with --admin"
+			break
+		}
 		e.mend = "start one with 'broker start' or 'broker dev', or name others with -b HOST:PORT or BALSA_BROKERS"
 		if errors.Is(err, io.EOF) {
 			e.what = "no broker answered: the other side hung up"
@@ -93,6 +98,11 @@ func (a *app) explain(err error, commandPath string) *cliError {
 		}
 	case errors.Is(err, client.ErrNotFound):
 		e.code = exitNotFound
+		if np, ok := errors.AsType[*client.NoPartitionError](err); ok {
+			e.what = fmt.Sprintf("partition %s does not exist: %v", subject, np)
+			e.mend = fmt.Sprintf("'broker topic describe %s' shows its partitions", np.Topic)
+			break
+		}
 		if errors.Is(err, kerr.UnknownTopicOrPartition) {
 			e.what = fmt.Sprintf("topic %s does not exist (%s)", subject, kerr.UnknownTopicOrPartition.Message)
 		}

@@ -58,10 +58,19 @@ func known(n int64) string {
 	return fmt.Sprint(n)
 }
 
-// counted is a number of things: 1 topic, 2 topics.
-func counted(n int, thing string) string {
-	if n != 1 {
-		thing += "s"
+// counted is a number of things: 1 topic, 2 topics; with the two forms of a verb, 1 topic is, 2 topics are.
+func counted(n int, thing string, verb ...string) string {
+	text := fmt.Sprintf("%d %s", n, one(n, thing, thing+"s"))
+	if len(verb) == 2 {
+		text += " " + one(n, verb[0], verb[1])
 	}
-	return fmt.Sprintf("%d %s", n, thing)
+	return text
+}
+
+// one chooses between the singular and the plural.
+func one(n int, singular, plural string) string {
+	if n == 1 {
+		return singular
+	}
+	return plural
 }

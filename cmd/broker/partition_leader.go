@@ -55,20 +55,27 @@ preferred replica after a while.`,
 
 func newPartitionElect(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "elect-preferred [TOPIC]",
+		Use:   "elect-preferred [TOPIC[/PARTITION]]",
 		Short: "Make the preferred replicas lead",
-		Long: `Make the preferred replica of each partition lead: the first one of its assignment whose broker may lead. Without TOPIC, of all
-partitions of the cluster. It is what the brokers do by themselves some time after a broker came back. The exit code
+		Long: `Make the preferred replica of a partition, or of each of a topic, lead: the first one of its assignment whose broker may lead. Without
+TOPIC, of all partitions of the cluster. It is what the brokers do by themselves some time after a broker came back. The exit code
 is 1 if some partition's preferred replica could not be made to lead.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return usageError("name one topic, or none for all", "%q is one argument too many", args[1])
-			}
-			return nil
-		},
+		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			elect := func(ctx context.Context, adm *client.Admin) ([]client.Election, error) {
+				return adm.ElectPreferredLeaders(ctx)
+			}
+			if len(args) > 0 {
+				topic, partition, err := topicOrPartitionArg(args[0])
+				if err != nil {
+					return err
+				}
+				elect = func(ctx context.Context, adm *client.Admin) ([]client.Election, error) {
+					return adm.ElectPreferredLeader(ctx, topic, partition)
+				}
+			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
-				elected, err := adm.ElectPreferredLeaders(ctx, args...)
+				elected, err := elect(ctx, adm)
 				if err != nil {
 					return err
 				}
@@ -82,7 +89,8 @@ is 1 if some partition's preferred replica could not be made to lead.`,
 					if len(elected) == failed {
 						fmt.Fprintln(w, "no leadership moved")
 					} else {
-						fmt.Fprintf(w, "%d partitions are led by their preferred replicas again\n", len(elected)-failed)
+						n := len(elected) - failed
+						fmt.Fprintf(w, "%s led by %s preferred %s again\n", counted(n, "partition", "is", "are"), one(n, "its", "their"), one(n, "replica", "replicas"))
 					}
 					if failed > 0 {
 						fmt.Fprintln(w, "\nPARTITION\tERROR")
@@ -94,7 +102,7 @@ is 1 if some partition's preferred replica could not be made to lead.`,
 					}
 				})
 				if err == nil && failed > 0 {
-					return &cliError{code: exitFailure, what: fmt.Sprintf("%d partitions could not be given to their preferred replicas", failed),
+					return &cliError{code: exitFailure, what: fmt.Sprintf("%s could not be given to %s preferred %s", counted(failed, "partition"), one(failed, "its", "their"), one(failed, "replica", "replicas")),
 						mend: "'broker cluster status' shows which brokers are missing; leaders follow by themselves once they are back"}
 				}
 				return err

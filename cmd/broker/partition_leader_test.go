@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,7 +79,10 @@ func TestPartitionLeader(t *testing.T) {
 	if out := c.must("partition", "transfer-leader", "orders/0", "--to", fmt.Sprint(other)); !strings.Contains(out, "led already") {
 		t.Errorf("%q", out)
 	}
-	if out := c.must("partition", "elect-preferred", "orders"); !strings.Contains(out, "led by their preferred replicas again") {
+	if out := c.must("partition", "elect-preferred", "orders/1"); out != "no leadership moved\n" {
+		t.Errorf("%q", out)
+	}
+	if out := c.must("partition", "elect-preferred", "orders/0"); out != "1 partition is led by its preferred replica again\n" {
 		t.Errorf("%q", out)
 	}
 	if l := describe()[0].Leader; l != preferred {
@@ -97,17 +101,38 @@ func TestPartitionLeader(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
 		code int
+		says string
+	}{
+		{[]string{"topic", "trim", "orders", "-p", "9", "--before", "end"}, exitNotFound, "partition orders/9 does not exist: topic orders has partitions 0 to 2"},
+		{[]string{"topic", "create", "x", "--partitions", "0"}, exitUsage, "--partitions 0"},
+		{[]string{"topic", "list", "--timeout", "0s"}, exitUsage, "--timeout 0s"},
+		{[]string{"cluster", "remove", "9"}, exitNotFound, "there is no broker 9"},
+		{[]string{"cluster", "remove", "2"}, exitFailure, "--shrink"},
+	} {
+		if code, _, errText := c.run(tc.args...); code != tc.code || !strings.Contains(errText, tc.says) || !strings.Contains(errText, "mend:") {
+			t.Errorf("%v: exit code %d, want %d\n%s", tc.args, code, tc.code, errText)
+		}
+	}
+	for _, tc := range []struct {
+		args []string
+		code int
 	}{
 		{[]string{"transfer-leader", "orders"}, exitUsage},
 		{[]string{"transfer-leader", "orders/-1"}, exitUsage},
 		{[]string{"transfer-leader", "orders/0", "--to", "-1"}, exitUsage},
 		{[]string{"transfer-leader", "orders/9"}, exitNotFound},
+		{[]string{"elect-preferred", "orders/9"}, exitNotFound},
+		{[]string{"move", "orders/9", "--to", "1"}, exitNotFound},
+		{[]string{"cancel", "orders/9"}, exitNotFound},
+		{[]string{"status", "orders/9"}, exitNotFound},
+		{[]string{"status", "nothing"}, exitNotFound},
+		{[]string{"status", "a", "b"}, exitUsage},
 		{[]string{"transfer-leader", "orders/0", "--to", "99"}, exitFailure},
 		{[]string{"elect-preferred", "nothing"}, exitNotFound},
 		{[]string{"elect-preferred", "a", "b"}, exitUsage},
 	} {
 		code, _, errText := c.run(append([]string{"partition"}, tc.args...)...)
-		if code != tc.code || !strings.Contains(errText, "mend:") {
+		if code != tc.code || !strings.Contains(errText, "mend:") || slices.Contains(tc.args, "orders/9") && !strings.Contains(errText, "partition orders/9 does not exist: ") {
 			t.Errorf("%v: exit code %d, want %d\n%s", tc.args, code, tc.code, errText)
 		}
 	}

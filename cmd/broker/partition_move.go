@@ -30,7 +30,7 @@ func topicOrPartitionArg(s string) (string, int32, error) {
 func newPartitionMove(a *app) *cobra.Command {
 	var to []string
 	cmd := &cobra.Command{
-		Use:   "move TOPIC[/PARTITION] --to BROKER,…",
+		Use:   "move TOPIC[/PARTITION] --to BROKER,...",
 		Short: "Move a partition, or all of a topic, to other brokers",
 		Long: `Move a partition, or all partitions of a topic, to these brokers and no others. The first one is the preferred leader; for a
 whole topic the preference goes round. More or fewer brokers than before change the number of replicas.
@@ -62,12 +62,12 @@ shows how far it is, 'broker partition cancel' takes it back. Whichever broker f
 					To         []int32 `json:"to" yaml:"to"`
 				}
 				return a.print(cmd, result{topic, n, ids}, func(w io.Writer) {
-					fmt.Fprintf(w, "%s: %d partitions move to brokers %s\n", args[0], n, joinIDs(ids))
+					fmt.Fprintf(w, "%s: %s to %s %s\n", args[0], counted(n, "partition", "moves", "move"), one(len(ids), "broker", "brokers"), joinIDs(ids))
 				})
 			})
 		},
 	}
-	cmd.Flags().StringSliceVar(&to, "to", nil, "the `BROKER,…` to move to, by their ids, the preferred leader first")
+	cmd.Flags().StringSliceVar(&to, "to", nil, "the `BROKER,...` to move to, by their ids, the preferred leader first")
 	return cmd
 }
 
@@ -108,7 +108,7 @@ what had been copied is deleted. If the replicas had changed already, it moves b
 					Cancelled int    `json:"cancelled" yaml:"cancelled"`
 				}
 				return a.print(cmd, result{topic, n}, func(w io.Writer) {
-					fmt.Fprintf(w, "%s: %d moves are taken back\n", args[0], n)
+					fmt.Fprintf(w, "%s: %s taken back\n", args[0], counted(n, "move", "is", "are"))
 				})
 			})
 		},
@@ -151,7 +151,7 @@ looks twice, an interval apart.
 
 Phases: waiting (the new replicas have nothing yet), copying, switching (they have everything, and are about to take over), removing
 (nothing is to be copied: replicas are only being removed, or a move is taken back).`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			topic, partition := "", int32(-1)
 			if len(args) > 0 {
@@ -177,6 +177,14 @@ func (a *app) partitionStatus(cmd *cobra.Command, topic string, partition int32,
 		return err
 	}
 	defer adm.Close()
+	if topic != "" {
+		ctx, cancel := within(cmd)
+		err := adm.PartitionExists(ctx, topic, partition)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
 	look := func() ([]client.Move, time.Time, error) {
 		ctx, cancel := within(cmd)
 		defer cancel()

@@ -123,6 +123,10 @@ func (a *app) confirm(question string) error {
 	}
 	fmt.Fprint(a.err, question)
 	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if err == io.EOF && line == "" { // /dev/null is a device as well
+		fmt.Fprintln(a.err)
+		return usageError(mend, "nobody is there to be asked: the standard input is at its end")
+	}
 	if err != nil && err != io.EOF {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 )
@@ -46,12 +47,22 @@ func TestResetPeersCommand(t *testing.T) {
 	if code, _, errs := c.run("partition", "reset-peers", "orders/3", "--admin", addr); code != exitUsage || !strings.Contains(errs, "--yes") || len(*asked) != 2 {
 		t.Fatalf("exit %d after %d requests: %s", code, len(*asked), errs)
 	}
+	null, err := os.Open(os.DevNull) // a character device, as a terminal is
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	nobody := newCLI(t)
+	nobody.in = null
+	if code, _, errs := nobody.run("partition", "reset-peers", "orders/3", "--admin", addr); code != exitUsage || !strings.Contains(errs, "\nerror: nobody is there to be asked") || len(*asked) != 3 {
+		t.Fatalf("exit %d after %d requests: %s", code, len(*asked), errs)
+	}
 	code, out, _ = c.run("partition", "reset-peers", "orders/3", "--admin", addr, "--yes")
-	if code != exitOK || !strings.Contains(out, "broker 2 leads in epoch 1") || len(*asked) != 4 {
+	if code != exitOK || !strings.Contains(out, "broker 2 leads in epoch 1") || len(*asked) != 5 {
 		t.Fatalf("exit %d after %d requests: %s", code, len(*asked), out)
 	}
 	// What is ordered is what was planned.
-	if q := (*asked)[3]; q["topic"] != "orders" || q["partition"] != 3.0 || q["epoch"] != 1.0 || q["leader"] != 2.0 {
+	if q := (*asked)[4]; q["topic"] != "orders" || q["partition"] != 3.0 || q["epoch"] != 1.0 || q["leader"] != 2.0 {
 		t.Fatalf("ordered %v", q)
 	}
 	refusing, _ := adminFake(t, true)

@@ -61,7 +61,7 @@ func (a *app) root() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	pf := root.PersistentFlags()
-	pf.StringSliceP("brokers", "b", []string{client.DefaultBroker}, "addresses `HOST:PORT,…` of brokers of the cluster")
+	pf.StringSliceP("brokers", "b", []string{client.DefaultBroker}, "addresses `HOST:PORT,...` of brokers of the cluster")
 	pf.VarP(newChoice("table", "table", "json", "yaml"), "output", "o", "how to print: `table|json|yaml`")
 	pf.Duration("timeout", 30*time.Second, "how long to wait for the cluster")
 	pf.String("config", "", "read settings from this `FILE` ('none': from no file); default balsa.yaml if it exists")
@@ -75,7 +75,15 @@ func (a *app) root() *cobra.Command {
 		&cobra.Command{Use: "config", Short: "The settings: names, environment variables, types, defaults", Long: settingsHelp(root)},
 		&cobra.Command{Use: "exit-codes", Short: "The exit codes", Long: exitCodesHelp},
 	)
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.applySettings(cmd) }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := a.applySettings(cmd); err != nil {
+			return err
+		}
+		if timeout, err := cmd.Flags().GetDuration("timeout"); err == nil && timeout <= 0 {
+			return usageError("give it a duration such as 30s", "--timeout %v is not positive", timeout)
+		}
+		return nil
+	}
 	markRun(a, root)
 	return root
 }
@@ -131,6 +139,14 @@ func exactly(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// atMostOne wants the command's one argument, or none.
+func atMostOne(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usageError(fmt.Sprintf("write '%s'", cmd.UseLine()), "%q is one argument too many", args[1])
+	}
+	return nil
 }
 
 // connection is the client configuration that the global flags give.

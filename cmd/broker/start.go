@@ -61,7 +61,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int64Var(&o.cfg.FlightRecorderBytes, "flight-recorder-bytes", 0, "keep an execution trace of the last seconds in about so much memory, and write it to DIR/traces when something was slow; 0: do not")
 	f.DurationVar(&o.cfg.SlowSync, "slow-sync", 2*time.Second, "a sync of a log that takes so long is logged and traced; negative: never")
 	f.DurationVar(&o.cfg.SlowElection, "slow-election", 2*time.Second, "a partition without a leader for so long is logged and traced; negative: never")
-	f.StringSliceVar(&o.cfg.Join, "join", nil, "rpc addresses `HOST:PORT,…` of brokers of the cluster to belong to")
+	f.StringSliceVar(&o.cfg.Join, "join", nil, "rpc addresses `HOST:PORT,...` of brokers of the cluster to belong to")
 	f.Int32Var(&o.cfg.NodeID, "node-id", 0, "the id to ask for; 0: the cluster gives one")
 	f.StringVar(&o.cfg.ClusterID, "cluster-id", "", "found a cluster of this `NAME`, or belong to no other")
 	f.StringVar(&o.cfg.Rack, "rack", "", "where the broker stands, `NAME`; replicas are spread over racks")

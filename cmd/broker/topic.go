@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 
@@ -34,8 +35,14 @@ decide: one partition, and three replicas or as many as there are brokers.`,
 		Args: exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec := client.TopicSpec{Name: args[0], Partitions: partitions, Replicas: int16(replicas), ValidateOnly: dry, Configs: map[string]string{}}
-			if partitions < 0 || replicas < 0 || replicas > 1<<15-1 {
-				return usageError("leave them out for the brokers' defaults", "--partitions %d and --replicas %d must be positive", partitions, replicas)
+			for _, f := range []struct {
+				name  string
+				value int32
+				most  int32
+			}{{"partitions", partitions, math.MaxInt32}, {"replicas", replicas, math.MaxInt16}} {
+				if cmd.Flags().Changed(f.name) && (f.value <= 0 || f.value > f.most) {
+					return usageError("leave it out for the brokers' default", "--%s %d must be from 1 to %d", f.name, f.value, f.most)
+				}
 			}
 			for _, c := range configs {
 				k, v, ok := strings.Cut(c, "=")
@@ -57,7 +64,7 @@ decide: one partition, and three replicas or as many as there are brokers.`,
 						fmt.Fprintf(w, "topic %s could be created\n", t.Name)
 						return
 					}
-					fmt.Fprintf(w, "topic %s: %d partitions, %d replicas\n", t.Name, len(t.Partitions), t.Replicas())
+					fmt.Fprintf(w, "topic %s: %s, %s\n", t.Name, counted(len(t.Partitions), "partition"), counted(t.Replicas(), "replica"))
 				})
 			})
 		},
