@@ -117,7 +117,11 @@ func partitionOf(im *coordinator.Image, topic string, partition int32) (*coordin
 		return nil, &namedError{fmt.Sprintf("topic %s does not exist", topic), coordinator.ErrUnknownTopic}
 	}
 	if partition < 0 || int(partition) >= len(t.Partitions) {
-		return nil, &namedError{fmt.Sprintf("partition %s/%d does not exist: the topic has partitions 0 to %d", topic, partition, len(t.Partitions)-1), coordinator.ErrUnknownTopic}
+		has := fmt.Sprintf("partitions 0 to %d", len(t.Partitions)-1)
+		if len(t.Partitions) == 1 {
+			has = "partition 0 only"
+		}
+		return nil, &namedError{fmt.Sprintf("partition %s/%d does not exist: the topic has %s", topic, partition, has), coordinator.ErrUnknownTopic}
 	}
 	return t, nil
 }
