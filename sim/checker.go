@@ -215,6 +215,12 @@ func (c *checker) observe(n *node) {
 		}
 		if s.Role == raft.Leader && s.Commit > k.commit && k.led {
 			c.commitDurable(n, g, &s.Status)
+			if t, err := r.log.Term(s.Commit); err == nil && t != s.Term {
+				c.w.fail(&OwnTermError{n.id, g, s.Term, "commits", s.Commit})
+			}
+		}
+		if s.Role == raft.Leader && s.ConfIndex > s.TermStart && s.Commit < s.TermStart {
+			c.w.fail(&OwnTermError{n.id, g, s.Term, "changes the membership", s.ConfIndex})
 		}
 		k.commit = s.Commit
 		if s.Resting {

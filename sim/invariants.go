@@ -55,6 +55,20 @@ func (e *CommitDurabilityError) Error() string {
 		e.Leader, e.Group, e.Index, e.Holds, e.Conf)
 }
 
+// OwnTermError: a leader counts replicas of an entry of an earlier term (Raft §5.4.2, figure 8), or changes the membership before it
+// has committed in its own (Ongaro 2015). What that may cost comes much later, if at all.
+type OwnTermError struct {
+	Leader raft.NodeID
+	Group  int
+	Term   raft.Term
+	What   string
+	Index  raft.Index
+}
+
+func (e *OwnTermError) Error() string {
+	return fmt.Sprintf("its own term first: n%d leads group %d in term %d and %s at index %d", e.Leader, e.Group, e.Term, e.What, e.Index)
+}
+
 // FalseDamageError: a recovery takes for damage what a crash may leave behind.
 type FalseDamageError struct {
 	Node   raft.NodeID
