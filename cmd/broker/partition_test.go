@@ -4,11 +4,14 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // adminFake answers POST /v1/reset-peers, and remembers what it was asked.
@@ -73,5 +76,35 @@ func TestResetPeersCommand(t *testing.T) {
 		if code, _, errs := c.run("partition", "reset-peers", bad, "--admin", addr); code != exitUsage || !strings.Contains(errs, "TOPIC/PARTITION") {
 			t.Errorf("%q: exit %d: %s", bad, code, errs)
 		}
+	}
+}
+
+// Errors of --admin name the listeners that it gave, and say nothing of -b; and -b at an admin listener says what it is.
+func TestAdminFlagErrors(t *testing.T) {
+	c := newCLI(t)
+	other := httptest.NewUnstartedServer(http.NotFoundHandler())
+	other.Config.ReadHeaderTimeout = 100 * time.Millisecond // then it answers what is no request, too
+	other.Start()
+	t.Cleanup(other.Close)
+	notBalsa := strings.TrimPrefix(other.URL, "http://")
+	hangsUp := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	hangsUp.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(hangsUp.Close)
+	for name, tc := range map[string]struct {
+		addr string
+		code int
+		says string
+	}{
+		"nobody":      {"127.0.0.1:1", exitUnreachable, "no admin listener answered: dial tcp 127.0.0.1:1"},
+		"hangs up":    {strings.TrimPrefix(hangsUp.URL, "http://"), exitUnreachable, "no admin listener answered: "},
+		"not Balsa's": {notBalsa, exitFailure, "is it the admin listener of a broker?"},
+	} {
+		code, _, errs := c.run("partition", "reset-peers", "orders/3", "--admin", tc.addr, "--dry-run")
+		if code != tc.code || !strings.Contains(errs, tc.says) || !strings.Contains(errs, "  where: "+tc.addr+"\n") || !strings.Contains(errs, "--admin-listen") || strings.Contains(errs, "-b ") {
+			t.Errorf("%s: exit %d: %s", name, code, errs)
+		}
+	}
+	if code, _, errs := c.run("topic", "list", "-b", notBalsa); code != exitUnreachable || !strings.Contains(errs, "speaks HTTP") || !strings.Contains(errs, "--admin") {
+		t.Errorf("-b at an HTTP server: exit %d: %s", code, errs)
 	}
 }
