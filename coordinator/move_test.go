@@ -359,3 +359,28 @@ func TestSettleOfAnEarlierEpoch(t *testing.T) {
 		t.Fatalf("settled at %d", got)
 	}
 }
+
+// An operator's move goes to brokers that are alive, but for those that hold the partition already; and a majority must be, or nobody
+// could lead afterwards.
+func TestMoveNeedsTheLiving(t *testing.T) {
+	l := newLog(t)
+	l.foundMoves(4)
+	l.create("q", "a", topicID(1), []raft.NodeID{1, 2, 3})
+	l.fence(3)
+	l.fence(4)
+	for _, c := range []struct {
+		to []raft.NodeID
+		ok bool
+	}{
+		{[]raft.NodeID{1, 2}, true}, {[]raft.NodeID{2, 1, 3}, true}, {[]raft.NodeID{1}, true},
+		{[]raft.NodeID{1, 3}, false}, {[]raft.NodeID{3}, false}, {[]raft.NodeID{1, 2, 4}, false},
+	} {
+		err := l.md.Image().checkMove(&Move{Topic: topicID(1), Replicas: c.to})
+		if c.ok != (err == nil) || err != nil && !errors.Is(err, ErrInvalidAssignment) {
+			t.Errorf("to %v: %v", c.to, err)
+		}
+	}
+	if err := l.md.Image().checkMove(&Move{Topic: topicID(1), Cancel: true}); err != nil {
+		t.Errorf("a cancel asks for nobody: %v", err)
+	}
+}

@@ -60,14 +60,21 @@ func (im *Image) checkMove(m *Move) error {
 	if len(m.Replicas) == 0 {
 		return fmt.Errorf("%w: it is empty", ErrInvalidAssignment)
 	}
+	alive := 0
 	for _, id := range m.Replicas {
 		b := im.Broker(id)
+		if b != nil && !b.Fenced {
+			alive++
+		}
 		switch {
 		case b == nil:
 			return fmt.Errorf("%w: broker %d is not known", ErrInvalidAssignment, id)
 		case b.Fenced && !slices.Contains(p.Wanted(), b.Member()):
 			return fmt.Errorf("%w: broker %d is not alive", ErrInvalidAssignment, id)
 		}
+	}
+	if alive <= len(m.Replicas)/2 {
+		return fmt.Errorf("%w: of %v only %d are alive, and the partition would have no leader", ErrInvalidAssignment, m.Replicas, alive)
 	}
 	return nil
 }
