@@ -35,12 +35,14 @@ const (
 	balancePatience = 10
 )
 
-// balancer is what balancing remembers. Its maps belong to its one goroutine.
+// balancer is what balancing remembers.
 type balancer struct {
-	kick   chan struct{}              // capacity 1: the Image has changed
+	kick chan struct{} // capacity 1: the Image has changed
+
+	round  sync.Mutex                 // one balanceOnce at a time; guards since and failed
 	since  map[raft.GroupID]ledSince  // what this broker leads
 	failed map[raft.GroupID]time.Time // groups to be left alone until then; of those in since
-	quiet  map[raft.GroupID]time.Time // full groups to be left alone until then
+	quiet  map[raft.GroupID]time.Time // full groups to be left alone until then; the loop's own
 
 	mu    sync.Mutex                // guards noted
 	noted map[raft.GroupID]struct{} // groups that have refused a batch since the last look
@@ -153,6 +155,8 @@ func (b *Broker) tellPriorities() {
 // balanceOnce gives away what others should lead; barredOnly: only what this broker must not lead. It returns how much.
 func (b *Broker) balanceOnce(ctx context.Context, barredOnly bool) int {
 	l := &b.balancer
+	l.round.Lock()
+	defer l.round.Unlock()
 	now, interval := time.Now(), b.cfg.LeaderBalanceInterval
 	led := b.peers.table.led()
 	seen := make(map[raft.GroupID]ledSince, len(led))
