@@ -278,7 +278,8 @@ func TestGroupsProperty(t *testing.T) {
 	synced := 0
 	defer func() {
 		t.Logf("%d members came to a generation", synced)
-		if synced < 10 {
+		// A short run draws a fifth: how far that comes is left to chance.
+		if synced < 10 && !testing.Short() {
 			t.Errorf("only %d members came as far as a generation: this test tests nothing", synced)
 		}
 	}()
