@@ -29,7 +29,7 @@ func (w *world) settle() {
 		for _, n := range left {
 			w.leaveFaulty(n)
 		}
-		w.requireProgress()
+		w.requireProgress(left)
 		if w.err != nil {
 			return
 		}
@@ -68,19 +68,24 @@ func (w *world) chooseFaulty() []*node {
 		n = w.shape.weak
 	}
 	for g := range w.opts.Groups {
-		ok := true
-		w.eachConf(g, func(c *raft.ConfState) {
-			for _, half := range [2][]raft.Member{c.Voters, c.Outgoing} {
-				if slices.ContainsFunc(half, func(m raft.Member) bool { return m.ID == n.id }) && len(half) < 3 {
-					ok = false
-				}
-			}
-		})
-		if !ok {
+		if !w.canSpare(n, g) {
 			return nil
 		}
 	}
 	return []*node{n}
+}
+
+// canSpare reports that the others are a majority without n, by every membership of the group that is seen.
+func (w *world) canSpare(n *node, g int) bool {
+	ok := true
+	w.eachConf(g, func(c *raft.ConfState) {
+		for _, half := range [2][]raft.Member{c.Voters, c.Outgoing} {
+			if slices.ContainsFunc(half, func(m raft.Member) bool { return m.ID == n.id }) && len(half) < 3 {
+				ok = false
+			}
+		}
+	})
+	return ok
 }
 
 // leaveFaulty breaks a node for good, or in turns.
@@ -137,8 +142,8 @@ func (w *world) leaveFaulty(n *node) {
 	}
 }
 
-// requireProgress: a new write is acknowledged in every group.
-func (w *world) requireProgress() {
+// requireProgress: a new write is acknowledged in every group, beside the nodes that stay broken.
+func (w *world) requireProgress(left []*node) {
 	before := make([]int, w.opts.Groups)
 	for g := range before {
 		before[g] = len(w.check.acks[g])
@@ -160,6 +165,21 @@ func (w *world) requireProgress() {
 		}
 	})
 	w.runUntil(w.now+raft.Time(progressLimit), done)
+	// A replica that was down when the broken node was chosen may have had a membership in its log in which that one is
+	// needed after all: two voters, and it is one of them.
+	spared := func() bool {
+		for g := range before {
+			needed := slices.ContainsFunc(left, func(n *node) bool { return !w.canSpare(n, g) })
+			if len(w.check.acks[g]) == before[g] && !needed {
+				return false
+			}
+		}
+		return true
+	}
+	if w.err == nil && !done() && spared() {
+		w.rep.reach("no progress: the broken node was needed after all")
+		return
+	}
 	if w.err == nil && !done() {
 		w.fail(&LivenessError{"no new acknowledgement in a group within " + progressLimit.String(), w.check.describe()})
 	}
