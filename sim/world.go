@@ -209,7 +209,7 @@ type Violation struct {
 }
 
 func (v *Violation) Error() string {
-	return fmt.Sprintf("seed %d, %.3f s into the run: %v\nreplay: go test ./sim -run TestSeed$ -seed %d -trace", v.Seed, v.At.Seconds(), v.Err, v.Seed)
+	return fmt.Sprintf("seed %d, %.3f s into the run: %v\nreplay: go test ./sim -run TestSeed$ -seed %d -args -trace", v.Seed, v.At.Seconds(), v.Err, v.Seed)
 }
 
 func (v *Violation) Unwrap() error { return v.Err }
