@@ -197,6 +197,12 @@ func (w *world) fs() vfs.FS {
 		if w.failAt > 0 && (op == vfs.OpSync || op == vfs.OpWrite || op == vfs.OpSyncDir) {
 			if w.failAt--; w.failAt == 0 {
 				w.note("  failed %s %s", op, name)
+				if op == vfs.OpSync && w.rng.IntN(4) > 0 {
+					w.count["fsyncgate"]++
+					if err := w.mem.FailSync(name, w.rng); err != nil {
+						return err
+					}
+				}
 				return errors.New("injected I/O error")
 			}
 		}

@@ -526,7 +526,8 @@ func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
 	}
 	if scan.bad == nil {
 		if !newest && s.last >= s.first {
-			r.writeIndex(s.name, r.encodeIndexLocked(s)) // it was lost: the next open shall not scan again
+			// It was lost: the next open shall not scan again. Not before the newest file is durable, see writeIndexes.
+			r.w.left = append(r.w.left, closedFile{s.name, r.encodeIndexLocked(s)})
 		}
 		return nil, nil
 	}
@@ -718,6 +719,7 @@ func (r *recoverer) resume(f *found) error {
 	if err := file.Sync(); err != nil { // always: the last mark, too, may be in the page cache only
 		return fmt.Errorf("sync %s: %w", f.name, err)
 	}
+	r.writeIndexes()
 	r.marked = scan.mark
 	if scan.bad != nil {
 		r.w.file = nil
@@ -727,7 +729,7 @@ func (r *recoverer) resume(f *found) error {
 		return file.Close()
 	}
 	r.w.seg, r.w.pos, r.w.alloc = s, scan.end, f.size
-	r.w.fresh = s.last < s.first
+	r.w.redo = scan.markAt
 	r.dropEmpty(s)
 	return nil
 }

@@ -114,6 +114,8 @@ type segmentScan struct {
 	bad error
 	// unmarked are blocks with entries above mark.
 	unmarked []blockRef
+	// markAt is where the last good block stands if it is a mark, without entries; else 0.
+	markAt int64
 }
 
 // scanSegment reads the blocks of a segment file up to entry upTo, and yields its entries. If it meets a block that
@@ -178,6 +180,9 @@ func (s *segmentScan) block(w *fileWindow, group raft.GroupID, h *segmentHeader,
 	})
 	if err != nil {
 		return err
+	}
+	if s.markAt = 0; bh.length == 0 {
+		s.markAt = s.end
 	}
 	s.end = at + int64(bh.length)
 	s.mark = max(s.mark, bh.synced)

@@ -365,12 +365,23 @@ func (l *Log) truncatePrefix(upTo raft.Index) error {
 		}
 		gone = append(gone, s.name)
 	}
-	if len(gone) > 0 && len(gone) == len(l.segs) && l.w.seg == nil {
+	all := len(gone) > 0 && len(gone) == len(l.segs) && l.w.seg == nil
+	l.mu.RUnlock()
+	if all {
+		switch err := l.sayEmpty(); {
+		case errors.Is(err, vfs.ErrNoSpace):
+			gone, all = gone[:len(gone)-1], false // a log without a file would be taken for one that has lost it
+		case err != nil:
+			return err
+		}
+	}
+	if all {
 		// No file is left to say which generations have been in use: were one made again, and a removal undone by a power
 		// loss, the old file would overrule the new one.
+		l.mu.RLock()
 		m.floor = l.nextFloor()
+		l.mu.RUnlock()
 	}
-	l.mu.RUnlock()
 	for _, name := range gone {
 		_ = l.fs.Remove(path.Join(l.dir, indexName(name)))
 	}

@@ -46,6 +46,10 @@ type writer struct {
 	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
 	// a new generation.
 	seal bool
+	// redo, if not 0, is where the mark stands that a recovery found last before pos. What it says is so, but nothing proves that it is
+	// itself on the disk: its sync may have failed, and its page be clean. It is written again together with what follows it,
+	// which would else have a hole before it.
+	redo int64
 	// left are files before this one whose indexes are to be written when this one is durable.
 	left []closedFile
 }
@@ -131,9 +135,9 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 
 	l.mu.Lock()
 	l.handed = l.synced
-	if err != nil && cut != 0 && j.cut != 0 {
-		// The new generation is not there yet: the cut still stands, or a lower one that came meanwhile.
-		if l.cut == 0 || cut < l.cut {
+	if err != nil && (cut == 0 || j.cut != 0) {
+		// The file that overrules them is not there yet: the cut still stands, or a lower one that came meanwhile.
+		if cut != 0 && (l.cut == 0 || cut < l.cut) {
 			l.cut = cut
 		}
 		l.dead = append(j.dead, l.dead...)
@@ -249,6 +253,9 @@ func (l *Log) writeFile(j *job) (int, error) {
 				return 0, err
 			}
 			break // publish what is written; the rest meets the full disk again
+		}
+		if err := l.redoMark(); err != nil {
+			return 0, err
 		}
 		at := w.pos
 		if w.fresh && at == SegmentHeaderSize {
@@ -419,7 +426,7 @@ func (l *Log) begin(h segmentHeader) error {
 	}
 	w.file, w.fresh, w.seal = f, true, false
 	w.seg = &seg{name: name, segmentHeader: h, last: h.first - 1, next: h.base, maxTime: noTimestamp}
-	w.pos, w.alloc, w.zeroed = SegmentHeaderSize, 0, 0
+	w.pos, w.alloc, w.zeroed, w.redo = SegmentHeaderSize, 0, 0, 0
 	if err := l.reserve(0); err != nil {
 		l.abandon()
 		return err
@@ -549,6 +556,9 @@ func (l *Log) writeMark(h segmentHeader) error {
 	if err != nil {
 		return err
 	}
+	if err := l.redoMark(); err != nil {
+		return err
+	}
 	mark := h.first - 1
 	bh := blockHeader{generation: w.seg.generation, first: h.first, synced: mark}
 	b := make([]byte, blockHeaderSize)
@@ -583,6 +593,20 @@ func (l *Log) writeMark(h segmentHeader) error {
 	return nil
 }
 
+// redoMark writes what stands from w.redo on once more.
+func (l *Log) redoMark() error {
+	w := &l.w
+	if w.redo == 0 {
+		return nil
+	}
+	if err := rewrite(w.file, w.redo, w.pos); err != nil {
+		w.seal = true
+		return fmt.Errorf("rewrite the mark of %s: %w", w.seg.name, err)
+	}
+	w.redo = 0
+	return nil
+}
+
 // syncFile makes what was written to the current file durable, and its name with it. Its errors are fatal even if they
 // say "no space".
 func (l *Log) syncFile() error {
@@ -596,10 +620,10 @@ func (l *Log) syncFile() error {
 		}
 		w.fresh = false
 		l.writeIndexes()
-		if l.empty {
-			l.empty = false
-			_ = l.fs.Remove(path.Join(l.dir, emptyName)) // if it comes back, the next open removes it
-		}
+	}
+	if l.empty {
+		l.empty = false
+		_ = l.fs.Remove(path.Join(l.dir, emptyName)) // if it comes back, the next open removes it
 	}
 	return nil
 }
