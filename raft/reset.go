@@ -27,7 +27,7 @@ func (s *Reset) Conf() ConfState { return ConfState{Voters: slices.Clone(s.Survi
 // Reset takes this replica into a new epoch of its group: it no longer hears the other epochs', and, if it is the one to
 // lead, leads as soon as that is durable, whatever damage was found in its log. What it had not committed is committed thereby; what others
 // had acknowledged without it is lost. The same reset again does nothing, unless its leader has not got the new
-// membership into its log yet: then it goes on from there.
+// membership into its log yet: then it goes on from there, unless its log is damaged.
 //
 // [ErrHasLeader]: this replica leads, or is bound by its promise to a leader; try again an election timeout later.
 // [ErrBadReset]: it makes no sense here.
@@ -45,6 +45,9 @@ func (r *Raft) Reset(now Time, s Reset) error {
 	case len(r.conf().Voters) == 0 || s.Epoch == r.epoch && (r.vote != r.self.ID || r.term < s.Term):
 		// A new replica, opened in this epoch, that is no survivor whatever its name: it must not lead with what it lacks.
 		return fmt.Errorf("%w: this replica was not in the group before", ErrBadReset)
+	case s.Epoch == r.epoch && r.voteAfter != 0:
+		// What is damaged may be what it has led with in this epoch: the membership, and what was acknowledged by it.
+		return fmt.Errorf("%w: this replica's log is damaged, and what it may have acknowledged since it was reset to lead is not known; only another reset goes on without that", ErrBadReset)
 	case s.Epoch > r.epoch && s.Term <= r.term:
 		return fmt.Errorf("%w: term %d is not above this replica's, %d", ErrBadReset, s.Term, r.term)
 	case r.installed != nil:

@@ -51,6 +51,7 @@ type checker struct {
 	conf    []*raft.ConfState // the latest that is known to be committed; nil: the first one
 	confAt  []raft.Index
 	epoch   []raft.GroupEpoch
+	opened  []bool      // something was committed in that epoch
 	led     []raft.Term // the highest that anybody has led
 	// By node and group.
 	nodes [][]watched
@@ -73,6 +74,7 @@ func newChecker(w *world) *checker {
 	c.floor = make([]raft.Index, w.opts.Groups)
 	c.acks = make([][]ack, w.opts.Groups)
 	c.conf = make([]*raft.ConfState, w.opts.Groups)
+	c.opened = make([]bool, w.opts.Groups)
 	c.confAt = make([]raft.Index, w.opts.Groups)
 	c.epoch = make([]raft.GroupEpoch, w.opts.Groups)
 	c.led = make([]raft.Term, w.opts.Groups)
@@ -235,10 +237,13 @@ func (c *checker) observe(n *node) {
 		if s.Role != raft.Leader {
 			continue
 		}
-		if s.Epoch > c.epoch[g] {
+		key := ledTerm{s.Epoch, s.Term}
+		if _, known := c.leaders[g][key]; s.Epoch > c.epoch[g] || s.Epoch > 0 && !c.opened[g] && !known {
 			c.reset(r, s.Epoch, s.ConfIndex)
 		}
-		key := ledTerm{s.Epoch, s.Term}
+		if s.Epoch == c.epoch[g] && s.Commit >= s.TermStart {
+			c.openedEpoch(g)
+		}
 		if who, ok := c.leaders[g][key]; !ok {
 			c.leaders[g][key] = n.id
 			c.led[g] = max(c.led[g], s.Term)

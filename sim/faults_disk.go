@@ -146,9 +146,9 @@ func (n *node) sound(g int) bool {
 	return !d.rotten[g]
 }
 
-// mayDamage: the weak node is a minority of every membership of g that anybody knows.
+// mayDamage: the weak node is a minority of every membership of g that anybody knows, and g is not about to go on with less.
 func (w *world) mayDamage(g int) bool {
-	ok := true
+	ok := !w.resetting(g)
 	w.eachConf(g, func(c *raft.ConfState) {
 		if len(c.Voters) < 3 || c.Joint() && len(c.Outgoing) < 3 {
 			ok = false

@@ -15,7 +15,7 @@ import (
 
 // mayReset: nothing else is wrong with the group's disks, and nobody is in the middle of a change.
 func (w *world) mayReset(g int) bool {
-	if w.shape.weak != nil && !w.shape.weak.sound(g) || w.resets[g] != nil && !w.resets[g].done {
+	if w.shape.weak != nil && !w.shape.weak.sound(g) || w.resetting(g) {
 		return false
 	}
 	ok := true
@@ -27,10 +27,15 @@ func (w *world) mayReset(g int) bool {
 	return ok
 }
 
+// resetting: a majority is taken for lost, and what is left of the group is all that it has.
+func (w *world) resetting(g int) bool {
+	return w.losing[g] || w.resets[g] != nil && !w.resets[g].done
+}
+
 // reset is the cluster's record of the latest one of a group.
 type reset struct {
 	raft.Reset
-	done bool // its leader has led
+	done bool // something was committed in its epoch
 }
 
 // faultLoseMajority takes a majority of a group's voters away for good, as everybody believes, and resets the group to the
@@ -53,6 +58,7 @@ func (w *world) faultLoseMajority() {
 		}
 		lost = append(lost, n)
 	}
+	w.losing[g] = true
 	w.burst(w.rng.IntN(10))
 	w.after(w.between(0, 10*time.Millisecond), func() {
 		for _, n := range lost {
@@ -73,6 +79,7 @@ func (w *world) faultLoseMajority() {
 func (w *world) planReset(g int, lost []*node, left int) {
 	for _, n := range lost {
 		if !n.held || w.calm {
+			w.losing[g] = false
 			return // they are back before anything was done
 		}
 	}
@@ -99,7 +106,7 @@ func (w *world) planReset(g int, lost []*node, left int) {
 		r.Survivors = append(r.Survivors, raft.Member{ID: n.id, Incarnation: n.inc})
 	}
 	if len(r.Survivors) == 0 {
-		if left > 0 {
+		if w.losing[g] = left > 0; left > 0 {
 			w.after(500*time.Millisecond, func() { w.planReset(g, lost, left-1) })
 		}
 		return
@@ -109,7 +116,7 @@ func (w *world) planReset(g int, lost []*node, left int) {
 	}
 	r.Epoch++
 	r.Term++
-	w.resets[g] = &r
+	w.resets[g], w.losing[g] = &r, false
 	w.rep.reach("group reset to its survivors")
 	w.tracef("group %d reset: %+v", g, r.Reset)
 	for _, n := range w.nodes {
@@ -177,7 +184,8 @@ func (n *node) setAside(g int) error {
 }
 
 // reset is told that a group goes on, in a new epoch, with what r has below its new membership at conf. From there on a term may
-// be one that the lost majority knew as well, with other entries in it: replicas of the two epochs never meet.
+// be one that the lost majority knew as well, with other entries in it: replicas of the two epochs never meet. Until the epoch has
+// committed something it may begin anew with less, as a power cut takes from the one to lead what it had not synced.
 func (c *checker) reset(r *replica, epoch raft.GroupEpoch, conf raft.Index) {
 	g := r.g
 	h := c.history[g]
@@ -196,9 +204,14 @@ func (c *checker) reset(r *replica, epoch raft.GroupEpoch, conf raft.Index) {
 	c.floor[g] = min(c.floor[g], c.top[g])
 	c.acks[g] = slices.DeleteFunc(c.acks[g], func(a ack) bool { return a.index >= cut })
 	c.conf[g], c.confAt[g] = nil, 0
-	c.epoch[g], c.led[g] = epoch, 0
+	c.epoch[g], c.opened[g], c.led[g] = epoch, false, 0
 	c.w.history[g].broken = true
-	if s := c.w.resets[g]; s != nil && s.Epoch == epoch {
+}
+
+// openedEpoch: what the group goes on with is committed in its epoch.
+func (c *checker) openedEpoch(g int) {
+	c.opened[g] = true
+	if s := c.w.resets[g]; s != nil && s.Epoch == c.epoch[g] {
 		s.done = true
 	}
 }

@@ -60,7 +60,7 @@ func (n *node) heal() {
 // chooseFaulty draws the nodes that stay broken: at most one, and one that is a minority of the voters of every group. In a group
 // whose weak node cannot vote nobody else may be missing.
 func (w *world) chooseFaulty() []*node {
-	if w.chance(0.3) || slices.ContainsFunc(w.resets, func(r *reset) bool { return r != nil && !r.done }) {
+	if w.chance(0.3) {
 		return nil
 	}
 	n := w.anyNode()
@@ -68,7 +68,7 @@ func (w *world) chooseFaulty() []*node {
 		n = w.shape.weak
 	}
 	for g := range w.opts.Groups {
-		if !w.canSpare(n, g) {
+		if w.resetting(g) || !w.canSpare(n, g) {
 			return nil
 		}
 	}

@@ -93,6 +93,7 @@ type world struct {
 	check   *checker
 	history []*history // by group
 	resets  []*reset   // by group: the latest, nil if there was none
+	losing  []bool     // by group: a majority is taken for lost, and a reset is to follow
 	prefer  [][]raft.NodePriority
 	ops     uint64
 	rep     Report
@@ -170,7 +171,7 @@ func Run(opts Options) (rep Report, err error) {
 	}
 	for range w.opts.Groups {
 		w.history = append(w.history, newHistory())
-		w.resets, w.prefer = append(w.resets, nil), append(w.prefer, nil)
+		w.resets, w.losing, w.prefer = append(w.resets, nil), append(w.losing, false), append(w.prefer, nil)
 	}
 	if w.shape.minVoters >= 3 && w.chance(0.6) {
 		w.shape.weak = w.anyNode()
