@@ -291,11 +291,16 @@ func (n *node) openReplica(g int) (*replica, error) {
 			return nil, err
 		}
 	}
-	log, err := segment.Open(n.fs, groupDir(g), groupID(g), segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead, Checkpoints: n.w.shape.data[g]})
+	past := segment.NeverRan
+	_, voted := n.hard.Load(groupID(g))
+	if voted {
+		past = segment.RanBefore
+	}
+	log, err := segment.Open(n.fs, groupDir(g), groupID(g),
+		segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead, Checkpoints: n.w.shape.data[g], Past: past})
 	if err != nil {
 		return nil, err
 	}
-	_, voted := n.hard.Load(groupID(g))
 	r := &replica{node: n, g: g, log: log}
 	life := n.life
 	h := log.Health()
