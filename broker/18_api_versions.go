@@ -7,10 +7,14 @@
 package broker
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/coordinator"
 )
 
 // maxSoftwareName bounds the client's name and version, which we keep for the log.
@@ -62,9 +66,33 @@ func (s *server) apiVersions(r *request) {
 		}
 	}
 	resp.ApiKeys = apiList()
-	// No features are advertised before there is one that changes what a client does.
-	resp.FinalizedFeaturesEpoch = int64(s.b.Image().Version())
+	if req.Version >= 3 {
+		describeFeatures(s.b.Image(), req.Version, resp)
+	}
 	r.respond(resp)
+}
+
+// describeFeatures fills in what this broker supports and what the cluster uses of it. Clients of v3 take a range that begins at 0 for
+// an error (KAFKA-17492).
+func describeFeatures(im *coordinator.Image, version int16, resp *kmsg.ApiVersionsResponse) {
+	for _, f := range coordinator.SupportedFeatures() {
+		if f.Min == 0 && version < 4 {
+			continue
+		}
+		sf := kmsg.NewApiVersionsResponseSupportedFeature()
+		sf.Name, sf.MinVersion, sf.MaxVersion = f.Name, f.Min, f.Max
+		resp.SupportedFeatures = append(resp.SupportedFeatures, sf)
+	}
+	levels := im.Features()
+	for _, name := range slices.Sorted(maps.Keys(levels)) {
+		if levels[name] == 0 {
+			continue
+		}
+		ff := kmsg.NewApiVersionsResponseFinalizedFeature()
+		ff.Name, ff.MinVersionLevel, ff.MaxVersionLevel = name, levels[name], levels[name]
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, ff)
+	}
+	resp.FinalizedFeaturesEpoch = int64(im.Version())
 }
 
 // softwareName is KIP-511's pattern: [a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?

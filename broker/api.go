@@ -62,6 +62,7 @@ var apis = apiTable(
 	api{key: 46, min: 0, max: 0, serve: (*server).listPartitionReassignments},
 	api{key: 47, min: 0, max: 0, serve: (*server).offsetDelete},
 	api{key: 55, min: 0, max: 2, serve: (*server).describeQuorum},
+	api{key: 57, min: 0, max: 2, serve: (*server).updateFeatures},
 	api{key: 60, min: 0, max: 2, serve: (*server).describeCluster},
 	api{key: 64, min: 0, max: 0, serve: (*server).unregisterBroker},
 )

@@ -35,6 +35,9 @@ type backend interface {
 	Reassign(ctx context.Context, moves []coordinator.Move, done func(errs []error))
 	// UnregisterBroker forgets a broker that is stopped and holds nothing.
 	UnregisterBroker(ctx context.Context, node raft.NodeID, done func(err error))
+	// UpdateFeatures finalizes other levels of features; done when every live Image has them, or with why not: about each
+	// update, or about all of them.
+	UpdateFeatures(ctx context.Context, in *coordinator.FeatureUpdates, done func(errs []error, err error))
 	// LogDir is what this broker's replicas take on its disk, those that are wanted.
 	LogDir(ctx context.Context, wanted func(topic string, partition int32) bool, done func(d logDir, err error))
 	// ElectPreferred makes the preferred replicas of partitions lead; done when they do and this broker knows, or when ctx

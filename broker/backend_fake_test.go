@@ -49,7 +49,7 @@ func newFakeBackend(t testing.TB) *fakeBackend {
 	b := &fakeBackend{t: t, md: coordinator.NewMetadata(), replicas: map[replicaKey]*fakeReplica{}, leaders: map[replicaKey]raft.NodeID{},
 		configs: map[string]string{"default.replication.factor": "1"}}
 	b.apply(&coordinator.Command{Found: &coordinator.FoundCluster{ClusterID: "test-cluster", Founder: raft.Member{ID: selfNode, Incarnation: 11},
-		Features: map[string]int16{metadataVersion: metadataVersionLevel}}})
+		Features: coordinator.FoundingFeatures()}})
 	for _, id := range []raft.NodeID{selfNode, otherNode} {
 		b.apply(&coordinator.Command{Register: &coordinator.RegisterBroker{Node: id, Incarnation: raft.Incarnation(10 + id),
 			Endpoints: []coordinator.Endpoint{{Listener: "PLAINTEXT", Host: fmt.Sprintf("broker-%d.example", id), Port: 9090 + int32(id)}},
@@ -217,6 +217,16 @@ func (b *fakeBackend) Reassign(_ context.Context, moves []coordinator.Move, done
 
 func (b *fakeBackend) UnregisterBroker(_ context.Context, node raft.NodeID, done func(error)) {
 	done(b.apply(&coordinator.Command{Unregister: &coordinator.UnregisterBroker{Node: node}}).Err())
+}
+
+func (b *fakeBackend) UpdateFeatures(_ context.Context, in *coordinator.FeatureUpdates, done func([]error, error)) {
+	errs := make([]error, len(in.Updates))
+	for i, u := range in.Updates {
+		if u.Name != metadataVersion {
+			errs[i] = fmt.Errorf("%w: %s", coordinator.ErrFeatureUpdate, u.Name)
+		}
+	}
+	go done(errs, nil)
 }
 
 func (b *fakeBackend) LogDir(_ context.Context, wanted func(string, int32) bool, done func(logDir, error)) {

@@ -345,7 +345,8 @@ func (b *Broker) startRaft() (err error) {
 		heard: func(n raft.NodeID, inc raft.Incarnation) { b.ctl.Heard(n, inc) },
 	})
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
-		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: b.clock.Now, Seed: rand.Uint64(), Logger: b.log}, b.md, b.meta)
+		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: b.clock.Now, Seed: rand.Uint64(), Logger: b.log,
+		Supports: b.askFeatures}, b.md, b.meta)
 	b.reads = newReadAsker(b.ctx, b.tr, b.cfg.ElectionTimeout)
 	b.onClose(func() error { b.reads.close(); return nil })
 	b.rec = &reconciler{
@@ -375,6 +376,9 @@ func (b *Broker) startRaft() (err error) {
 			b.poke()
 		}
 		b.balancer.poke()
+		if now.Feature(metadataVersion) < old.Feature(metadataVersion) {
+			b.meta.snapshot() // so that a start of an older version finds nothing in the log that it does not know
+		}
 	})
 	b.md.OnLeadership(func(multi.Status) { b.poke() })
 
@@ -387,7 +391,8 @@ func (b *Broker) startRaft() (err error) {
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)
 	}
-	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodTransfer} {
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodTransfer,
+		methodFeatures} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})

@@ -26,11 +26,8 @@ const (
 	rpcTimeout = 5 * time.Second
 )
 
-// metadataVersion is the feature that gates commands, and metadataVersionLevel what a new cluster is founded with.
-const (
-	metadataVersion      = coordinator.MetadataVersion
-	metadataVersionLevel = coordinator.LevelMoves
-)
+// metadataVersion is the feature that gates commands.
+const metadataVersion = coordinator.MetadataVersion
 
 // newClusterID is a random id in Kafka's form: 16 bytes, 22 characters, none of which a shell could take for an option.
 func newClusterID() string {
@@ -139,7 +136,7 @@ func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error)
 	if cluster == "" {
 		cluster = b.cfg.ClusterID
 	}
-	body, err := encodeJSON(&joinRequest{ClusterID: cluster, Broker: b.registration(), Member: b.store.id.joined()})
+	body, err := encodeJSON(&joinRequest{ClusterID: cluster, Broker: b.registration(), Member: b.store.id.joined(), Supported: coordinator.SupportedFeatures()})
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +169,7 @@ func (b *Broker) serveJoin(ctx context.Context, q *joinRequest) *joinReply {
 	}
 	ctx, cancel := context.WithTimeout(ctx, rpcTimeout*3/4) // so that the asker hears about it
 	defer cancel()
-	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Register: &q.Broker}})
+	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Register: &q.Broker}, Supported: q.Supported})
 	switch {
 	case err != nil:
 		b.log.Warn("cannot register a broker now", "rpc", q.Broker.RPC, "err", err)
@@ -282,7 +279,7 @@ func (b *Broker) register(ctx context.Context) error {
 	if id.Founder.Incarnation == id.Incarnation {
 		// Founding is repeated at each start of the founder, and changes nothing but the first time.
 		in := &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Found: &coordinator.FoundCluster{
-			ClusterID: id.ClusterID, Founder: id.Founder, Features: map[string]int16{metadataVersion: metadataVersionLevel}}}}
+			ClusterID: id.ClusterID, Founder: id.Founder, Features: coordinator.FoundingFeatures()}}}
 		r, err := b.ask(ctx, in)
 		if err == nil {
 			err = r.Err()
@@ -292,7 +289,7 @@ func (b *Broker) register(ctx context.Context) error {
 		}
 	}
 	reg := b.registration()
-	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Register: &reg}})
+	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Register: &reg}, Supported: coordinator.SupportedFeatures()})
 	if err == nil {
 		err = r.Err()
 	}

@@ -278,7 +278,7 @@ func TestSingleBroker(t *testing.T) {
 		c.start(c.nodes...)
 		n := c.nodes[0]
 		cluster, id := n.ClusterID(), n.mustCreate(t, "a", 3, 1)
-		if n.NodeID() != 1 || cluster == "" || n.Image().ClusterID() != cluster || n.Image().Feature(metadataVersion) != metadataVersionLevel {
+		if n.NodeID() != 1 || cluster == "" || n.Image().ClusterID() != cluster || n.Image().Feature(metadataVersion) != coordinator.LevelLatest {
 			t.Fatalf("node %d of %q", n.NodeID(), cluster)
 		}
 		if r := n.create(t, "a", 1, 1); !errors.Is(r.Err, coordinator.ErrTopicExists) {

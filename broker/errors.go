@@ -95,6 +95,7 @@ var kafkaErrors = []struct {
 	{coordinator.ErrInvalidAssignment, kerr.InvalidReplicaAssignment},
 	{coordinator.ErrUnknownBroker, kerr.InvalidReplicaAssignment},
 	{coordinator.ErrNoMove, kerr.NoReassignmentInProgress},
+	{coordinator.ErrFeatureUpdate, kerr.InvalidUpdateVersion},
 	{coordinator.ErrFeatureLevel, kerr.UnsupportedVersion},
 	{coordinator.ErrBrokerAlive, kerr.InvalidRequest},
 	{coordinator.ErrBrokerInUse, kerr.InvalidRequest},

@@ -174,6 +174,13 @@ func (m *metaGroup) reopen() {
 	m.log.Info("the metadata log is open again", "dir", m.dir)
 }
 
+// snapshot has a snapshot taken soon: from it the next start begins.
+func (m *metaGroup) snapshot() {
+	if g := m.group.Load(); g != nil {
+		g.Snapshot()
+	}
+}
+
 func (m *metaGroup) close() error {
 	m.mu.Lock()
 	m.closed = true

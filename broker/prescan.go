@@ -109,6 +109,7 @@ var bodies = [lastAPIKey]*field{
 	46: body(int32s, array(str, listOf(int32s))),
 	47: body(str, array(str, array(int32s))),
 	55: body(array(str, array(int32s))),
+	57: body(int32s, array(str, int16s, boolean.until(0), int8s.since(1)), boolean.since(1)),
 	60: body(boolean, int8s.since(1), boolean.since(2)),
 	64: body(int32s),
 }

@@ -38,6 +38,7 @@ const (
 	methodResetMetadata uint16 = 8  // resetOrder → resetReply
 	methodReadIndexes   uint16 = 9  // groups → read points: see readindex.go
 	methodProgress      uint16 = 10 // progressRequest → progressReply
+	methodFeatures      uint16 = 35 // nothing → featuresReply
 )
 
 const (
@@ -59,6 +60,8 @@ type joinRequest struct {
 	Broker    coordinator.RegisterBroker `json:"broker"`
 	// Member: the asker belongs to the cluster, and only exchanges addresses.
 	Member bool `json:"member,omitempty"`
+	// Supported: see coordinator.Intent.
+	Supported []coordinator.FeatureRange `json:"supported,omitempty"`
 }
 
 // joinReply makes a broker of the asker.
@@ -290,6 +293,8 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 			return nil, err
 		}
 		return encodeJSON(reply)
+	case methodFeatures:
+		return encodeJSON(&featuresReply{Supported: coordinator.SupportedFeatures()})
 	case methodTransfer:
 		var q transferRequest
 		if err := decodeJSON(body, &q); err != nil {

@@ -124,7 +124,7 @@ func kindOf(err error) error {
 		case kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor, kerr.InvalidReplicaAssignment,
 			kerr.InvalidConfig, kerr.InvalidRequest, kerr.PolicyViolation, kerr.MessageTooLarge, kerr.RecordListTooLarge,
 			kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.InvalidGroupID, kerr.UnsupportedVersion, kerr.CorruptMessage,
-			kerr.UnsupportedCompressionType, kerr.OffsetOutOfRange:
+			kerr.UnsupportedCompressionType, kerr.OffsetOutOfRange, kerr.InvalidUpdateVersion:
 			return ErrInvalid
 		}
 		return nil

@@ -152,6 +152,8 @@ type Result struct {
 	Count  int64         `json:"count,omitempty"`
 	Topics []TopicResult `json:"topics,omitempty"` // CreateTopics, DeleteTopics: in the order of the command
 	Moves  []Failure     `json:"moves,omitempty"`  // Reassign: in the order of the command
+	// Features: of FeatureUpdates, in their order. In no log or snapshot.
+	Features []Failure `json:"features,omitempty"`
 	Failure
 }
 
@@ -174,7 +176,7 @@ var errorCodes = map[string]error{
 	"invalid_partitions": ErrInvalidPartitions, "invalid_replication_factor": ErrInvalidReplicationFactor,
 	"invalid_assignment": ErrInvalidAssignment, "unknown_broker": ErrUnknownBroker, "broker_id_taken": ErrBrokerIDTaken,
 	"wrong_cluster": ErrWrongCluster, "not_founded": ErrNotFounded, "stale": ErrStale,
-	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "broker_alive": ErrBrokerAlive, "broker_in_use": ErrBrokerInUse,
+	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "feature_update": ErrFeatureUpdate, "broker_alive": ErrBrokerAlive, "broker_in_use": ErrBrokerInUse,
 }
 
 // FailureOf is err as data; the zero Failure for nil.

@@ -42,10 +42,14 @@ type Membership struct {
 type Intent struct {
 	// Request makes a repeated intent harmless: see Command.Request. Required.
 	Request string `json:"request"`
-	// Command is proposed as it is. Create is placed first, Moves are checked against the brokers there are. Exactly one is set.
-	Command *Command    `json:"command,omitempty"`
-	Create  []TopicSpec `json:"create,omitempty"`
-	Moves   []Move      `json:"moves,omitempty"`
+	// Command is proposed as it is. Create is placed first, Moves are checked against the brokers there are, Features against
+	// what these support. Exactly one is set.
+	Command  *Command        `json:"command,omitempty"`
+	Create   []TopicSpec     `json:"create,omitempty"`
+	Moves    []Move          `json:"moves,omitempty"`
+	Features *FeatureUpdates `json:"features,omitempty"`
+	// Supported goes with a registration: what the broker supports. Those of before leave it out.
+	Supported []FeatureRange `json:"supported,omitempty"`
 }
 
 // TopicSpec is a topic to be created.
@@ -72,6 +76,8 @@ type ControllerConfig struct {
 	Now     func() raft.Time
 	Seed    uint64 // where placement starts
 	Logger  *slog.Logger
+	// Supports asks another broker for the features that it supports.
+	Supports func(ctx context.Context, node raft.NodeID) ([]FeatureRange, error)
 }
 
 // Controller: see the head of this file.
@@ -80,8 +86,8 @@ type Controller struct {
 	md  *Metadata
 	log MetadataLog
 
-	// placing serialises "place, propose, wait until applied", so that each placement sees the ones before it. A channel,
-	// so that a waiter can give up.
+	// placing serialises "place, propose, wait until applied", so that each placement sees the ones before it; also changes of
+	// features, and the registrations that depend on them. A channel, so that a waiter can give up.
 	placing chan struct{}
 
 	mu      sync.Mutex
@@ -119,15 +125,16 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 		return nil, ErrNotController
 	}
 	kinds := 0
-	for _, set := range [...]bool{in.Command != nil, len(in.Create) > 0, len(in.Moves) > 0} {
+	for _, set := range [...]bool{in.Command != nil, len(in.Create) > 0, len(in.Moves) > 0, in.Features != nil} {
 		if set {
 			kinds++
 		}
 	}
-	if in.Request == "" || kinds != 1 || len(in.Create) > MaxTopicsPerCommand || len(in.Moves) > MaxMovesPerCommand {
+	if in.Request == "" || kinds != 1 || len(in.Create) > MaxTopicsPerCommand || len(in.Moves) > MaxMovesPerCommand ||
+		in.Features != nil && len(in.Features.Updates) > maxFeatures || len(in.Supported) > maxFeatures {
 		return nil, fmt.Errorf("%w: intent", ErrMalformed)
 	}
-	if in.Command != nil {
+	if in.Command != nil && in.Command.Register == nil {
 		cmd := *in.Command
 		cmd.Request = in.Request
 		return c.propose(ctx, &cmd)
@@ -139,7 +146,17 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 		return nil, ctx.Err()
 	}
 	carry := c.create
-	if len(in.Moves) > 0 {
+	switch {
+	case in.Command != nil:
+		if err := c.md.Image().checkNewcomer(in.Supported); err != nil {
+			return &Result{Index: c.md.Image().version, Failure: FailureOf(err)}, nil
+		}
+		cmd := *in.Command
+		cmd.Request = in.Request
+		return c.propose(ctx, &cmd)
+	case in.Features != nil:
+		return c.updateFeatures(ctx, in)
+	case len(in.Moves) > 0:
 		carry = c.reassign
 	}
 	for {
@@ -228,6 +245,13 @@ func (c *Controller) create(ctx context.Context, in *Intent) (*Result, error) {
 }
 
 func (c *Controller) propose(ctx context.Context, cmd *Command) (*Result, error) {
+	// Brokers of an older version would stop at a command that they do not know: it must not even get into the log. A cluster
+	// that is not founded refuses it on applying.
+	if im := c.md.Image(); im.clusterID != "" {
+		if err := im.checkLevel(cmd); err != nil {
+			return &Result{Index: im.version, Failure: FailureOf(err)}, nil
+		}
+	}
 	b, err := cmd.Encode()
 	if err != nil {
 		return nil, err

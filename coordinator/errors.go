@@ -35,6 +35,8 @@ var (
 	ErrNoMove = errors.New("no reassignment in progress")
 	// ErrFeatureLevel: the command needs a level of metadata.version that is not finalized: brokers of an older version may be there.
 	ErrFeatureLevel = errors.New("metadata.version is too low")
+	// ErrFeatureUpdate: a feature cannot have the level that is asked for.
+	ErrFeatureUpdate = errors.New("the feature's level cannot be changed")
 	// ErrStale: the command was made for a state that is gone; make it anew.
 	ErrStale = errors.New("metadata changed meanwhile")
 )

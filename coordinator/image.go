@@ -367,6 +367,7 @@ type draft struct {
 	*Image
 	ownName, ownID, ownGroup [imageShards]bool
 	ownBrokers, ownFeatures  bool
+	lowered                  bool // MetadataVersion has just been lowered
 }
 
 func newImage() *Image { return &Image{nextGroup: raft.MetadataGroup + 1, nextNode: 1} }

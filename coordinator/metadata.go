@@ -122,12 +122,18 @@ func (m *Metadata) Apply(entries []raft.Entry) ([]any, error) {
 			if err != nil {
 				return nil, fmt.Errorf("metadata entry %d: %w", e.Index, err)
 			}
+			if f := c.SetFeature; f != nil && f.Name == MetadataVersion && f.Level > LevelLatest {
+				return nil, fmt.Errorf("metadata entry %d: %w: the cluster goes on with %s %d, this broker knows %d: start a newer broker", e.Index, ErrFeatureLevel, f.Name, f.Level, LevelLatest)
+			}
 			var r *Result
 			if j := slices.IndexFunc(recent, func(x recentResult) bool { return x.Request == c.Request }); c.Request != "" && j >= 0 {
 				r = recent[j].Result
 			} else {
 				r = d.apply(c, e.Index)
 				r.Index = e.Index
+				if d.lowered { // the results may be of a level that is above the new one
+					recent, d.lowered = nil, false
+				}
 				if c.Request != "" {
 					recent = append(slices.Clip(recent), recentResult{c.Request, r})
 					recent = recent[max(0, len(recent)-maxRecentRequests):]
@@ -167,6 +173,11 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 		return &Result{}
 	case d.clusterID == "":
 		return &Result{Failure: FailureOf(ErrNotFounded)}
+	}
+	if err := d.checkLevel(c); err != nil {
+		return &Result{Failure: FailureOf(err)}
+	}
+	switch {
 	case c.Register != nil:
 		return d.register(c.Register, index)
 	case c.Fence != nil:
@@ -223,8 +234,7 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 		d.nextPID += n
 		return r
 	case c.SetFeature != nil:
-		d.setFeature(c.SetFeature.Name, c.SetFeature.Level)
-		return &Result{}
+		return &Result{Failure: FailureOf(d.setFeatureLevel(c.SetFeature))}
 	case c.ResetPeers != nil:
 		return &Result{Failure: FailureOf(d.resetPeers(c.ResetPeers))}
 	case c.ResetDone != nil:
@@ -445,6 +455,9 @@ func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
 	if index <= m.Image().version {
 		m.applied = index
 		return nil // as in Apply: this and more has been folded already
+	}
+	if level := s.Features[MetadataVersion]; level > LevelLatest {
+		return fmt.Errorf("metadata snapshot at %d: %w: it is of %s %d, this broker knows %d: start a newer broker", index, ErrFeatureLevel, MetadataVersion, level, LevelLatest)
 	}
 	// The state's own version is the last entry that it folded, and nothing between it and index changed it.
 	if s.Version > index {

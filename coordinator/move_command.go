@@ -64,17 +64,7 @@ func sameMembers(a, b []raft.Member) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(m raft.Member) bool { return !slices.Contains(b, m) })
 }
 
-func (d *draft) level(need int16) error {
-	if have := d.Feature(MetadataVersion); have < need {
-		return fmt.Errorf("%w: it is finalized at %d, this needs %d", ErrFeatureLevel, have, need)
-	}
-	return nil
-}
-
 func (d *draft) reassign(r *Reassign) *Result {
-	if err := d.level(LevelMoves); err != nil {
-		return &Result{Failure: FailureOf(err)}
-	}
 	for _, m := range r.Brokers {
 		if b := d.Broker(m.ID); b == nil || b.Incarnation != m.Incarnation {
 			return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d is not there any more", ErrStale, m.ID))}
@@ -175,9 +165,6 @@ func (b *partitionBatch) move(m *Move, brokers []raft.Member) error {
 
 // settle takes what leaders report. A report for another target than the present one came too late, and is no harm.
 func (d *draft) settle(s *Settle) error {
-	if err := d.level(LevelMoves); err != nil {
-		return err
-	}
 	batch := d.batch()
 	for i := range s.Groups {
 		g := &s.Groups[i]
@@ -197,9 +184,6 @@ func (d *draft) settle(s *Settle) error {
 }
 
 func (d *draft) unregister(u *UnregisterBroker) error {
-	if err := d.level(LevelMoves); err != nil {
-		return err
-	}
 	b := d.Broker(u.Node)
 	switch {
 	case b == nil:

@@ -60,7 +60,7 @@ back).`,
 			})
 		},
 	}
-	return group("cluster", "Look at the cluster, and remove brokers from it", status, newClusterRemove(a))
+	return group("cluster", "Look at the cluster, upgrade it, and remove brokers from it", status, newClusterFeatures(a), newClusterUpgrade(a), newClusterRemove(a))
 }
 
 // build is what `broker version` prints.
