@@ -1,0 +1,101 @@
+// Streams.java HOST:PORT,… [LINES]: a Kafka Streams application, word count with exactly_once_v2, unmodified, against a cluster. In the
+// middle it is closed and started again. Prints a line per check; the exit code says whether all held.
+//
+// One file without a build: test/compat/java/apps.sh fetches the jars and runs it.
+
+import java.nio.file.*;
+import java.time.Duration;
+import java.util.*;
+import java.util.concurrent.TimeUnit;
+
+import org.apache.kafka.clients.admin.*;
+import org.apache.kafka.clients.consumer.*;
+import org.apache.kafka.clients.producer.*;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.serialization.*;
+import org.apache.kafka.streams.*;
+import org.apache.kafka.streams.kstream.*;
+
+public class Streams {
+    static final String[] WORDS = {"raft", "log", "leader", "term", "quorum", "lease", "balsa", "epoch", "offset", "fence"};
+
+    public static void main(String[] args) throws Exception {
+        String brokers = args[0], run = "streams-" + ProcessHandle.current().pid();
+        int lines = args.length > 1 ? Integer.parseInt(args[1]) : 20000;
+        Map<String, Object> common = Map.of("bootstrap.servers", brokers);
+        try (Admin admin = Admin.create(common)) {
+            admin.createTopics(List.of(new NewTopic(run + "-in", 4, (short) 3), new NewTopic(run + "-out", 4, (short) 3))).all().get(60, TimeUnit.SECONDS);
+        }
+        Properties p = new Properties();
+        p.put(StreamsConfig.APPLICATION_ID_CONFIG, run);
+        p.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, brokers);
+        p.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
+        p.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 3);
+        p.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 2);
+        p.put(StreamsConfig.DEFAULT_KEY_SERDE_CLASS_CONFIG, Serdes.StringSerde.class);
+        p.put(StreamsConfig.DEFAULT_VALUE_SERDE_CLASS_CONFIG, Serdes.StringSerde.class);
+        Path state = Files.createTempDirectory("balsa-streams");
+        p.put(StreamsConfig.STATE_DIR_CONFIG, state.toString());
+        p.put("auto.offset.reset", "earliest");
+
+        Map<String, Long> want = new TreeMap<>();
+        Random random = new Random(1);
+        KafkaStreams app = null;
+        for (int half = 0; half < 2; half++) {
+            try (KafkaProducer<String, String> producer = new KafkaProducer<>(common, new StringSerializer(), new StringSerializer())) {
+                for (int i = 0; i < lines / 2; i++) {
+                    String a = WORDS[random.nextInt(WORDS.length)], b = WORDS[random.nextInt(WORDS.length)];
+                    want.merge(a, 1L, Long::sum);
+                    want.merge(b, 1L, Long::sum);
+                    producer.send(new ProducerRecord<>(run + "-in", Integer.toString(i), a + " " + b));
+                }
+            }
+            if (app != null) {
+                app.close(Duration.ofSeconds(60));
+            }
+            app = new KafkaStreams(topology(run), p);
+            app.start();
+        }
+        Map<String, Long> got = counts(common, run + "-out", want);
+        app.close(Duration.ofSeconds(60));
+        boolean ok = want.equals(got);
+        System.out.println((ok ? "ok    " : "FAIL  ") + "word count, exactly_once_v2, of " + lines + " lines, restarted half-way" + (ok ? "" : ": want " + want + ", got " + got));
+        System.exit(ok ? 0 : 1);
+    }
+
+    static Topology topology(String run) {
+        StreamsBuilder b = new StreamsBuilder();
+        b.<String, String>stream(run + "-in")
+            .flatMapValues(v -> Arrays.asList(v.split(" ")))
+            .groupBy((k, word) -> word)
+            .count(Materialized.as("counts"))
+            .toStream()
+            .to(run + "-out", Produced.with(Serdes.String(), Serdes.Long()));
+        return b.build();
+    }
+
+    // counts reads what is committed until the latest counts are those that are wanted, or no more comes. A count that goes back, or beyond
+    // what is wanted, ends it at once.
+    static Map<String, Long> counts(Map<String, Object> common, String topic, Map<String, Long> want) {
+        Map<String, Object> c = new HashMap<>(common);
+        c.put("isolation.level", "read_committed");
+        Map<String, Long> got = new TreeMap<>();
+        try (KafkaConsumer<String, Long> consumer = new KafkaConsumer<>(c, new StringDeserializer(), new LongDeserializer())) {
+            List<TopicPartition> parts = new ArrayList<>();
+            consumer.partitionsFor(topic).forEach(i -> parts.add(new TopicPartition(topic, i.partition())));
+            consumer.assign(parts);
+            consumer.seekToBeginning(parts);
+            long deadline = System.nanoTime() + Duration.ofSeconds(180).toNanos();
+            while (!want.equals(got) && System.nanoTime() < deadline) {
+                for (ConsumerRecord<String, Long> r : consumer.poll(Duration.ofMillis(500))) {
+                    Long before = got.put(r.key(), r.value());
+                    if (before != null && before > r.value() || r.value() > want.get(r.key())) {
+                        System.out.println("count of " + r.key() + " went from " + before + " to " + r.value());
+                        return got;
+                    }
+                }
+            }
+        }
+        return got;
+    }
+}
