@@ -32,7 +32,7 @@ func (r *recoverer) judgeEmptiness() error {
 	return nil
 }
 
-// only: f is the only file, and its first entries are known to have been durable.
+// only: f is the only file, and its first block is known to have been durable.
 func (r *recoverer) only(f *found) bool {
 	return len(r.files) == 1 && r.files[0] == f && !r.saysEmpty && r.opt.Past == RanBefore
 }

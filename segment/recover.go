@@ -532,8 +532,8 @@ func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
 		return nil, nil
 	}
 	known := max(min(scan.lateMark, f.upTo), r.mark)
-	if r.only(f) {
-		known = max(known, f.first)
+	if r.only(f) && scan.end == SegmentHeaderSize {
+		known = max(known, f.first) // a mark may have been all that was; nothing is not
 	}
 	if !newest || known > scan.last {
 		r.mark = known
@@ -784,6 +784,7 @@ func (r *recoverer) sealDamage() error {
 	if err := r.fs.SyncDir(r.dir); err != nil {
 		return err
 	}
+	r.w.fresh = false
 	r.writeIndexes()
 	return nil
 }
