@@ -2,7 +2,8 @@
 // starts, all their election timers end within half a timeout. If the machine cannot carry that many elections in that
 // time, none ends before the candidates' timers do, all try again in a higher term, and the work of failed elections leaves no room
 // for one that succeeds: so it stays, for ever (docs/design/0015-many-groups.md). So a group whose timer has ended
-// waits for its turn to campaign, and has it until it leads with its no-op applied, follows, or has to try again.
+// waits for its turn to campaign, and has it until it leads with its no-op applied, follows, or has to try again; and for campaignTurn
+// at most, since a leader whose followers' disks hang, or are far behind, may be long in committing its no-op.
 //
 // Waiting breaks nothing: a group that campaigns late has been a follower for longer. Campaigns by order (transfers, first leaders)
 // and those of the metadata group do not wait.
@@ -14,6 +15,9 @@ import (
 
 	"github.com/balsamq/balsa/raft"
 )
+
+// campaignTurn times ElectionTimeout is the longest turn.
+const campaignTurn = 2
 
 type electState uint8
 
@@ -55,8 +59,9 @@ func (h *Host) mayCampaign(g *Group, again bool) bool {
 	return false
 }
 
-// endCampaign gives g's place back, or takes it out of the queue.
+// endCampaign gives g's place back, or takes it out of the queue. g's worker calls it.
 func (h *Host) endCampaign(g *Group) {
+	g.campaignUntil, g.awaitsTurn = 0, false
 	e := &h.elections
 	e.mu.Lock()
 	switch g.elect {
@@ -108,7 +113,6 @@ func (g *Group) campaignDue(now raft.Time) bool {
 		return true
 	}
 	if g.campaignUntil != 0 { // a try has failed
-		g.campaignUntil = 0
 		g.h.endCampaign(g)
 		g.tried = true
 	}
@@ -121,8 +125,16 @@ func (g *Group) campaignDue(now raft.Time) bool {
 	return true
 }
 
-// campaignOver gives the turn to campaign back when there is no use for it any more. Nobody may hear a pre-candidate, so that one
-// is not waited for until it tries again.
+// turnEnds is when the turn to campaign is over, whatever has come of it. Nobody may hear a pre-candidate, so that one is not waited
+// for until it tries again.
+func (g *Group) turnEnds(role raft.Role) raft.Time {
+	if role == raft.PreCandidate {
+		return g.campaignUntil
+	}
+	return g.campaignUntil + campaignTurn*raft.Time(g.h.o.ElectionTimeout)
+}
+
+// campaignOver gives the turn to campaign back when there is no use for it any more.
 func (g *Group) campaignOver(now raft.Time) {
 	s := g.r.Status()
 	if s.Leader != 0 && (s.Role != raft.Leader || g.ready) {
@@ -130,18 +142,13 @@ func (g *Group) campaignOver(now raft.Time) {
 	}
 	if g.campaignUntil == 0 {
 		if g.awaitsTurn && g.r.Deadline() > now {
-			g.awaitsTurn = false // it has heard a leader, or voted: the timer runs again
-			g.h.endCampaign(g)
+			g.h.endCampaign(g) // it has heard a leader, or voted: the timer runs again
 		}
 		return
 	}
-	switch {
-	case s.Role == raft.Candidate, s.Role == raft.Leader && !g.ready:
-		return
-	case s.Role == raft.PreCandidate && now < g.campaignUntil:
+	if stands := s.Role != raft.Follower && !(s.Role == raft.Leader && g.ready); stands && now < g.turnEnds(s.Role) {
 		return
 	}
-	g.tried = g.tried || s.Role == raft.PreCandidate
-	g.campaignUntil = 0
+	g.tried = g.tried || s.Role == raft.PreCandidate || s.Role == raft.Candidate
 	g.h.endCampaign(g)
 }

@@ -61,7 +61,7 @@ type Group struct {
 	leaderless raft.Time // since when no leader is known; 0: one is
 	elections  uint32
 
-	campaignUntil raft.Time // it has a turn to campaign, as a pre-candidate until then; 0: it has none
+	campaignUntil raft.Time // it has a turn to campaign, as a pre-candidate until then (see turnEnds); 0: it has none
 	awaitsTurn    bool      // its election timer has ended, and it waits for its turn
 	tried         bool      // it had one since it last had a leader
 

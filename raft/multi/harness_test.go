@@ -492,6 +492,7 @@ type sim struct {
 	trace strings.Builder
 
 	chunk     func(to *simNode, m *ChunkMessage) bool // sees pieces of snapshots that arrive, may change and stop them
+	message   func(m *raft.Message) bool              // sees messages of groups that arrive, and may stop them
 	loss, dup float64
 	delayMax  time.Duration
 	cut       map[[2]raft.NodeID]bool // one way
@@ -676,6 +677,9 @@ func (s *sim) next(until raft.Time) bool {
 			n.host.DeliverChunk(p.from, &c)
 		} else {
 			m := p.msgs[0]
+			if s.message != nil && !s.message(&m) {
+				continue
+			}
 			fmt.Fprintf(&s.trace, "%d %d>%d %v g%d t%d i%d\n", s.clock.now, p.from, p.to, m.Type, m.Group, m.Term, m.Index)
 			n.host.Deliver(slices.Clone(p.msgs))
 		}

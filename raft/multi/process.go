@@ -156,8 +156,8 @@ func (g *Group) arm() {
 		case g.awaitsTurn:
 			at = never // whoever ends a campaign schedules it
 		}
-		if g.campaignUntil != 0 && g.r.Status().Role == raft.PreCandidate {
-			at = min(at, g.campaignUntil)
+		if g.campaignUntil != 0 {
+			at = min(at, g.turnEnds(g.r.Status().Role))
 		}
 	}
 	if g.retryAt != 0 {
