@@ -237,8 +237,10 @@ func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 		if p.stalled++; p.Match == p.Next-1 {
 			p.stalled = 0
 		}
-		if term, ok := r.termAt(p.Match); ok && p.lost != 0 {
-			r.sendAppend(p, p.Match, term, nil) // to tell it: nothing else may be due for long
+		if p.lost != 0 {
+			if term, ok := r.termAt(p.Match); ok {
+				r.sendAppend(p, p.Match, term, nil) // to tell it: nothing else may be due for long
+			}
 		}
 		if p.stalled >= stallPatience {
 			if term, ok := r.termAt(p.Next - 1); ok {
