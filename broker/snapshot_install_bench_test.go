@@ -160,9 +160,11 @@ func installLarge(b *testing.B, rate int64) {
 	wait("a cut log", func() bool { return nodes[0].large.log.FirstIndex() > 5 })
 	// Live writes, before and while a third node gets it all.
 	measure := func(until func() bool) (out []time.Duration) {
+		pace := time.NewTicker(time.Millisecond) // the load is steady, not as much as goes
+		defer pace.Stop()
 		for !until() {
 			out = append(out, propose(3, 1000))
-			time.Sleep(time.Millisecond) // the load is steady, not as much as goes
+			<-pace.C
 		}
 		slices.Sort(out)
 		return out

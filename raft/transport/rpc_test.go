@@ -132,13 +132,14 @@ func TestCallCancelTravels(t *testing.T) {
 	w := startWaiting(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	answer := make(chan error, 1)
 	go func() {
-		for w.n2.calls.Load() == 0 && t.Context().Err() == nil {
-			time.Sleep(time.Millisecond)
-		}
-		cancel()
+		_, err := w.n1.Call(ctx, 2, 1, nil)
+		answer <- err
 	}()
-	if _, err := w.n1.Call(ctx, 2, 1, nil); !errors.Is(err, context.Canceled) {
+	eventually(t, "it runs", func() bool { return w.n2.calls.Load() > 0 })
+	cancel()
+	if err := <-answer; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	if err := w.wait(t); !errors.Is(err, context.Canceled) {
