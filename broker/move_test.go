@@ -312,7 +312,7 @@ func TestMoveSurvives(t *testing.T) {
 			n := c.nodes[0]
 			n.assign(t, "a", []raft.NodeID{1, 2, 3})
 			l := c.startLoad("a")
-			l.more("before the move", 2000) // two megabytes: two seconds at that rate
+			l.burst(2 << 20) // two seconds at that rate
 			group := n.Image().Topic("a").Partitions[0].Group
 			n.mustMove(t, "a", 0, 2, 3, 4)
 			target := c.node(4)
@@ -347,7 +347,7 @@ func TestMoveIsCancelled(t *testing.T) {
 	n := c.nodes[0]
 	n.assign(t, "a", []raft.NodeID{1, 2, 3})
 	l := c.startLoad("a")
-	l.more("before the move", 3000)
+	l.burst(3 << 20)
 	group := n.Image().Topic("a").Partitions[0].Group
 	open := func(id raft.NodeID) {
 		soon(t, "the new replica is a learner", func() bool {
