@@ -118,12 +118,13 @@ func (m *metaGroup) open() error {
 
 // setAside takes the log of an earlier epoch out of the way: this broker follows the metadata group anew.
 func (m *metaGroup) setAside() error {
+	// Also if the directory is gone: a replica with the hard state of an earlier epoch would stay in that.
+	if err := forgetHardState(raft.MetadataGroup, m.hardState, m.forget); err != nil {
+		return err
+	}
 	if _, err := m.fs.Stat(m.dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
-		return err
-	}
-	if err := forgetHardState(raft.MetadataGroup, m.hardState, m.forget); err != nil {
 		return err
 	}
 	m.log.Warn("the metadata log is of an epoch that the cluster has gone on without; it is set aside, and this broker follows anew",

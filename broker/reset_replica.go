@@ -33,14 +33,15 @@ func (r *reconciler) outlived(p *coordinator.Partition) bool {
 
 // setAside takes what an earlier epoch has left out of the way; the replica is not open.
 func (r *reconciler) setAside(p *coordinator.Partition) error {
+	// The journal first: a directory without a hard state is set aside again, a hard state without its directory would be damage. And
+	// if the directory is gone already, a replica with the hard state of an earlier epoch would stay in that.
+	if err := forgetHardState(p.Group, r.hardState, r.forget); err != nil {
+		return err
+	}
 	dir := r.store.groupDir(p.Group)
 	if _, err := r.store.fs.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
-		return err
-	}
-	// The journal first: a directory without a hard state is set aside again, a hard state without its directory would be damage.
-	if err := forgetHardState(p.Group, r.hardState, r.forget); err != nil {
 		return err
 	}
 	r.log.Warn("a replica of an earlier epoch is set aside: the group's peers were reset while it was away, and it begins anew",

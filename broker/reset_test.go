@@ -5,13 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
@@ -116,11 +119,15 @@ func TestResetPeers(t *testing.T) {
 	}
 	soon(t, "the reset is done", func() bool { return three.Image().TopicByID(topic.ID).Partitions[0].Reset == nil })
 
+	// One of the two has lost that log, too: nothing is there to be set aside, and it begins anew all the same.
+	if err := lost[1].cfg.FS.RemoveAll(path.Join("/data/groups", groupDirName(g))); err != nil {
+		t.Fatal(err)
+	}
 	c.start(lost...)
 	soon(t, "what came back is set aside", func() bool {
 		for _, n := range lost {
 			names, err := n.store.fs.ReadDir(n.store.groupsDir())
-			if err != nil || !slices.ContainsFunc(names, func(s string) bool { return strings.HasPrefix(s, groupDirName(g)+partition.ResetSuffix) }) {
+			if err != nil || n == lost[0] && !slices.ContainsFunc(names, func(s string) bool { return strings.HasPrefix(s, groupDirName(g)+partition.ResetSuffix) }) {
 				return false
 			}
 			r := n.rec.replica(g)
@@ -359,6 +366,18 @@ func TestResetMetadata(t *testing.T) {
 	c.stop(c.nodes...)
 	c.start(c.nodes...)
 	soon(t, "the topic is served after a restart of everyone", func() bool { return c.served(id) })
+}
+
+// The metadata log of an earlier epoch is gone, and what the journal knows of it must go, too: the replica would stay in that epoch.
+func TestSetAsideForgetsALostMetadataLog(t *testing.T) {
+	states := &memStore{m: map[raft.GroupID]raft.HardState{raft.MetadataGroup: {Term: 3, Vote: 2}}}
+	m := &metaGroup{fs: vfs.NewMem(1), dir: "/data/groups/1", epoch: 1, hardState: states.Load, forget: states.Delete, log: slog.New(slog.DiscardHandler)}
+	if err := m.setAside(); err != nil {
+		t.Fatal(err)
+	}
+	if hs, known := states.Load(raft.MetadataGroup); known {
+		t.Fatalf("the journal still knows %+v", hs)
+	}
 }
 
 // A broker that lives on, and finds that the metadata group was reset without it.
