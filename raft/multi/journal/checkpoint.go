@@ -159,7 +159,7 @@ func (j *Journal) retryOnReserve(cause error) error {
 	j.wal = nil
 	err := old.Close() // it syncs, and that must succeed
 	if err == nil {
-		err = shorten(j.path(walName, segmentName(j.first)), j.size)
+		err = j.cut(j.path(walName, segmentName(j.first)), j.size)
 	}
 	if err == nil {
 		err = j.openLog()

@@ -62,7 +62,8 @@ type Options struct {
 	// SyncDir makes a directory's names durable. Default: fsync of the directory. A seam for tests.
 	SyncDir func(dir string) error
 
-	openWAL func(path string, o *wal.Options) (walLog, error) // a seam for tests
+	openWAL  func(path string, o *wal.Options) (walLog, error) // seams for tests
+	openTail func(path string) (tailFile, error)
 }
 
 // walLog is what is used of *wal.Log.
@@ -99,6 +100,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.openWAL == nil {
 		o.openWAL = func(path string, wo *wal.Options) (walLog, error) { return wal.Open(path, wo) }
+	}
+	if o.openTail == nil {
+		o.openTail = func(path string) (tailFile, error) { return os.OpenFile(path, os.O_RDWR, 0) }
 	}
 	return nil
 }
@@ -189,11 +193,7 @@ func (j *Journal) open() error {
 	j.ckptSize = checkpointLen(len(j.states))
 	j.planCheckpoint()
 	j.ensureReserve()
-	if j.size > j.ckptSize {
-		// Into a new file at once: after a sync that failed in an earlier life, what was just read may be in memory as
-		// clean pages and nowhere else, and another sync would not write it.
-		j.checkpoint()
-	}
+	j.maybeCheckpoint()
 	return j.err
 }
 

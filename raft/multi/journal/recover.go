@@ -318,13 +318,19 @@ func (j *Journal) recover() error {
 			return fmt.Errorf("keep the %v tail of %s: %w", res.tail, path, err)
 		}
 	}
-	// Synced even when nothing is cut: a process that was killed between write and sync leaves records that are only in
-	// memory, and what is loaded here must be as durable as what was acknowledged.
-	if err := shorten(path, int64(res.good)); err != nil {
-		return fmt.Errorf("cut and sync %s: %w", path, err)
+	// Even when nothing is cut: what is loaded here must be as durable as what was acknowledged. A process that was killed
+	// between write and sync leaves records that are only in memory, and one whose sync failed leaves them in pages that
+	// the kernel may hold for clean (fsyncgate): written again, or this sync would mean nothing.
+	if err := j.settleTail(path, data[:res.good], res.unvouched); err != nil {
+		return fmt.Errorf("rewrite, cut and sync %s: %w", path, err)
 	}
 	if err := j.o.SyncDir(j.path(walName)); err != nil {
 		return err
+	}
+	if !existed { // adopted: only now is there a file that the ID may say cannot be missing
+		if err := j.writeID(); err != nil {
+			return err
+		}
 	}
 	j.states = rep.states
 	j.first, j.seq, j.size = first, res.last, int64(res.good)
@@ -332,7 +338,8 @@ func (j *Journal) recover() error {
 }
 
 // beginAnew makes a journal where there is no ID yet. If the wal file is whole nevertheless (the crash came between the
-// first checkpoint and the ID, or somebody lost the ID file), it is adopted: nothing that was promised is lost by that.
+// first checkpoint and the ID, or somebody lost the ID file), it is adopted: nothing that was promised is lost by that, and
+// recover writes the ID once the file is durable.
 func (j *Journal) beginAnew(first uint64) (adopted bool, err error) {
 	if first != 0 {
 		path := j.path(walName, segmentName(first))
@@ -348,7 +355,7 @@ func (j *Journal) beginAnew(first uint64) (adopted bool, err error) {
 		}
 		if err == nil && rep.complete {
 			j.id = id
-			return true, j.writeID()
+			return true, nil
 		}
 		if len(data) > genesisLen {
 			return false, &CorruptError{File: path, Reason: "no id file, and no checkpoint in front"}
@@ -410,9 +417,36 @@ func (j *Journal) keepTail(path string, data []byte, res scanResult) error {
 	return nil
 }
 
-// shorten truncates a file and syncs it.
-func shorten(path string, size int64) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+// tailFile is what is used of *os.File to settle the end of the wal file.
+type tailFile interface {
+	WriteAt(p []byte, off int64) (int, error)
+	Truncate(size int64) error
+	Sync() error
+	Close() error
+}
+
+// settleTail makes a file end as data does, and durable: what data holds from byte from on is written again, in place, for
+// which even a full disk has room.
+func (j *Journal) settleTail(path string, data []byte, from int) error {
+	f, err := j.o.openTail(path)
+	if err != nil {
+		return err
+	}
+	if from < len(data) {
+		_, err = f.WriteAt(data[from:], int64(from))
+	}
+	if err == nil {
+		err = f.Truncate(int64(len(data)))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// cut truncates a file, of which everything up to size is durable, and syncs it.
+func (j *Journal) cut(path string, size int64) error {
+	f, err := j.o.openTail(path)
 	if err != nil {
 		return err
 	}

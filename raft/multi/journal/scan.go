@@ -45,7 +45,9 @@ func (t tailKind) String() string { return [...]string{"clean", "zero-filled", "
 type scanResult struct {
 	good int    // bytes up to the end of the last good record
 	last uint64 // its sequence; first-1 if there is none
-	tail tailKind
+	// unvouched is where the last batch begins: no record says that it was synced.
+	unvouched int
+	tail      tailKind
 }
 
 // scan walks the entries of one file (tidwall/wal's binary format: uvarint length, payload) whose name says that its
@@ -72,6 +74,9 @@ func scan(file string, data []byte, first, id uint64, apply func(record) error) 
 		}
 		if err := apply(r); err != nil {
 			return res, &CorruptError{File: file, Pos: int64(res.good), Reason: err.Error()}
+		}
+		if r.synced+1 == r.seq { // the first of a batch
+			res.unvouched = res.good
 		}
 		res.good += n
 		res.last = r.seq
