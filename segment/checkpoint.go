@@ -66,8 +66,8 @@ func (l *Log) PruneDue() bool {
 }
 
 // Prune implements multi.Log: it cuts the log behind the newest checkpoint that is as of a point at or below what Forget
-// said, if a file goes thereby, and returns that checkpoint; nil if nothing was cut. One that has rotted is set aside, and
-// the next below it taken.
+// said, if a file goes thereby, and returns that checkpoint; nil if nothing was cut. One that has rotted is set aside, one
+// that cannot be read passed over, and the next below it taken.
 func (l *Log) Prune() (*raft.SnapshotMeta, error) {
 	l.io.Lock()
 	defer l.io.Unlock()
@@ -90,8 +90,8 @@ func (l *Log) Prune() (*raft.SnapshotMeta, error) {
 		}
 		// Before the cut, not after: what the checkpoint says of its offset decides which records go.
 		f, err := l.openSnapshotFile(checkpointName(c.index))
-		if errors.Is(err, ErrBadSnapshot) || errors.Is(err, fs.ErrNotExist) {
-			l.giveUpCheckpoint(n - 1)
+		if errors.Is(err, ErrBadSnapshot) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errUnreadable) {
+			l.giveUpCheckpoint(n-1, !errors.Is(err, errUnreadable))
 			continue // it made room; the one below makes less
 		}
 		if err != nil {
@@ -113,11 +113,17 @@ func (l *Log) Prune() (*raft.SnapshotMeta, error) {
 	return nil, nil
 }
 
-// giveUpCheckpoint sets a checkpoint aside that has rotted: the log itself lacks nothing. The caller holds io.
-func (l *Log) giveUpCheckpoint(k int) {
+// errUnreadable: the disk gave an error instead of a checkpoint's bytes. It may give them another day, so that the file stays
+// where it is; until then there is no such checkpoint.
+var errUnreadable = errors.New("cannot be read")
+
+// giveUpCheckpoint does without a checkpoint: the log itself lacks nothing. One that has rotted is set aside. The caller holds io.
+func (l *Log) giveUpCheckpoint(k int, rotten bool) {
 	name := checkpointName(l.kept[k].index)
 	l.kept = slices.Delete(l.kept, k, k+1)
-	_, _ = l.setAside(name, "") // if it stays where it is, the next open finds it, and it is given up again
+	if rotten {
+		_, _ = l.setAside(name, "") // if it stays where it is, the next open finds it, and it is given up again
+	}
 }
 
 // dropCheckpoints removes those below i. The caller holds io.
@@ -158,8 +164,8 @@ func (l *Log) keepBase() error {
 		return nil
 	}
 	f, err := l.openSnapshotFile(snapshotName)
-	if errors.Is(err, ErrBadSnapshot) {
-		return nil // it has rotted: the one that takes its place is needed all the more
+	if errors.Is(err, ErrBadSnapshot) || errors.Is(err, errUnreadable) {
+		return nil // the one that takes its place is needed all the more
 	}
 	if err != nil {
 		return fmt.Errorf("keep the snapshot that the log of group %d begins behind: %w", l.group, err)
@@ -262,9 +268,9 @@ func readSnapshotHead(group raft.GroupID, file vfs.File) (*SnapshotFile, int64, 
 	if err != nil {
 		return nil, 0, err
 	}
-	head := make([]byte, min(size, snapshotHeaderSize+3*maxMembers*memberSize))
+	head := make([]byte, min(size, maxSnapshotHead))
 	if n, err := file.ReadAt(head, 0); n < len(head) {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	f := &SnapshotFile{file: file}
 	if f.snap, _, err = decodeSnapshotHeader(group, head); err != nil {
@@ -276,7 +282,7 @@ func readSnapshotHead(group raft.GroupID, file vfs.File) (*SnapshotFile, int64, 
 		return nil, 0, fmt.Errorf("%w: data has no header", ErrBadSnapshot)
 	}
 	if n, err := file.ReadAt(state, f.at); n < len(state) {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	f.next = Offset(binary.LittleEndian.Uint64(state[16:]))
 	if binary.LittleEndian.Uint32(state) != stateMagic || f.next < 0 || uint64(f.next) > maxOffset {
@@ -291,7 +297,7 @@ func fileSum(file vfs.File, from, to int64, seed uint32) (uint32, error) {
 	for from < to {
 		b := buf[:min(int64(len(buf)), to-from)]
 		if n, err := file.ReadAt(b, from); n < len(b) {
-			return 0, err
+			return 0, fmt.Errorf("%w: %w", errUnreadable, err)
 		}
 		seed = crc32.Update(seed, castagnoli, b)
 		from += int64(len(b))
@@ -365,6 +371,7 @@ func (r *recoverer) loadCheckpoints(names []string) error {
 			f, _, err := readSnapshotHead(r.group, file)
 			err = errors.Join(err, file.Close())
 			switch {
+			case errors.Is(err, errUnreadable): // not among them until an open can read it
 			case errors.Is(err, ErrVersion):
 				return fmt.Errorf("%s: %w", name, err)
 			case errors.Is(err, ErrBadSnapshot) || err == nil && f.snap.Meta.Index != i:
@@ -396,7 +403,7 @@ func (r *recoverer) standIn(last raft.Index) (*SnapshotFile, error) {
 		}
 		f, err := r.openSnapshotFile(name)
 		switch {
-		case errors.Is(err, ErrBadSnapshot):
+		case errors.Is(err, ErrBadSnapshot) || errors.Is(err, errUnreadable):
 		case err != nil:
 			return nil, err
 		case f.snap.Meta.Index != i:

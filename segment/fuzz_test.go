@@ -4,6 +4,8 @@ package segment
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"math/rand/v2"
 	"testing"
 
@@ -118,6 +120,30 @@ func FuzzMeta(f *testing.F) {
 		m, err := decodeMeta(testGroup, b)
 		if err == nil && !bytes.Equal(m.encode(testGroup), b) {
 			t.Fatal("decoded and encoded again it is another file")
+		}
+	})
+}
+
+func FuzzPart(f *testing.F) {
+	p := receiving{snap: raft.Snapshot{Meta: raft.SnapshotMeta{Index: 9, Term: 3}, Size: 1000, Sum: 77}, at: snapshotHeaderSize + 2*memberSize, got: 600}
+	f.Add(p.encode(testGroup))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// Once as it is, and once with a checksum that holds, so that what follows it is reached.
+		for range 2 {
+			if p, err := decodePart(testGroup, b); err == nil {
+				if !bytes.Equal(p.encode(testGroup), b[:partHeaderSize]) {
+					t.Fatal("decoded and encoded again it is another header")
+				}
+				// What comes next is written, and what is complete read into memory, by these.
+				if p.got < 0 || p.got > p.snap.Size || p.snap.Size > MaxSnapshotSize || p.at < snapshotHeaderSize || p.at > maxSnapshotHead {
+					t.Fatalf("%d of %d bytes at %d", p.got, p.snap.Size, p.at)
+				}
+			}
+			if len(b) < partHeaderSize {
+				return
+			}
+			b = bytes.Clone(b)
+			binary.LittleEndian.PutUint32(b[4:], crc32.Update(groupSeed(testGroup)^partMagic, castagnoli, b[8:partHeaderSize]))
 		}
 	})
 }

@@ -67,7 +67,7 @@ func decodePart(group raft.GroupID, b []byte) (p receiving, err error) {
 	p.snap.Size, p.snap.Sum = int64(le.Uint64(b[40:])), le.Uint32(b[48:])
 	p.at, p.got = int64(le.Uint32(b[52:])), int64(le.Uint64(b[56:]))
 	if !validMeta(&p.snap.Meta) || p.snap.Size < 0 || p.snap.Size > MaxSnapshotSize || p.got < 0 || p.got > p.snap.Size ||
-		p.at < snapshotHeaderSize || p.at > snapshotHeaderSize+3*maxMembers*memberSize {
+		p.at < snapshotHeaderSize || p.at > maxSnapshotHead {
 		return receiving{}, fmt.Errorf("%w: range of the part's header", ErrBadSnapshot)
 	}
 	return p, nil

@@ -24,6 +24,8 @@ const (
 	// maxMembers bounds each part of a membership.
 	maxMembers = 1 << 12
 	memberSize = 12
+	// maxSnapshotHead bounds what stands before the data.
+	maxSnapshotHead = snapshotHeaderSize + 3*maxMembers*memberSize
 
 	stateMagic      = 0xBA535401
 	stateHeaderSize = 32
@@ -311,7 +313,12 @@ func (l *Log) LoadSnapshot() (*raft.Snapshot, error) {
 }
 
 func (l *Log) readSnapshot() (*raft.Snapshot, uint64, error) {
-	b, err := readFile(l.fs, path.Join(l.dir, snapshotName), snapshotHeaderSize+3*maxMembers*memberSize+MaxSnapshotSize)
+	name := path.Join(l.dir, snapshotName)
+	size, err := l.snapshotSize(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	b, err := readFile(l.fs, name, size)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -320,6 +327,35 @@ func (l *Log) readSnapshot() (*raft.Snapshot, uint64, error) {
 		return nil, 0, err
 	}
 	return &s, floor, nil
+}
+
+// snapshotSize is how long a snapshot's file is, which must be what its header says: before memory is taken for all of it.
+func (l *Log) snapshotSize(name string) (int64, error) {
+	file, err := l.fs.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	size, err := file.Size()
+	if err != nil {
+		return 0, err
+	}
+	head := make([]byte, min(size, maxSnapshotHead))
+	if n, err := file.ReadAt(head, 0); n < len(head) {
+		return 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	s, _, err := decodeSnapshotHeader(l.group, head)
+	switch {
+	case size > maxSnapshotHead+MaxSnapshotSize:
+		return 0, fmt.Errorf("%w: %s is %d bytes long", ErrBadSnapshot, name, size)
+	case err != nil && len(head) >= snapshotHeaderSize && binary.LittleEndian.Uint16(head[8:]) == firstSnapshotVersion:
+		return size, nil // whether it is a whole one of that version can only be told by reading it
+	case err != nil:
+		return 0, err
+	case size != dataAt(&s.Meta.Conf)+s.Size:
+		return 0, fmt.Errorf("%w: %s is %d bytes long, its header says %d", ErrBadSnapshot, name, size, dataAt(&s.Meta.Conf)+s.Size)
+	}
+	return size, nil
 }
 
 // TruncatePrefix implements multi.Log.
