@@ -57,6 +57,7 @@ type Broker struct {
 	peers      *peers
 	rec        *reconciler
 	mover      *mover
+	scrub      *scrubber
 	reads      *readAsker
 	server     *server
 	adm        *adminServer // nil without an admin listener
@@ -365,6 +366,7 @@ func (b *Broker) startRaft() (err error) {
 			return partition.Open(c)
 		},
 	}
+	b.scrub = &scrubber{store: b.store, replicas: b.rec.replicas, meta: b.meta.segments.Load, rate: b.cfg.ScrubRate, interval: b.cfg.ScrubInterval, log: b.log}
 	b.mover = newMover(mover{image: b.Image, replica: b.rec.replica, led: b.peers.table.led, change: b.change, interval: max(b.cfg.ElectionTimeout/5, 10*time.Millisecond),
 		parallel: b.cfg.MovesParallel, log: b.log})
 	b.md.OnChange(func(old, now *coordinator.Image) {
@@ -406,6 +408,7 @@ func (b *Broker) startRaft() (err error) {
 	b.spawn(func() { b.mover.run(b.ctx) })
 	b.spawn(b.balance)
 	b.spawn(func() { b.rec.housekeeping(b.ctx, b.cfg.RetentionCheck) })
+	b.spawn(func() { b.scrub.run(b.ctx) })
 	return nil
 }
 

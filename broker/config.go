@@ -122,6 +122,11 @@ type Config struct {
 	RetentionCheck time.Duration
 	// SnapshotRate is how many bytes of snapshots a second this broker sends to others. Default 64 MiB; negative: no limit.
 	SnapshotRate int64
+	// ScrubInterval is in what time all logs should be verified once, in the background. Default 7 days.
+	ScrubInterval time.Duration
+	// ScrubRate is how many bytes a second that may read at most, which makes it last longer where there is too much for the
+	// interval. Default 16 MiB; negative: nothing is verified but what is read anyway.
+	ScrubRate int64
 	// CacheBytes bounds the memory that keeps the hot tails of all logs. Default 64 MiB.
 	CacheBytes int64
 	// MaxMemory bounds what requests in flight may hold. Default 256 MiB.
@@ -185,6 +190,8 @@ func (c Config) withDefaults() Config {
 	def(&c.SegmentBytes, 128<<20)
 	def(&c.RetentionCheck, 5*time.Minute)
 	def(&c.SnapshotRate, 64<<20)
+	def(&c.ScrubInterval, 7*24*time.Hour)
+	def(&c.ScrubRate, 16<<20)
 	def(&c.CacheBytes, 64<<20)
 	def(&c.MaxMemory, 256<<20)
 	def(&c.Workers, min(16, runtime.GOMAXPROCS(0)))
@@ -262,6 +269,8 @@ func (c Config) Validate() error {
 	check(c.SegmentBytes >= 1<<20 && c.SegmentBytes <= 2<<30, "SegmentBytes %d is not in [1 MiB, 2 GiB]", c.SegmentBytes)
 	check(c.RetentionCheck > 0, "RetentionCheck %v is negative", c.RetentionCheck)
 	check(c.SnapshotRate < 0 || c.SnapshotRate >= 64<<10, "SnapshotRate %d is below 64 KiB", c.SnapshotRate)
+	check(c.ScrubInterval > 0, "ScrubInterval %v is negative", c.ScrubInterval)
+	check(c.ScrubRate < 0 || c.ScrubRate >= 64<<10, "ScrubRate %d is below 64 KiB", c.ScrubRate)
 	check(c.CacheBytes >= 1<<20, "CacheBytes %d is below 1 MiB", c.CacheBytes)
 	check(c.MaxMemory >= int64(c.MaxRequestBytes), "MaxMemory %d is below MaxRequestBytes %d", c.MaxMemory, c.MaxRequestBytes)
 	check(c.Workers > 0 && c.Workers <= 256, "Workers %d is not in [1, 256]", c.Workers)

@@ -52,6 +52,7 @@ var lostSyncs = map[string]string{
 	"sync meta.tmp":          "sim: TestLostSyncsAreSeen",
 	"sync snapshot.tmp":      "sim: TestLostSyncsAreSeen",
 	"sync peers.json.tmp":    "nobody: a cache of addresses",
+	"sync scrub.json.tmp":    "nobody: where a walk has come to",
 }
 
 var digits = regexp.MustCompile(`[0-9a-f]*[0-9][0-9a-f]*`)

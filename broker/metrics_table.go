@@ -22,6 +22,7 @@ type sample struct {
 	logBytes           int64
 	waiters            int
 	cacheUsed, cacheOf int64
+	scrub              *scrubber
 	hits, misses       uint64
 	version            uint64 // of the Image
 	live, brokers      int
@@ -160,6 +161,10 @@ var scalars = []scalar{
 	{name: "balsa_log_replicas", help: "Partition replicas open here.", kind: gauge, value: func(s *sample) float64 { return float64(s.replicas) }},
 	{name: "balsa_log_segments", help: "Segment files of these replicas.", kind: gauge, value: func(s *sample) float64 { return float64(s.segments) }},
 	{name: "balsa_log_bytes", help: "Bytes of these replicas' logs, space laid out in advance aside.", kind: gauge, value: func(s *sample) float64 { return float64(s.logBytes) }},
+	{name: "balsa_scrub_bytes_total", help: "Bytes of logs verified in the background.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.bytes.Load()) }},
+	{name: "balsa_scrub_damaged_total", help: "Logs in which that found damage. The replica is repaired by its peers; the disk may have more.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.damaged.Load()) }},
+	{name: "balsa_scrub_unreadable_total", help: "Files that the disk gave an error for. Nothing is repaired then; look at the disk.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.unreadable.Load()) }},
+	{name: "balsa_scrub_last_pass_timestamp_seconds", help: "When all logs had last been verified, in Unix time; 0: not yet.", kind: gauge, value: func(s *sample) float64 { return float64(s.scrub.finished.Load()) / 1000 }},
 	{name: "balsa_cache_used_bytes", help: "Bytes of the newest entries held in memory.", kind: gauge, value: func(s *sample) float64 { return float64(s.cacheUsed) }},
 	{name: "balsa_cache_limit_bytes", help: "The bound of balsa_cache_used_bytes, which what is not durable yet may exceed.", kind: gauge, value: func(s *sample) float64 { return float64(s.cacheOf) }},
 	{name: "balsa_cache_hits_total", help: "Reads of entries and batches answered from memory.", kind: counted, value: func(s *sample) float64 { return float64(s.hits) }},
@@ -236,6 +241,7 @@ func (b *Broker) sample() *sample {
 		s.logBytes += bytes
 		s.waiters += r.Waiting()
 	}
+	s.scrub = b.scrub
 	s.cacheUsed, s.cacheOf = b.cache.Used(), b.cache.Budget()
 	s.hits, s.misses = b.cache.Reads()
 	im := b.Image()

@@ -115,7 +115,7 @@ type repairs struct {
 
 const repairTopic = "a"
 
-func newRepairs(t *testing.T) *repairs {
+func newRepairs(t *testing.T, change ...func(*Config)) *repairs {
 	c := newCluster(t, 3, true)
 	r := &repairs{testCluster: c, t: t, disks: make(map[*node]*sickDisk)}
 	for i, n := range c.nodes {
@@ -124,6 +124,9 @@ func newRepairs(t *testing.T) *repairs {
 		n.cfg.FS = d.fs()
 		n.cfg.HardStates = &sickStates{memStore: n.cfg.HardStates.(*memStore), d: d}
 		n.cfg.ElectionTimeout = 500 * time.Millisecond
+		for _, fn := range change {
+			fn(&n.cfg)
+		}
 	}
 	c.start(c.nodes...)
 	for _, n := range c.nodes {

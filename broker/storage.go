@@ -4,6 +4,7 @@
 //	    lock                     held while a broker runs on it
 //	    meta.json                who this is: cluster, node, incarnation, starts. Written atomically, with a checksum
 //	    peers.json               cache: where the others were last seen. May be lost
+//	    scrub.json               how far scrubbing has come. May be lost
 //	    reserve                  room for the next meta.json: a full disk must not keep a broker from starting
 //	    journal/                 terms and votes of all groups (raft/multi/journal)
 //	    groups/0000000000000001/ the metadata group's log

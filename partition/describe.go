@@ -76,6 +76,15 @@ func (r *Replica) LogSize() (bytes int64, segments int) {
 	return m.log.Size(), m.log.Segments()
 }
 
+// Scrub begins to verify what lies in the log, from index from on; nil while it is closed. The walk ends with the log.
+func (r *Replica) Scrub(from raft.Index) *segment.Scrub {
+	m, _ := r.current()
+	if m == nil {
+		return nil
+	}
+	return m.log.Scrub(from)
+}
+
 // Describe is the replica's status.
 func (r *Replica) Describe() Description {
 	c := &r.cfg

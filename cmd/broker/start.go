@@ -77,6 +77,8 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
 	f.DurationVar(&o.cfg.RetentionCheck, "retention-check-interval", 5*time.Minute, "how often records are looked for that are old enough to go")
 	f.Int64Var(&o.cfg.SnapshotRate, "snapshot-rate", 64<<20, "bytes a second of snapshots for brokers that were away; -1: no limit")
+	f.DurationVar(&o.cfg.ScrubInterval, "scrub-interval", 7*24*time.Hour, "in what time all logs are verified once, in the background")
+	f.Int64Var(&o.cfg.ScrubRate, "scrub-rate", 16<<20, "bytes a second that this may read at most; -1: do not")
 	f.Int64Var(&o.cfg.CacheBytes, "cache-bytes", 64<<20, "bound of the memory that holds the newest records")
 	f.IntVar(&o.cfg.MovesParallel, "move-parallel", 10, "partitions whose new replicas a leader fills at once")
 	f.Int64Var(&o.cfg.MoveRate, "move-rate", 64<<20, "bytes a second that a broker sends to new replicas at most; below 0: no bound")

@@ -100,3 +100,8 @@ func (osFS) Free(dir string) (int64, error) {
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }
+
+func (o *osFile) forget(off, length int64) {
+	_ = unix.Fadvise(int(o.f.Fd()), off, length, unix.FADV_DONTNEED) // only advice
+	runtime.KeepAlive(o.f)
+}

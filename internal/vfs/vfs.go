@@ -53,3 +53,11 @@ type File interface {
 	Sync() error
 	Close() error
 }
+
+// Forget tells the system that it need not keep a part of a file in memory: before a read that shall come from the disk itself,
+// or after one that nobody will repeat. Advice: where it means nothing, nothing happens.
+func Forget(f File, off, length int64) {
+	if o, ok := f.(*osFile); ok && length > 0 {
+		o.forget(off, length)
+	}
+}
