@@ -273,8 +273,11 @@ func (s *server) hintLeader(c *conn, topic *coordinator.Topic, p int32, refusal 
 	if b == nil || b.Fenced {
 		return nil
 	}
+	ep, ok := b.Endpoint(c.listener)
+	if !ok {
+		return nil
+	}
 	*leader, *epoch = int32(node), e
-	ep := b.Endpoint(c.listener)
 	return &hintedBroker{int32(node), ep.Host, ep.Port, optional(b.Rack)}
 }
 

@@ -87,8 +87,11 @@ func (s *server) metadataAnswer(r *request, req *kmsg.MetadataRequest, created m
 		resp.AuthorizedOperations = clusterOperations
 	}
 	for _, b := range s.visibleBrokers(im) {
+		ep, ok := b.Endpoint(r.c.listener)
+		if !ok {
+			continue
+		}
 		n := kmsg.NewMetadataResponseBroker()
-		ep := b.Endpoint(r.c.listener)
 		n.NodeID, n.Host, n.Port, n.Rack = int32(b.ID), ep.Host, ep.Port, optional(b.Rack)
 		resp.Brokers = append(resp.Brokers, n)
 	}
@@ -96,7 +99,7 @@ func (s *server) metadataAnswer(r *request, req *kmsg.MetadataRequest, created m
 		all := im.Topics()
 		resp.Topics = make([]kmsg.MetadataResponseTopic, len(all))
 		for i, t := range all {
-			s.describeTopic(&resp.Topics[i], im, t, req)
+			s.describeTopic(&resp.Topics[i], im, t, req, r.c.listener)
 		}
 		return resp
 	}
@@ -113,7 +116,7 @@ func (s *server) metadataAnswer(r *request, req *kmsg.MetadataRequest, created m
 			place.ErrorCode = codeOf(err)
 			continue
 		}
-		s.describeTopic(place, im, topic, req)
+		s.describeTopic(place, im, topic, req, r.c.listener)
 	}
 	return resp
 }
@@ -170,7 +173,7 @@ func controllerID(b backend) int32 {
 	return -1
 }
 
-func (s *server) describeTopic(place *kmsg.MetadataResponseTopic, im *coordinator.Image, t *coordinator.Topic, req *kmsg.MetadataRequest) {
+func (s *server) describeTopic(place *kmsg.MetadataResponseTopic, im *coordinator.Image, t *coordinator.Topic, req *kmsg.MetadataRequest, listener string) {
 	place.Default()
 	name := t.Name
 	place.Topic, place.TopicID, place.IsInternal = &name, t.ID, t.Internal()
@@ -187,13 +190,25 @@ func (s *server) describeTopic(place *kmsg.MetadataResponseTopic, im *coordinato
 		if ok {
 			p.LeaderEpoch = epoch
 		}
-		// A leader that is not alive is none: the client could not find it in the list of brokers.
-		if ok && (leader == s.b.NodeID() || alive(im, leader)) {
-			p.Leader = int32(leader)
-		} else {
+		// A leader that is not alive, or cannot be reached by way of this listener, is none: the client could not find it in the list of brokers.
+		switch {
+		case !ok || leader != s.b.NodeID() && !alive(im, leader):
 			p.ErrorCode = kerr.LeaderNotAvailable.Code
+		case !listens(im, leader, listener):
+			p.ErrorCode = kerr.ListenerNotFound.Code
+		default:
+			p.Leader = int32(leader)
 		}
 	}
+}
+
+func listens(im *coordinator.Image, id raft.NodeID, listener string) bool {
+	b := im.Broker(id)
+	if b == nil {
+		return false
+	}
+	_, ok := b.Endpoint(listener)
+	return ok
 }
 
 func alive(im *coordinator.Image, id raft.NodeID) bool {

@@ -31,8 +31,11 @@ func (s *server) findCoordinators(r *request) {
 		case coordinatesGroup:
 			b, e := s.findCoordinator(key)
 			if err = e; err == nil {
-				ep := b.Endpoint(r.c.listener)
-				c.NodeID, c.Host, c.Port = int32(b.ID), ep.Host, ep.Port
+				if ep, ok := b.Endpoint(r.c.listener); ok {
+					c.NodeID, c.Host, c.Port = int32(b.ID), ep.Host, ep.Port
+				} else {
+					err = refuse(kerr.ListenerNotFound, "the coordinator has no listener "+r.c.listener)
+				}
 			}
 		case coordinatesTxn:
 			err = errTransactions

@@ -37,7 +37,10 @@ func (s *server) describeCluster(r *request) {
 	}
 	for _, b := range brokers {
 		n := kmsg.NewDescribeClusterResponseBroker()
-		ep := b.Endpoint(r.c.listener)
+		ep, ok := b.Endpoint(r.c.listener)
+		if !ok {
+			continue
+		}
 		n.NodeID, n.Host, n.Port, n.Rack, n.IsFenced = int32(b.ID), ep.Host, ep.Port, optional(b.Rack), b.Fenced
 		resp.Brokers = append(resp.Brokers, n)
 	}

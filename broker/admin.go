@@ -15,6 +15,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,6 +58,7 @@ type adminServer struct {
 	b        *Broker
 	ln       net.Listener
 	addr     string // to give away, host:port
+	secure   bool   // it speaks TLS
 	loopback bool
 	http     *http.Server
 	cross    *http.CrossOriginProtection
@@ -93,6 +95,9 @@ func newAdminServer(b *Broker, ln net.Listener, host string) *adminServer {
 	}
 	return a
 }
+
+// useTLS comes before start.
+func (a *adminServer) useTLS(c *tls.Config) { a.ln, a.secure = tls.NewListener(a.ln, c), true }
 
 // start accepts until close.
 func (a *adminServer) start() {

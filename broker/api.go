@@ -48,7 +48,7 @@ var apis = apiTable(
 	api{key: 14, min: 0, max: 5, maxBytes: maxGroupRequest, serve: (*server).syncGroup},
 	api{key: 15, min: 0, max: 6, serve: (*server).describeGroups},
 	api{key: 16, min: 0, max: 5, serve: (*server).listGroups},
-	api{key: 18, min: 0, max: 5, serve: (*server).apiVersions},
+	api{key: 18, min: 0, max: 5, maxBytes: maxHelloRequest, serve: (*server).apiVersions},
 	api{key: 19, min: 0, max: 7, serve: (*server).createTopics},
 	api{key: 20, min: 0, max: 6, serve: (*server).deleteTopics},
 	api{key: 21, min: 0, max: 2, serve: (*server).deleteRecords},

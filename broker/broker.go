@@ -9,6 +9,7 @@ package broker
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,9 +35,6 @@ import (
 	"github.com/balsamq/balsa/segment"
 )
 
-// listenerName is the one listener's, until there are others.
-const listenerName = "PLAINTEXT"
-
 // Broker is a running broker.
 type Broker struct {
 	cfg   Config // with defaults
@@ -47,7 +45,11 @@ type Broker struct {
 	endpoints  []coordinator.Endpoint
 	rpcAddr    string
 	known      []peerAddr // peers known before the Image is: from the cache, or from joining
-	kafkaLn    net.Listener
+	kafka      []kafkaListener
+	certs      []*certStore // of all that speak TLS
+	rpcCerts   *certStore   // nil: brokers do not speak TLS to each other
+	adminTLS   *tls.Config  // nil: nor does the admin listener
+	security   serverSecurity
 	tr         *transport.Transport
 	hardStates multi.HardStateStore
 	host       *multi.Host
@@ -138,8 +140,10 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.server = newServer(b, serverOptions{MaxRequestBytes: b.cfg.MaxRequestBytes, RequestMemory: b.cfg.MaxMemory / 2, FetchMemory: b.cfg.MaxMemory / 2,
-		MaxConnections: b.cfg.MaxConnections, Metrics: b.met}, b.log)
-	b.server.Serve(b.kafkaLn, listenerName)
+		MaxConnections: b.cfg.MaxConnections, Metrics: b.met, Security: b.security}, b.log)
+	for _, l := range b.kafka {
+		b.server.Serve(l.ln, l.Listener)
+	}
 	b.onClose(func() error { b.server.Close(); return nil })
 	b.adm.set(adminReady)
 	b.log.Info("broker is ready", "cluster", b.ClusterID(), "kafka", b.KafkaAddr(), "rpc", b.rpcAddr, "admin", b.AdminAddr(), "data", b.store.dir,
@@ -198,30 +202,44 @@ func (b *Broker) listen() error {
 		b.onClose(func() error { _ = ln.Close(); return nil }) // whoever serves it has closed it already
 		return ln, nil
 	}
+	if err := b.openSecurity(); err != nil {
+		return err
+	}
 	rpcLn, err := bind("other brokers", "ListenRPC", b.cfg.ListenRPC)
 	if err != nil {
 		return err
 	}
-	if b.kafkaLn, err = bind("Kafka clients", "Listen", b.cfg.Listen); err != nil {
-		return err
+	for _, l := range b.cfg.listeners() {
+		field := "Listen"
+		if len(b.cfg.Listeners) > 0 {
+			field = "listener " + l.Name
+		}
+		ln, err := bind("Kafka clients", field, l.Listen)
+		if err != nil {
+			return err
+		}
+		b.kafka = append(b.kafka, kafkaListener{l, ln})
+		b.endpoints = append(b.endpoints, b.kafka[len(b.kafka)-1].endpoint())
 	}
 	host, port := advertised(b.cfg.AdvertiseRPC, rpcLn.Addr().String())
 	b.rpcAddr = net.JoinHostPort(host, strconv.Itoa(port))
-	host, port = advertised(b.cfg.Advertise, b.kafkaLn.Addr().String())
-	b.endpoints = []coordinator.Endpoint{{Listener: listenerName, Host: host, Port: int32(port)}}
+	host = b.endpoints[0].Host
 	if adminListens(b.cfg.AdminListen) {
 		ln, err := bind("administration", "AdminListen", b.cfg.AdminListen)
 		if err != nil {
 			return err
 		}
 		b.adm = newAdminServer(b, ln, host)
+		if b.adminTLS != nil {
+			b.adm.useTLS(b.adminTLS)
+		}
 		b.onClose(b.adm.close)
-		if !b.adm.loopback {
+		if !b.adm.loopback && (b.adminTLS == nil || b.cfg.AdminTLS.clientAuth() != ClientAuthRequired) {
 			b.log.Warn("the admin listener can be reached from other machines and asks nobody who they are: let only operators through to it", "addr", b.adm.addr)
 		}
 	}
 	b.tr, err = transport.New(transport.Options{
-		ClusterID: transportCluster(b.store.id.ClusterID), Self: b.self(), Boot: b.store.id.Boots, Listener: rpcLn,
+		ClusterID: transportCluster(b.store.id.ClusterID), Self: b.self(), Boot: b.store.id.Boots, Listener: b.rpcListener(rpcLn), Dial: b.rpcDial(),
 		Resolve:      b.resolve,
 		Deliver:      func(msgs []raft.Message) { b.host.Deliver(msgs) },
 		DeliverPair:  func(from raft.NodeID, m *multi.PairMessage) { b.host.DeliverPair(from, m) },
@@ -484,7 +502,7 @@ func (b *Broker) Fatal() <-chan error { return b.fatal }
 // ClusterID is the cluster's id.
 func (b *Broker) ClusterID() string { return b.store.id.ClusterID }
 
-// KafkaAddr is the address that Kafka clients are given, host:port.
+// KafkaAddr is the address that Kafka clients are given, host:port: of the first listener.
 func (b *Broker) KafkaAddr() string {
 	return net.JoinHostPort(b.endpoints[0].Host, strconv.Itoa(int(b.endpoints[0].Port)))
 }

@@ -26,6 +26,9 @@ type Config struct {
 	// DataDir holds everything that the broker keeps. Made if it is not there.
 	DataDir string
 
+	// Listeners are the addresses for Kafka clients, where there is to be more than one, or another than plaintext. Empty: one
+	// called PLAINTEXT on Listen; otherwise Listen and Advertise have no meaning.
+	Listeners []Listener
 	// Listen is the address for Kafka clients. Default "127.0.0.1:9092"; port 0 takes a free one.
 	Listen string
 	// Advertise is the address given to clients, host:port. Default: where Listen bound; a wildcard address cannot be
@@ -39,6 +42,15 @@ type Config struct {
 	// AdminListen is the address for operators: metrics, profiles and administration over HTTP, without authentication. Port
 	// 0 takes a free one. Empty, or "none": there is no such listener.
 	AdminListen string
+
+	// KafkaTLS are the certificates of the listeners that speak TLS to Kafka clients. RPCTLS makes brokers speak TLS to each other, with
+	// certificates on both sides: all brokers of a cluster or none. AdminTLS is the admin listener's; with CA operators need a certificate.
+	KafkaTLS, RPCTLS, AdminTLS TLSFiles
+	// PrincipalRules make a user's name of the subject of a client certificate: Kafka's ssl.principal.mapping.rules.
+	PrincipalRules string
+	// AuthTimeout bounds the time from the acceptance of a connection that must prove who it is to the proof, the TLS handshake
+	// included. Default 10 s.
+	AuthTimeout time.Duration
 
 	// MetricsGroups is of how many Raft groups, those that lag most first, metrics are served one by one. Default 0: of none; at
 	// most 1,000.
@@ -169,6 +181,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Listen, "127.0.0.1:9092")
 	def(&c.ListenRPC, "127.0.0.1:9192")
 	def(&c.JoinTimeout, time.Minute)
+	def(&c.AuthTimeout, 10*time.Second)
 	def(&c.ElectionTimeout, time.Second)
 	def(&c.HeartbeatInterval, c.ElectionTimeout/10)
 	def(&c.ClockDrift, c.ElectionTimeout/10)
@@ -222,7 +235,18 @@ func (c Config) Validate() error {
 		}
 	}
 	check(c.DataDir != "", "DataDir is empty: name a directory for the broker's data")
-	for _, a := range []struct{ field, listen, advertise string }{{"Listen", c.Listen, c.Advertise}, {"ListenRPC", c.ListenRPC, c.AdvertiseRPC}} {
+	type address struct{ field, listen, advertise string }
+	addresses := []address{{"ListenRPC", c.ListenRPC, c.AdvertiseRPC}}
+	for _, l := range c.listeners() {
+		field := "Listen"
+		if len(c.Listeners) > 0 {
+			field = "listener " + l.Name
+		}
+		addresses = append(addresses, address{field, l.Listen, l.Advertise})
+	}
+	errs = append(errs, c.checkListeners()...)
+	errs = append(errs, c.checkSecurity()...)
+	for _, a := range addresses {
 		host, port, err := splitAddr(a.listen)
 		check(err == nil, "%s %q: %v", a.field, a.listen, err)
 		check(err != nil || port >= 0, "%s %q has no port", a.field, a.listen)

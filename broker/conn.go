@@ -31,6 +31,8 @@ const (
 	readBuffer = 4 << 10
 	// writeChunk is how much is written under one deadline, so that a slow reader is told from a dead one.
 	writeChunk = 1 << 20
+	// tlsJoin is the size of a TLS record.
+	tlsJoin = 16 << 10
 )
 
 type conn struct {
@@ -42,8 +44,10 @@ type conn struct {
 	cancel   context.CancelFunc
 	slots    chan struct{} // one for each request in flight
 
-	client atomic.Pointer[string] // software name and version, once told
-	sent   redirects              // consumers' partitions that were sent to other replicas
+	auth    authState               // what it takes to prove who it is; the reader's own
+	session atomic.Pointer[session] // who it speaks for; nil until it has proved it
+	client  atomic.Pointer[string]  // software name and version, once told
+	sent    redirects               // consumers' partitions that were sent to other replicas
 
 	mu      sync.Mutex // guards what follows; a leaf
 	queue   []*request // in order of arrival, not yet written
@@ -69,9 +73,11 @@ type request struct {
 	onClose  func() // called if the connection closes first
 }
 
-func newConn(s *server, nc net.Conn, ip, listener string) *conn {
+func newConn(s *server, nc net.Conn, ip string, l Listener) *conn {
 	ctx, cancel := context.WithCancel(s.ctx)
-	return &conn{s: s, nc: nc, ip: ip, listener: listener, ctx: ctx, cancel: cancel, slots: make(chan struct{}, s.o.MaxInflight)}
+	c := &conn{s: s, nc: nc, ip: ip, listener: l.Name, ctx: ctx, cancel: cancel, slots: make(chan struct{}, s.o.MaxInflight)}
+	c.beginAuth(l)
+	return c
 }
 
 // errIdle closes a connection without a word in the log.
@@ -79,7 +85,10 @@ var errIdle = errors.New("idle for too long")
 
 // read is the reader's goroutine.
 func (c *conn) read() {
-	err := c.readRequests()
+	err := c.handshake()
+	if err == nil {
+		err = c.readRequests()
+	}
 	if errors.Is(err, errProtocol) {
 		c.s.met.protocolErrors.Inc()
 	}
@@ -178,6 +187,9 @@ func (c *conn) admitRequest(br *bufio.Reader, n int) (*api, error) {
 	a := findAPI(key)
 	if a == nil {
 		return nil, fmt.Errorf("%w: api key %d (%s) is not served", errProtocol, key, kmsg.NameForKey(key))
+	}
+	if err := c.mayAsk(a, n); err != nil {
+		return nil, err
 	}
 	if n > a.maxBytes {
 		return nil, fmt.Errorf("%w: a %s request of %d bytes, at most %d", errProtocol, kmsg.NameForKey(key), n, a.maxBytes)
@@ -451,7 +463,7 @@ func (c *conn) writeOut(batch []*request) error {
 			return err
 		}
 		part := out[:n:n]
-		written, err := part.WriteTo(c.nc)
+		written, err := c.writePart(part)
 		c.s.met.bytesOut.Add(float64(written))
 		if err != nil {
 			return err
@@ -459,6 +471,23 @@ func (c *conn) writeOut(batch []*request) error {
 		out = out[n:]
 	}
 	return nil
+}
+
+// writePart writes buffers. For TLS, which knows no writev, they are copied together: a record for each small one would cost more.
+func (c *conn) writePart(part net.Buffers) (int64, error) {
+	if c.auth.tls == nil || len(part) == 1 {
+		return part.WriteTo(c.nc)
+	}
+	w := bufio.NewWriterSize(c.nc, tlsJoin)
+	n := int64(0)
+	for _, b := range part {
+		k, err := w.Write(b)
+		n += int64(k)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, w.Flush()
 }
 
 // close closes the connection, once, and lets go of what its requests wait for.
@@ -483,7 +512,10 @@ func (c *conn) close(err error) {
 	}
 	c.mu.Unlock()
 	c.cancel()
-	c.nc.Close()
+	c.auth.raw.Close() // not by way of TLS, which would wait for the peer to take its farewell
+	if t := c.auth.timer; t != nil {
+		t.Stop()
+	}
 	for _, r := range drop {
 		r.dropped()
 	}
@@ -503,5 +535,5 @@ func (c *conn) close(err error) {
 func quiet(err error) bool {
 	var op *net.OpError
 	return err == nil || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errIdle) ||
-		errors.Is(err, errServerClosed) || errors.Is(err, context.Canceled) || errors.As(err, &op)
+		errors.Is(err, errServerClosed) || errors.Is(err, context.Canceled) || errors.As(err, &op) && !errors.Is(err, errTLS)
 }

@@ -828,7 +828,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(int16(0), int16(9), produceRequest(9, 1, "t", [16]byte{}, 0, testBatch("a")).AppendTo(nil))
 	h := newHarness(f, serverOptions{})
-	c := newConn(h.server, nil, "", "")
+	c := newConn(h.server, nil, "", Listener{})
 	f.Fuzz(func(t *testing.T, key, version int16, body []byte) {
 		a := findAPI(key)
 		if a == nil || version < a.min || version > a.max {

@@ -41,6 +41,8 @@ type serverOptions struct {
 	FetchMaxBytes int
 	// RedirectPause is for how long a consumer is not sent to another replica again. Default 5 s.
 	RedirectPause time.Duration
+	// Security says who clients are and what they may do. The zero value asks nobody.
+	Security serverSecurity
 	// Metrics is where requests are counted. Default: nobody sees it.
 	Metrics *metrics
 }
@@ -105,6 +107,7 @@ type server struct {
 	memory    *budget             // RequestMemory
 	control   *budget             // controlMemory
 	polls     *budget             // pollMemory
+	hellos    *budget             // helloMemory
 	decoding  *semaphore.Weighted // decodeMemory
 	fetchUsed atomic.Int64        // of FetchMemory
 	sessions  *sessionCache
@@ -130,6 +133,7 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		memory:     newBudget(o.RequestMemory),
 		control:    newBudget(controlMemory),
 		polls:      newBudget(pollMemory),
+		hellos:     newBudget(helloMemory),
 		decoding:   semaphore.NewWeighted(decodeMemory),
 		sessions:   newSessionCache(o.FetchSessions),
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
@@ -139,9 +143,8 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 	}
 }
 
-// Serve accepts connections from ln in a goroutine of its own until Close. name is the listener's (PLAINTEXT): clients that came by it
-// are told the advertised addresses of that name. The server owns ln from here on.
-func (s *server) Serve(ln net.Listener, name string) {
+// Serve accepts connections from ln, which is bound for l, in a goroutine of its own until Close. The server owns ln from here on.
+func (s *server) Serve(ln net.Listener, l Listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -149,7 +152,7 @@ func (s *server) Serve(ln net.Listener, name string) {
 		return
 	}
 	s.listeners[ln] = struct{}{}
-	s.wg.Go(func() { s.accept(ln, name) })
+	s.wg.Go(func() { s.accept(ln, l) })
 }
 
 // Close stops the listeners, closes all connections and waits for their readers.
@@ -173,7 +176,7 @@ func (s *server) Close() {
 
 var errServerClosed = errors.New("the broker is shutting down")
 
-func (s *server) accept(ln net.Listener, name string) {
+func (s *server) accept(ln net.Listener, l Listener) {
 	const minPause, maxPause = 5 * time.Millisecond, time.Second
 	pause := minPause
 	for {
@@ -183,7 +186,7 @@ func (s *server) accept(ln net.Listener, name string) {
 				return
 			}
 			// Out of descriptors, most likely: those that are open go on, and new ones may come when some have closed.
-			s.complain("cannot accept a connection", "listener", name, "error", err)
+			s.complain("cannot accept a connection", "listener", l.Name, "error", err)
 			select {
 			case <-time.After(pause):
 			case <-s.ctx.Done():
@@ -193,10 +196,10 @@ func (s *server) accept(ln net.Listener, name string) {
 			continue
 		}
 		pause = minPause
-		c, err := s.admit(nc, name)
+		c, err := s.admit(nc, l)
 		if err != nil {
 			s.met.refused.Inc()
-			s.complain("connection refused", "remote", nc.RemoteAddr().String(), "listener", name, "reason", err)
+			s.complain("connection refused", "remote", nc.RemoteAddr().String(), "listener", l.Name, "reason", err)
 			nc.Close()
 			continue
 		}
@@ -206,7 +209,7 @@ func (s *server) accept(ln net.Listener, name string) {
 }
 
 // admit registers a connection within the limits.
-func (s *server) admit(nc net.Conn, listener string) (*conn, error) {
+func (s *server) admit(nc net.Conn, l Listener) (*conn, error) {
 	ip := remoteIP(nc)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,7 +221,7 @@ func (s *server) admit(nc net.Conn, listener string) (*conn, error) {
 	case s.perIP[ip] >= s.o.MaxConnectionsPerIP:
 		return nil, fmt.Errorf("%d connections from %s are open (max.connections.per.ip)", s.perIP[ip], ip)
 	}
-	c := newConn(s, nc, ip, listener)
+	c := newConn(s, nc, ip, l)
 	s.conns[c] = struct{}{}
 	s.perIP[ip]++
 	return c, nil
@@ -247,6 +250,8 @@ func (s *server) memoryOf(a *api) *budget {
 		return s.memory
 	case keyFetch:
 		return s.polls
+	case keyApiVersions, keySaslHandshake, keySaslAuthenticate: // anybody may send these
+		return s.hellos
 	}
 	return s.control
 }

@@ -65,7 +65,7 @@ func newHarness(t testing.TB, o serverOptions) *kafkaHarness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Serve(ln, "PLAINTEXT")
+	s.Serve(ln, Listener{Name: ProtocolPlaintext, Protocol: ProtocolPlaintext})
 	t.Cleanup(s.Close)
 	return &kafkaHarness{server: s, t: t, back: back, addr: ln.Addr().String(), logs: logs}
 }

@@ -90,7 +90,11 @@ func (b *Broker) Config(name string) (string, bool) {
 	c, d := &b.given, Config{}
 	switch name {
 	case "balsa.admin.listener":
-		return b.AdminAddr(), b.adm != nil
+		return b.adminURL(), b.adm != nil
+	case "listeners":
+		return b.describeListeners(false), true
+	case "advertised.listeners":
+		return b.describeListeners(true), true
 	case "num.partitions":
 		return fmt.Sprint(c.Partitions), c.Partitions != d.Partitions
 	case "default.replication.factor":

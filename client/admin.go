@@ -18,8 +18,9 @@ import (
 
 // Admin manages topics and asks about the cluster. It is safe for concurrent use.
 type Admin struct {
-	cl  *kgo.Client
-	raw *kadm.Client
+	cl       *kgo.Client
+	raw      *kadm.Client
+	security Security // for the admin listeners
 }
 
 // TopicSpec describes a topic to be created.
@@ -81,7 +82,7 @@ func NewAdmin(ctx context.Context, cfg Config) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Admin{cl: cl, raw: kadm.NewClient(cl)}, nil
+	return &Admin{cl: cl, raw: kadm.NewClient(cl), security: cfg.Security}, nil
 }
 
 // CreateTopic creates a topic, and returns once it can be written to or the context has ended.

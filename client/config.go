@@ -28,7 +28,9 @@ type Config struct {
 	ClientID string
 	// ConnectTimeout bounds the constructor's first contact with the cluster. Zero: [DefaultConnectTimeout].
 	ConnectTimeout time.Duration
-	// Options go to franz-go after this package's own and win over them: TLS, SASL, logging, hooks.
+	// Security says how to connect: TLS, SASL.
+	Security Security
+	// Options go to franz-go after this package's own and win over them: logging, hooks.
 	Options []kgo.Opt
 }
 
@@ -80,6 +82,11 @@ func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, erro
 		// of 5 s is what makes a client notice.
 		kgo.MetadataMinAge(250 * time.Millisecond),
 	}
+	secure, err := c.Security.options(timeout)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, secure...)
 	opts = append(opts, own...)
 	opts = append(opts, c.Options...)
 	cl, err := kgo.NewClient(opts...)
@@ -90,7 +97,11 @@ func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, erro
 	defer cancel()
 	if err := cl.Ping(ctx); err != nil {
 		cl.Close()
-		return nil, &Error{Op: "connect to", Subject: strings.Join(seeds, ", "), Kind: ErrUnreachable, Err: err}
+		kind := ErrUnreachable
+		if kindOf(err) == ErrDenied {
+			kind = ErrDenied
+		}
+		return nil, &Error{Op: "connect to", Subject: strings.Join(seeds, ", "), Kind: kind, Err: err}
 	}
 	return cl, nil
 }

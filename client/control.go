@@ -41,6 +41,9 @@ type Control struct {
 	http    *http.Client
 }
 
+// httpsPrefix begins the address of an admin listener that speaks TLS.
+const httpsPrefix = "https://"
+
 // ControlError is a broker's refusal, in its own words. It is the Err of an [*Error].
 type ControlError struct {
 	Kind    string // "not_found", "invalid", "unavailable", …
@@ -51,10 +54,13 @@ type ControlError struct {
 func (e *ControlError) Error() string { return e.Message }
 
 // NewControl talks to admin listeners at known addresses, without asking the cluster where they are: it works where no broker
-// serves Kafka clients any more.
-func NewControl(addrs ...string) (*Control, error) {
+// serves Kafka clients any more. An address is HOST:PORT, or https://HOST:PORT for a listener that speaks TLS.
+func NewControl(addrs ...string) (*Control, error) { return NewSecureControl(Security{}, addrs...) }
+
+// NewSecureControl is NewControl with the certificates of s for listeners that speak TLS.
+func NewSecureControl(s Security, addrs ...string) (*Control, error) {
 	for _, a := range addrs {
-		host, port, err := net.SplitHostPort(a)
+		host, port, err := net.SplitHostPort(strings.TrimPrefix(a, httpsPrefix))
 		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" {
 			return nil, &Error{Op: "read the admin address", Subject: strconv.Quote(a), Kind: ErrInvalid, Err: errors.New("write host:port, as 'broker start --admin-listen' has it")}
 		}
@@ -62,7 +68,11 @@ func NewControl(addrs ...string) (*Control, error) {
 	if len(addrs) == 0 {
 		return nil, &Error{Op: "read the admin address", Kind: ErrInvalid, Err: errors.New("none was given")}
 	}
-	t := &http.Transport{DialContext: (&net.Dialer{Timeout: DefaultConnectTimeout}).DialContext} // no proxy: brokers are near
+	config, err := s.tlsConfig()
+	if err != nil {
+		return nil, &Error{Op: "set up the connection's security", Kind: ErrInvalid, Err: err}
+	}
+	t := &http.Transport{DialContext: (&net.Dialer{Timeout: DefaultConnectTimeout}).DialContext, TLSClientConfig: config} // no proxy: brokers are near
 	return &Control{addrs: addrs, http: &http.Client{Transport: t}}, nil
 }
 
@@ -127,7 +137,7 @@ func (a *Admin) Control(ctx context.Context) (*Control, error) {
 		}
 		return nil, &Error{Op: "find an admin listener", Kind: ErrUnreachable, Err: cause}
 	}
-	c, err := NewControl(addrs...)
+	c, err := NewSecureControl(a.security, addrs...)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +153,7 @@ var ErrNoAdminListener = errors.New("no broker of the cluster has an admin liste
 func reachable(kafka, admin map[int32]string) (addrs []string, skipped string) {
 	var local []string
 	for _, id := range slices.Sorted(maps.Keys(admin)) {
-		host, _, err := net.SplitHostPort(admin[id])
+		host, _, err := net.SplitHostPort(strings.TrimPrefix(admin[id], httpsPrefix))
 		if err != nil || loopback(host) && !loopback(kafka[id]) {
 			local = append(local, fmt.Sprintf("broker %d has its own at %s", id, admin[id]))
 			continue
@@ -213,6 +223,9 @@ func (c *Control) do(ctx context.Context, method, path string, body []byte, out 
 // ask asks one broker.
 func (c *Control) ask(ctx context.Context, addr, method, path string, body []byte, out any) error {
 	base := url.URL{Scheme: "http", Host: addr}
+	if host, ok := strings.CutPrefix(addr, httpsPrefix); ok {
+		base = url.URL{Scheme: "https", Host: host}
+	}
 	req, err := http.NewRequestWithContext(ctx, method, base.String()+path, bytes.NewReader(body))
 	if err != nil {
 		return err

@@ -26,6 +26,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrTimeout: no answer in time. What was asked for may still have been done.
 	ErrTimeout = errors.New("timed out")
+	// ErrDenied: the broker does not believe who this client says it is, or does not allow it what it asked for.
+	ErrDenied = errors.New("denied")
 	// ErrClosed: the producer, consumer or admin was closed.
 	ErrClosed = errors.New("closed")
 )
@@ -108,7 +110,7 @@ func explain(op, subject string, err error, message string) error {
 
 // kindOf sorts an error of franz-go or of the network into one of the sentinels; nil if it is none of them.
 func kindOf(err error) error {
-	for _, kind := range []error{ErrUnreachable, ErrNotFound, ErrExists, ErrInvalid, ErrTimeout, ErrClosed} {
+	for _, kind := range []error{ErrUnreachable, ErrNotFound, ErrExists, ErrInvalid, ErrTimeout, ErrDenied, ErrClosed} {
 		if errors.Is(err, kind) {
 			return kind
 		}
@@ -119,6 +121,9 @@ func kindOf(err error) error {
 			return ErrNotFound
 		case kerr.TopicAlreadyExists:
 			return ErrExists
+		case kerr.SaslAuthenticationFailed, kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed,
+			kerr.TransactionalIDAuthorizationFailed, kerr.DelegationTokenAuthorizationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState:
+			return ErrDenied
 		case kerr.RequestTimedOut:
 			return ErrTimeout
 		case kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor, kerr.InvalidReplicaAssignment,

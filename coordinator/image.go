@@ -57,17 +57,15 @@ type Broker struct {
 	Fenced bool  `json:"fenced,omitempty"` // not heard from for a session timeout: no client is sent there
 }
 
-// Endpoint returns the advertised address of the named listener, or of the first one if the broker has none by that name.
-func (b *Broker) Endpoint(listener string) Endpoint {
+// Endpoint returns the advertised address of the named listener. ok is false if the broker has none by that name: another
+// listener's is never the right one, as it may speak another protocol.
+func (b *Broker) Endpoint(listener string) (e Endpoint, ok bool) {
 	for _, e := range b.Endpoints {
 		if e.Listener == listener {
-			return e
+			return e, true
 		}
 	}
-	if len(b.Endpoints) == 0 {
-		return Endpoint{}
-	}
-	return b.Endpoints[0]
+	return Endpoint{}, false
 }
 
 // Member is the broker as a replica's owner.

@@ -447,7 +447,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for code := exitOK; code <= exitDamaged; code++ {
+	for code := exitOK; code <= exitDenied; code++ {
 		if !regexp.MustCompile(`(?m)^` + string(rune('0'+code)) + `  `).MatchString(help) {
 			t.Errorf("help exit-codes lacks %d", code)
 		}

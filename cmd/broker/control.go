@@ -24,7 +24,7 @@ func adminFlag(cmd *cobra.Command) {
 // without a metadata leader may not have.
 func withControl(cmd *cobra.Command, fn func(context.Context, *client.Control) error) error {
 	if addrs, _ := cmd.Flags().GetStringSlice("admin"); len(addrs) > 0 {
-		ctl, err := client.NewControl(addrs...)
+		ctl, err := client.NewSecureControl(connection(cmd).Security, addrs...)
 		if err != nil {
 			return err
 		}

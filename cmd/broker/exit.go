@@ -24,6 +24,7 @@ const (
 	exitExists      = 5 // the topic exists already
 	exitTimeout     = 6 // no answer in time: it may have happened all the same
 	exitDamaged     = 7 // `log dump` found damage
+	exitDenied      = 8 // the brokers do not believe who this is, or do not allow it
 )
 
 const exitCodesHelp = `0  done
@@ -33,7 +34,8 @@ const exitCodesHelp = `0  done
 4  the topic, partition, group or file does not exist
 5  the topic exists already
 6  no answer in time; what was asked for may have happened all the same
-7  'log dump' found damage`
+7  'log dump' found damage
+8  the brokers do not believe who you are, or do not allow it`
 
 // cliError is an error ready to be shown.
 type cliError struct {
@@ -96,6 +98,9 @@ func (a *app) explain(err error, commandPath string) *cliError {
 			e.what = "no broker answered: the other side hung up"
 			e.mend = "-b takes addresses for Kafka clients (--kafka-listen of 'broker start'), not those for other brokers"
 		}
+	case errors.Is(err, client.ErrDenied):
+		e.code, e.where = exitDenied, subject
+		e.mend = "--user and --password-file, --token-file, or --tls-client-cert say who you are; 'broker acl list' shows who may do what"
 	case errors.Is(err, client.ErrNotFound):
 		e.code = exitNotFound
 		if np, ok := errors.AsType[*client.NoPartitionError](err); ok {

@@ -65,6 +65,7 @@ func (a *app) root() *cobra.Command {
 	pf.VarP(newChoice("table", "table", "json", "yaml"), "output", "o", "how to print: `table|json|yaml`")
 	pf.Duration("timeout", 30*time.Second, "how long to wait for the cluster")
 	pf.String("config", "", "read settings from this `FILE` ('none': from no file); default balsa.yaml if it exists")
+	securityFlags(pf)
 	setting(pf, "brokers", "brokers")
 	setting(pf, "output", "output")
 	setting(pf, "timeout", "timeout")
@@ -153,7 +154,7 @@ func atMostOne(cmd *cobra.Command, args []string) error {
 func connection(cmd *cobra.Command) client.Config {
 	brokers, _ := cmd.Flags().GetStringSlice("brokers")
 	timeout, _ := cmd.Flags().GetDuration("timeout")
-	return client.Config{Brokers: brokers, ClientID: "balsa-cli", ConnectTimeout: timeout}
+	return client.Config{Brokers: brokers, ClientID: "balsa-cli", ConnectTimeout: timeout, Security: securityOf(cmd)}
 }
 
 // within bounds a command's dealings with the cluster by --timeout.

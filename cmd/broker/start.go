@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +27,7 @@ type startOptions struct {
 	autoTopic bool
 	balance   bool
 	voters    int
+	security  startSecurity
 }
 
 func newStartCommand(a *app) *cobra.Command {
@@ -83,6 +86,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.IntVar(&o.cfg.MovesParallel, "move-parallel", 10, "partitions whose new replicas a leader fills at once")
 	f.Int64Var(&o.cfg.MoveRate, "move-rate", 64<<20, "bytes a second that a broker sends to new replicas at most; below 0: no bound")
 	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
+	o.security.flags(f, &o.cfg)
 	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
 	f.Var(o.logFormat, "log-format", "`text|json`")
 	settingsAll(f, "")
@@ -97,6 +101,10 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 	cfg.ReadConsistency = o.reads.String()
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)
+	err := o.security.apply(&cfg)
+	if err != nil {
+		return startError(err)
+	}
 	b, err := broker.Start(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -108,6 +116,19 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 	if o.voters > 0 {
 		go a.reportVoters(ctx, b, o.voters)
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go func() {
+		for {
+			select {
+			case <-hangup:
+				_ = b.ReloadTLS() // logs what it could not use
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	select {
 	case <-ctx.Done():
 		return b.Close()
