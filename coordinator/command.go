@@ -64,6 +64,8 @@ type Command struct {
 	Reassign            *Reassign            `json:"reassign,omitempty"`
 	Settle              *Settle              `json:"settle,omitempty"`
 	Unregister          *UnregisterBroker    `json:"unregister,omitempty"`
+	AlterUsers          *AlterUsers          `json:"alter_users,omitempty"`
+	AlterACLs           *AlterACLs           `json:"alter_acls,omitempty"`
 }
 
 // FoundCluster gives the cluster its identity. The first one counts.
@@ -152,6 +154,8 @@ type Result struct {
 	Count  int64         `json:"count,omitempty"`
 	Topics []TopicResult `json:"topics,omitempty"` // CreateTopics, DeleteTopics: in the order of the command
 	Moves  []Failure     `json:"moves,omitempty"`  // Reassign: in the order of the command
+	Users  []Failure     `json:"users,omitempty"`  // AlterUsers: of each deletion
+	ACLs   [][]ACL       `json:"acls,omitempty"`   // AlterACLs: what each filter deleted
 	// Features: of FeatureUpdates, in their order. In no log or snapshot.
 	Features []Failure `json:"features,omitempty"`
 	Failure
@@ -177,6 +181,7 @@ var errorCodes = map[string]error{
 	"invalid_assignment": ErrInvalidAssignment, "unknown_broker": ErrUnknownBroker, "broker_id_taken": ErrBrokerIDTaken,
 	"wrong_cluster": ErrWrongCluster, "not_founded": ErrNotFounded, "stale": ErrStale,
 	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "feature_update": ErrFeatureUpdate, "broker_alive": ErrBrokerAlive, "broker_in_use": ErrBrokerInUse,
+	"unknown_user": ErrUnknownUser, "has_users": ErrHasUsers, "too_many_users": ErrTooManyUsers, "too_many_acls": ErrTooManyACLs,
 }
 
 // FailureOf is err as data; the zero Failure for nil.
@@ -341,6 +346,18 @@ func (c *Command) check() error {
 	}
 	if u := c.Unregister; u != nil {
 		kinds++
+	}
+	if u := c.AlterUsers; u != nil {
+		kinds++
+		if err := u.check(); err != nil {
+			return err
+		}
+	}
+	if a := c.AlterACLs; a != nil {
+		kinds++
+		if err := a.check(); err != nil {
+			return err
+		}
 	}
 	if kinds != 1 {
 		return bad("%d kinds in one command", kinds)

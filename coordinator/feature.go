@@ -65,6 +65,8 @@ func (c *Command) level() int16 {
 	switch {
 	case c.Reassign != nil, c.Settle != nil, c.Unregister != nil:
 		return LevelMoves
+	case c.AlterUsers != nil, c.AlterACLs != nil:
+		return LevelAdmin
 	}
 	return 0
 }
@@ -85,7 +87,10 @@ type usage struct {
 }
 
 // usages are what keeps a level from being lowered. A part of the snapshot that a level brings has a line here.
-var usages []usage
+var usages = []usage{
+	{LevelAdmin, "users", func(im *Image) bool { return im.UserCount() > 0 }},
+	{LevelAdmin, "ACLs", func(im *Image) bool { return len(im.acls.list) > 0 }},
+}
 
 // checkLowered refuses to lower MetadataVersion to where something that is there cannot be expressed.
 func (im *Image) checkLowered(level int16) error {

@@ -198,6 +198,10 @@ type Image struct {
 	features  map[string]int16
 	brokers   []*Broker // sorted by id
 
+	users       map[UserMechanism]*ScramCredential
+	loginSecret []byte
+	acls        *ACLs // never nil
+
 	topicCount int
 	partitions int
 	byName     [imageShards]map[string]*Topic // by collisionName, of which no two topics share one
@@ -368,12 +372,13 @@ type draft struct {
 	lowered                  bool // MetadataVersion has just been lowered
 }
 
-func newImage() *Image { return &Image{nextGroup: raft.MetadataGroup + 1, nextNode: 1} }
+func newImage() *Image { return &Image{nextGroup: raft.MetadataGroup + 1, nextNode: 1, acls: noACLs} }
 
 func (im *Image) draft() *draft {
 	c := &Image{version: im.version, clusterID: im.clusterID, nextGroup: im.nextGroup, nextNode: im.nextNode, nextPID: im.nextPID,
 		features: im.features, brokers: im.brokers, topicCount: im.topicCount, partitions: im.partitions,
-		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder, epoch: im.epoch, skipped: im.skipped}
+		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder, epoch: im.epoch, skipped: im.skipped,
+		users: im.users, loginSecret: im.loginSecret, acls: im.acls}
 	c.sorted.Store(im.sorted.Load())
 	c.live.Store(im.live.Load())
 	c.moving.Store(im.moving.Load())

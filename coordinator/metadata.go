@@ -245,6 +245,10 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 		return &Result{Failure: FailureOf(d.settle(c.Settle))}
 	case c.Unregister != nil:
 		return &Result{Failure: FailureOf(d.unregister(c.Unregister))}
+	case c.AlterUsers != nil:
+		return d.alterUsers(c.AlterUsers)
+	case c.AlterACLs != nil:
+		return d.alterACLs(c.AlterACLs)
 	}
 	panic("coordinator: a checked command has a kind")
 }
@@ -420,6 +424,7 @@ type snapshotState struct {
 	Brokers   []*Broker        `json:"brokers"`
 	Topics    []*Topic         `json:"topics"`
 	Recent    []recentResult   `json:"recent"`
+	Security  *securityState   `json:"security,omitempty"`
 }
 
 // Snapshot encodes the state as of the last applied entry.
@@ -430,7 +435,7 @@ func (m *Metadata) Snapshot() ([]byte, error) {
 		return nil, fmt.Errorf("metadata snapshot at %d: the state is that of %d until the replay has come there", m.applied, im.version)
 	}
 	body, err := json.Marshal(&snapshotState{im.version, im.clusterID, im.founder, im.nextGroup, im.nextNode, im.nextPID, im.epoch, im.skipped, im.features,
-		im.brokers, im.Topics(), m.recent})
+		im.brokers, im.Topics(), m.recent, im.securityState()})
 	if err != nil {
 		return nil, fmt.Errorf("metadata snapshot at %d: %w", im.version, err)
 	}
@@ -470,6 +475,7 @@ func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
 	for _, b := range s.Brokers {
 		d.putBroker(b)
 	}
+	d.restoreSecurity(s.Security)
 	for _, t := range s.Topics {
 		d.putTopic(t)
 	}
@@ -495,6 +501,9 @@ func decodeSnapshot(b []byte) (*snapshotState, error) {
 	}
 	if s.NextGroup <= raft.MetadataGroup || s.NextNode == 0 || s.NextPID < 0 || len(s.Recent) > maxRecentRequests {
 		return nil, fmt.Errorf("%w: counters out of range", ErrMalformed)
+	}
+	if err := s.Security.check(); err != nil {
+		return nil, err
 	}
 	nodes := make(map[raft.NodeID]bool)
 	for _, b := range s.Brokers {
