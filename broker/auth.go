@@ -43,6 +43,11 @@ type authState struct {
 	sasl   bool        // the listener wants it
 	timer  *time.Timer // closes the connection if it goes off
 	hellos int         // requests before the session
+
+	mechanism string       // of the exchange
+	exchange  saslExchange // in progress; nil before SaslHandshake
+	bare      bool         // its messages come without a request around them
+	failed    error        // why the connection is of no more use
 }
 
 // beginAuth is newConn's part.

@@ -38,6 +38,8 @@ type backend interface {
 	// UpdateFeatures finalizes other levels of features; done when every live Image has them, or with why not: about each
 	// update, or about all of them.
 	UpdateFeatures(ctx context.Context, in *coordinator.FeatureUpdates, done func(errs []error, err error))
+	// Change has a command on users or ACLs carried out; done when every live broker knows, or with why it was not.
+	Change(ctx context.Context, c *coordinator.Command, done func(r *coordinator.Result, err error))
 	// LogDir is what this broker's replicas take on its disk, those that are wanted.
 	LogDir(ctx context.Context, wanted func(topic string, partition int32) bool, done func(d logDir, err error))
 	// ElectPreferred makes the preferred replicas of partitions lead; done when they do and this broker knows, or when ctx

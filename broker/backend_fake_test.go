@@ -219,6 +219,11 @@ func (b *fakeBackend) UnregisterBroker(_ context.Context, node raft.NodeID, done
 	done(b.apply(&coordinator.Command{Unregister: &coordinator.UnregisterBroker{Node: node}}).Err())
 }
 
+func (b *fakeBackend) Change(_ context.Context, c *coordinator.Command, done func(*coordinator.Result, error)) {
+	r := b.apply(c)
+	go done(r, r.Err())
+}
+
 func (b *fakeBackend) UpdateFeatures(_ context.Context, in *coordinator.FeatureUpdates, done func([]error, error)) {
 	errs := make([]error, len(in.Updates))
 	for i, u := range in.Updates {

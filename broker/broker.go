@@ -139,6 +139,9 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := b.awaitRegistration(ctx); err != nil {
 		return nil, err
 	}
+	if err := b.ensureFirstUser(ctx); err != nil {
+		return nil, err
+	}
 	b.server = newServer(b, serverOptions{MaxRequestBytes: b.cfg.MaxRequestBytes, RequestMemory: b.cfg.MaxMemory / 2, FetchMemory: b.cfg.MaxMemory / 2,
 		MaxConnections: b.cfg.MaxConnections, Metrics: b.met, Security: b.security}, b.log)
 	for _, l := range b.kafka {

@@ -48,6 +48,18 @@ type Config struct {
 	KafkaTLS, RPCTLS, AdminTLS TLSFiles
 	// PrincipalRules make a user's name of the subject of a client certificate: Kafka's ssl.principal.mapping.rules.
 	PrincipalRules string
+	// SASLMechanisms are those offered on listeners that want SASL, by preference. Default: SCRAM-SHA-512, SCRAM-SHA-256, and OAUTHBEARER
+	// if OAuth is set. PLAIN must be asked for.
+	SASLMechanisms []string
+	// OAuth says which tokens OAUTHBEARER takes.
+	OAuth OAuth
+	// ReauthInterval is after how long a SASL client must authenticate anew at the latest (connections.max.reauth.ms). Default 0: never,
+	// or when its token expires.
+	ReauthInterval time.Duration
+	// SuperUsers are principals ("User:admin") that need no ACL.
+	SuperUsers []string
+	// BootstrapUser, with BootstrapPassword, is made at the start if the cluster has no user at all.
+	BootstrapUser, BootstrapPassword string
 	// AuthTimeout bounds the time from the acceptance of a connection that must prove who it is to the proof, the TLS handshake
 	// included. Default 10 s.
 	AuthTimeout time.Duration

@@ -102,6 +102,12 @@ func (c *conn) readRequests() error {
 		if err := c.awaitRequest(br); err != nil {
 			return err
 		}
+		if c.auth.bare && c.auth.exchange != nil {
+			if err := c.bareToken(stallReader{c, br}); err != nil {
+				return err
+			}
+			continue
+		}
 		select {
 		case c.slots <- struct{}{}:
 		case <-c.ctx.Done():
@@ -295,7 +301,7 @@ func (c *conn) serve(r *request) error {
 	if write {
 		c.drain(true)
 	}
-	return nil
+	return c.auth.failed
 }
 
 // claim reports that the caller must drain: there is something to write, and nobody is about to. c.mu is held.

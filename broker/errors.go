@@ -50,6 +50,10 @@ var kafkaErrors = []struct {
 	{coordinator.ErrGroupNotFound, kerr.GroupIDNotFound},
 	{coordinator.ErrGroupNotEmpty, kerr.NonEmptyGroup},
 	{coordinator.ErrTopicSubscribed, kerr.GroupSubscribedToTopic},
+	// Users and ACLs.
+	{coordinator.ErrUnknownUser, kerr.ResourceNotFound},
+	{coordinator.ErrTooManyUsers, kerr.UnacceptableCredential},
+	{coordinator.ErrTooManyACLs, kerr.PolicyViolation},
 	// Produce.
 	{partition.ErrCorrupt, kerr.CorruptMessage},
 	{partition.ErrInvalidRecord, kerr.InvalidRecord},

@@ -36,12 +36,13 @@ var (
 
 // metrics is what one broker counts by itself.
 type metrics struct {
-	requests       requestSeconds
-	bytesIn        prometheus.Counter
-	bytesOut       prometheus.Counter
-	accepted       prometheus.Counter
-	refused        prometheus.Counter
-	protocolErrors prometheus.Counter
+	requests        requestSeconds
+	bytesIn         prometheus.Counter
+	bytesOut        prometheus.Counter
+	accepted        prometheus.Counter
+	refused         prometheus.Counter
+	protocolErrors  prometheus.Counter
+	authentications *prometheus.CounterVec
 
 	producedBatches prometheus.Counter
 	producedBytes   prometheus.Counter
@@ -97,6 +98,8 @@ func newMetrics() *metrics {
 		accepted:       counter("balsa_kafka_connections_accepted_total", "Connections of Kafka clients accepted."),
 		refused:        counter("balsa_kafka_connections_refused_total", "Connections of Kafka clients closed at once because a limit was reached."),
 		protocolErrors: counter("balsa_kafka_protocol_errors_total", "Connections closed because the client sent what is no Kafka request that this broker serves."),
+		authentications: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_kafka_authentications_total",
+			Help: "Authentications of Kafka clients by SASL, by mechanism and result (ok, failed)."}, []string{"mechanism", "result"}),
 
 		producedBatches: counter("balsa_produce_batches_total", "Record batches of clients acknowledged by this broker as leader."),
 		producedBytes:   counter("balsa_produce_bytes_total", "Bytes of the record batches in balsa_produce_batches_total, as compressed by the producers."),
@@ -113,7 +116,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{&m.requests, m.bytesIn, m.bytesOut, m.accepted, m.refused, m.protocolErrors, m.producedBatches, m.producedBytes,
+	return []prometheus.Collector{&m.requests, m.bytesIn, m.bytesOut, m.accepted, m.refused, m.protocolErrors, m.authentications, m.producedBatches, m.producedBytes,
 		m.fetchedBytes, m.partitionErrors, m.commitSeconds, m.fsyncSeconds, m.flushBytes, m.leaderSeconds, m.journalSeconds}
 }
 

@@ -5,9 +5,14 @@ package broker
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/balsamq/balsa/coordinator"
 )
 
 // serverSecurity says who the Kafka server's clients are. The zero value takes everybody for anonymous.
@@ -15,6 +20,7 @@ type serverSecurity struct {
 	TLS    *tls.Config // of listeners that speak it
 	Rules  principalRules
 	Supers map[string]struct{} // principals that need no ACL
+	SASL   *saslServer         // nil: no listener wants it
 	// AuthTimeout bounds the time until a connection has proved who it is; 0: 10 s.
 	AuthTimeout time.Duration
 }
@@ -42,6 +48,22 @@ func (c *Config) checkSecurity() (errs []error) {
 	}
 	if _, err := parsePrincipalRules(c.PrincipalRules); err != nil {
 		add(fmt.Errorf("PrincipalRules: %w", err))
+	}
+	add(checkMechanisms(c.SASLMechanisms))
+	add(c.OAuth.check())
+	if slices.Contains(c.SASLMechanisms, MechanismOAuthBearer) && !c.OAuth.enabled() {
+		add(errors.New("SASL mechanism OAUTHBEARER needs OAuth: where the keys of its tokens are"))
+	}
+	if c.ReauthInterval < 0 || c.ReauthInterval > 0 && c.ReauthInterval < time.Second {
+		add(fmt.Errorf("ReauthInterval %v is below a second", c.ReauthInterval))
+	}
+	for _, p := range c.SuperUsers {
+		if !strings.HasPrefix(p, userPrefix) || p == userPrefix || p == coordinator.AnyUser {
+			add(fmt.Errorf("super user %q is not User:NAME", p))
+		}
+	}
+	if u := c.BootstrapUser; u != "" && (len(u) > coordinator.MaxUserName || c.BootstrapPassword == "" || len(c.BootstrapPassword) > maxPassword) {
+		add(fmt.Errorf("BootstrapUser %.64q needs a BootstrapPassword, and neither can be longer than %d", u, maxPassword))
 	}
 	if c.AuthTimeout < 0 {
 		add(fmt.Errorf("AuthTimeout %v is negative", c.AuthTimeout))
@@ -79,7 +101,30 @@ func (b *Broker) openSecurity() error {
 	if err != nil {
 		return fmt.Errorf("%w: PrincipalRules: %w", ErrConfig, err)
 	}
-	b.security = serverSecurity{Rules: rules, AuthTimeout: b.cfg.AuthTimeout}
+	b.security = serverSecurity{Rules: rules, AuthTimeout: b.cfg.AuthTimeout, Supers: make(map[string]struct{})}
+	for _, p := range b.cfg.SuperUsers {
+		b.security.Supers[p] = struct{}{}
+	}
+	if slices.ContainsFunc(b.cfg.listeners(), func(l Listener) bool { return l.sasl() }) {
+		mechanisms := slices.Clone(b.cfg.SASLMechanisms)
+		var oauth *tokenVerifier
+		if len(mechanisms) == 0 {
+			mechanisms = []string{MechanismScramSHA512, MechanismScramSHA256}
+			if b.cfg.OAuth.enabled() {
+				mechanisms = append(mechanisms, MechanismOAuthBearer)
+			}
+		}
+		if slices.Contains(mechanisms, MechanismOAuthBearer) {
+			oauth = newTokenVerifier(b.cfg.OAuth, b.log)
+			b.spawn(func() { oauth.run(b.ctx) })
+		}
+		b.security.SASL = newSASLServer(mechanisms, b.Image, oauth, b.cfg.ReauthInterval)
+		for _, l := range b.cfg.listeners() {
+			if l.Protocol == ProtocolSASLPlaintext && (oauth != nil || slices.Contains(mechanisms, MechanismPlain)) {
+				b.log.Warn("passwords or tokens cross the network as they are: PLAIN and OAUTHBEARER belong on a listener with TLS", "listener", l.Name)
+			}
+		}
+	}
 	if kafka != nil {
 		b.security.TLS = kafka.serverConfig()
 	}
@@ -87,6 +132,50 @@ func (b *Broker) openSecurity() error {
 		b.spawn(func() { b.watchCerts(b.ctx) })
 	}
 	return nil
+}
+
+// ensureFirstUser makes the bootstrap user, if the cluster has no user at all.
+func (b *Broker) ensureFirstUser(ctx context.Context) error {
+	user := b.cfg.BootstrapUser
+	if user == "" || b.Image().UserCount() > 0 {
+		return nil
+	}
+	cmd := &coordinator.AlterUsers{First: true, Secret: loginSecret()}
+	for _, m := range []string{MechanismScramSHA256, MechanismScramSHA512} {
+		c, err := newCredential(user, m, b.cfg.BootstrapPassword)
+		if err != nil {
+			return err
+		}
+		cmd.Set = append(cmd.Set, c)
+	}
+	err := b.change(ctx, &coordinator.Command{AlterUsers: cmd})
+	switch {
+	case errors.Is(err, coordinator.ErrHasUsers):
+		return nil
+	case err != nil:
+		return fmt.Errorf("make the first user %q: %w", user, err)
+	}
+	b.log.Info("the cluster has its first user", "user", user)
+	return nil
+}
+
+// Change implements backend.
+func (b *Broker) Change(ctx context.Context, c *coordinator.Command, done func(*coordinator.Result, error)) {
+	b.admin(ctx, func(ctx context.Context) {
+		r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: c})
+		if err == nil {
+			err = r.Err()
+		}
+		if err != nil {
+			done(nil, err)
+			return
+		}
+		// It is done. Whoever goes to another broker next finds it there too, or that broker is behind and knows it.
+		wait, cancel := context.WithTimeout(ctx, b.cfg.SessionTimeout)
+		defer cancel()
+		_ = b.awaitCluster(wait, r.Index, nil)
+		done(r, nil)
+	}, func(err error) { done(nil, err) })
 }
 
 // rpcListener is ln with TLS, if brokers speak it.

@@ -58,17 +58,28 @@ func (l *lockedBuffer) String() string {
 
 func newHarness(t testing.TB, o serverOptions) *kafkaHarness {
 	t.Helper()
+	return newHarnessOn(t, o, Listener{Name: ProtocolPlaintext, Protocol: ProtocolPlaintext}, nil)
+}
+
+// newHarnessOn is newHarness with another listener, and options that need the backend.
+func newHarnessOn(t testing.TB, o serverOptions, l Listener, options func(*fakeBackend, *serverOptions)) *kafkaHarness {
+	t.Helper()
 	back := newFakeBackend(t)
+	if options != nil {
+		options(back, &o)
+	}
 	logs := new(lockedBuffer)
 	s := newServer(back, o, slog.New(slog.NewTextHandler(logs, nil)))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Serve(ln, Listener{Name: ProtocolPlaintext, Protocol: ProtocolPlaintext})
+	s.Serve(ln, l)
 	t.Cleanup(s.Close)
 	return &kafkaHarness{server: s, t: t, back: back, addr: ln.Addr().String(), logs: logs}
 }
+
+func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // kafkaClient is one connection.
 type kafkaClient struct {

@@ -100,7 +100,7 @@ func (s *Security) mechanism() (sasl.Mechanism, error) {
 			token := s.Token
 			if s.TokenFile != "" {
 				var err error
-				if token, err = secretFile(s.TokenFile); err != nil {
+				if token, err = ReadSecret(s.TokenFile); err != nil {
 					return oauth.Auth{}, err
 				}
 			}
@@ -116,7 +116,7 @@ func (s *Security) mechanism() (sasl.Mechanism, error) {
 			return nil, errors.New("a password and a file with one: give one of the two")
 		}
 		var err error
-		if password, err = secretFile(s.PasswordFile); err != nil {
+		if password, err = ReadSecret(s.PasswordFile); err != nil {
 			return nil, err
 		}
 	}
@@ -134,8 +134,8 @@ func (s *Security) mechanism() (sasl.Mechanism, error) {
 	return nil, fmt.Errorf("there is no mechanism %q: %s, %s, %s or %s", name, MechanismPlain, MechanismScramSHA256, MechanismScramSHA512, MechanismOAuthBearer)
 }
 
-// secretFile is the first line of a file.
-func secretFile(name string) (string, error) {
+// ReadSecret is the first line of a file that holds a password or a token.
+func ReadSecret(name string) (string, error) {
 	raw, err := os.ReadFile(name)
 	if err != nil {
 		return "", err

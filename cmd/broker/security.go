@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,6 +51,7 @@ func securityOf(cmd *cobra.Command) client.Security {
 type startSecurity struct {
 	listeners, advertised, protocols []string
 	clientAuth                       *choice
+	passwordFile                     string
 }
 
 func (s *startSecurity) flags(f *pflag.FlagSet, cfg *broker.Config) {
@@ -68,6 +70,17 @@ func (s *startSecurity) flags(f *pflag.FlagSet, cfg *broker.Config) {
 	f.StringSliceVar(&cfg.RPCTLS.AllowedNames, "rpc-tls-names", nil, "the `NAME,...` (DNS or common name, * for a part) that other brokers' certificates may have; default: any")
 	files("admin", "operators", "operators' certificates, which each must show then", &cfg.AdminTLS)
 	f.StringVar(&cfg.PrincipalRules, "principal-rules", "", "how a client certificate's subject becomes a user's name: `RULE:PATTERN/NAME/[LU],...` (ssl.principal.mapping.rules); default: as it is")
+	f.StringSliceVar(&cfg.SASLMechanisms, "sasl-mechanisms", nil, "the `NAME,...` of SASL mechanisms to offer: SCRAM-SHA-512, SCRAM-SHA-256, PLAIN, OAUTHBEARER; default: the first two, and the last if --oauth-jwks is given")
+	f.StringVar(&cfg.OAuth.JWKS, "oauth-jwks", "", "`URL` or file with the keys (JWKS) of OAUTHBEARER's tokens")
+	f.StringVar(&cfg.OAuth.Issuer, "oauth-issuer", "", "the `NAME` of the tokens' issuer")
+	f.StringSliceVar(&cfg.OAuth.Audience, "oauth-audience", nil, "the audiences `NAME,...` of which a token must have one")
+	f.StringVar(&cfg.OAuth.PrincipalClaim, "oauth-principal-claim", "sub", "the claim `NAME` that holds the user's name")
+	f.DurationVar(&cfg.OAuth.ClockSkew, "oauth-clock-skew", 30*time.Second, "by how much the issuer's clock may differ, at most 5m")
+	f.DurationVar(&cfg.OAuth.Refresh, "oauth-refresh", time.Hour, "how often the keys are fetched anew")
+	f.DurationVar(&cfg.ReauthInterval, "reauth-interval", 0, "after how long a client must authenticate anew at the latest; 0: never, or when its token expires")
+	f.StringSliceVar(&cfg.SuperUsers, "super-users", nil, "principals `User:NAME,...` that need no ACL")
+	f.StringVar(&cfg.BootstrapUser, "bootstrap-user", "", "make the user `NAME` if the cluster has no user at all")
+	f.StringVar(&s.passwordFile, "bootstrap-password-file", "", "`FILE` with that user's password on its first line")
 	f.DurationVar(&cfg.AuthTimeout, "auth-timeout", 10*time.Second, "how long a connection may take to prove who it is, with TLS")
 }
 
@@ -77,6 +90,11 @@ func (s *startSecurity) apply(cfg *broker.Config) error {
 		cfg.KafkaTLS.ClientAuth = s.clientAuth.String()
 	}
 	var err error
+	if s.passwordFile != "" {
+		if cfg.BootstrapPassword, err = client.ReadSecret(s.passwordFile); err != nil {
+			return fmt.Errorf("%w: the first user's password: %w", broker.ErrConfig, err)
+		}
+	}
 	cfg.Listeners, err = broker.ParseListeners(s.listeners, s.advertised, s.protocols)
 	return err
 }
