@@ -19,7 +19,7 @@ func (s *server) joinGroup(r *request) {
 	q := &coordinator.JoinRequest{
 		Group: req.Group, MemberID: req.MemberID, Instance: req.InstanceID, ClientID: string(r.header.ClientID), ClientHost: "/" + r.c.ip,
 		Session: time.Duration(req.SessionTimeoutMillis) * time.Millisecond, Rebalance: time.Duration(req.RebalanceTimeoutMillis) * time.Millisecond,
-		ProtocolType: req.ProtocolType, RequireID: req.Version >= 4, Skips: req.Version >= 9,
+		ProtocolType: req.ProtocolType, RequireID: req.Version >= 4, Skips: req.Version >= 9, Reason: textOf(req.Reason),
 	}
 	if req.Version < 1 || q.Rebalance <= 0 {
 		q.Rebalance = q.Session

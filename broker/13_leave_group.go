@@ -16,7 +16,8 @@ func (s *server) leaveGroup(r *request) {
 		members = []coordinator.LeavingMember{{ID: req.MemberID}}
 	}
 	for i := range req.Members {
-		members = append(members, coordinator.LeavingMember{ID: req.Members[i].MemberID, Instance: req.Members[i].InstanceID})
+		members = append(members, coordinator.LeavingMember{ID: req.Members[i].MemberID, Instance: req.Members[i].InstanceID,
+			Reason: textOf(req.Members[i].Reason)})
 	}
 	errs, err := s.b.Groups().Leave(req.Group, members)
 	resp.ErrorCode = codeOf(err)

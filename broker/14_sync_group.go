@@ -6,6 +6,7 @@ package broker
 import (
 	"bytes"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -13,6 +14,12 @@ import (
 
 func (s *server) syncGroup(r *request) {
 	req := r.msg.(*kmsg.SyncGroupRequest)
+	if req.Version >= 5 && (req.ProtocolType == nil || req.Protocol == nil) { // nullable on the wire, and mandatory (KIP-559)
+		resp := kmsg.NewPtrSyncGroupResponse()
+		resp.ErrorCode, resp.MemberAssignment = kerr.InconsistentGroupProtocol.Code, []byte{}
+		r.respond(resp)
+		return
+	}
 	q := &coordinator.SyncRequest{Group: req.Group, MemberID: req.MemberID, Instance: req.InstanceID, Generation: req.Generation,
 		ProtocolType: req.ProtocolType, Protocol: req.Protocol, Assignments: make(map[string][]byte, len(req.GroupAssignment))}
 	for i := range req.GroupAssignment {

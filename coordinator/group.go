@@ -125,6 +125,9 @@ func randomID() string {
 		hex.EncodeToString(b[8:10]) + "-" + hex.EncodeToString(b[10:])
 }
 
+// empty says that the group has no members, and none that are about to be.
+func (g *group) empty() bool { return g.state == groupEmpty }
+
 func (g *group) now() time.Time { return g.s.c.cfg.Now() }
 
 // touch begins a member's session anew.

@@ -31,7 +31,7 @@ func (g *group) summary() GroupSummary {
 
 // Describe describes a group; ErrGroupNotFound if there is none.
 func (c *Groups) Describe(name string) (*GroupDescription, error) {
-	s, err := c.enter(name)
+	s, err := c.enterAny(name)
 	if err != nil {
 		return nil, err
 	}

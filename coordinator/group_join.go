@@ -16,6 +16,7 @@ type JoinRequest struct {
 	Session, Rebalance   time.Duration
 	ProtocolType         string
 	Protocols            []GroupProtocol // kept
+	Reason               string          // v8: why it joins (KIP-800); for the log
 	RequireID            bool            // v4: a new member is first told its id (KIP-394)
 	Skips                bool            // v9: understands JoinResult.SkipAssignment
 }
@@ -58,11 +59,15 @@ type SyncResult struct {
 type LeavingMember struct {
 	ID       string
 	Instance *string
+	Reason   string // v5: for the log
 }
 
 // newMemberPatience is how long a new member may wait in its first JoinGroup. It knows no id yet and cannot heartbeat, and when it
 // gives up and asks again it comes as another one: Kafka's NewMemberJoinTimeoutMs.
 const newMemberPatience = 5 * time.Minute
+
+// maxReason bounds what is logged of why a member joins or leaves.
+const maxReason = 256
 
 // Join calls reply exactly once, perhaps before it returns; a member that must wait for others is answered by whatever
 // ends the wait.
@@ -222,6 +227,7 @@ func (g *group) welcome(id string, r *JoinRequest, reply func(JoinResult)) {
 	}
 	m.tell(r)
 	g.add(m)
+	g.s.c.cfg.Logger.Debug("a member joins its consumer group", "group", g.name, "member", id, "reason", said(r.Reason))
 	m.joins(g, reply)
 	if g.state == groupPreparing {
 		g.newcomer = true
@@ -230,6 +236,9 @@ func (g *group) welcome(id string, r *JoinRequest, reply func(JoinResult)) {
 	}
 	g.prepareRebalance()
 }
+
+// said is a client's own words, cut to what a line of the log can bear.
+func said(reason string) string { return reason[:min(len(reason), maxReason)] }
 
 // update takes over what a member says of itself.
 func (g *group) update(m *member, r *JoinRequest) {
@@ -630,6 +639,7 @@ func (c *Groups) Leave(group string, members []LeavingMember) ([]error, error) {
 			errs[i] = err
 			continue
 		}
+		c.cfg.Logger.Info("a member left its consumer group", "group", g.name, "member", m.id, "reason", said(l.Reason))
 		g.drop(m, ErrUnknownMember)
 		gone = true
 	}

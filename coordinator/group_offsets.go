@@ -76,7 +76,7 @@ func (g *group) mayCommit(r *CommitRequest) error {
 
 // Commit calls reply exactly once, with an error for each offset or with one for all.
 func (c *Groups) Commit(r *CommitRequest, reply func(errs []error, err error)) {
-	s, err := c.enter(r.Group)
+	s, err := c.enterAny(r.Group)
 	if err != nil {
 		reply(nil, err)
 		return
@@ -131,7 +131,7 @@ func (c *Groups) Commit(r *CommitRequest, reply func(errs []error, err error)) {
 // FetchOffsets calls reply exactly once: with an offset for each of want, Offset -1 where there is none, or with all that the
 // group has if all is set. An unknown group has none, which is no error.
 func (c *Groups) FetchOffsets(name string, want []TopicPartition, all bool, reply func([]CommittedOffset, error)) {
-	s, err := c.enter(name)
+	s, err := c.enterAny(name)
 	if err != nil {
 		reply(nil, err)
 		return
@@ -180,7 +180,7 @@ func (s *shard) offsetsOf(name string, want []TopicPartition, all bool) []Commit
 // DeleteOffsets removes committed offsets: of any topic from an empty group, of topics that no member is subscribed to
 // from a group of consumers. reply gets an error for each, or one for all.
 func (c *Groups) DeleteOffsets(name string, parts []TopicPartition, reply func(errs []error, err error)) {
-	s, err := c.enter(name)
+	s, err := c.enterAny(name)
 	if err != nil {
 		reply(nil, err)
 		return
@@ -243,7 +243,7 @@ func (g *group) subscriptions() map[string]bool {
 
 // DeleteGroup removes an empty group and all that it has committed.
 func (c *Groups) DeleteGroup(name string, reply func(error)) {
-	s, err := c.enter(name)
+	s, err := c.enterAny(name)
 	if err != nil {
 		reply(err)
 		return
@@ -306,23 +306,28 @@ func (s *shard) bury(g *group, records []groupRecord, whole bool, then func(erro
 	}
 }
 
-// expire removes offsets whose time is over. It counts from when the group became empty; without any members ever, from
-// the commit. A group with a commit on its way is left for the next time: its tombstone would come after it in the log.
+// expire removes offsets whose time is over. It counts from when the group became empty; without any members ever, and for topics
+// that no member of a group wants, from the commit (KIP-211). A group with a commit on its way is left for the next time: its
+// tombstone would come after it in the log.
 func (s *shard) expire() {
 	now := s.c.cfg.Now()
 	s.c.timers.set(&s.sweep, now.Add(s.c.cfg.Sweep))
 	for _, g := range s.groups {
-		if g.state != groupEmpty || len(g.pending) > 0 || g.commits > 0 || g.writing > 0 {
+		wanted, ok := g.wants()
+		if !ok || len(g.pending) > 0 || g.commits > 0 || g.writing > 0 {
 			continue
 		}
 		records := g.tombstones(func(o *CommittedOffset) bool {
-			if o.Expires >= 0 {
+			switch {
+			case wanted[o.Topic]:
+				return false
+			case o.Expires >= 0:
 				return now.UnixMilli() >= o.Expires
 			}
 			return now.UnixMilli()-max(o.Committed, g.emptySince) >= s.c.cfg.Retention.Milliseconds()
 		})
 		// A group of which nothing is left is forgotten too, once it has been empty for as long.
-		whole := len(records) == g.count && now.UnixMilli()-g.emptySince >= s.c.cfg.Retention.Milliseconds()
+		whole := g.empty() && len(records) == g.count && now.UnixMilli()-g.emptySince >= s.c.cfg.Retention.Milliseconds()
 		if len(records) > 0 || whole && g.stored {
 			s.bury(g, records, whole, func(err error) {
 				if err != nil {
@@ -331,6 +336,19 @@ func (s *shard) expire() {
 			})
 		}
 	}
+}
+
+// wants are the topics whose offsets the group needs, whatever their age. ok is false where that cannot be said, now or ever: then
+// nothing expires.
+func (g *group) wants() (topics map[string]bool, ok bool) {
+	if g.empty() {
+		return nil, true
+	}
+	if g.state != groupStable {
+		return nil, false
+	}
+	topics = g.subscriptions()
+	return topics, topics != nil
 }
 
 // TopicsDeleted removes what groups have committed for topics that are gone.

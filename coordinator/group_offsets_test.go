@@ -538,3 +538,68 @@ func TestCommitAfterResignation(t *testing.T) {
 	h.move()
 	h.wantOffsets("g", 7)
 }
+
+// KIP-211: what a stable group committed for a topic that none of its members reads any more expires by the commit's age.
+func TestOffsetsOfForsakenTopicsExpire(t *testing.T) {
+	h := newGroupHarness(t, GroupConfig{})
+	wants := func(topics ...string) []GroupProtocol {
+		m := kmsg.NewConsumerMemberMetadata()
+		m.Topics = topics
+		return []GroupProtocol{{Name: "range", Metadata: m.AppendTo(nil)}}
+	}
+	r := request("")
+	r.Protocols = wants("t", "u")
+	id := h.join(r).get().MemberID
+	h.sync(id, 1, nil).get()
+	both := commitOf("g", id, 1, 1)
+	both.Offsets = append(both.Offsets, CommittedOffset{Topic: "u", Offset: 5, LeaderEpoch: -1})
+	h.want(h.commit(both).get(), nil)
+	r = request(id)
+	r.Protocols = wants("t")
+	gen := h.join(r).get().Generation
+	sweep := func() {
+		for _, s := range h.c.all() {
+			s.locked(s.expire)
+		}
+	}
+	has := func(topic string) bool {
+		s, err := h.c.enter("g")
+		h.want(err, nil)
+		defer s.unlock()
+		return s.groups["g"].offsets[topic][0] != nil
+	}
+	h.now = h.now.Add(8 * 24 * time.Hour)
+	sweep()
+	if !has("t") || !has("u") {
+		t.Fatal("an offset expired while the group was not stable")
+	}
+	h.want(h.sync(id, gen, nil).get().Err, nil)
+	sweep()
+	if !has("t") || has("u") {
+		t.Fatalf("subscribed: %v, forsaken: %v", has("t"), has("u"))
+	}
+	h.move()
+	if !has("t") || has("u") {
+		t.Fatal("the log says otherwise")
+	}
+}
+
+// Consumers that are members of nothing may commit under an empty group id; nobody may join it.
+func TestGroupWithoutName(t *testing.T) {
+	h := newGroupHarness(t, GroupConfig{})
+	h.want(h.commit(commitOf("", "", -1, 3)).get(), nil)
+	h.move()
+	h.wantOffsets("", 3)
+	r := request("")
+	r.Group = ""
+	h.want(h.join(r).get().Err, ErrInvalidGroupID)
+	h.want(h.c.Heartbeat("", "x", nil, 1), ErrInvalidGroupID)
+	if h.state("") != "Empty" {
+		t.Fatal(h.state(""))
+	}
+	a := newAnswer[error](t)
+	h.c.DeleteGroup("", a.set)
+	h.want(a.get(), nil)
+	h.move()
+	h.wantOffsets("", -1)
+}

@@ -219,7 +219,7 @@ func PartitionOf(id string, partitions int) int32 {
 
 // shardOf finds the shard of a group. The caller locks it.
 func (c *Groups) shardOf(group string) (*shard, error) {
-	if group == "" || len(group) > maxGroupID {
+	if len(group) > maxGroupID {
 		return nil, ErrInvalidGroupID
 	}
 	n := c.cfg.Partitions()
@@ -234,8 +234,16 @@ func (c *Groups) shardOf(group string) (*shard, error) {
 	return nil, ErrNotCoordinator
 }
 
-// enter locks the shard of a group, if it may answer. The caller ends with shard.unlock.
+// enter locks the shard of a group that may have members, if it may answer. The caller ends with shard.unlock.
 func (c *Groups) enter(group string) (*shard, error) {
+	if group == "" {
+		return nil, ErrInvalidGroupID
+	}
+	return c.enterAny(group)
+}
+
+// enterAny is enter also for the group without a name: consumers of before Kafka 2.2 commit under it, as members of nothing.
+func (c *Groups) enterAny(group string) (*shard, error) {
 	s, err := c.shardOf(group)
 	if err != nil {
 		return nil, err
