@@ -15,7 +15,8 @@ import (
 func (s *server) offsetCommit(r *request) {
 	req := r.msg.(*kmsg.OffsetCommitRequest)
 	resp := kmsg.NewPtrOffsetCommitResponse()
-	q := &coordinator.CommitRequest{Group: req.Group, MemberID: req.MemberID, Instance: req.InstanceID, Generation: req.Generation, Retention: -1}
+	q := &coordinator.CommitRequest{Group: req.Group, MemberID: req.MemberID, Instance: req.InstanceID, Generation: req.Generation, Retention: -1,
+		Modern: req.Version >= 9}
 	if req.Version >= 2 && req.Version <= 4 && req.RetentionTimeMillis >= 0 {
 		q.Retention = time.Duration(min(req.RetentionTimeMillis, maxRetentionMillis)) * time.Millisecond
 	}

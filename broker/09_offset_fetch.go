@@ -61,6 +61,13 @@ func (s *server) groupOffsets(version int16, q *kmsg.OffsetFetchRequestGroup, pl
 			want = append(want, coordinator.TopicPartition{Topic: name, Partition: p})
 		}
 	}
+	if version >= 9 {
+		if err := s.b.Groups().MayFetch(q.Group, q.MemberID, q.MemberEpoch); err != nil {
+			place.ErrorCode = codeOf(err)
+			done()
+			return
+		}
+	}
 	s.b.Groups().FetchOffsets(q.Group, want, all, func(offsets []coordinator.CommittedOffset, err error) {
 		defer done()
 		place.ErrorCode = codeOf(err)

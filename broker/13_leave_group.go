@@ -19,19 +19,20 @@ func (s *server) leaveGroup(r *request) {
 		members = append(members, coordinator.LeavingMember{ID: req.Members[i].MemberID, Instance: req.Members[i].InstanceID,
 			Reason: textOf(req.Members[i].Reason)})
 	}
-	errs, err := s.b.Groups().Leave(req.Group, members)
-	resp.ErrorCode = codeOf(err)
-	switch {
-	case err != nil:
-	case req.Version < 3:
-		resp.ErrorCode = codeOf(errs[0])
-	default:
-		resp.Members = make([]kmsg.LeaveGroupResponseMember, len(members))
-		for i := range members {
-			place := &resp.Members[i]
-			place.Default()
-			place.MemberID, place.InstanceID, place.ErrorCode = members[i].ID, members[i].Instance, codeOf(errs[i])
+	s.b.Groups().Leave(req.Group, members, func(errs []error, err error) {
+		resp.ErrorCode = codeOf(err)
+		switch {
+		case err != nil:
+		case req.Version < 3:
+			resp.ErrorCode = codeOf(errs[0])
+		default:
+			resp.Members = make([]kmsg.LeaveGroupResponseMember, len(members))
+			for i := range members {
+				place := &resp.Members[i]
+				place.Default()
+				place.MemberID, place.InstanceID, place.ErrorCode = members[i].ID, members[i].Instance, codeOf(errs[i])
+			}
 		}
-	}
-	r.respond(resp)
+		r.respond(resp)
+	})
 }

@@ -69,6 +69,8 @@ var apis = apiTable(
 	api{key: 57, min: 0, max: 2, serve: (*server).updateFeatures},
 	api{key: 60, min: 0, max: 2, serve: (*server).describeCluster},
 	api{key: 64, min: 0, max: 0, serve: (*server).unregisterBroker},
+	api{key: 68, min: 0, max: 1, serve: (*server).consumerGroupHeartbeat},
+	api{key: 69, min: 0, max: 1, serve: (*server).consumerGroupDescribe},
 )
 
 // lastAPIKey bounds the table.

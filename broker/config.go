@@ -12,6 +12,7 @@ import (
 	"math"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -132,6 +133,14 @@ type Config struct {
 	GroupMinSession, GroupMaxSession time.Duration
 	// GroupMaxSize bounds the members of a group. Default: by what their metadata takes (8 MiB) only.
 	GroupMaxSize int
+	// GroupConsumerSession and GroupConsumerHeartbeat are what members of groups of the new protocol (KIP-848) are held to: how long one may be
+	// silent, and how often it shall speak. Defaults 45 s and 5 s.
+	GroupConsumerSession, GroupConsumerHeartbeat time.Duration
+	// GroupConsumerMaxSize bounds the members of such a group. Default: by what they take (8 MiB) only.
+	GroupConsumerMaxSize int
+	// GroupConsumerMigration says which groups may change their protocol while they have members: "bidirectional", the default,
+	// "upgrade", "downgrade" or "disabled".
+	GroupConsumerMigration string
 	// OffsetsRetention is how long committed offsets are kept after their group became empty. Default 7 days.
 	OffsetsRetention time.Duration
 
@@ -209,6 +218,10 @@ func (c Config) withDefaults() Config {
 	def(&c.GroupMinSession, 6*time.Second)
 	def(&c.GroupMaxSession, 30*time.Minute)
 	def(&c.GroupMaxSize, math.MaxInt32)
+	def(&c.GroupConsumerSession, 45*time.Second)
+	def(&c.GroupConsumerHeartbeat, 5*time.Second)
+	def(&c.GroupConsumerMaxSize, math.MaxInt32)
+	def(&c.GroupConsumerMigration, string(coordinator.MigrateBoth))
 	def(&c.OffsetsRetention, 7*24*time.Hour)
 	def(&c.MaxConnections, 10_000)
 	def(&c.MaxRequestBytes, 100<<20)
@@ -298,6 +311,12 @@ func (c Config) Validate() error {
 	check(c.GroupMinSession > 0 && c.GroupMinSession <= c.GroupMaxSession, "GroupMinSession %v is not in (0, GroupMaxSession %v]", c.GroupMinSession, c.GroupMaxSession)
 	check(c.GroupMaxSession <= 24*time.Hour, "GroupMaxSession %v is above a day", c.GroupMaxSession)
 	check(c.GroupMaxSize > 0, "GroupMaxSize %d is negative", c.GroupMaxSize)
+	check(c.GroupConsumerHeartbeat >= time.Millisecond && c.GroupConsumerHeartbeat < c.GroupConsumerSession, "GroupConsumerHeartbeat %v is not in [1ms, GroupConsumerSession %v)",
+		c.GroupConsumerHeartbeat, c.GroupConsumerSession)
+	check(c.GroupConsumerSession <= 24*time.Hour, "GroupConsumerSession %v is above a day", c.GroupConsumerSession)
+	check(c.GroupConsumerMaxSize > 0, "GroupConsumerMaxSize %d is negative", c.GroupConsumerMaxSize)
+	check(slices.Contains([]coordinator.Migration{coordinator.MigrateBoth, coordinator.MigrateUp, coordinator.MigrateDown, coordinator.MigrateNone}, coordinator.Migration(c.GroupConsumerMigration)),
+		"GroupConsumerMigration %q is not bidirectional, upgrade, downgrade or disabled", c.GroupConsumerMigration)
 	check(c.OffsetsRetention > 0, "OffsetsRetention %v is negative", c.OffsetsRetention)
 	check(c.ReplicationFactor >= 0 && c.ReplicationFactor <= coordinator.MaxReplicationFactor, "ReplicationFactor %d is not in [1, %d]", c.ReplicationFactor, coordinator.MaxReplicationFactor)
 	check(c.MaxConnections > 0, "MaxConnections %d is negative", c.MaxConnections)

@@ -73,7 +73,7 @@ var kafkaConfigs = []struct {
 	{"group.consumer.min.session.timeout.ms", kmsg.ConfigTypeInt, "45000"},
 	{"group.consumer.session.timeout.ms", kmsg.ConfigTypeInt, "45000"},
 	{"group.coordinator.append.linger.ms", kmsg.ConfigTypeInt, "10"},
-	{"group.coordinator.rebalance.protocols", kmsg.ConfigTypeList, "classic"},
+	{"group.coordinator.rebalance.protocols", kmsg.ConfigTypeList, "classic,consumer"},
 	{"group.coordinator.threads", kmsg.ConfigTypeInt, "1"},
 	{"group.initial.rebalance.delay.ms", kmsg.ConfigTypeInt, "3000"},
 	{"group.max.session.timeout.ms", kmsg.ConfigTypeInt, "1800000"},

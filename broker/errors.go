@@ -50,6 +50,13 @@ var kafkaErrors = []struct {
 	{coordinator.ErrGroupNotFound, kerr.GroupIDNotFound},
 	{coordinator.ErrGroupNotEmpty, kerr.NonEmptyGroup},
 	{coordinator.ErrTopicSubscribed, kerr.GroupSubscribedToTopic},
+	{coordinator.ErrInvalidRequest, kerr.InvalidRequest},
+	{coordinator.ErrFencedEpoch, kerr.FencedMemberEpoch},
+	{coordinator.ErrStaleEpoch, kerr.StaleMemberEpoch},
+	{coordinator.ErrUnreleasedInstance, kerr.UnreleasedInstanceID},
+	{coordinator.ErrUnsupportedAssignor, kerr.UnsupportedAssignor},
+	{coordinator.ErrInvalidRegex, kerr.InvalidRegularExpression},
+	{coordinator.ErrProtocolDisabled, kerr.UnsupportedVersion},
 	// Users and ACLs.
 	{coordinator.ErrUnknownUser, kerr.ResourceNotFound},
 	{coordinator.ErrTooManyUsers, kerr.UnacceptableCredential},

@@ -97,7 +97,9 @@ func (b *Broker) newGroups() *coordinator.Groups {
 			return 0
 		},
 		Logger: b.log, InitialRebalanceDelay: c.GroupInitialRebalanceDelay, MinSession: c.GroupMinSession, MaxSession: c.GroupMaxSession,
-		MaxSize: c.GroupMaxSize, Retention: c.OffsetsRetention,
+		MaxSize: c.GroupMaxSize, Retention: c.OffsetsRetention, Image: b.Image,
+		ConsumerSession: c.GroupConsumerSession, ConsumerHeartbeat: c.GroupConsumerHeartbeat, ConsumerMaxSize: c.GroupConsumerMaxSize,
+		Migration: coordinator.Migration(c.GroupConsumerMigration),
 	})
 }
 

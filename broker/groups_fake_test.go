@@ -12,7 +12,7 @@ func (b *fakeBackend) Groups() *coordinator.Groups {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.groups == nil {
-		b.groups = coordinator.NewGroups(coordinator.GroupConfig{InitialRebalanceDelay: -1, Partitions: func() int {
+		b.groups = coordinator.NewGroups(coordinator.GroupConfig{InitialRebalanceDelay: -1, Image: b.Image, Partitions: func() int {
 			if t := b.Image().Topic(coordinator.ConsumerOffsetsTopic); t != nil {
 				return len(t.Partitions)
 			}

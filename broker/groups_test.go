@@ -328,10 +328,16 @@ func TestGroupOffsetsOfDeletedTopic(t *testing.T) {
 
 // Three consumers of one group, while brokers go without a word, the group's coordinator among them: every record is consumed, and
 // what was committed is never older afterwards.
-func TestGroupOverKills(t *testing.T) {
+func TestGroupOverKills(t *testing.T) { groupOverKills(t, false) }
+
+// The same with members of the new protocol (KIP-848), whose coordinator goes in the middle of what it has begun.
+func TestConsumerGroupOverKills(t *testing.T) { groupOverKills(t, true) }
+
+func groupOverKills(t *testing.T, modern bool) {
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
 		n.cfg.GroupInitialRebalanceDelay = -1
+		n.cfg.GroupConsumerSession, n.cfg.GroupConsumerHeartbeat = 6*time.Second, 200*time.Millisecond
 	}
 	c.start(c.nodes...)
 	c.awaitVoters(3)
@@ -348,9 +354,13 @@ func TestGroupOverKills(t *testing.T) {
 	seen := map[string]int{}
 	committed := map[int32]int64{}
 	consume := func(ctx context.Context, name string) {
-		cl, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.ConsumerGroup("g"), kgo.ConsumeTopics("a"), kgo.DisableAutoCommit(), kgo.ClientID(name),
-			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(200*time.Millisecond),
-			kgo.MetadataMinAge(50*time.Millisecond), kgo.RebalanceTimeout(10*time.Second))
+		opts := []kgo.Opt{kgo.SeedBrokers(seeds...), kgo.ConsumerGroup("g"), kgo.ConsumeTopics("a"), kgo.DisableAutoCommit(), kgo.ClientID(name),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.SessionTimeout(6 * time.Second), kgo.HeartbeatInterval(200 * time.Millisecond),
+			kgo.MetadataMinAge(50 * time.Millisecond), kgo.RebalanceTimeout(10 * time.Second)}
+		if modern {
+			opts = append(opts, kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer()))
+		}
+		cl, err := kgo.NewClient(opts...)
 		if err != nil {
 			t.Error(err)
 			return
@@ -466,19 +476,36 @@ func TestGroupOverKills(t *testing.T) {
 	}
 	// The members come to rest, and share the partitions.
 	adm := admin()
-	soon(t, "the group is stable with three members", func() bool {
+	state := func() (state string, members, parts int) {
+		if modern {
+			for _, n := range c.running() {
+				if d, err := n.Groups().DescribeConsumer("g"); err == nil {
+					for _, m := range d.Members {
+						for _, tp := range m.Assignment {
+							parts += len(tp.Partitions)
+						}
+					}
+					return d.State, len(d.Members), parts
+				}
+			}
+			return "", 0, 0
+		}
 		d, err := adm.DescribeGroups(ctx, "g")
 		if err != nil {
-			return false
+			return "", 0, 0
 		}
 		g := d["g"]
-		return g.State == "Stable" && len(g.Members) == 3 && len(g.AssignedPartitions()["a"]) == 6
+		return g.State, len(g.Members), len(g.AssignedPartitions()["a"])
+	}
+	soon(t, "the group is stable with three members", func() bool {
+		s, members, parts := state()
+		return s == "Stable" && members == 3 && parts == 6
 	})
 	stop()
 	wg.Wait()
 	soon(t, "the group is empty", func() bool {
-		d, err := adm.DescribeGroups(ctx, "g")
-		return err == nil && d["g"].State == "Empty"
+		s, _, _ := state()
+		return s == "Empty"
 	})
 	check()
 	c.stop(c.nodes...)

@@ -111,6 +111,14 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(c.GroupMaxSession.Milliseconds()), c.GroupMaxSession != 0
 	case "group.max.size":
 		return fmt.Sprint(c.GroupMaxSize), c.GroupMaxSize != 0
+	case "group.consumer.session.timeout.ms":
+		return fmt.Sprint(c.GroupConsumerSession.Milliseconds()), c.GroupConsumerSession != 0
+	case "group.consumer.heartbeat.interval.ms":
+		return fmt.Sprint(c.GroupConsumerHeartbeat.Milliseconds()), c.GroupConsumerHeartbeat != 0
+	case "group.consumer.max.size":
+		return fmt.Sprint(c.GroupConsumerMaxSize), c.GroupConsumerMaxSize != 0
+	case "group.consumer.migration.policy":
+		return c.GroupConsumerMigration, c.GroupConsumerMigration != ""
 	case "offsets.retention.minutes":
 		return fmt.Sprint(int64(c.OffsetsRetention.Minutes())), c.OffsetsRetention != 0
 	case "max.connections":

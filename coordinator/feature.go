@@ -38,6 +38,7 @@ type feature struct {
 // features are those of this version, by name. A new cluster has each at its highest level; one that is not named is off.
 // All but metadata.version may be off (level 0).
 var features = []feature{
+	{FeatureRange{FeatureGroupVersion, 0, 1}, LevelAdmin},
 	{FeatureRange{MetadataVersion, 1, LevelLatest}, 0},
 }
 

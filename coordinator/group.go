@@ -109,6 +109,11 @@ type group struct {
 	syncBy      time.Time // of the syncing
 	syncTimer   timer
 
+	// Of the new protocol: nil in a group of the classic one. queue are requests that wait for what is on its way.
+	consumer   *consumerGroup
+	converting bool // the records that make it one of the other protocol are on their way
+	queue      []func(error)
+
 	// What is in the log.
 	stored  bool                     // its metadata is
 	writing int                      // records of its metadata on their way
@@ -125,8 +130,21 @@ func randomID() string {
 		hex.EncodeToString(b[8:10]) + "-" + hex.EncodeToString(b[10:])
 }
 
-// empty says that the group has no members, and none that are about to be.
-func (g *group) empty() bool { return g.state == groupEmpty }
+// empty says that the group has no members.
+func (g *group) empty() bool {
+	if g.consumer != nil {
+		return len(g.consumer.members) == 0
+	}
+	return g.state == groupEmpty
+}
+
+// since is when the group became empty, in milliseconds; 0: it never had members.
+func (g *group) since() int64 {
+	if g.consumer != nil {
+		return g.consumer.changedAt
+	}
+	return g.emptySince
+}
 
 func (g *group) now() time.Time { return g.s.c.cfg.Now() }
 
@@ -214,6 +232,15 @@ func (g *group) dissolve(err error) {
 	ts := &g.s.c.timers
 	ts.stop(&g.joinTimer)
 	ts.stop(&g.syncTimer)
+	if c := g.consumer; c != nil {
+		for _, m := range c.members {
+			g.stopConsumer(m)
+		}
+	}
+	for _, fn := range g.queue {
+		fn(err)
+	}
+	g.queue = nil
 	for _, p := range g.pending {
 		ts.stop(&p.timer)
 	}
@@ -309,6 +336,7 @@ func (g *group) store(r groupRecord, then func(error)) {
 		if g.state != groupDead {
 			then(err)
 		}
+		g.written()
 		if !g.s.closed {
 			g.s.tidy(g)
 		}

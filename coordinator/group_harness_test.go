@@ -293,8 +293,18 @@ func (h *groupHarness) heartbeat(member string, generation int32) error {
 }
 
 func (h *groupHarness) leave(member string) error {
-	errs, err := h.c.Leave("g", []LeavingMember{{ID: member}})
+	errs, err := h.leavesFrom("g", LeavingMember{ID: member})
 	return errors.Join(append(errs, err)...)
+}
+
+func (h *groupHarness) leavesFrom(group string, members ...LeavingMember) (errs []error, err error) {
+	h.t.Helper()
+	a := newAnswer[error](h.t)
+	h.c.Leave(group, members, func(es []error, e error) {
+		errs = es
+		a.set(e)
+	})
+	return errs, a.get()
 }
 
 // stable brings a group of n dynamic members to a generation; the first one leads.

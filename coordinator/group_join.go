@@ -66,6 +66,9 @@ type LeavingMember struct {
 // gives up and asks again it comes as another one: Kafka's NewMemberJoinTimeoutMs.
 const newMemberPatience = 5 * time.Minute
 
+// maxIDPrefix bounds what a member id has of the client's own name.
+const maxIDPrefix = 255
+
 // maxReason bounds what is logged of why a member joins or leaves.
 const maxReason = 256
 
@@ -99,6 +102,16 @@ func (c *Groups) Join(r *JoinRequest, reply func(JoinResult)) {
 	}
 	if err != nil {
 		s.later(func() { fail(err) })
+		return
+	}
+	if g.consumer != nil || g.converting {
+		g.do(func(err error) {
+			if err != nil {
+				s.later(func() { fail(err) })
+				return
+			}
+			g.joinAny(r, reply)
+		})
 		return
 	}
 	g.joinGroup(r, reply)
@@ -160,6 +173,9 @@ func (g *group) joinGroup(r *JoinRequest, reply func(JoinResult)) {
 	}
 }
 
+// idPrefix is what a member id begins with. A name of more bytes than a record's string can have must not get there.
+func idPrefix(name string) string { return name[:min(len(name), maxIDPrefix)] }
+
 // full says that there is no room for who asks. Those who are in stay in, unless they grow beyond what we have for a group.
 func (g *group) full(r *JoinRequest) bool {
 	m := g.members[r.MemberID]
@@ -184,7 +200,7 @@ func (g *group) full(r *JoinRequest) bool {
 // joinNew takes in who has no member id.
 func (g *group) joinNew(r *JoinRequest, reply func(JoinResult)) {
 	if r.Instance != nil {
-		id := *r.Instance + "-" + g.s.c.cfg.NewID()
+		id := idPrefix(*r.Instance) + "-" + g.s.c.cfg.NewID()
 		if old := g.members[g.static[*r.Instance]]; old != nil {
 			g.replace(old, id, r, reply)
 		} else {
@@ -192,7 +208,7 @@ func (g *group) joinNew(r *JoinRequest, reply func(JoinResult)) {
 		}
 		return
 	}
-	id := r.ClientID + "-" + g.s.c.cfg.NewID()
+	id := idPrefix(r.ClientID) + "-" + g.s.c.cfg.NewID()
 	if !r.RequireID {
 		g.welcome(id, r, reply)
 		return
@@ -371,6 +387,10 @@ func (g *group) joinUntil(d time.Duration) {
 
 // joinExpired ends the waiting for those who have not joined.
 func (g *group) joinExpired() {
+	if g.converting {
+		g.s.c.timers.set(&g.joinTimer, g.now().Add(expelRetry))
+		return
+	}
 	if g.state != groupPreparing || g.now().Before(g.deadline) {
 		return
 	}
@@ -469,6 +489,10 @@ func (g *group) sessionExpired(m *member) {
 	if g.members[m.id] != m {
 		return
 	}
+	if g.converting { // whether it still is one of this kind is not decided
+		g.s.c.timers.set(&m.timer, g.now().Add(expelRetry))
+		return
+	}
 	if m.waits() && !m.isNew {
 		g.touch(m) // it is here; what it waits for has a time-out of its own
 		return
@@ -484,6 +508,10 @@ func (g *group) sessionExpired(m *member) {
 
 // syncExpired removes members that have joined and never fetched their assignment.
 func (g *group) syncExpired() {
+	if g.converting {
+		g.s.c.timers.set(&g.syncTimer, g.now().Add(expelRetry))
+		return
+	}
 	if (g.state != groupCompleting && g.state != groupStable) || g.now().Before(g.syncBy) {
 		return
 	}
@@ -506,6 +534,19 @@ func (c *Groups) Sync(r *SyncRequest, reply func(SyncResult)) {
 		return
 	}
 	defer s.unlock()
+	if g := s.group(r.Group); g != nil && (g.consumer != nil || g.converting) {
+		g.do(func(err error) {
+			if err == nil && g.consumer != nil {
+				err = g.syncConsumer(r, reply)
+			} else if err == nil {
+				err = s.syncGroup(r, reply)
+			}
+			if err != nil {
+				s.later(func() { reply(SyncResult{Err: err}) })
+			}
+		})
+		return
+	}
 	if err := s.syncGroup(r, reply); err != nil {
 		s.later(func() { reply(SyncResult{Err: err}) })
 	}
@@ -593,6 +634,12 @@ func (c *Groups) Heartbeat(group, memberID string, instance *string, generation 
 	if g == nil {
 		return ErrUnknownMember
 	}
+	if g.consumer != nil {
+		return g.heartbeatConsumer(memberID, instance, generation)
+	}
+	if g.converting {
+		return ErrRebalanceInProgress
+	}
 	m, err := g.validate(memberID, instance)
 	if err != nil {
 		return err
@@ -611,21 +658,44 @@ func (c *Groups) Heartbeat(group, memberID string, instance *string, generation 
 	return ErrUnknownMember
 }
 
-// Leave removes members, one result each.
-func (c *Groups) Leave(group string, members []LeavingMember) ([]error, error) {
+// Leave removes members. reply is called exactly once, with a result for each, or with an error for all.
+func (c *Groups) Leave(group string, members []LeavingMember, reply func([]error, error)) {
 	s, err := c.enter(group)
 	if err != nil {
-		return nil, err
+		reply(nil, err)
+		return
 	}
 	defer s.unlock()
+	answer := func(errs []error, err error) { s.later(func() { reply(errs, err) }) }
 	g := s.group(group)
+	switch {
+	case g == nil:
+		errs := make([]error, len(members))
+		for i := range errs {
+			errs[i] = ErrUnknownMember
+		}
+		answer(errs, nil)
+	case g.consumer != nil || g.converting:
+		g.do(func(err error) {
+			switch {
+			case err != nil:
+				answer(nil, err)
+			case g.consumer != nil:
+				g.leaveConsumer(members, answer)
+			default:
+				answer(g.leave(members), nil)
+			}
+		})
+	default:
+		answer(g.leave(members), nil)
+	}
+}
+
+// leave removes members of a group of the classic protocol.
+func (g *group) leave(members []LeavingMember) []error {
 	errs := make([]error, len(members))
 	gone := false
 	for i, l := range members {
-		if g == nil {
-			errs[i] = ErrUnknownMember
-			continue
-		}
 		id := l.ID
 		if id == "" && l.Instance != nil {
 			id = g.static[*l.Instance]
@@ -639,7 +709,7 @@ func (c *Groups) Leave(group string, members []LeavingMember) ([]error, error) {
 			errs[i] = err
 			continue
 		}
-		c.cfg.Logger.Info("a member left its consumer group", "group", g.name, "member", m.id, "reason", said(l.Reason))
+		g.s.c.cfg.Logger.Info("a member left its consumer group", "group", g.name, "member", m.id, "reason", said(l.Reason))
 		g.drop(m, ErrUnknownMember)
 		gone = true
 	}
@@ -649,5 +719,5 @@ func (c *Groups) Leave(group string, members []LeavingMember) ([]error, error) {
 		}
 		g.removed()
 	}
-	return errs, nil
+	return errs
 }

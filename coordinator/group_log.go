@@ -57,6 +57,20 @@ var (
 	ErrGroupNotFound = errors.New("there is no such group")
 	// ErrGroupNotEmpty: NON_EMPTY_GROUP.
 	ErrGroupNotEmpty = errors.New("the group has members")
+	// ErrInvalidRequest: a field is missing or contradicts another. INVALID_REQUEST, with the text.
+	ErrInvalidRequest = errors.New("invalid request")
+	// ErrFencedEpoch: not the member's epoch: it must give up its partitions and join again. FENCED_MEMBER_EPOCH.
+	ErrFencedEpoch = errors.New("the member's epoch is not the coordinator's")
+	// ErrStaleEpoch: a commit or a fetch of offsets in another epoch than the member's. STALE_MEMBER_EPOCH.
+	ErrStaleEpoch = errors.New("the member's epoch is out of date")
+	// ErrUnreleasedInstance: another member has this instance id, and has not left. UNRELEASED_INSTANCE_ID.
+	ErrUnreleasedInstance = errors.New("another member has this instance id")
+	// ErrUnsupportedAssignor: UNSUPPORTED_ASSIGNOR.
+	ErrUnsupportedAssignor = errors.New("the coordinator has no such assignor")
+	// ErrInvalidRegex: INVALID_REGULAR_EXPRESSION.
+	ErrInvalidRegex = errors.New("invalid regular expression")
+	// ErrProtocolDisabled: the cluster does not speak the new protocol, or the request is too old for it. UNSUPPORTED_VERSION.
+	ErrProtocolDisabled = errors.New("the new group protocol is not available")
 	// ErrTopicSubscribed: GROUP_SUBSCRIBED_TO_TOPIC.
 	ErrTopicSubscribed = errors.New("a member of the group is subscribed to the topic")
 )

@@ -16,6 +16,7 @@ type CommitRequest struct {
 	Instance        *string
 	Generation      int32 // negative: a simple consumer, outside of any generation
 	Offsets         []CommittedOffset
+	Modern          bool          // v9: Generation may be the epoch of a member of the new protocol
 	Retention       time.Duration // v2 to v4: instead of the broker's; negative: not given
 }
 
@@ -54,6 +55,9 @@ func (g *group) removeOffset(topic string, partition int32) {
 
 // mayCommit says whether an offset commit comes from somebody who may.
 func (g *group) mayCommit(r *CommitRequest) error {
+	if g.consumer != nil {
+		return g.consumerMayCommit(r)
+	}
 	if r.Generation < 0 && g.state == groupEmpty {
 		return nil // a simple consumer, or an administrator
 	}
@@ -105,6 +109,10 @@ func (c *Groups) Commit(r *CommitRequest, reply func(errs []error, err error)) {
 	for i, o := range r.Offsets {
 		if len(o.Metadata) > c.cfg.MaxOffsetMetadata {
 			errs[i] = ErrOffsetMetadataTooLarge
+			continue
+		}
+		if g.consumer != nil && g.consumer.stale(r, partID{o.TopicID, o.Partition}) {
+			errs[i] = ErrStaleEpoch
 			continue
 		}
 		o.Committed, o.Expires = now.UnixMilli(), -1
@@ -193,7 +201,7 @@ func (c *Groups) DeleteOffsets(name string, parts []TopicPartition, reply func(e
 		return
 	}
 	var subscribed map[string]bool
-	if len(g.order) > 0 {
+	if !g.empty() {
 		if subscribed = g.subscriptions(); subscribed == nil {
 			answer(nil, ErrGroupNotEmpty)
 			return
@@ -223,6 +231,9 @@ func (c *Groups) DeleteOffsets(name string, parts []TopicPartition, reply func(e
 
 // subscriptions are the topics that any member wants; nil if that cannot be said.
 func (g *group) subscriptions() map[string]bool {
+	if g.consumer != nil {
+		return g.consumerTopics()
+	}
 	if g.protocolType != "consumer" {
 		return nil
 	}
@@ -253,7 +264,7 @@ func (c *Groups) DeleteGroup(name string, reply func(error)) {
 	switch {
 	case g == nil:
 		err = ErrGroupNotFound
-	case g.state != groupEmpty || len(g.pending) > 0:
+	case !g.empty() || len(g.pending) > 0 || g.converting || g.consumer != nil && g.writing > 0:
 		err = ErrGroupNotEmpty
 	}
 	if err != nil {
@@ -281,6 +292,19 @@ func (g *group) tombstones(gone func(*CommittedOffset) bool) []groupRecord {
 func (s *shard) bury(g *group, records []groupRecord, whole bool, then func(error)) {
 	if whole && (g.stored || g.writing > 0) {
 		records = append(records, groupRecord{name: g.name, deleted: true})
+	}
+	if whole && g.consumer != nil {
+		records = append(records, g.consumerTombstones()...)
+		g.writing++ // who joins meanwhile waits: its records must not stand among these
+		inner := then
+		then = func(err error) {
+			g.writing--
+			inner(err)
+			g.written()
+			if !s.closed {
+				s.tidy(g)
+			}
+		}
 	}
 	if len(records) == 0 {
 		s.tidy(g)
@@ -324,11 +348,11 @@ func (s *shard) expire() {
 			case o.Expires >= 0:
 				return now.UnixMilli() >= o.Expires
 			}
-			return now.UnixMilli()-max(o.Committed, g.emptySince) >= s.c.cfg.Retention.Milliseconds()
+			return now.UnixMilli()-max(o.Committed, g.since()) >= s.c.cfg.Retention.Milliseconds()
 		})
 		// A group of which nothing is left is forgotten too, once it has been empty for as long.
-		whole := g.empty() && len(records) == g.count && now.UnixMilli()-g.emptySince >= s.c.cfg.Retention.Milliseconds()
-		if len(records) > 0 || whole && g.stored {
+		whole := g.empty() && len(records) == g.count && now.UnixMilli()-g.since() >= s.c.cfg.Retention.Milliseconds()
+		if len(records) > 0 || whole && (g.stored || g.consumer != nil) {
 			s.bury(g, records, whole, func(err error) {
 				if err != nil {
 					s.c.cfg.Logger.Debug("cannot expire offsets; the next sweep tries again", "group", g.name, "err", err)
@@ -344,7 +368,7 @@ func (g *group) wants() (topics map[string]bool, ok bool) {
 	if g.empty() {
 		return nil, true
 	}
-	if g.state != groupStable {
+	if g.consumer == nil && g.state != groupStable {
 		return nil, false
 	}
 	topics = g.subscriptions()

@@ -27,7 +27,7 @@ const (
 	groupValue          = 3
 )
 
-// errForeignRecord is a record of a kind that we have no use for: those of newer group protocols.
+// errForeignRecord is a record of a kind that we have no use for: those of share and streams groups.
 var errForeignRecord = errors.New("record of an unknown kind")
 
 // CommittedOffset is what a group has committed for one partition.
@@ -42,13 +42,15 @@ type CommittedOffset struct {
 	Expires     int64 // milliseconds; -1: by the broker's retention
 }
 
-// groupRecord is one record, decoded. Of offset and group one is set, or neither in a tombstone.
+// groupRecord is one record, decoded. Of offset, meta and consumer one is set, or neither of the first two in a tombstone.
 type groupRecord struct {
 	name     string // of the group
 	isOffset bool
 	offset   CommittedOffset // of a tombstone: topic and partition only
 	meta     *kmsg.GroupMetadataValue
+	consumer *consumerRecord // of the new protocol
 	deleted  bool
+	at       int64 // milliseconds: when it was appended
 }
 
 func offsetRecord(name string, o CommittedOffset) groupRecord {
@@ -60,6 +62,9 @@ func offsetTombstone(name, topic string, partition int32) groupRecord {
 }
 
 func (r *groupRecord) key() []byte {
+	if r.consumer != nil {
+		return r.consumer.key(r.name)
+	}
 	if r.isOffset {
 		k := kmsg.OffsetCommitKey{Version: keyOffset, Group: r.name, Topic: r.offset.Topic, Partition: r.offset.Partition}
 		return k.AppendTo(nil)
@@ -72,6 +77,8 @@ func (r *groupRecord) value() []byte {
 	switch {
 	case r.deleted:
 		return nil
+	case r.consumer != nil:
+		return r.consumer.value()
 	case r.isOffset:
 		o := &r.offset
 		v := kmsg.NewOffsetCommitValue()
@@ -143,6 +150,9 @@ func decodeGroupRecord(key, value []byte) (r groupRecord, err error) {
 		}
 		r.meta = &v
 		return r, nil
+	case keyConsumerGroup, keyConsumerTopics, keyConsumerMember, keyTargetEpoch, keyTargetMember, keyCurrentMember, keyConsumerRegex:
+		r.name, r.consumer, err = decodeConsumerRecord(key, value)
+		return r, err
 	default:
 		return r, fmt.Errorf("%w: key version %d", errForeignRecord, version)
 	}

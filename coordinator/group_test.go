@@ -148,7 +148,7 @@ func TestGroupMemberIDRequired(t *testing.T) {
 	r.RequireID = true
 	r.Group = "h"
 	id := h.join(r).get().MemberID
-	if errs, err := h.c.Leave("h", []LeavingMember{{ID: id}}); err != nil || errs[0] != nil {
+	if errs, err := h.leavesFrom("h", LeavingMember{ID: id}); err != nil || errs[0] != nil {
 		t.Fatal(errs, err)
 	}
 	if h.state("h") != ErrGroupNotFound.Error() {
@@ -413,7 +413,7 @@ func TestGroupStaticMembers(t *testing.T) {
 		t.Fatalf("%+v, %v", d, err)
 	}
 	// By instance id alone an administrator removes it.
-	errs, err := h.c.Leave("g", []LeavingMember{{Instance: &instance}, {ID: "nobody"}, {ID: "x", Instance: &inst}})
+	errs, err := h.leavesFrom("g", LeavingMember{Instance: &instance}, LeavingMember{ID: "nobody"}, LeavingMember{ID: "x", Instance: &inst})
 	if err != nil || errs[0] != nil || errs[1] != ErrUnknownMember || errs[2] != ErrFencedInstance {
 		t.Fatalf("%v, %v", errs, err)
 	}
@@ -499,7 +499,7 @@ func TestGroupDescribeAndList(t *testing.T) {
 		t.Fatalf("%+v, %v", d, err)
 	}
 	list, err := h.c.List()
-	if want := []GroupSummary{{"g", "consumer", "Stable"}, {"simple", "", "Empty"}}; err != nil || !slices.Equal(list, want) {
+	if want := []GroupSummary{{"g", "consumer", "Stable", false}, {"simple", "", "Empty", false}}; err != nil || !slices.Equal(list, want) {
 		t.Fatalf("%v, %v", list, err)
 	}
 	if _, err := h.c.Describe("nobody"); err != ErrGroupNotFound {

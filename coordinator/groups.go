@@ -43,6 +43,15 @@ type GroupConfig struct {
 	Retention time.Duration
 	// Sweep is between two looks for expired offsets. Default 10 min.
 	Sweep time.Duration
+
+	// Image is the cluster as this broker knows it. Nil: there are no topics, and no groups of the new protocol.
+	Image func() *Image
+	// ConsumerSession and ConsumerHeartbeat are what members of the new protocol (KIP-848) are held to. Defaults 45 s and 5 s.
+	ConsumerSession, ConsumerHeartbeat time.Duration
+	// ConsumerMaxSize bounds the members of a group of the new protocol. Default: by maxGroupBytes only.
+	ConsumerMaxSize int
+	// Migration says which groups change their protocol while they have members. Default MigrateBoth.
+	Migration Migration
 }
 
 const (
@@ -76,6 +85,18 @@ func (c GroupConfig) withDefaults() GroupConfig {
 	def(&c.MaxSession, 30*time.Minute)
 	def(&c.Retention, 7*24*time.Hour)
 	def(&c.Sweep, 10*time.Minute)
+	def(&c.ConsumerSession, 45*time.Second)
+	def(&c.ConsumerHeartbeat, 5*time.Second)
+	if c.ConsumerMaxSize == 0 {
+		c.ConsumerMaxSize = math.MaxInt32
+	}
+	if c.Migration == "" {
+		c.Migration = MigrateBoth
+	}
+	if c.Image == nil {
+		none := newImage()
+		c.Image = func() *Image { return none }
+	}
 	if c.MaxSize == 0 {
 		c.MaxSize = math.MaxInt32
 	}
@@ -328,7 +349,11 @@ func (s *shard) locked(fn func()) {
 
 // append appends records as one batch. then is called under mu, after they were applied, or with the error. mu is held.
 func (s *shard) append(records []groupRecord, then func(error)) {
-	batch := groupBatch(records, s.c.cfg.Now().UnixMilli())
+	now := s.c.cfg.Now().UnixMilli()
+	for i := range records {
+		records[i].at = now
+	}
+	batch := groupBatch(records, now)
 	s.later(func() {
 		s.log.Append(batch, func(err error) {
 			s.mu.Lock()
@@ -356,6 +381,8 @@ func (s *shard) apply(r *groupRecord) {
 		g = s.newGroup(r.name)
 	}
 	switch {
+	case r.consumer != nil:
+		g.fold(r.consumer, r.deleted, r.at)
 	case r.isOffset && r.deleted:
 		g.removeOffset(r.offset.Topic, r.offset.Partition)
 	case r.isOffset:
@@ -412,6 +439,7 @@ func (s *shard) load() {
 					continue
 				}
 				records++
+				r.at = rec.Timestamp
 				into.apply(&r)
 			}
 			at = b.NextOffset()
@@ -426,6 +454,7 @@ func (s *shard) load() {
 	for _, g := range s.groups {
 		g.s = s
 		g.restore()
+		g.restoreConsumer()
 		s.tidy(g)
 	}
 	s.c.timers.set(&s.sweep, s.c.cfg.Now().Add(s.c.cfg.Sweep))
@@ -478,7 +507,7 @@ func (s *shard) obtain(name string) (*group, error) {
 
 // tidy forgets a group of which there is nothing to remember.
 func (s *shard) tidy(g *group) {
-	if g.state == groupEmpty && len(g.members) == 0 && len(g.pending) == 0 && !g.stored && g.writing == 0 && g.commits == 0 && g.count == 0 &&
+	if g.state == groupEmpty && len(g.members) == 0 && len(g.pending) == 0 && !g.stored && g.consumer == nil && g.writing == 0 && len(g.queue) == 0 && g.commits == 0 && g.count == 0 &&
 		s.groups[g.name] == g {
 		g.dissolve(nil)
 		delete(s.groups, g.name)
