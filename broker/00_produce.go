@@ -185,6 +185,9 @@ func (op *produceOp) done(place *kmsg.ProduceResponseTopicPartition, topic *coor
 			place.BaseOffset, place.LogAppendTime, place.LogStartOffset = res.BaseOffset, res.LogAppendTime, res.LogStart
 		} else {
 			place.ErrorMessage = messageOf(res.Err)
+			if r, ok := errors.AsType[*partition.RecordsError](res.Err); ok {
+				place.ErrorRecords = errorRecords(r)
+			}
 			if op.failed == nil {
 				op.failed = res.Err
 			}
@@ -199,6 +202,16 @@ func (op *produceOp) done(place *kmsg.ProduceResponseTopicPartition, topic *coor
 	if async {
 		op.leave()
 	}
+}
+
+// errorRecords are the records to blame for a refused batch (KIP-467).
+func errorRecords(e *partition.RecordsError) []kmsg.ProduceResponseTopicPartitionErrorRecord {
+	out := make([]kmsg.ProduceResponseTopicPartitionErrorRecord, len(e.Records))
+	for i := range e.Records {
+		out[i] = kmsg.NewProduceResponseTopicPartitionErrorRecord()
+		out[i].RelativeOffset, out[i].ErrorMessage = e.Records[i].Index, &e.Records[i].Message
+	}
+	return out
 }
 
 // hintBroker puts a leader's address into the answer, once. op.mu is held.

@@ -103,7 +103,9 @@ func (s *server) fetch(r *request) {
 		topic, err := findTopic(im, req.Version >= 13, p.key.name, p.key.id)
 		if err == nil {
 			p.topic = topic
-			p.rep, err = s.findReplica(topic, p.key.partition)
+			if p.rep, err = s.findReplica(topic, p.key.partition); err == nil && req.Version < 10 && topic.Configs["compression.type"] == "zstd" {
+				p.rep, err = nil, refuse(kerr.UnsupportedCompressionType, "zstd needs fetch version 10 or later (KIP-110)")
+			}
 		}
 		if err == nil && op.any && req.Rack != "" {
 			p.preferred = s.redirect(r.c, p.key, s.preferredReplica(im, p.rep, req.Rack))

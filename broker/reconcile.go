@@ -25,6 +25,7 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 )
 
@@ -472,6 +473,7 @@ func (r *reconciler) settingsOf(configs map[string]string) (s partition.Settings
 	}
 	s.TimestampBefore = ms("message.timestamp.before.max.ms")
 	s.TimestampAfter = ms("message.timestamp.after.max.ms")
+	s.Compression = compressionOf(configs)
 	s.SegmentBytes = number("segment.bytes", 1<<31-1)
 	s.SegmentAge = ms("segment.ms")
 	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)
@@ -490,6 +492,19 @@ func (r *reconciler) settingsOf(configs map[string]string) (s partition.Settings
 		s.QuorumReads = v == ReadQuorum
 	}
 	return s
+}
+
+// compressionOf is compression.type and what goes with it.
+func compressionOf(configs map[string]string) (c partition.Recompression) {
+	codecs := map[string]protocol.Codec{"uncompressed": protocol.CodecNone, "gzip": protocol.CodecGzip, "snappy": protocol.CodecSnappy,
+		"lz4": protocol.CodecLZ4, "zstd": protocol.CodecZstd}
+	name := configs["compression.type"]
+	if c.Codec, c.Enabled = codecs[name]; c.Enabled {
+		if level, err := strconv.Atoi(configs["compression."+name+".level"]); err == nil {
+			c.Level = level
+		}
+	}
+	return c
 }
 
 // deletes reports that cleanup.policy lets old records be dropped.

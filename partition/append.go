@@ -14,7 +14,8 @@ import (
 
 // AppendRequest is one batch to append. It belongs to the replica until Done has been called, Batch for ever.
 type AppendRequest struct {
-	// Batch is one record batch of magic 2, as the client sent it. The replica owns it from here on.
+	// Batch is one record batch of magic 2, as the client sent it. The replica owns it from here on, and may put another in its
+	// place (compression.type).
 	Batch []byte
 	// Acks is Kafka's: 1 and 0 answer after the leader's own sync (and may be lost with the leader), -1 (all) after the
 	// quorum's commit.
@@ -68,6 +69,12 @@ func (r *Replica) Append(req *AppendRequest) {
 		req.answer(err)
 		return
 	}
+	if b := protocol.Batch(req.Batch); s.looksInside(b, req.Epoch != 0) {
+		if req.Batch, err = lookInside(b, s, r.now().UnixMilli()); err != nil {
+			req.answer(err)
+			return
+		}
+	}
 	if v.m.log.Full() {
 		// Before the proposal: what is left of the last extent is kept for no-ops, memberships and commands.
 		req.answer(ErrStorageFull)
@@ -119,6 +126,9 @@ func checkBatch(raw []byte, s *Settings, now func() time.Time) error {
 		}
 		return fmt.Errorf("%w: %w", ErrInvalidRecord, err)
 	}
+	if b.DeleteHorizon() {
+		return fmt.Errorf("%w: a delete horizon is compaction's to set", ErrInvalidRecord)
+	}
 	if b.Control() {
 		return fmt.Errorf("%w: control batches are the broker's to write", ErrInvalidRecord)
 	}
@@ -131,8 +141,8 @@ func checkBatch(raw []byte, s *Settings, now func() time.Time) error {
 	return nil
 }
 
-// checkTimestamps judges by the header: the base timestamp (the first record's) and the maximum. Kafka decodes every
-// record for it; a record older than the first one of its batch passes here.
+// checkTimestamps judges by the header: the base timestamp (the first record's) and the maximum. A record older than the first
+// one of its batch is seen by lookInside, if the topic says how old is too old.
 func checkTimestamps(b protocol.Batch, s *Settings, now int64) error {
 	if first := b.BaseTimestamp(); s.TimestampBefore >= 0 && first >= 0 && first < now-s.TimestampBefore.Milliseconds() {
 		return fmt.Errorf("%w: %d is more than %v before now", ErrInvalidTimestamp, first, s.TimestampBefore)

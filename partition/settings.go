@@ -5,6 +5,8 @@ package partition
 import (
 	"fmt"
 	"time"
+
+	"github.com/balsamq/balsa/protocol"
 )
 
 // TimestampType is message.timestamp.type.
@@ -27,6 +29,10 @@ type Settings struct {
 	// TimestampBefore and TimestampAfter are message.timestamp.before.max.ms and .after.max.ms; only CreateTime is
 	// checked. Defaults: unbounded, one hour (Kafka 4). Negative: unbounded.
 	TimestampBefore, TimestampAfter time.Duration
+	// Compression is compression.type.
+	Compression Recompression
+	// Compact is cleanup.policy=compact, alone or with delete: every record needs a key.
+	Compact bool
 	// MinInsync is min.insync.replicas, obeyed by acks=all. A quorum is the floor anyway; default 1.
 	MinInsync int
 	// ProducerExpiry is producer.id.expiration.ms: a producer's sequence state is forgotten when it has been idle for
@@ -91,6 +97,8 @@ func (s Settings) validate() error {
 		return fmt.Errorf("partition: max.message.bytes %d is not in [0, %d]", s.MaxMessageBytes, MaxBatchBytes)
 	case s.TimestampType != CreateTime && s.TimestampType != LogAppendTime:
 		return fmt.Errorf("partition: unknown message.timestamp.type %d", s.TimestampType)
+	case s.Compression.Codec < protocol.CodecNone || s.Compression.Codec > protocol.CodecZstd:
+		return fmt.Errorf("partition: unknown compression.type %d", s.Compression.Codec)
 	case s.MinInsync < 1:
 		return fmt.Errorf("partition: min.insync.replicas %d is not positive", s.MinInsync)
 	case s.ProducerExpiry < minProducerExpiry:

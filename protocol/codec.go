@@ -1,17 +1,17 @@
-// Compression of record batches. The broker stores and hands out batches as they came; it looks inside only where a
+// Decompression of record batches. The broker stores and hands out batches as they came; it looks inside only where a
 // feature must see the records, and then within a bound: a few kilobytes can inflate to gigabytes.
 
 package protocol
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
@@ -170,33 +170,4 @@ func (f *Inflater) snappyBlock(dst, src []byte) ([]byte, error) {
 		return out, nil
 	}
 	return append(dst, out...), nil
-}
-
-// deflate compresses what the broker itself writes. It is not on any client's path.
-func deflate(c Codec, src []byte) []byte {
-	var buf bytes.Buffer
-	var w io.WriteCloser
-	switch c {
-	case CodecGzip:
-		w = gzip.NewWriter(&buf)
-	case CodecSnappy:
-		return s2.EncodeSnappy(nil, src)
-	case CodecLZ4:
-		w = lz4.NewWriter(&buf)
-	case CodecZstd:
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
-		if err != nil {
-			panic("protocol: zstd encoder: " + err.Error())
-		}
-		defer e.Close()
-		return e.EncodeAll(src, nil)
-	default:
-		panic(fmt.Sprintf("protocol: cannot write codec %d", c))
-	}
-	// Writes into a bytes.Buffer do not fail.
-	_, err := w.Write(src)
-	if err = errors.Join(err, w.Close()); err != nil {
-		panic(fmt.Sprintf("protocol: compress with %v: %v", c, err))
-	}
-	return buf.Bytes()
 }

@@ -35,18 +35,35 @@ type Record struct {
 // ErrCodec or ErrInflate; if count and content differ, that is an error too.
 func (b Batch) Records(inf *Inflater) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
-		p := b.RecordBytes()
-		if c := b.Codec(); c != CodecNone {
-			if inf == nil {
-				yield(nil, fmt.Errorf("%w: %v without an inflater", ErrCodec, c))
-				return
-			}
-			var err error
-			if p, err = inf.Inflate(c, p); err != nil {
-				yield(nil, err)
+		p, err := b.Inflate(inf)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for r, err := range b.RecordsIn(p) {
+			if !yield(r, err) {
 				return
 			}
 		}
+	}
+}
+
+// Inflate returns the record bytes as they were before they were compressed: to look at them more than once. Without a codec
+// they are the batch's own. inf may be nil then.
+func (b Batch) Inflate(inf *Inflater) ([]byte, error) {
+	c := b.Codec()
+	switch {
+	case c == CodecNone:
+		return b.RecordBytes(), nil
+	case inf == nil:
+		return nil, fmt.Errorf("%w: %v without an inflater", ErrCodec, c)
+	}
+	return inf.Inflate(c, b.RecordBytes())
+}
+
+// RecordsIn is Records over what Inflate returned.
+func (b Batch) RecordsIn(p []byte) iter.Seq2[*Record, error] {
+	return func(yield func(*Record, error) bool) {
 		var r Record
 		for i := range b.RecordCount() {
 			rest, err := b.readRecord(p, &r)
@@ -181,7 +198,7 @@ func BuildBatch(records []Record, o BatchOptions) Batch {
 		b = append(b, body...)
 	}
 	if o.Codec != CodecNone {
-		b = append(b[:BatchHeaderSize:BatchHeaderSize], deflate(o.Codec, b[BatchHeaderSize:])...)
+		b = append(b[:BatchHeaderSize:BatchHeaderSize], Compression{Codec: o.Codec}.Deflate(b[BatchHeaderSize:])...)
 	}
 	attr := int16(o.Codec)
 	if o.Transactional {
