@@ -106,6 +106,12 @@ func TestClusterIsUpgraded(t *testing.T) {
 			}
 		}
 	}
+	// What needs a level keeps it.
+	seed := clients[0].SeedBrokers()[0]
+	resp, err := updateFeaturesRequest(2, coordinator.FeatureGroupVersion, 0, featureSafeDowngrade).RequestWith(context.Background(), seed)
+	if err != nil || resp.ErrorCode != 0 {
+		t.Fatalf("switch %s off: %v, %v", coordinator.FeatureGroupVersion, err, resp)
+	}
 	for i, step := range []struct {
 		level int16
 		kind  int8
