@@ -107,6 +107,9 @@ func (w *world) write(g int, op uint64, left int) {
 }
 
 func (w *world) writeTo(n *node, g int, op uint64, left int) {
+	if w.late.quiet(g) {
+		return
+	}
 	w.history[g].called(op, w.now)
 	n.inLife(n.life, func() { n.step(w.proposal(n, g, op, left)) })
 }
@@ -170,6 +173,11 @@ func (w *world) retry(g int, op uint64, left int) {
 
 // read asks for a linearizable read point: it must cover all that was acknowledged, or read, before it was asked for.
 func (w *world) read(n *node, g int) {
+	if n.preempted {
+		w.rep.reach("read that came while a turn stood still")
+		w.reading(n, g)()
+		return
+	}
 	n.inLife(n.life, func() { n.step(w.reading(n, g)) })
 }
 

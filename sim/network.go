@@ -118,7 +118,12 @@ func (l *link) Send(to raft.NodeID, msgs []raft.Message) {
 			w.fail(err)
 			return
 		}
-		l.net.carry("", l.node.id, to, func(dst *node) { dst.deliver(ofItsOwn(&c)) })
+		carry := func() { l.net.carry("", l.node.id, to, func(dst *node) { dst.deliver(ofItsOwn(&c)) }) }
+		if d := w.late.delay(w, l.node, to, m); d > 0 {
+			w.after(d, carry)
+		} else {
+			carry()
+		}
 	}
 }
 

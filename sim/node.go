@@ -55,7 +55,8 @@ type node struct {
 	current    *task // that runs at this moment
 	turn       *task // suspended in the middle of a turn
 	flushes    []*task
-	pauseIn    int // clock readings until a turn is suspended; 0: never
+	pauseIn    int  // clock readings until a turn is suspended; 0: never
+	preempted  bool // a turn stands still, and nothing else of the process
 	pauseFor   time.Duration
 	pauseAfter bool // it goes on with the reading from before
 
@@ -99,6 +100,7 @@ func (n *node) start() {
 	}
 	n.disks.dead, n.disks.lostPower, n.disks.cutIn = false, false, -1
 	n.stalledUntil, n.loseStalled, n.pauseIn = 0, false, 0
+	n.preempted = false
 	n.timerAt, n.hardFlushing = 0, false
 	n.flushing = map[raft.GroupID]bool{}
 	n.replicas = make([]*replica, w.opts.Groups)

@@ -70,7 +70,9 @@ func (n *node) mayPause() bool {
 	}
 	n.w.rep.reach("suspended inside a turn")
 	n.w.tracef("n%d suspended inside a turn for %v", n.id, n.pauseFor)
+	n.preempted = clockReadByTurn() // only this worker stands still: what is asked meanwhile is queued
 	n.sleep(n.pauseFor)
+	n.preempted = false
 	return true
 }
 

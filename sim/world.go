@@ -100,9 +100,10 @@ type world struct {
 	// cutAtVote is the number of nodes that lose power when they next vote, strikes the number of leaders that are struck
 	// when they are elected.
 	cutAtVote, strikes int
-	strikeGroup        int   // of this group
-	calm               bool  // the schedule is over
-	err                error // first violation
+	strikeGroup        int       // of this group
+	calm               bool      // the schedule is over
+	late               *lateVote // under way
+	err                error     // first violation
 }
 
 // after schedules fn.
@@ -187,6 +188,7 @@ func Run(opts Options) (rep Report, err error) {
 	}
 	startClients(w, w.opts.Ops, w.opts.Duration)
 	startFaults(w, w.opts.Duration)
+	startRareFaults(w, w.opts.Duration)
 	w.after(time.Second, w.check.periodic)
 	w.runUntil(begin+raft.Time(w.opts.Duration), nil)
 	if w.err == nil {
