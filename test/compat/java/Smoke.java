@@ -251,6 +251,109 @@ public class Smoke {
         });
     }
 
+    // share polls consumers until they have all partitions among them, each some, and returns how many that are.
+    static String share(int want, List<KafkaConsumer<String, String>> cs) {
+        long end = System.nanoTime() + LIMIT.toNanos();
+        Set<TopicPartition> all = new HashSet<>();
+        while (System.nanoTime() < end) {
+            int sum = 0, least = want;
+            all.clear();
+            for (var c : cs) {
+                c.poll(Duration.ofMillis(100));
+                all.addAll(c.assignment());
+                sum += c.assignment().size();
+                least = Math.min(least, c.assignment().size());
+            }
+            if (all.size() == want && sum == want && least > 0) break;
+        }
+        return all.size() + " of " + want;
+    }
+
+    // newGroups is group.protocol=consumer (KIP-848).
+    static void newGroups(Admin a) throws Exception {
+        String t = run + "-gzip", g = run + "-new";
+        String[] opts = {"group.id", g, "group.protocol", "consumer", "enable.auto.commit", "false"};
+        check("consumer protocol: all records", RECORDS + " records", () -> {
+            try (var c = consumer(opts)) {
+                c.subscribe(List.of(t));
+                String got = drain(c, RECORDS);
+                c.commitSync();
+                return got;
+            }
+        });
+        check("consumer protocol: committed offsets", RECORDS,
+            () -> get(a.listConsumerGroupOffsets(g).partitionsToOffsetAndMetadata()).values().stream().mapToLong(OffsetAndMetadata::offset).mapToInt(n -> (int) n).sum());
+        for (String assignor : List.of("uniform", "range")) {
+            check("consumer protocol, " + assignor + ": three members share the partitions, and describeConsumerGroups", PARTITIONS + " of " + PARTITIONS + ", STABLE, CONSUMER, " + assignor + ", 3", () -> {
+                String[] more = Arrays.copyOf(opts, opts.length + 2);
+                more[opts.length] = "group.remote.assignor";
+                more[opts.length + 1] = assignor;
+                try (var c = consumer(more); var d = consumer(more); var e = consumer(more)) {
+                    for (var x : List.of(c, d, e)) x.subscribe(List.of(t));
+                    String got = share(PARTITIONS, List.of(c, d, e));
+                    String state = "";
+                    long end = System.nanoTime() + LIMIT.toNanos();
+                    while (System.nanoTime() < end) {
+                        for (var x : List.of(c, d, e)) x.poll(Duration.ofMillis(50));
+                        var desc = get(a.describeConsumerGroups(List.of(g)).all()).get(g);
+                        state = desc.groupState().name() + ", " + desc.type().name() + ", " + desc.partitionAssignor() + ", " + desc.members().size();
+                        if (desc.groupState() == GroupState.STABLE && desc.members().size() == 3) break;
+                    }
+                    return got + ", " + state;
+                }
+            });
+        }
+        check("consumer protocol: a pattern that the broker resolves", PARTITIONS + " of " + PARTITIONS, () -> {
+            try (var c = consumer("group.id", g + "-re", "group.protocol", "consumer", "enable.auto.commit", "false")) {
+                c.subscribe(new SubscriptionPattern(run + "-g.ip"));
+                return share(PARTITIONS, List.of(c));
+            }
+        });
+        check("consumer protocol: an invalid pattern", "InvalidRegularExpression", () -> refused(() -> {
+            try (var c = consumer("group.id", g + "-re2", "group.protocol", "consumer", "enable.auto.commit", "false")) {
+                c.subscribe(new SubscriptionPattern("(" + run));
+                return share(PARTITIONS, List.of(c));
+            }
+        }));
+        check("consumer protocol: a static member comes back to what it had", "the same", () -> {
+            String[] s = {"group.id", g + "-static", "group.protocol", "consumer", "group.instance.id", "one", "enable.auto.commit", "false"};
+            try (var other = consumer("group.id", g + "-static", "group.protocol", "consumer", "enable.auto.commit", "false")) {
+                other.subscribe(List.of(t));
+                Set<TopicPartition> before;
+                try (var c = consumer(s)) {
+                    c.subscribe(List.of(t));
+                    share(PARTITIONS, List.of(c, other));
+                    before = new HashSet<>(c.assignment());
+                }
+                try (var c = consumer(s)) {
+                    c.subscribe(List.of(t));
+                    share(PARTITIONS, List.of(c, other));
+                    return before.equals(c.assignment()) ? "the same" : before + " and " + c.assignment();
+                }
+            }
+        });
+        check("both protocols in one group, there and back", PARTITIONS + " of " + PARTITIONS + ", CONSUMER, then " + PARTITIONS + " of " + PARTITIONS + ", CLASSIC", () -> {
+            String id = g + "-mixed";
+            try (var old = consumer("group.id", id, "enable.auto.commit", "false", "partition.assignment.strategy", "org.apache.kafka.clients.consumer.CooperativeStickyAssignor")) {
+                old.subscribe(List.of(t));
+                share(PARTITIONS, List.of(old));
+                String got;
+                try (var c = consumer("group.id", id, "group.protocol", "consumer", "enable.auto.commit", "false")) {
+                    c.subscribe(List.of(t));
+                    got = share(PARTITIONS, List.of(old, c)) + ", " + get(a.describeConsumerGroups(List.of(id)).all()).get(id).type().name();
+                }
+                got += ", then " + share(PARTITIONS, List.of(old));
+                return got + ", " + get(a.describeConsumerGroups(List.of(id)).all()).get(id).type().name();
+            }
+        });
+        check("listGroups by type", true, () -> get(a.listGroups(ListGroupsOptions.forConsumerGroups()).all()).stream()
+            .anyMatch(l -> l.groupId().equals(g) && l.type().equals(Optional.of(GroupType.CONSUMER))));
+        check("deleteConsumerGroups of the new kind", false, () -> {
+            get(a.deleteConsumerGroups(List.of(g)).all());
+            return get(a.listGroups().all()).stream().anyMatch(l -> l.groupId().equals(g));
+        });
+    }
+
     static void groups(Admin a) throws Exception {
         String t = run + "-gzip", g = run + "-group";
         for (String assignor : List.of("org.apache.kafka.clients.consumer.RangeAssignor", "org.apache.kafka.clients.consumer.CooperativeStickyAssignor")) {
@@ -315,6 +418,7 @@ public class Smoke {
             admin(a);
             data(a);
             groups(a);
+            newGroups(a);
             check("deleteTopics of all", "done", () -> {
                 get(a.deleteTopics(get(a.listTopics().names()).stream().filter(n -> n.startsWith(run)).collect(Collectors.toList())).all());
                 return "done";
