@@ -75,7 +75,7 @@ def kafka_python(brokers, topic):
 
 
 def confluent(brokers, topic):
-    from confluent_kafka import Consumer, Producer, TopicPartition
+    from confluent_kafka import Consumer, Producer, TopicPartition, libversion
     from confluent_kafka.admin import AdminClient, NewTopic
 
     conf = {"bootstrap.servers": ",".join(brokers)}
@@ -113,8 +113,45 @@ def confluent(brokers, topic):
     assert {c.partition: c.offset for c in committed} == ends, f"committed {committed}, the ends are {ends}"
     consumer.close()
     verify(read, begins, ends)
+    if libversion()[1] >= 0x020c0000:
+        consumer_protocol(conf, topic)
+    else:
+        print(f"SKIPPED: librdkafka {libversion()[0]} is older than 2.12, so that its group.protocol=consumer was not checked")
     for f in admin.delete_topics([topic], operation_timeout=30).values():
         f.result(60)
+
+
+def consumer_protocol(conf, topic):
+    """Members of the new group protocol (KIP-848) read all, share the partitions, and hand them on; one subscribes by a pattern."""
+    from confluent_kafka import Consumer
+
+    opts = {**conf, "group.id": topic + "-new", "group.protocol": "consumer", "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    members = [Consumer(opts) for _ in range(3)]
+    seen = set()
+
+    def share(among, want):
+        """polls until the members own all partitions, each one its part."""
+        deadline = time.time() + 90
+        while time.time() < deadline:
+            for m in among:
+                for r in m.consume(500, 0.1):
+                    assert not r.error(), r.error()
+                    seen.add((r.partition(), r.offset()))
+            owned = [{p.partition for p in m.assignment()} for m in among]
+            if all(owned) and sum(map(len, owned)) == PARTITIONS == len(set().union(*owned)) and len(seen) >= want:
+                return
+        raise AssertionError(f"{len(seen)} records, the members own {owned}")
+
+    members[0].subscribe([topic])
+    share(members[:1], RECORDS)
+    for m in members[1:]:
+        m.subscribe(["^" + topic + "$"])
+    share(members, RECORDS)
+    members[0].commit(asynchronous=False)
+    members.pop().close()
+    share(members, RECORDS)
+    for m in members:
+        m.close()
 
 
 if __name__ == "__main__":
