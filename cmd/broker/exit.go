@@ -108,6 +108,11 @@ func (a *app) explain(err error, commandPath string) *cliError {
 			e.mend = fmt.Sprintf("'broker topic describe %s' shows its partitions", np.Topic)
 			break
 		}
+		if errors.Is(err, kerr.GroupIDNotFound) {
+			e.what = fmt.Sprintf("group %s does not exist (%s)", subject, kerr.GroupIDNotFound.Message)
+			e.mend = "'broker group list' shows the groups there are"
+			break
+		}
 		if errors.Is(err, kerr.UnknownTopicOrPartition) {
 			e.what = fmt.Sprintf("topic %s does not exist (%s)", subject, kerr.UnknownTopicOrPartition.Message)
 		}
@@ -121,6 +126,8 @@ func (a *app) explain(err error, commandPath string) *cliError {
 	case errors.Is(err, client.ErrInvalid):
 		e.code = exitUsage
 		e.mend = fmt.Sprintf("'%s --help' shows what is understood", commandPath)
+	case errors.Is(err, kerr.NonEmptyGroup), errors.Is(err, kerr.GroupSubscribedToTopic):
+		e.mend = "stop its members first: 'broker group describe NAME' shows them"
 	case errors.Is(err, context.Canceled):
 		e.what = "interrupted"
 	}

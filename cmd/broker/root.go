@@ -22,6 +22,7 @@ var commands = []func(*app) *cobra.Command{
 	newStartCommand,
 	newTopicCommand,
 	newPartitionCommand,
+	newGroupCommand,
 	newProduceCommand,
 	newConsumeCommand,
 	newClusterCommand,
