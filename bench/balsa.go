@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -94,6 +95,25 @@ func (b *Balsa) Stop() error {
 	}
 	_ = b.cmd.Process.Signal(os.Interrupt)
 	return waitOrKill(b.cmd)
+}
+
+// stopAll asks processes to end, and waits for each; status is what they end with then.
+func stopAll(cmds []*exec.Cmd, status int) error {
+	for _, c := range cmds {
+		_ = c.Process.Signal(os.Interrupt) // it may have ended by itself
+	}
+	errs := make([]error, len(cmds))
+	var wg sync.WaitGroup
+	for i, c := range cmds {
+		wg.Go(func() {
+			err := waitOrKill(c)
+			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != status {
+				errs[i] = err
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // waitOrKill waits for a process that was asked to end, and insists after a while.

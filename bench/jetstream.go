@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -79,24 +80,10 @@ func (j *JetStream) Start(ctx context.Context, dir string, c Cell) error {
 	if err != nil {
 		return err
 	}
-	tmpl, err := template.New("nats-node.conf").Parse(natsConf)
-	if err != nil {
-		return err
-	}
 	for i := range 3 {
 		node := filepath.Join(dir, fmt.Sprintf("n%d", i+1))
-		if err := os.MkdirAll(node, 0o755); err != nil {
-			return err
-		}
-		conf := filepath.Join(node, "nats.conf")
-		f, err := os.Create(conf)
-		if err != nil {
-			return err
-		}
-		err = errors.Join(tmpl.Execute(f, map[string]any{
-			"Name": fmt.Sprintf("n%d", i+1), "ClientPort": ports[i], "RoutePort": ports[3+i], "StoreDir": filepath.Join(node, "js"),
-			"SyncAlways": c.Class == ClassB, "Routes": ports[3:],
-		}), f.Close())
+		conf, err := writeNATSConf(node, natsNode{Name: fmt.Sprintf("n%d", i+1), ClientPort: ports[i], RoutePort: ports[3+i],
+			SyncAlways: c.Class == ClassB, Routes: ports[3:]})
 		if err != nil {
 			return err
 		}
@@ -135,6 +122,35 @@ func (j *JetStream) Start(ctx context.Context, dir string, c Cell) error {
 		}
 	}
 	return nil
+}
+
+// natsStopped is what nats-server ends with on SIGINT.
+const natsStopped = 1
+
+// natsNode is what the configuration's template is filled with.
+type natsNode struct {
+	Name                            string
+	ClientPort, RoutePort, HTTPPort int // HTTPPort 0: no monitoring
+	StoreDir                        string
+	SyncAlways                      bool
+	Routes                          []int
+}
+
+// writeNATSConf writes a node's configuration into its directory, where its data will be too.
+func writeNATSConf(dir string, n natsNode) (path string, err error) {
+	tmpl, err := template.New("nats-node.conf").Parse(natsConf)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	n.StoreDir, path = filepath.Join(dir, "js"), filepath.Join(dir, "nats.conf")
+	f, err := os.Create(path)
+	if err != nil {
+		return "", err
+	}
+	return path, errors.Join(tmpl.Execute(f, n), f.Close())
 }
 
 // lead moves a stream's leadership to a node, so that leaders are spread evenly.
@@ -188,6 +204,25 @@ func freePorts(n int) ([]int, error) {
 	return ports, nil
 }
 
+// keepPorts are free ports outside of the range from which systems take the local ports of connections: what is started again finds
+// them free.
+func keepPorts(n int) ([]int, error) {
+	const first, last, tries = 20_000, 31_999, 1000
+	var ports []int
+	for range tries {
+		p := first + rand.IntN(last-first+1)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		if ports = append(ports, p); len(ports) == n {
+			return ports, nil
+		}
+	}
+	return nil, fmt.Errorf("fewer than %d free ports from %d to %d", n, first, last)
+}
+
 // Pids implements System.
 func (j *JetStream) Pids() []int {
 	var pids []int
@@ -202,18 +237,7 @@ func (j *JetStream) Stop() error {
 	if j.admin != nil {
 		j.admin.Close()
 	}
-	var errs []error
-	for _, c := range j.cmds {
-		_ = c.Process.Signal(os.Interrupt)
-	}
-	for _, c := range j.cmds {
-		if err := waitOrKill(c); err != nil {
-			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 { // nats-server ends with 1 on SIGINT
-				errs = append(errs, err)
-			}
-		}
-	}
-	return errors.Join(errs...)
+	return stopAll(j.cmds, natsStopped)
 }
 
 // Producer implements System.

@@ -23,6 +23,7 @@ type Report struct {
 	Version string    `json:"version"` // of Balsa: module version or VCS revision
 	Peers   []string  `json:"peers"`
 	Results []Result  `json:"results"`
+	Many    []Many    `json:"many,omitempty"` // M2
 }
 
 // NewReport notes when and where.
@@ -71,6 +72,11 @@ func spread(rs []Result, of func(Result) float64) (lo, hi float64) {
 
 // WriteTable prints the medians. A ratio compares rounds pairwise, as they were run, and is the median of those.
 func (r *Report) WriteTable(out io.Writer) error {
+	if len(r.Many) > 0 {
+		if err := r.writeMany(out); err != nil {
+			return err
+		}
+	}
 	var cells []Cell
 	rows := map[Cell][]*row{}
 	for _, res := range r.Results {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,8 +25,13 @@ type benchOptions struct {
 	dir     string
 	json    string
 	class   string
-	parts   int
+	parts   []int
+	peerMax int
+	limit   time.Duration
 }
+
+// manyScenario loads nothing, and so has no cells.
+const manyScenario = "M2"
 
 // scenarios by name.
 var scenarios = map[string]func() []bench.Cell{"T1": bench.T1, "L1": bench.L1}
@@ -41,11 +47,14 @@ for every round. Only ratios within one run mean anything.
 Scenarios:
   T1  throughput: 1 KiB records; 1 and 16 partitions, 1 and 8 producers, durability classes A and B
   L1  latency of one synchronous producer
+  M2  partitions that nobody uses, 0, 1,000 and 10,000: CPU and memory at rest, time to start, time until all are led again
+      after kill -9 of a broker
 
 Class A acknowledges from the page cache of a quorum, class B once a quorum has synced to disk. Peers: jetstream (three
 nats-servers, built with 'go install', one replicated stream for each partition).`,
 		Example: `  broker bench run T1 --peer jetstream --verify
-  broker bench run L1 --rounds 3 --measure 5s --json l1.json`,
+  broker bench run L1 --rounds 3 --measure 5s --json l1.json
+  broker bench run M2 --partitions 0,1000 --peer jetstream`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError(fmt.Sprintf("write '%s'", cmd.UseLine()), "SCENARIO is missing")
@@ -56,35 +65,46 @@ nats-servers, built with 'go install', one replicated stream for each partition)
 	}
 	f := run.Flags()
 	f.StringSliceVar(&o.peers, "peer", nil, "measure `NAME,...` too: jetstream")
-	f.IntVar(&o.rounds, "rounds", 5, "rounds of each cell; medians are printed")
-	f.DurationVar(&o.warmup, "warmup", 2*time.Second, "before each measurement")
-	f.DurationVar(&o.measure, "measure", 8*time.Second, "length of each measurement")
+	f.IntVar(&o.rounds, "rounds", 0, "rounds of each cell; medians are printed; 0: 5, and 1 of M2")
+	f.DurationVar(&o.warmup, "warmup", 2*time.Second, "before each measurement; M2 waits for rest instead")
+	f.DurationVar(&o.measure, "measure", 0, "length of each measurement; 0: 8s, and 20s of M2")
 	f.BoolVar(&o.verify, "verify", false, "read everything back: every acknowledged record once, in order")
 	f.StringVar(&o.dir, "dir", "", "put all data below `DIR`; default: the system's temporary directory")
 	f.StringVar(&o.json, "json", "", "write the report to `FILE` too")
 	f.StringVar(&o.class, "class", "", "only this durability class: A or B")
-	f.IntVar(&o.parts, "partitions", 0, "only cells with so many partitions")
+	f.IntSliceVar(&o.parts, "partitions", nil, "only cells with `N,...` partitions; M2: with any such numbers")
+	f.IntVar(&o.peerMax, "peer-partitions", 0, "M2: the most partitions of a peer; 0: as many as ours")
+	f.DurationVar(&o.limit, "limit", 10*time.Minute, "M2: how long one step may take; what a system cannot do in it is said")
 	return group("bench", "Measure Balsa beside its peers", run)
 }
 
 func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) error {
 	var cells []bench.Cell
+	many := false
 	for _, name := range names {
-		make, ok := scenarios[strings.ToUpper(name)]
+		name = strings.ToUpper(name)
+		if name == manyScenario {
+			many = true
+			continue
+		}
+		make, ok := scenarios[name]
 		if !ok {
-			return usageError("there are T1 and L1", "unknown scenario %q", name)
+			return usageError("there are T1, L1 and M2", "unknown scenario %q", name)
 		}
 		for _, c := range make() {
-			if (o.class == "" || strings.EqualFold(o.class, string(c.Class))) && (o.parts == 0 || o.parts == c.Partitions) {
+			if (o.class == "" || strings.EqualFold(o.class, string(c.Class))) && (len(o.parts) == 0 || slices.Contains(o.parts, c.Partitions)) {
 				cells = append(cells, c)
 			}
 		}
 	}
-	if len(cells) == 0 {
-		return usageError("leave out --class or --partitions", "no cell of %s is of class %q with %d partitions", strings.Join(names, " "), o.class, o.parts)
+	if len(cells) == 0 && !many {
+		return usageError("leave out --class or --partitions", "no cell of %s is of class %q with %v partitions", strings.Join(names, " "), o.class, o.parts)
 	}
-	if o.rounds < 1 || o.measure <= 0 || o.warmup < 0 {
-		return usageError("give --rounds of at least 1, and positive times", "%d rounds of %v after %v", o.rounds, o.measure, o.warmup)
+	if o.rounds < 0 || o.measure < 0 || o.warmup < 0 || o.limit <= 0 || o.peerMax < 0 || slices.ContainsFunc(o.parts, func(n int) bool { return n < 0 }) {
+		return usageError("give positive numbers and times", "%d rounds of %v after %v, %v partitions, at most %d of a peer, %v for a step", o.rounds, o.measure, o.warmup, o.parts, o.peerMax, o.limit)
+	}
+	if many && strings.EqualFold(o.class, string(bench.ClassA)) {
+		return usageError("leave out --class", "M2 is of class B")
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -118,16 +138,30 @@ func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) erro
 		return all
 	}
 	report := bench.NewReport(o.peers)
-	opts := bench.Options{Rounds: o.rounds, Warmup: o.warmup, Measure: o.measure, Verify: o.verify, Dir: o.dir,
-		Log: func(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }}
-	err = bench.Run(cmd.Context(), opts, cells, systems, func(r bench.Result) {
-		report.Results = append(report.Results, r)
-		if r.Skipped == "" {
-			fmt.Fprintf(a.err, "  %.0f records/s, p50 %.2f ms, p99 %.2f ms\n", r.RecordsSec, r.P50, r.P99)
+	log := func(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+	if len(cells) > 0 {
+		opts := bench.Options{Rounds: o.rounds, Warmup: o.warmup, Measure: o.measure, Verify: o.verify, Dir: o.dir, Log: log}
+		if err := bench.Run(cmd.Context(), opts, cells, systems, func(r bench.Result) {
+			report.Results = append(report.Results, r)
+			if r.Skipped == "" {
+				log("  %.0f records/s, p50 %.2f ms, p99 %.2f ms", r.RecordsSec, r.P50, r.P99)
+			}
+		}); err != nil {
+			return err
 		}
-	})
-	if err != nil {
-		return err
+	}
+	if many {
+		opts := bench.ManyOptions{Partitions: o.parts, PeerMax: o.peerMax, Rounds: o.rounds, Measure: o.measure, Limit: o.limit, Dir: o.dir, Log: log}
+		herds := func() []bench.Herd {
+			all := []bench.Herd{&bench.BalsaHerd{Binary: self}}
+			if server != "" {
+				all = append(all, &bench.JetStreamHerd{Server: server})
+			}
+			return all
+		}
+		if err := bench.RunMany(cmd.Context(), opts, herds, func(m bench.Many) { report.Many = append(report.Many, m) }); err != nil {
+			return err
+		}
 	}
 	if o.json != "" {
 		f, err := os.Create(o.json)
