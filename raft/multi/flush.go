@@ -79,9 +79,9 @@ func (h *Host) addJob(g *Group, run func(*Group)) {
 // popLocked takes the group at position i of the queue, and what is to be done for it.
 func (f *flusher) popLocked(i int, clock Clock) (g *Group, sync bool, jobs []job) {
 	g = f.queue[i]
-	copy(f.queue[i:], f.queue[i+1:])
-	f.queue[len(f.queue)-1] = nil
-	f.queue = f.queue[:len(f.queue)-1]
+	copy(f.queue[1:i+1], f.queue[:i]) // the first one is popped but in manual mode: thousands may stand behind it
+	f.queue[0] = nil
+	f.queue = f.queue[1:]
 	g.fl.queued, g.fl.running = false, true
 	sync, jobs = g.fl.want, g.fl.jobs
 	if sync {

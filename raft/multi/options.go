@@ -53,7 +53,8 @@ func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
 // Bounds that need no setting of their own.
 const (
 	maxReadyPerTurn  = 8    // Readys handled in one turn of a group before it goes to the back of the run queue
-	maxStageBatch    = 1024 // proposals staged and proposed as one batch
+	maxStageBatch    = 1024 // proposals staged and proposed as one batch, of MaxMessageBytes and one more
+	maxStageBatches  = 4    // such batches in one turn of a group
 	maxPairDeltas    = 4096 // groups in PairMessage.Cover, and in Uncover
 	maxPairTries     = 8    // answers in which a proposed group may be an exception before it is given up for a while
 	maxTurnsPerFlush = 16   // turns whose small messages may be collected before they are sent

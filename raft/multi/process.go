@@ -2,7 +2,8 @@
 //
 // Order within a turn: reports of the disk and orders, then time, then messages, then proposals as one batch, then
 // reads; after each of these the core's Readys are carried out (ready.go). Work per turn is bounded: what the inbox held
-// at its beginning (itself bounded), and maxReadyPerTurn Readys; the rest goes to the back of the run queue.
+// at its beginning (itself bounded), maxStageBatches batches of proposals and maxReadyPerTurn Readys; the rest goes to the back of
+// the run queue.
 
 package multi
 
@@ -72,7 +73,7 @@ func (g *Group) process(w *worker) (more bool) {
 				p.Done(Outcome{Err: failedError(g.failed)})
 			}
 		default:
-			g.stageAll(w, now, held, fresh)
+			more = g.stageAll(w, now, held, fresh) || more
 		}
 	}
 	if b != nil {

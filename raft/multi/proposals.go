@@ -81,9 +81,9 @@ func (g *Group) coreError(err error) error {
 	return err
 }
 
-// stageAll stages and proposes what waits, in batches, until the core takes no more. What it does not take for want of
-// room stays in the inbox, whose bound is the producers' backpressure.
-func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) {
+// stageAll stages and proposes what waits, in batches, until the core takes no more or the turn has had its share: then it reports
+// that there is more. What it does not take stays in the inbox, whose bound is the producers' backpressure.
+func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) (more bool) {
 	taken, bytes := 0, int64(0)
 	next := func() *Proposal {
 		if len(held) > 0 {
@@ -104,7 +104,10 @@ func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) {
 		}
 	}
 	g.heldBack = false
-	for g.failed == nil && next() != nil {
+	for batches := 0; g.failed == nil && next() != nil; batches++ {
+		if more = batches == maxStageBatches; more {
+			break
+		}
 		term, index, err := g.r.NextProposal()
 		if err == nil && !g.full && g.log.Unsynced() > g.h.o.MaxUnsynced {
 			err = raft.ErrOverloaded // followers may commit what this disk is behind with; that must not pile up here
@@ -134,6 +137,7 @@ func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) {
 			p.Done(Outcome{Err: err})
 		}
 	}
+	return more
 }
 
 func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.Index, next func() *Proposal, advance func(*Proposal)) {
