@@ -59,11 +59,18 @@ type Many struct {
 	RecoverP50 float64   `json:"recover_p50_seconds"`  // from the kill until an orphan has a leader
 	RecoverP99 float64   `json:"recover_p99_seconds"`
 	RecoverMax float64   `json:"recover_max_seconds"`
+	Curve      []Left    `json:"recover_curve,omitempty"`
 	Disturbed  int       `json:"disturbed"`         // partitions of the others that changed or lost their leader meanwhile
 	LeftCPU    []float64 `json:"left_cpu_percent"`  // the survivors at rest
 	Failed     string    `json:"failed,omitempty"`  // what could not be done; figures of later steps are missing
 	Notes      []string  `json:"notes,omitempty"`   // what a reader must know
 	Skipped    string    `json:"skipped,omitempty"` // why there is no figure
+}
+
+// Left is how many orphans had no leader, so long after the kill.
+type Left struct {
+	Seconds float64 `json:"seconds"`
+	Left    int     `json:"left"`
 }
 
 // ManyOptions say how to run M2.
@@ -304,6 +311,7 @@ type recovery struct {
 	left      int             // orphans without a leader
 	since     []time.Duration // by partition: when it was first seen to have one again; 0: not yet, or no orphan
 	disturbed []bool
+	curve     []Left // bounded by the step's limit, a tenth of a second apart
 }
 
 func newRecovery(before []int, dead int) *recovery {
@@ -327,10 +335,11 @@ func (w *recovery) look(now []int, at time.Duration) {
 			w.left--
 		}
 	}
+	w.curve = append(w.curve, Left{at.Seconds(), w.left})
 }
 
 func (w *recovery) fill(m *Many) {
-	m.Orphaned = w.orphans
+	m.Orphaned, m.Curve = w.orphans, w.curve
 	for _, d := range w.disturbed {
 		if d {
 			m.Disturbed++

@@ -30,6 +30,7 @@ const manyNodes = 3
 // BalsaHerd runs `<Binary> start` three times.
 type BalsaHerd struct {
 	Binary string
+	Args   []string // more flags for each broker
 
 	ports []int // Kafka's, then those between brokers
 	nodes [manyNodes]balsaNode
@@ -62,6 +63,7 @@ func (b *BalsaHerd) Start(_ context.Context, dir string) (err error) {
 		}
 		args := []string{"start", "--config", os.DevNull, "--data-dir", data, "--node-id", strconv.Itoa(i + 1), "--cluster-id", "bench",
 			"--kafka-listen", addr(i), "--rpc-listen", addr(manyNodes + i), "--admin-listen", "none"}
+		args = append(args, b.Args...)
 		if i > 0 || again { // the first one founds the cluster
 			var others []string
 			for j := range b.nodes {

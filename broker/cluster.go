@@ -171,6 +171,8 @@ func (b *Broker) serveJoin(ctx context.Context, q *joinRequest) *joinReply {
 	defer cancel()
 	r, err := b.ask(ctx, &coordinator.Intent{Request: newRequestID(), Command: &coordinator.Command{Register: &q.Broker}, Supported: q.Supported})
 	switch {
+	case err == nil && errors.Is(r.Err(), coordinator.ErrNotFounded):
+		reply.Retry = true // the founder is at it
 	case err != nil:
 		b.log.Warn("cannot register a broker now", "rpc", q.Broker.RPC, "err", err)
 		reply.Retry = true

@@ -36,7 +36,7 @@ func (g *Group) cover(id raft.NodeID) *leaderCoverage {
 
 // coverIdle proposes coverage where a leader has had nothing to do for a while.
 func (g *Group) coverIdle(now raft.Time) {
-	if !g.ticked || !g.ready || now-g.lastProposal < raft.Time(g.h.o.CoverAfter) {
+	if !g.ticked || !g.ready || g.lastProposal != 0 && now-g.lastProposal < raft.Time(g.h.o.CoverAfter) {
 		return
 	}
 	g.ticked = false

@@ -280,3 +280,56 @@ func TestElectionsTakeTurns(t *testing.T) {
 		clock.now = max(clock.now, min(c.h.Deadline(), limit+1))
 	}
 }
+
+// An idle log's mark waits while other logs wait for the disk, but not for ever.
+func TestMarksLetOthersPass(t *testing.T) {
+	clock := &fakeClock{now: 1000}
+	c := newCrowd(t, 0, 200, clock, nil)
+	calm := func() { // everything is synced and marked
+		t.Helper()
+		pending := func() bool {
+			for _, g := range c.cold {
+				if g.log.MarkPending() {
+					return true
+				}
+			}
+			return false
+		}
+		for limit := clock.now + 2*raft.Time(markPatience); pending(); clock.now += raft.Time(markDelay) {
+			if clock.now > limit {
+				t.Fatal("a log has no mark after twice the time")
+			}
+			for c.h.Run() > 0 || c.flush() != nil {
+			}
+		}
+	}
+	// Of one log the last entry is synced, and all others wait for their sync.
+	first := c.cold[0]
+	crowd := func() {
+		c.propose(first, func(Outcome) {})
+		c.h.Run()
+		if c.flush() != first {
+			t.Fatal("another log was synced")
+		}
+		c.h.Run()
+		for _, g := range c.cold[1:] {
+			c.propose(g, func(Outcome) {})
+		}
+		c.h.Run()
+	}
+	calm()
+	crowd()
+	clock.now += raft.Time(markDelay)
+	c.h.Run()
+	if first.fl.queued || !first.log.MarkPending() {
+		t.Fatal("the mark was to be written while others waited")
+	}
+	calm()
+	crowd()
+	clock.now += raft.Time(markPatience)
+	c.h.Run()
+	if !first.fl.queued {
+		t.Fatal("the mark was not to be written though it was time")
+	}
+	calm()
+}

@@ -241,6 +241,13 @@ func (h *Host) syncRunsFor(g *Group, now raft.Time) raft.Time {
 	return now - since
 }
 
+// crowded: more logs wait than flushers can take at once.
+func (f *flusher) crowded(flushers int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.queue) > flushers
+}
+
 func (f *flusher) close() {
 	f.mu.Lock()
 	f.closed = true

@@ -66,10 +66,11 @@ type Group struct {
 	tried         bool      // it had one since it last had a leader
 
 	covers       []leaderCoverage
-	ticked       bool // since coverage was last considered
-	lastProposal raft.Time
+	ticked       bool      // since coverage was last considered
+	lastProposal raft.Time // in this leadership; 0: there was none, and the group may rest at once
 
-	markAt    raft.Time // when the log must have its synced mark; 0: it has
+	markAt    raft.Time // when the log shall have its synced mark; 0: it has
+	markBy    raft.Time // and when it must, however many other logs wait for the disk
 	retryAt   raft.Time // when a sync that found no space is tried again; 0: none
 	retryWait raft.Time
 	mute      bool      // leader whose disk hangs: nothing is sent, see Options.HangBound
@@ -145,7 +146,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		return fail("start", err)
 	}
 	if c.Log.MarkPending() {
-		g.markAt = now + raft.Time(markDelay)
+		g.markSoon(now)
 	}
 	g.leaderless = now
 	g.publish()
@@ -372,7 +373,7 @@ func (g *Group) publish() {
 		g.log.Told(upTo)
 		g.h.o.Logger.Info("a leader has told how far the lost log went", "group", uint64(g.id), "upTo", uint64(upTo))
 		if g.markAt == 0 && g.log.MarkPending() {
-			g.markAt = g.h.now() + raft.Time(markDelay)
+			g.markSoon(g.h.now())
 		}
 	}
 	if old != nil && !g.peersMoved && sameStatus(old, &s) {

@@ -61,7 +61,8 @@ const (
 	maxInboxChunks   = 16   // pieces of snapshots, and requests for them, that wait in an inbox
 	maxOutMessages   = 512  // messages collected per destination before they are sent
 
-	markDelay       = 100 * time.Millisecond // an idle log gets its synced mark within this time
+	markDelay       = 100 * time.Millisecond // an idle log gets its synced mark within this time …
+	markPatience    = 2 * time.Second        // or within this one, while more logs wait for a sync than there are flushers
 	noSpaceRetryMin = 100 * time.Millisecond // first retry of a sync that found no space; doubles …
 	noSpaceRetryMax = 5 * time.Second        // … up to this
 )

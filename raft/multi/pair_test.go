@@ -672,3 +672,22 @@ func TestUncoverSurvivesProposal(t *testing.T) {
 		t.Fatalf("a session with nothing in it goes on: %+v", tp.last(t))
 	}
 }
+
+// A new leader to whom nobody has proposed anything rests at once: when a broker has died that led thousands of groups, their own
+// heartbeats would be most of the work. One that has been written to waits as ever.
+func TestNewLeaderRestsAtOnce(t *testing.T) {
+	s := newSim(t, 3, 3, 1, func(o *Options, _ *GroupConfig) { o.CoverAfter = 20 * simET })
+	l := s.waitLeader(1)
+	g := s.group(l, 1)
+	s.run(simET/2, nil)
+	if n := g.Status().CoveredPeers; n != 2 {
+		t.Fatalf("%d followers are covered", n)
+	}
+	r := s.propose(g, "x")
+	s.until("the proposal's end", r.ended)
+	s.run(5*simET, nil)
+	if n := g.Status().CoveredPeers; n != 0 {
+		t.Fatalf("%d followers are covered though the group was written to", n)
+	}
+	s.until("coverage", func() bool { return g.Status().CoveredPeers == 2 })
+}

@@ -118,8 +118,13 @@ func (g *Group) tick(now raft.Time) {
 		g.h.requestSync(g)
 	}
 	if g.markAt != 0 && now >= g.markAt {
-		g.markAt = 0
-		if g.log.MarkPending() {
+		switch {
+		case !g.log.MarkPending():
+			g.markAt = 0
+		case now < g.markBy && g.h.flusher.crowded(g.h.o.Flushers):
+			g.markAt = min(now+raft.Time(markDelay), g.markBy)
+		default:
+			g.markAt = 0
 			g.h.requestSync(g)
 		}
 	}
@@ -145,6 +150,12 @@ func (g *Group) tick(now raft.Time) {
 	}
 	g.r.Tick(now)
 	g.afterStep(now)
+}
+
+// markSoon: the log has been synced, and does not say so yet. When thousands of groups elect leaders at once each log is
+// written once, and the marks would be as many syncs again: they come when the others have had theirs.
+func (g *Group) markSoon(now raft.Time) {
+	g.markAt, g.markBy = now+raft.Time(markDelay), now+raft.Time(markPatience)
 }
 
 // arm sets the timer for the earliest thing that this group waits for. A covered group waits for nothing.
@@ -257,7 +268,7 @@ func (g *Group) synced(now raft.Time, e *event) {
 			g.h.schedule(g) // there may be room for what was held back
 		}
 		if g.log.MarkPending() {
-			g.markAt = now + raft.Time(markDelay)
+			g.markSoon(now)
 		} else {
 			g.markAt = 0
 		}

@@ -162,7 +162,7 @@ func (g *Group) roleChanged(now raft.Time) {
 		g.h.schedule(g)
 	}
 	if s.Role == raft.Leader {
-		g.lastProposal = now
+		g.lastProposal = 0
 	}
 	g.sm.LeadershipChanged(*g.status.Load())
 }

@@ -24,6 +24,8 @@ const (
 	// maxChunksQueued bounds the pieces of snapshots that wait on a chunk lane, and maxChunkBytes their bytes.
 	maxChunksQueued = 64
 	maxChunkBytes   = 16 << 20
+	// maxUrgent bounds the pair messages that wait: there are some ten a second.
+	maxUrgent = 256
 	// keepArena bounds the encoding buffer that a lane keeps.
 	keepArena = 1 << 20
 	// messageOverhead is what a message counts for in the queues' byte bounds besides its entries.
@@ -56,6 +58,7 @@ type lane struct {
 
 	// mu guards the queue and what others may do to the connection. Nothing waits under it.
 	mu     sync.Mutex
+	urgent []item // go before all items
 	items  []item // from head on
 	head   int
 	bytes  int
@@ -121,6 +124,24 @@ func (l *lane) pushFrame(f, tail []byte) {
 	l.poke()
 }
 
+// pushUrgent queues a frame ahead of all that are not urgent: when thousands of groups elect leaders, that two brokers live must
+// not be heard after what all those groups have to say.
+func (l *lane) pushUrgent(f []byte) {
+	l.mu.Lock()
+	switch {
+	case l.down:
+		l.stats.droppedUnreachable.Add(1)
+	default:
+		if len(l.urgent) == maxUrgent {
+			l.stats.droppedFull.Add(1)
+			l.urgent = append(l.urgent[:0], l.urgent[1:]...) // the oldest goes: newer ones say more
+		}
+		l.urgent = append(l.urgent, item{frame: f, size: len(f)})
+	}
+	l.mu.Unlock()
+	l.poke()
+}
+
 // add queues one item; mu is held.
 func (l *lane) add(it item) bool {
 	if l.down {
@@ -152,6 +173,9 @@ func (l *lane) take() (kicked bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	bytes := 0
+	l.batch = append(l.batch, l.urgent...)
+	clear(l.urgent)
+	l.urgent = l.urgent[:0]
 	for l.head < len(l.items) && len(l.batch) < maxBatchMessages {
 		it := &l.items[l.head]
 		if bytes > 0 && bytes+it.size > maxBatchBytes {
@@ -175,8 +199,8 @@ func (l *lane) take() (kicked bool) {
 // drop empties the queue; down says whether it stays shut.
 func (l *lane) drop(down bool) {
 	l.mu.Lock()
-	n := len(l.items) - l.head
-	l.items, l.head, l.bytes = nil, 0, 0
+	n := len(l.items) - l.head + len(l.urgent)
+	l.items, l.head, l.bytes, l.urgent = nil, 0, 0, nil
 	l.down, l.kicked = down, false
 	l.mu.Unlock()
 	l.stats.droppedUnreachable.Add(uint64(n))
@@ -185,7 +209,7 @@ func (l *lane) drop(down bool) {
 func (l *lane) empty() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.head == len(l.items)
+	return l.head == len(l.items) && len(l.urgent) == 0
 }
 
 // run is the lane's life: wait for something to send, connect, send until something fails, tell, back off.

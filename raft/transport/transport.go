@@ -375,7 +375,7 @@ func (t *Transport) SendPair(to raft.NodeID, m *multi.PairMessage) {
 		return
 	}
 	endFrame(b, 0)
-	p.control.pushFrame(b, nil)
+	p.control.pushUrgent(b)
 }
 
 // SendChunk queues a piece of a snapshot, or the request for one. m's data must not change any more.

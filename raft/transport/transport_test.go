@@ -278,6 +278,43 @@ func TestQueuesAreBounded(t *testing.T) {
 	}
 }
 
+// Pair messages go before all others, in their order, and are bounded themselves.
+func TestPairMessagesGoFirst(t *testing.T) {
+	b := newBook()
+	n1 := start(t, b, 1, func(o *Options) {
+		o.Dial = func(ctx context.Context, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() } // a black hole
+		o.DialTimeout = patience
+	})
+	b.set(2, "nowhere")
+	l := n1.peer(2).control
+	for i := range 10 {
+		n1.Send(2, []raft.Message{vote(1, 2, uint64(i))})
+	}
+	for i := range maxUrgent + 5 {
+		n1.SendPair(2, &multi.PairMessage{Session: 1, Seq: uint64(i)})
+	}
+	l.take()
+	if len(l.batch) != maxUrgent+10 {
+		t.Fatalf("%d messages are kept", len(l.batch))
+	}
+	for i, it := range l.batch[:maxUrgent] {
+		m, err := decodePair(it.frame[frameHeaderLen:])
+		if err != nil || m.Seq != uint64(i+5) {
+			t.Fatalf("place %d has %+v, %v", i, m, err)
+		}
+	}
+	if m := l.batch[maxUrgent].msg; m.Type != raft.MsgVote || m.Round != 0 {
+		t.Fatalf("then comes %+v", m)
+	}
+	if !l.empty() {
+		t.Fatal("something is left")
+	}
+	n1.SendPair(2, &multi.PairMessage{Session: 1, Seq: 1})
+	if l.drop(false); !l.empty() {
+		t.Fatal("a pair message outlives the connection")
+	}
+}
+
 func TestReconnectAndNewAddress(t *testing.T) {
 	b := newBook()
 	n1 := start(t, b, 1, nil)
