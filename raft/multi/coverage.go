@@ -34,9 +34,16 @@ func (g *Group) cover(id raft.NodeID) *leaderCoverage {
 	return nil
 }
 
+// restEarly: a leader to whom nobody has proposed anything yet waits for this part of CoverAfter only. When a broker has died that
+// led thousands of groups, the heartbeats of their new leaders would be most of the work.
+const restEarly = 10
+
+// proposedAt: there is something to say again, and soon more of it.
+func (g *Group) proposedAt(now raft.Time) { g.restFrom = now + raft.Time(g.h.o.CoverAfter) }
+
 // coverIdle proposes coverage where a leader has had nothing to do for a while.
 func (g *Group) coverIdle(now raft.Time) {
-	if !g.ticked || !g.ready || g.lastProposal != 0 && now-g.lastProposal < raft.Time(g.h.o.CoverAfter) {
+	if !g.ticked || !g.ready || now < g.restFrom {
 		return
 	}
 	g.ticked = false

@@ -65,9 +65,9 @@ type Group struct {
 	awaitsTurn    bool      // its election timer has ended, and it waits for its turn
 	tried         bool      // it had one since it last had a leader
 
-	covers       []leaderCoverage
-	ticked       bool      // since coverage was last considered
-	lastProposal raft.Time // in this leadership; 0: there was none, and the group may rest at once
+	covers   []leaderCoverage
+	ticked   bool      // since coverage was last considered
+	restFrom raft.Time // leader: when it may be covered, unless something is proposed before
 
 	markAt    raft.Time // when the log shall have its synced mark; 0: it has
 	markBy    raft.Time // and when it must, however many other logs wait for the disk

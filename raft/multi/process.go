@@ -202,7 +202,7 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 			e.done(Outcome{Err: g.coreError(err)})
 			return
 		}
-		g.lastProposal = now
+		g.proposedAt(now)
 		g.waiting.push(pendingProposal{term: g.r.Status().Term, index: index, done: e.done})
 	case evTransfer:
 		e.reply(g.transfer(now, e.peer))

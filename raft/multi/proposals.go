@@ -179,7 +179,7 @@ func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.
 			}
 			g.fail(err)
 		} else {
-			g.lastProposal = now
+			g.proposedAt(now)
 			for i, p := range w.staged {
 				q := &g.waiting
 				if p.AckLocal {

@@ -162,7 +162,7 @@ func (g *Group) roleChanged(now raft.Time) {
 		g.h.schedule(g)
 	}
 	if s.Role == raft.Leader {
-		g.lastProposal = 0
+		g.restFrom = now + raft.Time(g.h.o.CoverAfter/restEarly)
 	}
 	g.sm.LeadershipChanged(*g.status.Load())
 }
