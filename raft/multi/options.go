@@ -83,8 +83,8 @@ type Options struct {
 	ElectionTimeout   time.Duration // default 1 s; the same on every broker of a cluster
 	HeartbeatInterval time.Duration // default ElectionTimeout/10; of groups and of broker pairs
 	ClockDrift        time.Duration // default ElectionTimeout/20; taken off every lease
-	// CoverAfter is how long a group must have had no proposal before its heartbeats move to the pair, and ten times as long as one
-	// must have had a leader that has had none; default ElectionTimeout.
+	// CoverAfter is how long a group must have had no proposal before its heartbeats move to the pair; a tenth of it is enough for
+	// one that has had none since its leader was elected. Default ElectionTimeout.
 	CoverAfter time.Duration
 	// StallBound: with the oldest waiting group or the oldest sync older than this, the process counts as dead to its
 	// peers and sends no pair heartbeat and no answer; default ElectionTimeout.
