@@ -142,7 +142,7 @@ const maxEvents = 5_000_000
 
 // runUntil processes events up to the given time, or until stop says so.
 func (w *world) runUntil(end raft.Time, stop func() bool) {
-	for w.err == nil && len(w.queue) > 0 && w.queue[0].at <= end {
+	for w.err == nil && len(w.queue) > 0 && w.queue[0].at <= end && (stop == nil || !stop()) {
 		e := heap.Pop(&w.queue).(event)
 		w.now = e.at
 		if w.rep.Events++; w.rep.Events > maxEvents {
@@ -150,11 +150,8 @@ func (w *world) runUntil(end raft.Time, stop func() bool) {
 			return
 		}
 		e.fn()
-		if stop != nil && stop() {
-			return
-		}
 	}
-	if w.err == nil && w.now < end {
+	if w.err == nil && w.now < end && (stop == nil || !stop()) {
 		w.now = end
 	}
 }
