@@ -3,7 +3,7 @@
 // The batches are found in the frame and handed to their replicas as they lie there; nothing is decoded. acks: 0 has no
 // response, and an error closes the connection, as there is no other way to tell; 1 answers after the leader's own sync;
 // -1 (all) after the quorum's commit. v7 allows zstd, v8 brought error messages, v10 the new leader in the answer
-// (KIP-951), v13 topic ids.
+// (KIP-951), v12 transactions to which a partition belongs by being written to (KIP-890), v13 topic ids.
 
 package broker
 
@@ -143,10 +143,14 @@ func (op *produceOp) append(place *kmsg.ProduceResponseTopicPartition, topic *co
 		refused(err)
 		return
 	}
+	if b := protocol.Batch(batch); b.Transactional() && textOf(op.req.TransactionID) == "" {
+		refused(refuse(kerr.TransactionalIDAuthorizationFailed, "a transactional batch without a transactional id"))
+		return
+	}
 	op.mu.Lock()
 	op.waiting++
 	op.mu.Unlock()
-	rep.Append(&partition.AppendRequest{Batch: batch, Acks: op.req.Acks, Done: func(res partition.AppendResult) {
+	rep.Append(&partition.AppendRequest{Batch: batch, Acks: op.req.Acks, TransactionalID: textOf(op.req.TransactionID), AddToTxn: op.req.Version >= 12, Done: func(res partition.AppendResult) {
 		if res.Err == nil {
 			op.s.met.producedBatches.Inc()
 			op.s.met.producedBytes.Add(float64(len(batch)))

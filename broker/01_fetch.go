@@ -6,6 +6,9 @@
 // Replica.Linearize (a deposed leader could not know better); records below the high watermark are committed and need no
 // such thing.
 //
+// A reader of committed records (isolation level 1) reads up to the last stable offset, waits for that, and is told of the aborted
+// transactions in what it gets.
+//
 // From v11 on a consumer may name its rack and read from any replica (KIP-392, see preferred.go). A follower hands out what
 // it knows to be committed; before it says that there is no more it asks its leader; that an offset is above the end it leaves
 // to the leader to say.
@@ -72,6 +75,8 @@ type fetchOp struct {
 	parts   []fetchPart
 	budget  int  // bytes of the answer
 	any     bool // a follower answers as well
+	// committed: nothing from the last stable offset on, and with the word on what was aborted
+	committed bool
 	started time.Time
 
 	mu       sync.Mutex // guards what follows; a leaf
@@ -94,7 +99,7 @@ func (s *server) fetch(r *request) {
 	}
 	op := &fetchOp{s: s, r: r, req: req, ctx: ctx, parts: make([]fetchPart, len(ctx.parts)), started: time.Now(), running: true}
 	op.budget = s.fetchBudget(int(req.MaxBytes))
-	op.any = req.Version >= 11
+	op.any, op.committed = req.Version >= 11, req.IsolationLevel == readCommitted
 	im := s.b.Image()
 	for i := range op.parts {
 		p := &op.parts[i]
@@ -118,6 +123,17 @@ func (s *server) fetch(r *request) {
 		}
 	}
 	op.run()
+}
+
+// readCommitted is the isolation level of readers that want no undecided and no aborted records.
+const readCommitted = 1
+
+// logEnd is where the log ends for this reader.
+func (op *fetchOp) logEnd(res *partition.ReadResult) int64 {
+	if op.committed {
+		return res.LastStable
+	}
+	return res.HighWatermark
 }
 
 var nothingRead = partition.ReadResult{HighWatermark: -1, LastStable: -1, LogStart: -1, LeaderEpoch: -1}
@@ -298,7 +314,7 @@ func (op *fetchOp) readPart(p *fetchPart, total int) {
 
 // fail makes an error of what the partition answers. What was read goes: it might say more than we know.
 func (p *fetchPart) fail(err error) {
-	p.err, p.res.Batches, p.res.Bytes, p.divergeEnd = err, nil, 0, -1
+	p.err, p.res.Batches, p.res.Bytes, p.res.Aborted, p.divergeEnd = err, nil, 0, nil, -1
 }
 
 // tryRead reads once. confirm says that the result, or the error, is only true if this replica knows the log's end.
@@ -312,7 +328,7 @@ func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
 		limit = 0 // only whether there is an error to tell instead
 	}
 	p.divergeEnd = -1
-	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch, AnyReplica: op.any})
+	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch, AnyReplica: op.any, Committed: op.committed})
 	if err != nil {
 		p.preferred = -1
 		return errors.Is(err, partition.ErrOffsetOutOfRange), err
@@ -327,15 +343,15 @@ func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
 		}
 		if epoch < p.lastEpoch || end < p.fetchOffset {
 			p.divergeEpoch, p.divergeEnd = epoch, max(end, 0)
-			p.res.Batches, p.res.Bytes = nil, 0
+			p.res.Batches, p.res.Bytes, p.res.Aborted = nil, 0, nil
 			return true, nil
 		}
 	}
 	if p.res.Bytes > room && total > 0 {
 		// Only the answer's first batch may exceed it; the order of partitions changes, so that this one's turn comes.
-		p.res.Batches, p.res.Bytes = nil, 0
+		p.res.Batches, p.res.Bytes, p.res.Aborted = nil, 0, nil
 	}
-	return p.res.Bytes == 0 && p.fetchOffset >= p.res.HighWatermark, nil
+	return p.res.Bytes == 0 && p.fetchOffset >= op.logEnd(&p.res), nil
 }
 
 // subscribe links every partition that is not; false: something is there already.
@@ -352,7 +368,8 @@ func (op *fetchOp) subscribe() bool {
 		if p.subscribed || p.rep == nil || p.err != nil {
 			continue
 		}
-		p.waiter.After, p.waiter.Epoch, p.waiter.MinBytes, p.waiter.AnyReplica = p.res.HighWatermark, p.res.LeaderEpoch, need, op.any
+		p.waiter.After, p.waiter.Epoch, p.waiter.MinBytes, p.waiter.AnyReplica = op.logEnd(&p.res), p.res.LeaderEpoch, need, op.any
+		p.waiter.Committed = op.committed
 		p.subscribed = true
 		if !p.rep.Subscribe(&p.waiter) {
 			p.subscribed = false
@@ -362,7 +379,11 @@ func (op *fetchOp) subscribe() bool {
 		}
 		if need > 1 {
 			// The count of bytes began at Subscribe: what came between Read and here is not in it.
-			if hw, _ := p.rep.HighWatermark(); hw > p.res.HighWatermark && p.rep.Unsubscribe(&p.waiter) {
+			end := p.rep.HighWatermark
+			if op.committed {
+				end = p.rep.LastStable
+			}
+			if now, _ := end(); now > op.logEnd(&p.res) && p.rep.Unsubscribe(&p.waiter) {
 				p.subscribed = false
 				p.moved.Store(true)
 				ok = false
@@ -404,7 +425,7 @@ func (op *fetchOp) answer() {
 	}
 	op.s.met.fetchedBytes.Add(float64(records))
 	op.s.fetchUsed.Add(int64(records))
-	frame, _ := encodeFetch(op.req.Version, op.r.header.CorrelationID, 0, sessionID, out, op.req.IsolationLevel == 1, hints)
+	frame, _ := encodeFetch(op.req.Version, op.r.header.CorrelationID, 0, sessionID, out, op.committed, hints)
 	op.r.write(frame, func() { op.s.fetchUsed.Add(-int64(records)) })
 }
 

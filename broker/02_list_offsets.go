@@ -1,8 +1,7 @@
 // ListOffsets (key 2), versions 1 to 11: where a partition begins and ends, and the first offset at or after a time.
 //
 // Linearizable: every answer comes after Replica.Linearize, so that after an acknowledged produce each client sees at
-// least that end. -1 is the end (the high watermark; the last stable offset is the same without transactions), -2 and
-// -4 the start, -3 the largest timestamp (v7), -5 and -6 concern tiered storage, which there is none of.
+// least that end. -1 is the end (the high watermark, or for readers of committed records the last stable offset), -2 and -4 the start, -3 the largest timestamp (v7), -5 and -6 concern tiered storage, which there is none of.
 
 package broker
 
@@ -61,7 +60,7 @@ func (s *server) listOffsets(r *request) {
 				if err == nil && p.Timestamp == earliestPendingUpload {
 					res = partition.OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
 				} else if err == nil {
-					res, err = rep.ListOffset(p.Timestamp, p.CurrentLeaderEpoch)
+					res, err = rep.ListOffset(p.Timestamp, p.CurrentLeaderEpoch, req.IsolationLevel == readCommitted)
 				}
 				place.ErrorCode = codeOf(err)
 				if err == nil {

@@ -68,6 +68,7 @@ var apis = apiTable(
 	api{key: 55, min: 0, max: 2, serve: (*server).describeQuorum},
 	api{key: 57, min: 0, max: 2, serve: (*server).updateFeatures},
 	api{key: 60, min: 0, max: 2, serve: (*server).describeCluster},
+	api{key: 61, min: 0, max: 0, serve: (*server).describeProducers},
 	api{key: 64, min: 0, max: 0, serve: (*server).unregisterBroker},
 	api{key: 68, min: 0, max: 1, serve: (*server).consumerGroupHeartbeat},
 	api{key: 69, min: 0, max: 1, serve: (*server).consumerGroupDescribe},

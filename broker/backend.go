@@ -63,9 +63,11 @@ type replica interface {
 	Read(partition.ReadQuery) (partition.ReadResult, error)
 	Linearize(done func(error))
 	LinearizeAny(done func(error))
-	ListOffset(ts int64, leaderEpoch int32) (partition.OffsetResult, error)
+	ListOffset(ts int64, leaderEpoch int32, committed bool) (partition.OffsetResult, error)
 	OffsetForLeaderEpoch(epoch, leaderEpoch int32, anyReplica bool) (foundEpoch int32, end int64, err error)
 	HighWatermark() (int64, bool)
+	LastStable() (int64, bool)
+	Producers() ([]partition.ProducerState, error)
 	DeleteBefore(offset int64, done func(start int64, err error))
 	Subscribe(*partition.Waiter) bool
 	Unsubscribe(*partition.Waiter) bool

@@ -288,6 +288,7 @@ type fakeReplica struct {
 	pending   []func()
 	waiters   map[*partition.Waiter]struct{}
 	appends   int
+	producers []partition.ProducerState
 }
 
 func newFakeReplica() *fakeReplica {
@@ -443,7 +444,7 @@ func (r *fakeReplica) LinearizeAny(done func(error)) {
 	done(nil)
 }
 
-func (r *fakeReplica) ListOffset(ts int64, epoch int32) (partition.OffsetResult, error) {
+func (r *fakeReplica) ListOffset(ts int64, epoch int32, _ bool) (partition.OffsetResult, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	none := partition.OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
@@ -514,6 +515,17 @@ func (r *fakeReplica) HighWatermark() (int64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.hw, !r.notLeader
+}
+
+func (r *fakeReplica) LastStable() (int64, bool) { return r.HighWatermark() }
+
+func (r *fakeReplica) Producers() ([]partition.ProducerState, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.notLeader {
+		return nil, partition.ErrNotLeader
+	}
+	return r.producers, nil
 }
 
 func (r *fakeReplica) Subscribe(w *partition.Waiter) bool {

@@ -71,6 +71,8 @@ var kafkaErrors = []struct {
 	{partition.ErrOutOfOrderSequence, kerr.OutOfOrderSequenceNumber},
 	{partition.ErrInvalidProducerEpoch, kerr.InvalidProducerEpoch},
 	{partition.ErrInvalidTxnState, kerr.InvalidTxnState},
+	{partition.ErrTxnUnverified, kerr.NotEnoughReplicas}, // as Kafka: every client retries it
+	{partition.ErrCoordinatorFenced, kerr.TransactionCoordinatorFenced},
 	{partition.ErrNotEnoughReplicasAfterAppend, kerr.NotEnoughReplicasAfterAppend},
 	{partition.ErrNotEnoughReplicas, kerr.NotEnoughReplicas},
 	// A full disk is not the client's fault and passes; every client retries this one.

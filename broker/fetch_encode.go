@@ -125,7 +125,12 @@ func (e *fetchEncoder) partition(p *fetchPart, readCommitted bool) {
 		e.i64(p.res.LogStart)
 	}
 	if readCommitted {
-		e.array(0) // no transactions yet, so none was aborted
+		e.array(len(p.res.Aborted))
+		for _, a := range p.res.Aborted {
+			e.i64(a.ProducerID)
+			e.i64(a.First)
+			e.noTags()
+		}
 	} else {
 		e.array(-1)
 	}

@@ -115,6 +115,7 @@ var bodies = [lastAPIKey]*field{
 	55: body(array(str, array(int32s))),
 	57: body(int32s, array(str, int16s, boolean.until(0), int8s.since(1)), boolean.since(1)),
 	60: body(boolean, int8s.since(1), boolean.since(2)),
+	61: body(array(str, listOf(int32s))),
 	64: body(int32s),
 	68: body(str, str, int32s, nullStr, nullStr, int32s, listOf(str), nullStr.since(1), nullStr, array(uuid, listOf(int32s))),
 	69: body(listOf(str), boolean),

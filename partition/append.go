@@ -25,6 +25,12 @@ type AppendRequest struct {
 	// elected again, it must not append what it decided before. Such a batch is answered in the order of the log, and so does
 	// not wait for min.insync.replicas: a quorum has it.
 	Epoch int32
+	// TransactionalID is whose transaction a transactional batch belongs to. If the log has none open for it, the transaction's
+	// coordinator is asked (Config.Verify), and the batch enters only if the log has taken no marker for the producer since the
+	// question: a batch that was late on its way cannot open what nobody would end (KIP-890).
+	TransactionalID string
+	// AddToTxn: by the question the partition joins the transaction (transaction.version 2); without, it must have joined before.
+	AddToTxn bool
 	// Done is called exactly once, from a worker or from within Append; it must not block. A request's time-out is the
 	// broker's affair: the batch stays proposed.
 	Done func(AppendResult)
@@ -34,6 +40,11 @@ type AppendRequest struct {
 	timestamps TimestampType
 	minInsync  int // waited for after the commit; 0: the quorum is enough
 	index      raft.Index
+	marker     *MarkerRequest // Batch is this marker
+	arrival    uint64         // of a transactional batch: see gate
+	refused    ticket         // where it was refused as unverified
+	verified   ticket         // by what it may enter
+	tries      int            // that it has entered the gate
 	result     AppendResult
 	proposal   multi.Proposal
 }
@@ -65,11 +76,11 @@ func (r *Replica) Append(req *AppendRequest) {
 		req.answer(fmt.Errorf("%w: %d", ErrInvalidAcks, req.Acks))
 		return
 	}
-	if err := checkBatch(req.Batch, s, r.now); err != nil {
+	if err := req.check(s); err != nil {
 		req.answer(err)
 		return
 	}
-	if b := protocol.Batch(req.Batch); s.looksInside(b, req.Epoch != 0) {
+	if b := protocol.Batch(req.Batch); req.marker == nil && s.looksInside(b, req.internal()) {
 		if req.Batch, err = lookInside(b, s, r.now().UnixMilli()); err != nil {
 			req.answer(err)
 			return
@@ -82,7 +93,7 @@ func (r *Replica) Append(req *AppendRequest) {
 	}
 	req.timestamps, req.minInsync = s.TimestampType, 0
 	// A quorum is the floor: only more than that has to be looked at.
-	if req.Acks == -1 && req.Epoch == 0 && s.MinInsync > 1 {
+	if req.Acks == -1 && !req.internal() && s.MinInsync > 1 {
 		if l := lookAt(v.group); s.MinInsync > l.quorum() {
 			if n := len(l.inSync()); n < s.MinInsync && v.lead.Serving() {
 				req.answer(fmt.Errorf("%w: %d in sync, %d asked for", ErrNotEnoughReplicas, n, s.MinInsync))
@@ -91,8 +102,32 @@ func (r *Replica) Append(req *AppendRequest) {
 			req.minInsync = s.MinInsync
 		}
 	}
+	if b := protocol.Batch(req.Batch); b.Transactional() && req.marker == nil && r.waitAtGate(req, b) {
+		return
+	}
+	req.propose(v.group)
+}
+
+func (req *AppendRequest) propose(g *multi.Group) {
 	req.proposal = multi.Proposal{Type: raft.EntryRecords, Payload: req.Batch, Tag: req, AckLocal: req.Acks != -1, Done: req.done}
-	v.group.Propose(&req.proposal)
+	g.Propose(&req.proposal)
+}
+
+// internal: the broker itself wrote the batch. It is answered in the order of the log.
+func (req *AppendRequest) internal() bool { return req.Epoch != 0 || req.marker != nil }
+
+// check is all that can be said of a batch before it has a place.
+func (req *AppendRequest) check(s *Settings) error {
+	if req.marker != nil {
+		return nil // made here
+	}
+	if err := checkBatch(req.Batch, s, req.internal(), req.r.now); err != nil {
+		return err
+	}
+	if b := protocol.Batch(req.Batch); b.Transactional() && (req.r.cfg.Verify == nil || req.TransactionalID == "") {
+		return fmt.Errorf("%w: producer %d has no transactional id", ErrInvalidTxnState, b.ProducerID())
+	}
+	return nil
 }
 
 // soonDecided: this node is about to serve, or nobody is known to lead. The group knows whether an answer is near, and if so
@@ -105,8 +140,8 @@ func soonDecided(v view, err error) bool {
 	return ok && e.Leader == 0 && v.group != nil
 }
 
-// checkBatch is all that can be said of a batch before it has a place. It costs one pass over the bytes, for the CRC.
-func checkBatch(raw []byte, s *Settings, now func() time.Time) error {
+// checkBatch costs one pass over the bytes, for the CRC. A coordinator's own batches need no sequence.
+func checkBatch(raw []byte, s *Settings, internal bool, now func() time.Time) error {
 	if len(raw) > s.MaxMessageBytes {
 		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(raw), s.MaxMessageBytes)
 	}
@@ -120,7 +155,7 @@ func checkBatch(raw []byte, s *Settings, now func() time.Time) error {
 	if err := b.CheckCRC(); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if err := b.Check(); err != nil {
+	if err := b.Check(); err != nil && !internal {
 		if errors.Is(err, protocol.ErrCodec) {
 			return fmt.Errorf("%w: %w", ErrUnsupportedCompression, err)
 		}
@@ -131,9 +166,6 @@ func checkBatch(raw []byte, s *Settings, now func() time.Time) error {
 	}
 	if b.Control() {
 		return fmt.Errorf("%w: control batches are the broker's to write", ErrInvalidRecord)
-	}
-	if b.Transactional() {
-		return fmt.Errorf("%w: producer %d", ErrInvalidTxnState, b.ProducerID())
 	}
 	if s.TimestampType == CreateTime {
 		return checkTimestamps(b, s, now().UnixMilli())
@@ -155,8 +187,12 @@ func checkTimestamps(b protocol.Batch, s *Settings, now int64) error {
 
 // done is the proposal's outcome.
 func (req *AppendRequest) done(o multi.Outcome) {
-	if errors.Is(o.Err, errRepeat) {
+	switch {
+	case errors.Is(o.Err, errRepeat):
 		o.Err = nil
+	case errors.Is(o.Err, errUnverified):
+		req.r.sendToGate(req)
+		return
 	}
 	if o.Err == nil && req.minInsync > 0 && !req.result.Repeated {
 		req.index = o.Index

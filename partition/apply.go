@@ -4,6 +4,7 @@ package partition
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
@@ -17,6 +18,8 @@ type machine struct {
 	r   *Replica
 	log *segment.Log // has its own locks
 
+	// look is held for writing while the fold changes, so that others can look at it; the worker itself reads it without. A leaf.
+	look    sync.RWMutex
 	fold    *fold
 	applied raft.Index
 	staging staging
@@ -32,36 +35,43 @@ type machine struct {
 
 // Apply implements [multi.StateMachine].
 func (m *machine) Apply(entries []raft.Entry) ([]any, error) {
-	var bytes int64
 	start := m.fold.start
-	for i := range entries {
-		e := &entries[i]
-		switch e.Type {
-		case raft.EntryRecords:
-			if err := m.fold.records(e.Index, e.Payload); err != nil {
-				return nil, err
-			}
-			bytes += int64(len(e.Payload))
-			if len(m.staging.over) > 0 {
-				m.staging.over.applied(protocol.Batch(e.Payload).ProducerID(), e.Index)
-			}
-		case raft.EntryCommand:
-			if err := m.fold.command(e.Index, e.Payload); err != nil {
-				return nil, err
-			}
-		case raft.EntryPrefix:
-			if err := m.fold.prefix(e.Index, e.Payload); err != nil {
-				return nil, err
-			}
-		}
-		m.applied = e.Index
+	if err := m.foldAll(entries); err != nil {
+		return nil, err
 	}
-	m.publish(bytes)
+	m.publish()
 	if m.fold.start > start {
 		m.cut()
 	}
 	m.askClock()
 	return nil, nil
+}
+
+func (m *machine) foldAll(entries []raft.Entry) error {
+	m.look.Lock()
+	defer m.look.Unlock()
+	for i := range entries {
+		e := &entries[i]
+		switch e.Type {
+		case raft.EntryRecords:
+			if err := m.fold.records(e.Index, e.Payload); err != nil {
+				return err
+			}
+			if len(m.staging.over) > 0 {
+				m.staging.over.applied(protocol.Batch(e.Payload).ProducerID(), e.Index)
+			}
+		case raft.EntryCommand:
+			if err := m.fold.command(e.Index, e.Payload); err != nil {
+				return err
+			}
+		case raft.EntryPrefix:
+			if err := m.fold.prefix(e.Index, e.Payload); err != nil {
+				return err
+			}
+		}
+		m.applied = e.Index
+	}
+	return nil
 }
 
 // cut lets the log drop what is below the start. If nothing is left above it, a snapshot of this moment covers all of it.
@@ -77,9 +87,9 @@ func (m *machine) cut() {
 	}
 }
 
-// publish moves the high watermark and the start, and calls the waiters that waited for the one, or all of them for the
+// publish moves the high watermark, the last stable offset and the start, and calls the waiters that waited for the one, or all of them for the
 // other: what they wait to read may be gone.
-func (m *machine) publish(bytes int64) {
+func (m *machine) publish() {
 	r := m.r
 	// A log that was installed begins where its leader's files did, perhaps above a start that later entries move on.
 	start := min(max(m.fold.start, int64(m.log.StartOffset())), m.fold.next)
@@ -89,9 +99,9 @@ func (m *machine) publish(bytes int64) {
 		return
 	}
 	moved := start > r.pub.start
-	r.pub = published{applied: m.applied, start: start, hw: m.fold.next}
-	r.committedBytes += bytes
-	r.producers = len(m.fold.byID)
+	r.pub = published{applied: m.applied, start: start, hw: m.fold.next, stable: max(min(m.fold.stable(), m.fold.next), start)}
+	r.committedBytes, r.stableBytes = m.fold.bytes, m.fold.stableBytes
+	r.producers, r.openTxns, r.abortedTxns = len(m.fold.byID), len(m.fold.open), len(m.fold.aborted)
 	fns, waits := r.due(moved), r.catching.upTo(m.applied)
 	r.mu.Unlock()
 	for _, w := range waits {
@@ -135,10 +145,13 @@ func (m *machine) Restore(meta raft.SnapshotMeta, state []byte) error {
 	if err != nil {
 		return fmt.Errorf("restore at index %d: %w", meta.Index, err)
 	}
+	f.count(m.fold.bytes)
 	// Leadership and a snapshot from another leader exclude each other, so nothing staged can be pending.
+	m.look.Lock()
 	m.fold, m.applied, m.staging = f, meta.Index, staging{}
+	m.look.Unlock()
 	m.log.Forget(segment.Offset(f.start))
-	m.publish(0)
+	m.publish()
 	return nil
 }
 

@@ -44,7 +44,10 @@ type Description struct {
 	Full          bool       // the disk is full: produce is refused
 	DamagedUpTo   raft.Index // recovery found damage that a leader has not healed yet; it neither votes nor campaigns
 	Log           segment.Health
+	LastStable    int64
 	Producers     int
+	OpenTxns      int // transactions without an end yet
+	AbortedTxns   int // aborted ones that readers must know of
 	Waiters       int
 }
 
@@ -91,7 +94,8 @@ func (r *Replica) Describe() Description {
 	r.mu.Lock()
 	d := Description{
 		Group: c.Group, Topic: c.Topic, TopicID: c.TopicID, Partition: c.Partition, State: r.state, Err: r.err,
-		Leadership: r.lead, LogStart: r.pub.start, HighWatermark: r.pub.hw, Applied: r.pub.applied, Producers: r.producers, Waiters: r.waiting,
+		Leadership: r.lead, LogStart: r.pub.start, HighWatermark: r.pub.hw, Applied: r.pub.applied, LastStable: r.pub.stable,
+		Producers: r.producers, OpenTxns: r.openTxns, AbortedTxns: r.abortedTxns, Waiters: r.waiting,
 	}
 	m := r.m
 	var g *multi.Group

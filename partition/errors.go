@@ -29,8 +29,14 @@ var (
 	ErrOutOfOrderSequence = errors.New("out of order sequence number")
 	// ErrInvalidProducerEpoch: an epoch older than the producer's current one. INVALID_PRODUCER_EPOCH.
 	ErrInvalidProducerEpoch = errors.New("producer epoch is older than the current one")
-	// ErrInvalidTxnState: a transactional batch; this partition has no transaction open for it. INVALID_TXN_STATE.
-	ErrInvalidTxnState = errors.New("no transaction is open on this partition")
+	// ErrInvalidTxnState: a transactional batch of which nobody can say what transaction it belongs to, or a plain one of a
+	// producer whose transaction is open here. INVALID_TXN_STATE.
+	ErrInvalidTxnState = errors.New("the batch does not fit the transaction")
+	// ErrTxnUnverified: the transaction ended while the batch was verified, again and again; nothing was appended.
+	// NOT_ENOUGH_REPLICAS, which every client retries.
+	ErrTxnUnverified = errors.New("cannot verify that the partition has been added to the transaction")
+	// ErrCoordinatorFenced: a marker of a coordinator that another one has replaced. TRANSACTION_COORDINATOR_FENCED.
+	ErrCoordinatorFenced = errors.New("the transaction's coordinator was replaced")
 	// ErrNotEnoughReplicas: min.insync.replicas is above what is alive; nothing was appended. NOT_ENOUGH_REPLICAS.
 	ErrNotEnoughReplicas = errors.New("fewer replicas in sync than min.insync.replicas")
 	// ErrNotEnoughReplicasAfterAppend: committed by a quorum, yet min.insync.replicas was not reached before the replica

@@ -120,7 +120,7 @@ func TestOrdinaryBatchesAreNotLookedInto(t *testing.T) {
 	s := Settings{}.withDefaults()
 	b := withCodec(protocol.CodecGzip, keyed(1, "k", "v"))
 	if n := testing.AllocsPerRun(100, func() {
-		if checkBatch(b, &s, time.Now) != nil || s.looksInside(b, false) {
+		if checkBatch(b, &s, false, time.Now) != nil || s.looksInside(b, false) {
 			t.Fatal("an ordinary batch")
 		}
 	}); n != 0 {
@@ -179,14 +179,14 @@ func FuzzLookInside(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte, to int8) {
 		s := Settings{Compact: true, Compression: Recompression{Enabled: true, Compression: protocol.Compression{Codec: protocol.Codec(uint8(to) % 5)}}}.withDefaults()
-		if checkBatch(data, &s, time.Now) != nil {
+		if checkBatch(data, &s, false, time.Now) != nil {
 			return
 		}
 		b, err := lookInside(data, &s, 0)
 		if err != nil {
 			return
 		}
-		if err := checkBatch(b, &s, time.Now); err != nil {
+		if err := checkBatch(b, &s, false, time.Now); err != nil {
 			t.Fatalf("what has been looked into does not pass the first check: %v", err)
 		}
 	})

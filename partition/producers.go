@@ -1,4 +1,5 @@
-// Idempotent producers (KIP-98): which batches were already appended, as replicated state.
+// Idempotent producers (KIP-98): which batches were already appended, as replicated state. What transactions add is in
+// transactions.go.
 //
 // The naive way, which other brokers took, is one table that is changed at the append and rolled back at a truncation; the
 // rollback is where it went wrong. Here there are two tables, and nothing is ever rolled back:
@@ -38,11 +39,19 @@ type seqBatch struct {
 	index       raft.Index
 }
 
-// window is what is known about a producer. Invariant: n <= windowBatches, batches[:n] oldest first, all of epoch.
+// window is what is known about a producer. Invariant: n <= windowBatches, batches[:n] oldest first, all of epoch. Of one that is
+// known by the end of a transaction only, n is 0.
 type window struct {
 	epoch   int16
 	n       uint8
 	batches [windowBatches]seqBatch
+	at      raft.Index // its last entry, a batch or a marker; 0: there is none
+
+	// Transactions.
+	open        bool       // one is open, and
+	first       int64      // its first offset; 0 without
+	coordinator int32      // epoch of the coordinator that wrote the last marker; 0: none did
+	marker      raft.Index // of the last marker; 0: there is none
 }
 
 func (w *window) last() *seqBatch { return &w.batches[w.n-1] }
@@ -52,21 +61,20 @@ func (w *window) last() *seqBatch { return &w.batches[w.n-1] }
 // from a gap, and gets OUT_OF_ORDER_SEQUENCE_NUMBER as in Kafka 4 (DUPLICATE_SEQUENCE_NUMBER is never sent); a correct
 // client cannot be waiting for it, as it has five in flight at most.
 func (w *window) decide(epoch int16, first, last int32) (repeat *seqBatch, err error) {
-	switch {
-	case w == nil || w.n == 0:
+	if !w.known() {
 		return nil, nil // nothing known, or forgotten: any sequence is taken (KIP-360)
-	case epoch < w.epoch:
-		return nil, fmt.Errorf("%w: %d, current %d", ErrInvalidProducerEpoch, epoch, w.epoch)
-	case epoch > w.epoch:
+	}
+	if err := w.fence(epoch); err != nil {
+		return nil, err
+	}
+	if epoch > w.epoch || w.n == 0 {
 		if first != 0 {
 			return nil, fmt.Errorf("%w: epoch %d begins with sequence %d", ErrOutOfOrderSequence, epoch, first)
 		}
 		return nil, nil
 	}
-	for i := range w.batches[:w.n] {
-		if b := &w.batches[i]; b.first == first && b.last == last {
-			return b, nil
-		}
+	if b := w.repeated(epoch, first, last); b != nil {
+		return b, nil
 	}
 	if want := protocol.AddSequence(w.last().last, 1); first != want {
 		return nil, fmt.Errorf("%w: got %d, expected %d", ErrOutOfOrderSequence, first, want)
@@ -74,18 +82,63 @@ func (w *window) decide(epoch int16, first, last int32) (repeat *seqBatch, err e
 	return nil, nil
 }
 
-// push remembers b; of another epoch, it starts the window anew.
-func (w *window) push(epoch int16, b seqBatch) {
-	if w.n > 0 && epoch != w.epoch {
+func (w *window) known() bool { return w != nil && (w.n > 0 || w.at > 0) }
+
+// fence refuses an epoch that is over.
+func (w *window) fence(epoch int16) error {
+	if w.known() && epoch < w.epoch {
+		return fmt.Errorf("%w: %d, current %d", ErrInvalidProducerEpoch, epoch, w.epoch)
+	}
+	return nil
+}
+
+// repeated is the batch of the window that has these sequences, or nil.
+func (w *window) repeated(epoch int16, first, last int32) *seqBatch {
+	if w == nil || w.epoch != epoch {
+		return nil
+	}
+	for i := range w.batches[:w.n] {
+		if b := &w.batches[i]; b.first == first && b.last == last {
+			return b
+		}
+	}
+	return nil
+}
+
+// enter makes epoch the producer's. Another one starts the window anew.
+func (w *window) enter(epoch int16) {
+	if epoch != w.epoch {
 		w.n = 0
 	}
 	w.epoch = epoch
+}
+
+// push remembers b; of another epoch, it starts the window anew.
+func (w *window) push(epoch int16, b seqBatch) {
+	w.enter(epoch)
 	if w.n == windowBatches {
 		copy(w.batches[:], w.batches[1:])
 		w.n--
 	}
 	w.batches[w.n] = b
 	w.n++
+}
+
+// take folds b, a batch or a marker that was stamped and has its place at i, into what is known of its producer.
+func (w *window) take(b protocol.Batch, i raft.Index) {
+	w.at = i
+	switch {
+	case b.Control():
+		w.end(b, i)
+		return
+	case b.BaseSequence() < 0: // a coordinator's own, which has no sequence
+		w.enter(b.ProducerEpoch())
+	default:
+		w.push(b.ProducerEpoch(), remembered(b, i))
+	}
+	if b.Transactional() && !w.open {
+		w.open, w.first = true, b.BaseOffset()
+	}
 }
 
 // remembered is what b, stamped with its offset, leaves in a window.
@@ -101,10 +154,12 @@ func remembered(b protocol.Batch, i raft.Index) seqBatch {
 type producer struct {
 	id int64
 	window
+	stamp int64 // timestamp of its last batch or marker, for people
 	// seen is the fold's clock at the first clock command after its last batch, which is not earlier than that batch;
 	// touched says that this command has not come yet.
 	seen       int64
 	touched    bool
+	before     int64 // fold.bytes at its open transaction's first offset
 	prev, next *producer
 }
 
@@ -115,8 +170,17 @@ type fold struct {
 	next  int64 // next Kafka offset: the high watermark once published
 	clock int64 // leader's wall clock in milliseconds as of the last clock command; never goes back
 	byID  map[int64]*producer
-	// oldest and newest end the list in order of the last batch's index.
+	// oldest and newest end the list in order of window.at.
 	oldest, newest *producer
+
+	open    []*producer // those with an open transaction, in order of its first offset
+	aborted []abortedTxn
+	// forgotten is the largest index of a marker of any producer that was forgotten: see [AppendRequest.TransactionalID].
+	forgotten raft.Index
+
+	// Counted by each replica for itself.
+	bytes       int64 // of records since its start
+	stableBytes int64 // of those below the last stable offset
 }
 
 func newFold() *fold { return &fold{byID: map[int64]*producer{}} }
@@ -133,26 +197,41 @@ func (f *fold) records(i raft.Index, payload []byte) error {
 		return fmt.Errorf("%w: index %d: base offset %d, last delta %d, expected offset %d", errBadEntry, i,
 			b.BaseOffset(), b.LastOffsetDelta(), f.next)
 	}
-	f.next = b.NextOffset()
-	if !b.HasProducer() || b.Control() {
-		return nil
-	}
-	if b.ProducerEpoch() < 0 || b.BaseSequence() < 0 {
-		return fmt.Errorf("%w: index %d: producer epoch %d, sequence %d", errBadEntry, i, b.ProducerEpoch(), b.BaseSequence())
-	}
-	p := f.byID[b.ProducerID()]
-	if p == nil {
-		if len(f.byID) >= maxProducers {
-			f.forget(f.oldest)
+	if b.Control() {
+		if _, err := b.Marker(); err != nil {
+			return fmt.Errorf("%w: index %d: %w", errBadEntry, i, err)
 		}
-		p = &producer{id: b.ProducerID()}
-		f.byID[p.id] = p
-	} else {
-		f.unlink(p)
 	}
-	f.link(p)
-	p.touched = true
-	p.push(b.ProducerEpoch(), remembered(b, i))
+	before := f.bytes
+	f.bytes += int64(len(payload))
+	f.next = b.NextOffset()
+	if b.HasProducer() {
+		if b.ProducerEpoch() < 0 || b.BaseSequence() < 0 && !b.Transactional() {
+			return fmt.Errorf("%w: index %d: producer epoch %d, sequence %d", errBadEntry, i, b.ProducerEpoch(), b.BaseSequence())
+		}
+		p := f.byID[b.ProducerID()]
+		if p == nil {
+			if len(f.byID) >= maxProducers {
+				f.forgetOldest()
+			}
+			p = &producer{id: b.ProducerID()}
+			f.byID[p.id] = p
+		} else {
+			f.unlink(p)
+		}
+		f.link(p)
+		p.touched, p.stamp = true, b.MaxTimestamp()
+		open, first := p.open, p.first
+		p.take(b, i)
+		switch {
+		case p.open && !open:
+			p.before = before
+			f.open = append(f.open, p)
+		case open && !p.open:
+			f.close(p, first, b)
+		}
+	}
+	f.settle()
 	return nil
 }
 
@@ -166,14 +245,25 @@ func (f *fold) tick(clock, expiry int64) {
 		switch {
 		case p.touched:
 			p.touched, p.seen = false, f.clock
-		case f.clock-p.seen >= expiry:
+		case f.clock-p.seen >= expiry && !p.open:
 			f.forget(p)
 		}
 		p = next
 	}
 }
 
+// forgetOldest makes room for one more. Who has a transaction open stays: its end is still to come.
+func (f *fold) forgetOldest() {
+	for p := f.oldest; p != nil; p = p.next {
+		if !p.open {
+			f.forget(p)
+			return
+		}
+	}
+}
+
 func (f *fold) forget(p *producer) {
+	f.forgotten = max(f.forgotten, p.marker)
 	f.unlink(p)
 	delete(f.byID, p.id)
 }
@@ -228,12 +318,12 @@ func (o overlay) staged(f *fold, b protocol.Batch, i raft.Index) {
 		}
 		o[b.ProducerID()] = w
 	}
-	w.push(b.ProducerEpoch(), remembered(b, i))
+	w.take(b, i)
 }
 
 // applied drops a producer whose last staged batch is in the fold.
 func (o overlay) applied(id int64, i raft.Index) {
-	if w := o[id]; w != nil && w.last().index <= i {
+	if w := o[id]; w != nil && w.at <= i {
 		delete(o, id)
 	}
 }

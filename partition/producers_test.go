@@ -99,6 +99,15 @@ func drawHistory(t *rapid.T) []step {
 		if id < 0 {
 			b = batchOf(next, -1, -1, -1, count)
 		}
+		if id >= 0 {
+			switch rapid.IntRange(0, 3).Draw(t, "transaction") {
+			case 0:
+				b, count = markerAt(next, id, int16(rapid.IntRange(0, 1).Draw(t, "marker epoch")), 1, rapid.Bool().Draw(t, "commit")), 1
+			case 1:
+				b, count = txnBatch(id, int16(rapid.IntRange(0, 1).Draw(t, "txn epoch")), seqs[id], "t"), 1
+				b.SetBaseOffset(next)
+			}
+		}
 		if rapid.Bool().Draw(t, "append time") {
 			b.SetLogAppendTime(now)
 		}
@@ -164,6 +173,26 @@ func TestOverlayIsTheFoldAhead(t *testing.T) {
 			}
 			id, epoch := int64(rapid.IntRange(0, 2).Draw(t, "id")), int16(rapid.IntRange(0, 1).Draw(t, "epoch"))
 			b := batchOf(ahead.next, id, epoch, int32(rapid.IntRange(0, 7).Draw(t, "seq")), rapid.IntRange(1, 2).Draw(t, "n"))
+			if rapid.IntRange(0, 3).Draw(t, "marker") == 0 {
+				b = markerAt(ahead.next, id, epoch, 1, true)
+				m := &MarkerRequest{ProducerID: id, ProducerEpoch: epoch, CoordinatorEpoch: 1, Bumped: rapid.Bool().Draw(t, "bumped")}
+				var model *window
+				if p := ahead.byID[id]; p != nil {
+					model = &p.window
+				}
+				rep, err := o.windowOf(f, id).judgeMarker(m)
+				if mrep, merr := model.judgeMarker(m); rep != mrep || fmt.Sprint(err) != fmt.Sprint(merr) {
+					t.Fatalf("a marker: overlay says %v %v, a fold of everything %v %v", rep, err, mrep, merr)
+				}
+				if rep == 0 && err == nil {
+					staged = append(staged, b)
+					o.staged(f, b, raft.Index(len(staged)))
+					if err := ahead.records(raft.Index(len(staged)), b); err != nil {
+						t.Fatal(err)
+					}
+				}
+				continue
+			}
 			var model *window
 			if p := ahead.byID[id]; p != nil {
 				model = &p.window
@@ -243,6 +272,13 @@ func FuzzDecodeFold(f *testing.F) {
 			f.Fatal(err)
 		}
 		s.tick(int64(1000+i), 500)
+		f.Add(s.encode())
+	}
+	for i, b := range []protocol.Batch{txnBatch(7, 1, 0, "a"), txnBatch(8, 1, -1, "b"), markerAt(0, 7, 2, 1, false), txnBatch(7, 2, 0, "c")} {
+		b.SetBaseOffset(s.next)
+		if err := s.records(raft.Index(i+20), b); err != nil {
+			f.Fatal(err)
+		}
 		f.Add(s.encode())
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

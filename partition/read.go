@@ -3,6 +3,7 @@
 package partition
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -21,6 +22,8 @@ type ReadQuery struct {
 	LeaderEpoch int32
 	// AnyReplica also reads on a follower, up to what it knows to be committed.
 	AnyReplica bool
+	// Committed reads only what is below the last stable offset, and tells of the aborted transactions in it.
+	Committed bool
 }
 
 // ReadResult is what there is. Also with an error, LogStart, HighWatermark and LeaderEpoch are set as far as known (-1).
@@ -30,14 +33,16 @@ type ReadResult struct {
 	// Bytes is their total length.
 	Bytes         int
 	HighWatermark int64
-	LastStable    int64 // equal to HighWatermark: no transactions yet
+	LastStable    int64 // what lies below is decided
 	LogStart      int64
 	LeaderEpoch   int32
+	// Aborted, with Committed, are the transactions whose records in Batches do not count, in order of their first offsets.
+	Aborted []AbortedTxn
 }
 
 // Special timestamps of ListOffset.
 const (
-	LatestTimestamp        int64 = -1 // the high watermark
+	LatestTimestamp        int64 = -1 // the high watermark, or the last stable offset
 	EarliestTimestamp      int64 = -2 // the log start
 	MaxTimestamp           int64 = -3 // the first offset that carries the largest timestamp
 	EarliestLocalTimestamp int64 = -4 // as -2: there is no tiered storage
@@ -67,11 +72,11 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 	if err != nil {
 		return res, err
 	}
-	res.HighWatermark, res.LastStable, res.LogStart = v.pub.hw, v.pub.hw, v.pub.start
+	res.HighWatermark, res.LastStable, res.LogStart = v.pub.hw, v.pub.stable, v.pub.start
 	if q.Offset < res.LogStart || q.Offset > res.HighWatermark {
 		return res, &RangeError{Offset: q.Offset, Start: res.LogStart, HighWatermark: res.HighWatermark}
 	}
-	if q.Offset == res.HighWatermark || q.MaxBytes <= 0 {
+	if q.Offset >= v.pub.end(q.Committed) || q.MaxBytes <= 0 {
 		return res, nil
 	}
 	batches, err := v.m.log.ReadOffsets(segment.Offset(q.Offset), v.pub.applied, q.MaxBytes)
@@ -82,11 +87,50 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 		}
 		return res, fmt.Errorf("%w: read offset %d: %w", ErrFailed, q.Offset, err)
 	}
+	if q.Committed {
+		batches = below(batches, v.pub.stable)
+		if res.Aborted, err = v.m.abortedIn(batches, q.Offset); err != nil {
+			res.LogStart = r.LogStart()
+			return res, &RangeError{Offset: q.Offset, Start: res.LogStart, HighWatermark: res.HighWatermark}
+		}
+	}
 	res.Batches = batches
 	for _, b := range batches {
 		res.Bytes += len(b)
 	}
 	return res, nil
+}
+
+// below are the batches below the last stable offset, at which one begins.
+func below(batches [][]byte, stable int64) [][]byte {
+	for len(batches) > 0 && protocol.Batch(batches[len(batches)-1]).NextOffset() > stable {
+		batches = batches[:len(batches)-1]
+	}
+	return batches
+}
+
+// errTrimmed: what was read is deleted meanwhile, and with it the word on what of it was aborted.
+var errTrimmed = errors.New("partition: the start has moved past what was read")
+
+// abortedIn are the aborted transactions that batches, read from offset on, have records of.
+func (m *machine) abortedIn(batches [][]byte, from int64) ([]AbortedTxn, error) {
+	if len(batches) == 0 {
+		return []AbortedTxn{}, nil
+	}
+	m.look.RLock()
+	defer m.look.RUnlock()
+	if from < m.fold.start {
+		return nil, errTrimmed
+	}
+	return m.fold.abortedIn(from, protocol.Batch(batches[len(batches)-1]).NextOffset()), nil
+}
+
+// end is where a reader's log ends.
+func (p published) end(committed bool) int64 {
+	if committed {
+		return p.stable
+	}
+	return p.hw
 }
 
 // view is a consistent look at what a reader needs.
@@ -127,9 +171,10 @@ func (r *Replica) view(epoch int32, anyReplica bool) (view, error) {
 	return v, nil
 }
 
-// ListOffset answers by timestamp (or one of the special ones): the first offset whose record is at or after ts. It
-// speaks of the end of the log: call Linearize first. leaderEpoch is the client's, -1 if it does not say.
-func (r *Replica) ListOffset(ts int64, leaderEpoch int32) (OffsetResult, error) {
+// ListOffset answers by timestamp (or one of the special ones): the first offset whose record is at or after ts. With committed
+// nothing at or above the last stable offset counts. It speaks of the end of the log: call Linearize first. leaderEpoch is the
+// client's, -1 if it does not say.
+func (r *Replica) ListOffset(ts int64, leaderEpoch int32, committed bool) (OffsetResult, error) {
 	none := OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
 	v, err := r.view(leaderEpoch, false)
 	if err != nil {
@@ -140,7 +185,7 @@ func (r *Replica) ListOffset(ts int64, leaderEpoch int32) (OffsetResult, error) 
 	ok, asked := true, ts
 	switch ts {
 	case LatestTimestamp:
-		return OffsetResult{Offset: v.pub.hw, Timestamp: -1, LeaderEpoch: v.lead.Epoch}, nil
+		return OffsetResult{Offset: v.pub.end(committed), Timestamp: -1, LeaderEpoch: v.lead.Epoch}, nil
 	case EarliestTimestamp, EarliestLocalTimestamp:
 		start := v.pub.start
 		epoch := v.lead.Epoch // of an empty log: the leader's
@@ -160,6 +205,9 @@ func (r *Replica) ListOffset(ts int64, leaderEpoch int32) (OffsetResult, error) 
 	}
 	if !ok {
 		return none, nil
+	}
+	if int64(off) >= v.pub.end(committed) {
+		return none, nil // that a later time may be there says nothing: it is not decided yet
 	}
 	if b := v.batchAt(off); b != nil {
 		off, ts = firstRecordSince(b, wanted(asked, ts), off, ts)
@@ -238,6 +286,13 @@ func (r *Replica) HighWatermark() (int64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.pub.hw, r.state == StateOpen && (!r.lead.Self || r.lead.Ready)
+}
+
+// LastStable is HighWatermark for readers of committed records: the offset below which every transaction is decided.
+func (r *Replica) LastStable() (int64, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pub.stable, r.state == StateOpen && (!r.lead.Self || r.lead.Ready)
 }
 
 // LogStart is the first offset that is there; -1 if the replica is closed.

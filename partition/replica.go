@@ -58,6 +58,9 @@ type Config struct {
 	// [Replica.ReadIndex]), for [Replica.LinearizeAny]. It must not block, and calls done once, from anywhere. nil: followers
 	// answer nothing about the log's end.
 	ReadIndex func(leader raft.NodeID, g raft.GroupID, done func(index raft.Index, epoch int32, err error))
+	// Verify asks the coordinator of a transaction whether a batch belongs to it: see [Verification]. It must not block, and calls done
+	// once, from anywhere, after bounded time. nil: transactional batches are refused with ErrInvalidTxnState.
+	Verify func(v Verification, done func(error))
 	// OnFailed is called once, from a worker or the flush loop, when the replica has failed. It must not block, and must
 	// not call the replica's life-cycle methods itself: schedule [Replica.Reopen] with a backoff.
 	OnFailed func(r *Replica, err error)
@@ -115,8 +118,13 @@ type Replica struct {
 	pub   published
 	// committedBytes counts record bytes applied since Open; Waiter.until is measured by it.
 	committedBytes int64
+	stableBytes    int64      // the same below the last stable offset
 	confIndex      raft.Index // of the newest membership that an earlier life's log had
 	producers      int
+	openTxns       int
+	abortedTxns    int
+	gates          map[gateKey]*gate
+	arrivals       uint64 // numbers the batches of transactions
 	waiters        *Waiter
 	waiting        int
 	parked         parking
@@ -124,10 +132,11 @@ type Replica struct {
 	catching       catching
 }
 
-// published is what clients may read: from start up to hw, which is the offset after applied. Always all or nothing.
+// published is what clients may read: from start up to hw, which is the offset after applied, or to stable, up to which all
+// transactions are decided. Always all or nothing.
 type published struct {
-	applied   raft.Index
-	start, hw int64
+	applied           raft.Index
+	start, stable, hw int64
 }
 
 // Open opens or makes the replica's log and joins its group.
@@ -203,6 +212,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	before := r.state
 	// Callbacks may come before CreateGroup returns. Until then the state keeps everybody else out.
 	r.m, r.lead, r.pub = m, Leadership{Epoch: r.lead.Epoch}, published{}
+	m.fold.count(r.committedBytes)
 	priorities := r.priorities
 	r.mu.Unlock()
 	group, err := c.Host.CreateGroup(multi.GroupConfig{

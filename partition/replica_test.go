@@ -128,7 +128,7 @@ func TestBatchChecks(t *testing.T) {
 		{"negative length", edit(put(8, 255, 255, 255, 255)), base, ErrInvalidRecord},
 		{"codec 5", edit(put(22, 5)), base, ErrUnsupportedCompression},
 		{"control", edit(put(22, 0x20)), base, ErrInvalidRecord},
-		{"transactional", func() protocol.Batch { b := seq(1, 0, 0, "x"); b[22] |= 0x10; b.UpdateCRC(); return b }(), base, ErrInvalidTxnState},
+
 		{"negative sequence", seq(1, 0, -1, "x"), base, ErrInvalidRecord},
 		{"too large", plain(strings.Repeat("x", 1000)), base, ErrTooLarge},
 		{"an hour and more ahead", at(nowMs + 3_600_001), base, ErrInvalidTimestamp},
@@ -138,7 +138,7 @@ func TestBatchChecks(t *testing.T) {
 		{"none", at(-1), bounded, nil},
 		{"too long ago, and not asked", at(5), logAppend, nil},
 	} {
-		if err := checkBatch(x.batch, &x.s, func() time.Time { return now }); !errors.Is(err, x.want) {
+		if err := checkBatch(x.batch, &x.s, false, func() time.Time { return now }); !errors.Is(err, x.want) {
 			t.Errorf("%s: %v, want %v", x.name, err, x.want)
 		}
 	}
@@ -149,7 +149,7 @@ func FuzzCheckBatch(f *testing.F) {
 	f.Add([]byte(seq(1, 2, 3, "x")))
 	s := Settings{}.withDefaults()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := checkBatch(data, &s, time.Now); err != nil {
+		if err := checkBatch(data, &s, false, time.Now); err != nil {
 			return
 		}
 		// What is let through can be stamped and folded.
@@ -347,7 +347,7 @@ func TestHighWatermark(t *testing.T) {
 	if err != nil || len(r.Batches) != 0 || r.HighWatermark != 1 {
 		t.Fatalf("uncommitted is readable: %+v %v", r, err)
 	}
-	res, err := old.rep.ListOffset(LatestTimestamp, -1)
+	res, err := old.rep.ListOffset(LatestTimestamp, -1, false)
 	if err != nil || res.Offset != 1 {
 		t.Fatalf("%+v %v", res, err)
 	}
@@ -382,7 +382,7 @@ func TestHighWatermark(t *testing.T) {
 	}
 	_, err = heir.rep.Read(ReadQuery{Offset: 0, MaxBytes: 100, LeaderEpoch: -1})
 	wantErr(t, "read", err, ErrNotReady)
-	_, err = heir.rep.ListOffset(LatestTimestamp, -1)
+	_, err = heir.rep.ListOffset(LatestTimestamp, -1, false)
 	wantErr(t, "list offset", err, ErrNotReady)
 	wantErr(t, "linearize", heir.linearize(), ErrNotReady)
 	if heir.rep.Subscribe(&Waiter{Epoch: -1, Fire: func() {}}) {
@@ -551,7 +551,7 @@ func TestListOffsetsAndEpochs(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	l := c.leader()
 	_, e1, _ := l.rep.Leader()
-	empty, err := l.rep.ListOffset(EarliestTimestamp, -1)
+	empty, err := l.rep.ListOffset(EarliestTimestamp, -1, false)
 	if err != nil || empty != (OffsetResult{0, -1, e1}) {
 		t.Errorf("earliest of nothing: %+v %v", empty, err)
 	}
@@ -586,11 +586,11 @@ func TestListOffsetsAndEpochs(t *testing.T) {
 		{8400, OffsetResult{3, 9000, e2}},
 		{9001, OffsetResult{-1, -1, -1}},
 	} {
-		if got, err := l2.rep.ListOffset(x.ts, e2); err != nil || got != x.want {
+		if got, err := l2.rep.ListOffset(x.ts, e2, false); err != nil || got != x.want {
 			t.Errorf("ListOffset(%d): %+v %v, want %+v", x.ts, got, err, x.want)
 		}
 	}
-	_, err = l2.rep.ListOffset(LatestTimestamp, e1)
+	_, err = l2.rep.ListOffset(LatestTimestamp, e1, false)
 	wantErr(t, "an older epoch", err, ErrFencedLeaderEpoch)
 	for _, x := range []struct {
 		epoch, found int32

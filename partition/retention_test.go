@@ -88,7 +88,7 @@ func TestDeleteBefore(t *testing.T) {
 		t.Errorf("read at the start: %+v, %v", r, err)
 	}
 	for ts, want := range map[int64]int64{EarliestTimestamp: 7, 0: 7, LatestTimestamp: 15} {
-		if r, err := l.rep.ListOffset(ts, -1); err != nil || r.Offset != want {
+		if r, err := l.rep.ListOffset(ts, -1, false); err != nil || r.Offset != want {
 			t.Errorf("offset for %d: %+v, %v, want %d", ts, r, err, want)
 		}
 	}

@@ -1,20 +1,31 @@
 // The state machine's part of a snapshot: the fold, in a fixed layout, all numbers big-endian.
 //
-//	 1  version = 2
+//	 1  version = 3
 //	 8  start offset
 //	 8  next offset
 //	 8  clock, milliseconds
-//	 4  number of producers, then each, in order of its last batch:
+//	 8  largest index of a marker of a forgotten producer
+//	 4  number of producers, then each, in order of its last entry:
 //	      8  producer id
 //	      2  epoch
-//	      1  flags: bit 0 touched
+//	      1  flags: bit 0 touched, bit 1 a transaction is open
 //	      8  seen
-//	      1  batches, 1 to 5, then each, oldest first:
+//	      8  timestamp of its last entry
+//	      8  raft index of its last entry
+//	      4  epoch of the coordinator that wrote its last marker, or 0
+//	      8  raft index of its last marker, or 0
+//	      8  first offset of its open transaction, or 0
+//	      1  batches, 0 to 5, then each, oldest first:
 //	           4  first sequence
 //	           4  last sequence
 //	           8  base offset
 //	           8  log append time, or -1
 //	           8  raft index
+//	 4  number of aborted transactions, then each, in order of their markers:
+//	      8  producer id
+//	      8  first offset
+//	      8  offset of the marker
+//	      8  last stable offset after the marker
 //
 // The encoding is canonical: equal states have equal bytes on every replica, and decoding refuses everything else.
 //
@@ -23,18 +34,21 @@
 package partition
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/balsamq/balsa/raft"
 )
 
 const (
-	snapshotVersion = 2 // 2: the start offset
-	snapshotHeader  = 1 + 8 + 8 + 8 + 4
-	producerHeader  = 8 + 2 + 1 + 8 + 1
+	snapshotVersion = 3 // 2: the start offset, 3: transactions
+	snapshotHeader  = 1 + 8 + 8 + 8 + 8 + 4
+	producerHeader  = 8 + 2 + 1 + 8 + 8 + 8 + 4 + 8 + 8 + 1
 	batchSize       = 4 + 4 + 8 + 8 + 8
+	abortedSize     = 8 + 8 + 8 + 8
 
 	commandVersion = 1
 	commandClock   = 1
@@ -49,35 +63,57 @@ var (
 	errCommand  = errors.New("partition: unknown command")
 )
 
+const (
+	flagTouched = 1 << iota
+	flagOpen
+)
+
 // encode is the fold as a snapshot.
 func (f *fold) encode() []byte {
-	size := snapshotHeader
+	size := snapshotHeader + 4 + len(f.aborted)*abortedSize
 	for p := f.oldest; p != nil; p = p.next {
 		size += producerHeader + int(p.n)*batchSize
 	}
+	be := binary.BigEndian
 	out := make([]byte, 0, size)
 	out = append(out, snapshotVersion)
-	out = binary.BigEndian.AppendUint64(out, uint64(f.start))
-	out = binary.BigEndian.AppendUint64(out, uint64(f.next))
-	out = binary.BigEndian.AppendUint64(out, uint64(f.clock))
-	out = binary.BigEndian.AppendUint32(out, uint32(len(f.byID)))
+	out = be.AppendUint64(out, uint64(f.start))
+	out = be.AppendUint64(out, uint64(f.next))
+	out = be.AppendUint64(out, uint64(f.clock))
+	out = be.AppendUint64(out, uint64(f.forgotten))
+	out = be.AppendUint32(out, uint32(len(f.byID)))
 	for p := f.oldest; p != nil; p = p.next {
 		var flags byte
 		if p.touched {
-			flags = 1
+			flags |= flagTouched
 		}
-		out = binary.BigEndian.AppendUint64(out, uint64(p.id))
-		out = binary.BigEndian.AppendUint16(out, uint16(p.epoch))
+		if p.open {
+			flags |= flagOpen
+		}
+		out = be.AppendUint64(out, uint64(p.id))
+		out = be.AppendUint16(out, uint16(p.epoch))
 		out = append(out, flags)
-		out = binary.BigEndian.AppendUint64(out, uint64(p.seen))
+		out = be.AppendUint64(out, uint64(p.seen))
+		out = be.AppendUint64(out, uint64(p.stamp))
+		out = be.AppendUint64(out, uint64(p.at))
+		out = be.AppendUint32(out, uint32(p.coordinator))
+		out = be.AppendUint64(out, uint64(p.marker))
+		out = be.AppendUint64(out, uint64(p.first))
 		out = append(out, p.n)
 		for _, b := range p.batches[:p.n] {
-			out = binary.BigEndian.AppendUint32(out, uint32(b.first))
-			out = binary.BigEndian.AppendUint32(out, uint32(b.last))
-			out = binary.BigEndian.AppendUint64(out, uint64(b.base))
-			out = binary.BigEndian.AppendUint64(out, uint64(b.time))
-			out = binary.BigEndian.AppendUint64(out, uint64(b.index))
+			out = be.AppendUint32(out, uint32(b.first))
+			out = be.AppendUint32(out, uint32(b.last))
+			out = be.AppendUint64(out, uint64(b.base))
+			out = be.AppendUint64(out, uint64(b.time))
+			out = be.AppendUint64(out, uint64(b.index))
 		}
+	}
+	out = be.AppendUint32(out, uint32(len(f.aborted)))
+	for _, a := range f.aborted {
+		out = be.AppendUint64(out, uint64(a.producer))
+		out = be.AppendUint64(out, uint64(a.first))
+		out = be.AppendUint64(out, uint64(a.last))
+		out = be.AppendUint64(out, uint64(a.stable))
 	}
 	return out
 }
@@ -90,57 +126,113 @@ func decodeFold(data []byte) (*fold, error) {
 	if data[0] != snapshotVersion {
 		return nil, fmt.Errorf("%w: version %d", errSnapshot, data[0])
 	}
+	be := binary.BigEndian
 	f := newFold()
-	f.start = int64(binary.BigEndian.Uint64(data[1:]))
-	f.next = int64(binary.BigEndian.Uint64(data[9:]))
-	f.clock = int64(binary.BigEndian.Uint64(data[17:]))
-	count := binary.BigEndian.Uint32(data[25:])
+	f.start = int64(be.Uint64(data[1:]))
+	f.next = int64(be.Uint64(data[9:]))
+	f.clock = int64(be.Uint64(data[17:]))
+	f.forgotten = raft.Index(be.Uint64(data[25:]))
+	count := be.Uint32(data[33:])
 	data = data[snapshotHeader:]
 	switch {
 	case f.start < 0 || f.next < f.start || f.clock < 0:
 		return nil, fmt.Errorf("%w: offsets [%d, %d), clock %d", errSnapshot, f.start, f.next, f.clock)
-	case count > maxProducers || uint64(count)*(producerHeader+batchSize) > uint64(len(data)):
+	case uint64(count)*producerHeader > uint64(len(data)):
 		return nil, fmt.Errorf("%w: %d producers in %d bytes", errSnapshot, count, len(data))
 	}
 	for range count {
-		if len(data) < producerHeader {
-			return nil, fmt.Errorf("%w: cut short", errSnapshot)
+		p, rest, err := f.decodeProducer(data)
+		if err != nil {
+			return nil, err
 		}
-		p := &producer{id: int64(binary.BigEndian.Uint64(data))}
-		p.epoch = int16(binary.BigEndian.Uint16(data[8:]))
-		p.touched = data[10] == 1
-		p.seen = int64(binary.BigEndian.Uint64(data[11:]))
-		p.n = data[19]
-		if p.id < 0 || p.epoch < 0 || data[10] > 1 || p.seen < 0 || p.n == 0 || p.n > windowBatches || f.byID[p.id] != nil {
-			return nil, fmt.Errorf("%w: producer %d", errSnapshot, p.id)
-		}
-		data = data[producerHeader:]
-		if len(data) < int(p.n)*batchSize {
-			return nil, fmt.Errorf("%w: cut short", errSnapshot)
-		}
-		for i := range p.batches[:p.n] {
-			b := &p.batches[i]
-			b.first = int32(binary.BigEndian.Uint32(data))
-			b.last = int32(binary.BigEndian.Uint32(data[4:]))
-			b.base = int64(binary.BigEndian.Uint64(data[8:]))
-			b.time = int64(binary.BigEndian.Uint64(data[16:]))
-			b.index = raft.Index(binary.BigEndian.Uint64(data[24:]))
-			if b.first < 0 || b.last < 0 || b.base < 0 || b.base >= f.next || b.time < -1 ||
-				i > 0 && b.index <= p.batches[i-1].index {
-				return nil, fmt.Errorf("%w: batch %d of producer %d", errSnapshot, i, p.id)
-			}
-			data = data[batchSize:]
-		}
-		if f.newest != nil && p.last().index <= f.newest.last().index {
+		data = rest
+		if f.newest != nil && p.at <= f.newest.at {
 			return nil, fmt.Errorf("%w: producer %d is not in order", errSnapshot, p.id)
 		}
 		f.byID[p.id] = p
 		f.link(p)
+		if p.open {
+			f.open = append(f.open, p)
+		}
 	}
-	if len(data) != 0 {
-		return nil, fmt.Errorf("%w: %d bytes too many", errSnapshot, len(data))
+	slices.SortFunc(f.open, func(a, b *producer) int { return cmp.Compare(a.first, b.first) })
+	for i := 1; i < len(f.open); i++ {
+		if f.open[i].first == f.open[i-1].first {
+			return nil, fmt.Errorf("%w: two transactions begin at %d", errSnapshot, f.open[i].first)
+		}
 	}
-	return f, nil
+	return f, f.decodeAborted(data)
+}
+
+// decodeProducer reads one producer.
+func (f *fold) decodeProducer(data []byte) (p *producer, rest []byte, err error) {
+	if len(data) < producerHeader {
+		return nil, nil, fmt.Errorf("%w: cut short", errSnapshot)
+	}
+	be := binary.BigEndian
+	p = &producer{id: int64(be.Uint64(data))}
+	p.epoch = int16(be.Uint16(data[8:]))
+	flags := data[10]
+	p.touched, p.open = flags&flagTouched != 0, flags&flagOpen != 0
+	p.seen = int64(be.Uint64(data[11:]))
+	p.stamp = int64(be.Uint64(data[19:]))
+	p.at = raft.Index(be.Uint64(data[27:]))
+	p.coordinator = int32(be.Uint32(data[35:]))
+	p.marker = raft.Index(be.Uint64(data[39:]))
+	p.first = int64(be.Uint64(data[47:]))
+	p.n = data[55]
+	if p.id < 0 || p.epoch < 0 || flags&^(flagTouched|flagOpen) != 0 || p.seen < 0 || p.n > windowBatches || f.byID[p.id] != nil ||
+		p.at == 0 || p.marker > p.at || p.coordinator < 0 || p.marker == 0 && p.coordinator != 0 ||
+		p.first < 0 || p.first >= max(f.next, 1) || !p.open && p.first != 0 {
+		return nil, nil, fmt.Errorf("%w: producer %d", errSnapshot, p.id)
+	}
+	data = data[producerHeader:]
+	if len(data) < int(p.n)*batchSize {
+		return nil, nil, fmt.Errorf("%w: cut short", errSnapshot)
+	}
+	for i := range p.batches[:p.n] {
+		b := &p.batches[i]
+		b.first = int32(be.Uint32(data))
+		b.last = int32(be.Uint32(data[4:]))
+		b.base = int64(be.Uint64(data[8:]))
+		b.time = int64(be.Uint64(data[16:]))
+		b.index = raft.Index(be.Uint64(data[24:]))
+		if b.first < 0 || b.last < 0 || b.base < 0 || b.base >= f.next || b.time < -1 || b.index > p.at ||
+			i > 0 && b.index <= p.batches[i-1].index {
+			return nil, nil, fmt.Errorf("%w: batch %d of producer %d", errSnapshot, i, p.id)
+		}
+		data = data[batchSize:]
+	}
+	return p, data, nil
+}
+
+// decodeAborted reads the index of aborted transactions, the last part.
+func (f *fold) decodeAborted(data []byte) error {
+	if len(data) < 4 {
+		return fmt.Errorf("%w: cut short", errSnapshot)
+	}
+	be := binary.BigEndian
+	count := be.Uint32(data)
+	data = data[4:]
+	if uint64(count)*abortedSize != uint64(len(data)) {
+		return fmt.Errorf("%w: %d aborted transactions in %d bytes", errSnapshot, count, len(data))
+	}
+	if count > 0 {
+		f.aborted = make([]abortedTxn, count)
+	}
+	for i := range f.aborted {
+		a := &f.aborted[i]
+		a.producer = int64(be.Uint64(data))
+		a.first = int64(be.Uint64(data[8:]))
+		a.last = int64(be.Uint64(data[16:]))
+		a.stable = int64(be.Uint64(data[24:]))
+		if a.producer < 0 || a.first < 0 || a.last <= a.first || a.last >= f.next || a.stable < 0 || a.stable > a.last+1 ||
+			i > 0 && a.last <= f.aborted[i-1].last {
+			return fmt.Errorf("%w: aborted transaction %d", errSnapshot, i)
+		}
+		data = data[abortedSize:]
+	}
+	return nil
 }
 
 func encodeClock(clock, expiry int64) []byte {
@@ -169,5 +261,6 @@ func (f *fold) prefix(i raft.Index, p []byte) error {
 		return fmt.Errorf("%w: start of the log, index %d, %d bytes", errCommand, i, len(p))
 	}
 	f.start = max(f.start, min(int64(binary.BigEndian.Uint64(p[1:])), f.next))
+	f.trimAborted()
 	return nil
 }

@@ -51,16 +51,8 @@ func (m *machine) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
 		return 0, &EpochError{Asked: req.Epoch, Current: int32(e.Term)}
 	}
 	if b.HasProducer() {
-		repeat, err := s.over.windowOf(m.fold, b.ProducerID()).decide(b.ProducerEpoch(), b.BaseSequence(), b.LastSequence())
-		if err != nil {
-			return 0, err
-		}
-		if repeat != nil {
-			req.result.BaseOffset, req.result.LogAppendTime, req.result.Repeated = repeat.base, repeat.time, true
-			if repeat.index <= m.applied {
-				return 0, errRepeat
-			}
-			return repeat.index, nil
+		if waitFor, err := m.judge(req, b, e.Term); waitFor > 0 || err != nil {
+			return waitFor, err
 		}
 	}
 	b.SetBaseOffset(s.next)
@@ -80,6 +72,41 @@ func (m *machine) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
 	}
 	s.next, s.index = b.NextOffset(), e.Index
 	return 0, nil
+}
+
+// judge decides whether a producer's batch may enter the log. One that is in it already is waited for, or errRepeat.
+func (m *machine) judge(req *AppendRequest, b protocol.Batch, term raft.Term) (waitFor raft.Index, err error) {
+	w := m.staging.over.windowOf(m.fold, b.ProducerID())
+	again := func(i raft.Index) (raft.Index, error) {
+		req.result.Repeated = true
+		if i <= m.applied {
+			return 0, errRepeat
+		}
+		return i, nil
+	}
+	if req.marker != nil {
+		repeat, err := w.judgeMarker(req.marker)
+		if repeat > 0 {
+			return again(repeat)
+		}
+		return 0, err
+	}
+	if b.Transactional() {
+		if err := m.judgeTxn(req, w, b, term); err != nil {
+			return 0, err
+		}
+	} else if w.known() && w.open {
+		return 0, fmt.Errorf("%w: producer %d has a transaction open and wrote outside of it", ErrInvalidTxnState, b.ProducerID())
+	}
+	if b.BaseSequence() < 0 {
+		return 0, w.fence(b.ProducerEpoch())
+	}
+	repeat, err := w.decide(b.ProducerEpoch(), b.BaseSequence(), b.LastSequence())
+	if repeat == nil {
+		return 0, err
+	}
+	req.result.BaseOffset, req.result.LogAppendTime = repeat.base, repeat.time
+	return again(repeat.index)
 }
 
 // StageInternal implements [multi.Stager]: no-ops, memberships and commands take no offset.

@@ -9,8 +9,11 @@ package partition
 // held; it must be quick and must not block: set a flag, push to a queue, wake the connection. It may call any method
 // of the Replica, also Subscribe with the same Waiter.
 type Waiter struct {
-	// After is the high watermark that the caller saw: anything above it fires, subject to MinBytes.
+	// After is the high watermark that the caller saw, or with Committed the last stable offset: anything above it fires, subject to
+	// MinBytes.
 	After int64
+	// Committed waits for the last stable offset: for the end of transactions, and not for what they write.
+	Committed bool
 	// MinBytes are the record bytes that must have been committed above After before it fires; 0 or 1: any.
 	MinBytes int64
 	// Epoch is the leader epoch that the caller saw; -1: whatever it is at Subscribe. Another epoch, another leader, a
@@ -24,7 +27,7 @@ type Waiter struct {
 	// Guarded by Replica.mu. prev and next link the list of the replica; owner is nil when not linked.
 	owner      *Replica
 	prev, next *Waiter
-	until      int64 // fires when Replica.committedBytes has reached this
+	until      int64 // fires when Replica.committedBytes, or stableBytes, has reached this
 }
 
 // Subscribe links w, or returns false, without ever calling Fire, when there is something new already: the caller reads
@@ -42,10 +45,11 @@ func (r *Replica) Subscribe(w *Waiter) bool {
 	if r.state != StateOpen || !r.lead.Serving() && (r.lead.Self || !w.AnyReplica) || (w.Epoch >= 0 && w.Epoch != r.lead.Epoch) {
 		return false
 	}
-	if r.pub.hw > w.After {
+	end, bytes := r.reached(w)
+	if end > w.After {
 		return false // what came in between is not counted by MinBytes: the caller has to look at it
 	}
-	w.until = r.committedBytes + max(w.MinBytes, 1)
+	w.until = bytes + max(w.MinBytes, 1)
 	w.owner, w.prev, w.next = r, nil, r.waiters
 	if r.waiters != nil {
 		r.waiters.prev = w
@@ -53,6 +57,14 @@ func (r *Replica) Subscribe(w *Waiter) bool {
 	r.waiters = w
 	r.waiting++
 	return true
+}
+
+// reached is what w waits for: an offset, and the bytes below it. r.mu is held.
+func (r *Replica) reached(w *Waiter) (end, bytes int64) {
+	if w.Committed {
+		return r.pub.stable, r.stableBytes
+	}
+	return r.pub.hw, r.committedBytes
 }
 
 // Unsubscribe unlinks w. True: Fire was not called and will not be. False: it was called, is being called, or w was
@@ -95,7 +107,7 @@ func (r *Replica) due(every bool) []func() {
 	var fns []func()
 	for w := r.waiters; w != nil; {
 		next := w.next
-		if every || (r.committedBytes >= w.until && r.pub.hw > w.After) {
+		if end, bytes := r.reached(w); every || bytes >= w.until && end > w.After {
 			r.unlink(w)
 			fns = append(fns, w.Fire)
 		}

@@ -1,0 +1,211 @@
+// Transactions in one partition (KIP-98, KIP-890): which are open, where they began, and which were aborted.
+//
+// Like the producers' windows all of it is a function of the committed entries. A transaction begins with its producer's first
+// transactional batch and ends with a marker: a control batch that the leader writes when the transaction's coordinator tells it to.
+// What lies below the first offset of every open transaction is stable; readers of committed records see nothing above, and
+// are told which transactions below were aborted, so that they can leave those records out.
+
+package partition
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// maxOpenTxns bounds the open transactions of a partition. They hold back the last stable offset anyway.
+	maxOpenTxns = maxProducers / 2
+	// maxAborted bounds the index of aborted transactions; it shrinks as retention removes their records. At one abort a second it is
+	// filled in twelve days, and takes 32 MiB.
+	maxAborted = 1 << 20
+)
+
+// AbortedTxn is an aborted transaction as a fetch answers it: the producer's records from First on, up to its next marker, do
+// not count.
+type AbortedTxn struct {
+	ProducerID int64
+	First      int64
+}
+
+// abortedTxn is an entry of the index, which is in order of last.
+type abortedTxn struct {
+	producer    int64
+	first, last int64 // offsets of its first record and of the marker
+	// stable is the last stable offset once the marker was there: transactions that are aborted later begin at or above it.
+	stable int64
+}
+
+// end folds a marker into what is known of its producer.
+func (w *window) end(b protocol.Batch, i raft.Index) {
+	m, err := b.Marker()
+	if err != nil {
+		panic("partition: a marker that was checked: " + err.Error())
+	}
+	w.enter(b.ProducerEpoch())
+	w.open, w.first, w.marker = false, 0, i
+	w.coordinator = max(w.coordinator, m.CoordinatorEpoch)
+}
+
+// close takes p's transaction, which began at first, off the open ones; marker has ended it.
+func (f *fold) close(p *producer, first int64, marker protocol.Batch) {
+	i := slices.Index(f.open, p)
+	f.open = slices.Delete(f.open, i, i+1)
+	if m, _ := marker.Marker(); !m.Commit {
+		f.aborted = append(f.aborted, abortedTxn{producer: p.id, first: first, last: marker.BaseOffset(), stable: f.stable()})
+	}
+}
+
+// stable is the last stable offset: everything below is decided.
+func (f *fold) stable() int64 {
+	if len(f.open) == 0 {
+		return f.next
+	}
+	// Records were deleted from under an open transaction: what is left of it is undecided still.
+	return max(f.open[0].first, f.start)
+}
+
+// settle brings the replica's own count of stable bytes up to date.
+func (f *fold) settle() {
+	f.stableBytes = f.bytes
+	if len(f.open) > 0 {
+		f.stableBytes = f.open[0].before
+	}
+}
+
+// count goes on with another fold's count of bytes.
+func (f *fold) count(bytes int64) {
+	f.bytes = bytes
+	for _, p := range f.open {
+		p.before = bytes
+	}
+	f.settle()
+}
+
+// trimAborted drops what lies below the start of the log.
+func (f *fold) trimAborted() {
+	n := sort.Search(len(f.aborted), func(i int) bool { return f.aborted[i].last >= f.start })
+	switch {
+	case n == len(f.aborted):
+		f.aborted = nil
+	case n > 0:
+		f.aborted = slices.Clone(f.aborted[n:])
+	}
+}
+
+// abortedIn are the aborted transactions that have records in [from, to), in order of their first offsets. to is at most the last
+// stable offset of some moment: what was aborted since begins above it.
+func (f *fold) abortedIn(from, to int64) []AbortedTxn {
+	out := []AbortedTxn{}
+	i := sort.Search(len(f.aborted), func(i int) bool { return f.aborted[i].last >= from })
+	for ; i < len(f.aborted); i++ {
+		a := &f.aborted[i]
+		if a.first < to {
+			out = append(out, AbortedTxn{ProducerID: a.producer, First: a.first})
+		}
+		if a.stable >= to {
+			break
+		}
+	}
+	slices.SortFunc(out, func(a, b AbortedTxn) int {
+		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.ProducerID, b.ProducerID))
+	})
+	return out
+}
+
+// MarkerRequest ends a producer's transaction in this partition.
+type MarkerRequest struct {
+	ProducerID    int64
+	ProducerEpoch int16
+	// CoordinatorEpoch fences coordinators that were replaced.
+	CoordinatorEpoch int32
+	Commit           bool
+	// Bumped: the transaction's own epoch was a lower one (KIP-890, transaction.version 2). Then a marker that comes twice, or much too
+	// late, is recognised; without, it would end whatever the producer has begun since.
+	Bumped bool
+	// Done is called exactly once, by a worker or from within WriteMarker; it must not block. Calls for committed batches and markers of
+	// a partition come in the order of its log. Errors, beside those of Append: ErrInvalidProducerEpoch, ErrCoordinatorFenced.
+	Done func(AppendResult)
+}
+
+func (m *MarkerRequest) batch(now int64) protocol.Batch {
+	return protocol.BuildMarker(m.ProducerID, m.ProducerEpoch, protocol.Marker{Commit: m.Commit, CoordinatorEpoch: m.CoordinatorEpoch}, now)
+}
+
+// WriteMarker writes the marker, and is done when it is committed. It never blocks.
+func (r *Replica) WriteMarker(m *MarkerRequest) {
+	r.Append(&AppendRequest{Batch: m.batch(r.now().UnixMilli()), Acks: -1, Done: m.Done, marker: m})
+}
+
+// judgeMarker decides on a marker by what the log says of its producer. repeat is the index of the marker that it repeats, or 0.
+func (w *window) judgeMarker(m *MarkerRequest) (repeat raft.Index, err error) {
+	if !w.known() {
+		return 0, nil // it was added to the transaction, and nothing written
+	}
+	if m.CoordinatorEpoch < w.coordinator {
+		return 0, fmt.Errorf("%w: its epoch is %d, and %d has written a marker", ErrCoordinatorFenced, m.CoordinatorEpoch, w.coordinator)
+	}
+	if err := w.fence(m.ProducerEpoch); err != nil {
+		return 0, err
+	}
+	if m.Bumped && m.ProducerEpoch == w.epoch {
+		if w.open {
+			// The end of a transaction that has ended; the open one is the next.
+			return 0, fmt.Errorf("%w: %d is the epoch of the transaction that is open", ErrInvalidProducerEpoch, m.ProducerEpoch)
+		}
+		return w.marker, nil
+	}
+	// Without Bumped it is written again even if there is nothing to end: it keeps out what was checked before it.
+	return 0, nil
+}
+
+// OpenTxns is the number of open transactions, if this node leads.
+func (r *Replica) OpenTxns() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.lead.Self {
+		return 0
+	}
+	return r.openTxns
+}
+
+// ProducerState is what a partition knows of a producer: DescribeProducers.
+type ProducerState struct {
+	ProducerID       int64
+	Epoch            int16
+	LastSequence     int32 // -1: none
+	LastTimestamp    int64
+	CoordinatorEpoch int32 // -1: none
+	TxnStart         int64 // -1: no transaction is open
+}
+
+// Producers are the producers that the partition knows, in order of their ids. Only the leader answers.
+func (r *Replica) Producers() ([]ProducerState, error) {
+	v, err := r.serving()
+	if err != nil {
+		return nil, err
+	}
+	m := v.m
+	m.look.RLock()
+	defer m.look.RUnlock()
+	out := make([]ProducerState, 0, len(m.fold.byID))
+	for p := m.fold.oldest; p != nil; p = p.next {
+		s := ProducerState{ProducerID: p.id, Epoch: p.epoch, LastSequence: -1, LastTimestamp: p.stamp, CoordinatorEpoch: -1, TxnStart: -1}
+		if p.n > 0 {
+			s.LastSequence = p.last().last
+		}
+		if p.coordinator > 0 {
+			s.CoordinatorEpoch = p.coordinator
+		}
+		if p.open {
+			s.TxnStart = p.first
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b ProducerState) int { return cmp.Compare(a.ProducerID, b.ProducerID) })
+	return out, nil
+}
