@@ -182,7 +182,10 @@ func produceBatch(version int16, records []byte) ([]byte, error) {
 func (op *produceOp) done(place *kmsg.ProduceResponseTopicPartition, topic *coordinator.Topic, res partition.AppendResult, async bool) {
 	op.mu.Lock()
 	if !op.answered {
-		if place.ErrorCode = codeOf(res.Err); place.ErrorCode != 0 {
+		if place.ErrorCode = codeOf(res.Err); place.ErrorCode == kerr.TransactionAbortable.Code && op.req.Version < 11 {
+			place.ErrorCode = kerr.InvalidTxnState.Code // what older clients know
+		}
+		if place.ErrorCode != 0 {
 			op.s.met.refusedPartition(keyProduce, place.ErrorCode)
 		}
 		if res.Err == nil {

@@ -68,16 +68,16 @@ func (p *fetchPart) sameTopic(o *fetchPart) bool {
 
 // fetchOp is one fetch. At most one goroutine works on it at a time (running); others only leave word (again).
 type fetchOp struct {
-	s       *server
-	r       *request
-	req     *kmsg.FetchRequest
-	ctx     fetchContext
-	parts   []fetchPart
-	budget  int  // bytes of the answer
-	any     bool // a follower answers as well
+	s      *server
+	r      *request
+	req    *kmsg.FetchRequest
+	ctx    fetchContext
+	parts  []fetchPart
+	budget int  // bytes of the answer
+	any    bool // a follower answers as well
 	// committed: nothing from the last stable offset on, and with the word on what was aborted
 	committed bool
-	started time.Time
+	started   time.Time
 
 	mu       sync.Mutex // guards what follows; a leaf
 	running  bool

@@ -2,11 +2,13 @@
 // groups at once, v10 topic ids. An unknown group, and a partition without a commit, have offset -1 and no error.
 //
 // The answer comes after the coordinator has made sure that it still is the coordinator: what was acknowledged is never
-// older afterwards. There are no transactions, so every offset is stable.
+// older afterwards. Who asks for what is stable is told UNSTABLE_OFFSET_COMMIT where a transaction may still change it.
 
 package broker
 
 import (
+	"slices"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -38,13 +40,13 @@ func (s *server) offsetFetch(r *request) {
 	for i := range groups {
 		resp.Groups[i].Default()
 		f.add()
-		s.groupOffsets(req.Version, &groups[i], &resp.Groups[i], f.done)
+		s.groupOffsets(req.Version, req.RequireStable, &groups[i], &resp.Groups[i], f.done)
 	}
 	f.done()
 }
 
 // groupOffsets fills in one group's part of the answer.
-func (s *server) groupOffsets(version int16, q *kmsg.OffsetFetchRequestGroup, place *kmsg.OffsetFetchResponseGroup, done func()) {
+func (s *server) groupOffsets(version int16, stable bool, q *kmsg.OffsetFetchRequestGroup, place *kmsg.OffsetFetchResponseGroup, done func()) {
 	place.Group = q.Group
 	im := s.b.Image()
 	all := q.Topics == nil && version >= 2
@@ -73,6 +75,9 @@ func (s *server) groupOffsets(version int16, q *kmsg.OffsetFetchRequestGroup, pl
 		place.ErrorCode = codeOf(err)
 		if err != nil && version >= 2 {
 			return
+		}
+		if !stable {
+			offsets = asCommitted(offsets, all)
 		}
 		if all {
 			names, topics := byTopic(offsets)
@@ -122,6 +127,17 @@ func (s *server) groupOffsets(version int16, q *kmsg.OffsetFetchRequestGroup, pl
 	})
 }
 
+// asCommitted is for who does not ask for stable offsets: what is committed counts, whatever is pending.
+func asCommitted(offsets []coordinator.CommittedOffset, all bool) []coordinator.CommittedOffset {
+	for i := range offsets {
+		offsets[i].Unstable = false
+	}
+	if all {
+		offsets = slices.DeleteFunc(offsets, func(o coordinator.CommittedOffset) bool { return o.Offset < 0 && o.Committed == 0 })
+	}
+	return offsets
+}
+
 // outlived says that the offset belongs to an earlier topic of the same name.
 func outlived(o *coordinator.CommittedOffset, t *coordinator.Topic) bool {
 	return t != nil && !o.TopicID.IsZero() && o.TopicID != t.ID
@@ -129,6 +145,11 @@ func outlived(o *coordinator.CommittedOffset, t *coordinator.Topic) bool {
 
 func fetchedOffset(o *coordinator.CommittedOffset) kmsg.OffsetFetchResponseGroupTopicPartition {
 	rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+	if o.Unstable {
+		none := ""
+		rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata, rp.ErrorCode = o.Partition, -1, -1, &none, kerr.UnstableOffsetCommit.Code
+		return rp
+	}
 	rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = o.Partition, o.Offset, o.LeaderEpoch, &o.Metadata
 	return rp
 }

@@ -1,13 +1,15 @@
-// FindCoordinator (key 10), versions 0 to 6: which broker coordinates a group. v1 brought the type of key, v4 many keys at once.
+// FindCoordinator (key 10), versions 0 to 6: which broker coordinates a group or a transactional id. v1 brought the type of key, v4 many keys at once.
 //
 // The internal topic is created when somebody first asks; until it has leaders the answer is COORDINATOR_NOT_AVAILABLE, on which
-// every client asks again. Transactions are refused as InitProducerId refuses them.
+// every client asks again.
 
 package broker
 
 import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/coordinator"
 )
 
 const (
@@ -26,21 +28,22 @@ func (s *server) findCoordinators(r *request) {
 	for _, key := range keys {
 		c := kmsg.NewFindCoordinatorResponseCoordinator()
 		c.Key, c.NodeID, c.Port = key, -1, -1
+		var b *coordinator.Broker
 		var err error
 		switch req.CoordinatorType {
 		case coordinatesGroup:
-			b, e := s.findCoordinator(key)
-			if err = e; err == nil {
-				if ep, ok := b.Endpoint(r.c.listener); ok {
-					c.NodeID, c.Host, c.Port = int32(b.ID), ep.Host, ep.Port
-				} else {
-					err = refuse(kerr.ListenerNotFound, "the coordinator has no listener "+r.c.listener)
-				}
-			}
+			b, err = s.findCoordinator(key)
 		case coordinatesTxn:
-			err = errTransactions
+			b, err = s.findTxnCoordinator(key)
 		default:
-			err = refuse(kerr.InvalidRequest, "this broker coordinates consumer groups only")
+			err = refuse(kerr.InvalidRequest, "this broker coordinates consumer groups and transactions only")
+		}
+		if err == nil {
+			if ep, ok := b.Endpoint(r.c.listener); ok {
+				c.NodeID, c.Host, c.Port = int32(b.ID), ep.Host, ep.Port
+			} else {
+				err = refuse(kerr.ListenerNotFound, "the coordinator has no listener "+r.c.listener)
+			}
 		}
 		c.ErrorCode, c.ErrorMessage = codeOf(err), messageOf(err)
 		resp.Coordinators = append(resp.Coordinators, c)

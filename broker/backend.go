@@ -49,6 +49,10 @@ type backend interface {
 	NextProducerID(ctx context.Context, done func(id int64, err error))
 	// Groups coordinates the consumer groups that are this broker's.
 	Groups() *coordinator.Groups
+	// Txns coordinates the transactions that are this broker's.
+	Txns() *coordinator.Txns
+	// EnsureTxnTopic has __transaction_state created if it is not there, and does not wait for it.
+	EnsureTxnTopic()
 	// EnsureOffsetsTopic has __consumer_offsets created if it is not there, and does not wait for it.
 	EnsureOffsetsTopic()
 	// Quorum describes the metadata group as its leader sees it; an error says that there is none to ask.

@@ -41,12 +41,13 @@ type fakeBackend struct {
 	configs  map[string]string
 	pid      int64
 	groups   *coordinator.Groups
+	txns     *coordinator.Txns
 	hang     bool // creations do not end before their context does
 	frozen   bool // nothing is created
 }
 
 func newFakeBackend(t testing.TB) *fakeBackend {
-	b := &fakeBackend{t: t, md: coordinator.NewMetadata(), replicas: map[replicaKey]*fakeReplica{}, leaders: map[replicaKey]raft.NodeID{},
+	b := &fakeBackend{t: t, txns: coordinator.NewTxns(coordinator.TxnConfig{Partitions: func() int { return 0 }}), md: coordinator.NewMetadata(), replicas: map[replicaKey]*fakeReplica{}, leaders: map[replicaKey]raft.NodeID{},
 		configs: map[string]string{"default.replication.factor": "1"}}
 	b.apply(&coordinator.Command{Found: &coordinator.FoundCluster{ClusterID: "test-cluster", Founder: raft.Member{ID: selfNode, Incarnation: 11},
 		Features: coordinator.FoundingFeatures()}})
@@ -189,6 +190,11 @@ func (b *fakeBackend) ElectPreferred(_ context.Context, parts []topicPartition, 
 	go done(errs)
 }
 
+// Txns implements backend: the fake coordinates nothing.
+func (b *fakeBackend) Txns() *coordinator.Txns { return b.txns }
+
+func (b *fakeBackend) EnsureTxnTopic() {}
+
 func (b *fakeBackend) DeleteTopics(_ context.Context, ids []coordinator.TopicID, done func([]error)) {
 	go func() {
 		res := b.apply(&coordinator.Command{DeleteTopics: &coordinator.DeleteTopics{IDs: ids}})
@@ -313,7 +319,7 @@ func (r *fakeReplica) Append(req *partition.AppendRequest) {
 		fail(fmt.Errorf("%w: %w", partition.ErrCorrupt, err))
 		return
 	}
-	if err := b.Check(); err != nil {
+	if err := b.Check(); err != nil && req.Epoch == 0 { // a coordinator's own may be of a transaction, without a sequence
 		fail(fmt.Errorf("%w: %w", partition.ErrInvalidRecord, err))
 		return
 	}

@@ -69,11 +69,15 @@ type Broker struct {
 	clock      multi.Clock
 	pids       producerIDs
 	groups     *coordinator.Groups
+	txns       *coordinator.Txns
 	ensuring   atomic.Bool // __consumer_offsets is being created
-	outliving  sync.Once   // see outlived
-	balancer   balancer
-	leaving    atomic.Bool // leadership is given away, and none is taken any more
-	admins     *semaphore.Weighted
+	// ensuringTxn: so is __transaction_state
+	ensuringTxn atomic.Bool
+	verifying   atomic.Int64 // questions to coordinators of transactions that are on their way
+	outliving   sync.Once    // see outlived
+	balancer    balancer
+	leaving     atomic.Bool // leadership is given away, and none is taken any more
+	admins      *semaphore.Weighted
 
 	addrMu sync.RWMutex // guards addrs; a leaf
 	addrs  map[raft.NodeID]string
@@ -378,9 +382,11 @@ func (b *Broker) startRaft() (err error) {
 		change:    b.change,
 		leads:     b.peers.leadership,
 		offsets:   b.offsetsLeadership,
+		txns:      b.txnLeadership,
 		quorum:    b.cfg.ReadConsistency == ReadQuorum,
+		expiry:    b.cfg.ProducerIDExpiration,
 		open: func(c partition.Config) (*partition.Replica, error) {
-			c.Host, c.ReadIndex = b.host, b.reads.ask
+			c.Host, c.ReadIndex, c.Verify = b.host, b.reads.ask, b.verifyTxn
 			c.Priorities = b.priorities(c.Group)
 			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }
 			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: b.cache}
@@ -407,14 +413,17 @@ func (b *Broker) startRaft() (err error) {
 
 	b.groups = b.newGroups()
 	b.groups.Start()
+	b.txns = b.newTxns()
+	b.txns.Start()
 	b.rec.start() // before the metadata group, which pokes it
 	b.onClose(b.rec.close)
 	b.onClose(b.groups.Close)
+	b.onClose(b.txns.Close)
 	b.onClose(func() error { b.peers.close(); return nil })
 	for _, p := range b.known {
 		b.peers.learn(p.ID, p.Addr)
 	}
-	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodTransfer,
+	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodWriteMarkers, methodAddToTxn, methodTransfer,
 		methodFeatures} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)

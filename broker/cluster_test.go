@@ -107,7 +107,7 @@ func newCluster(t *testing.T, n int, mem bool) *testCluster {
 		logger, buf := testLogger(t)
 		cfg := Config{DataDir: path.Join(root, fmt.Sprint("n", i+1)), Listen: "127.0.0.1:0", ListenRPC: "127.0.0.1:0", Logger: logger,
 			ElectionTimeout: 300 * time.Millisecond, JoinTimeout: 30 * time.Second, CloseTimeout: -1, InternalTopicWait: -1, OffsetsPartitions: 2,
-			SegmentBytes: 1 << 20, CacheBytes: 1 << 20}
+			SegmentBytes: 1 << 20, CacheBytes: 1 << 20, TxnPartitions: 2}
 		if mem {
 			cfg.DataDir = "/data"
 			cfg.FS, cfg.HardStates = vfs.NewMem(uint64(i)), &memStore{m: make(map[raft.GroupID]raft.HardState)}

@@ -144,6 +144,15 @@ type Config struct {
 	// OffsetsRetention is how long committed offsets are kept after their group became empty. Default 7 days.
 	OffsetsRetention time.Duration
 
+	// TxnPartitions is the partition count of __transaction_state, which cannot change later. Default 16.
+	TxnPartitions int32
+	// TxnMaxTimeout bounds the timeout that a transactional producer may ask for. Default 15 min.
+	TxnMaxTimeout time.Duration
+	// TxnIDExpiration is how long a transactional id without a transaction is remembered. Default 7 days.
+	TxnIDExpiration time.Duration
+	// ProducerIDExpiration is how long an idle producer's sequence numbers are remembered. Default 24 h.
+	ProducerIDExpiration time.Duration
+
 	// MaxConnections bounds client connections. Default 10,000.
 	MaxConnections int
 	// MaxRequestBytes bounds one request frame. Default 100 MiB.
@@ -213,6 +222,10 @@ func (c Config) withDefaults() Config {
 	def(&c.SlowElection, 2*c.ElectionTimeout)
 	def(&c.Partitions, 1)
 	def(&c.OffsetsPartitions, 16)
+	def(&c.TxnPartitions, 16)
+	def(&c.TxnMaxTimeout, 15*time.Minute)
+	def(&c.TxnIDExpiration, 7*24*time.Hour)
+	def(&c.ProducerIDExpiration, 24*time.Hour)
 	def(&c.InternalTopicWait, 3*time.Second)
 	def(&c.GroupInitialRebalanceDelay, 3*time.Second)
 	def(&c.GroupMinSession, 6*time.Second)
@@ -317,6 +330,10 @@ func (c Config) Validate() error {
 	check(c.GroupConsumerMaxSize > 0, "GroupConsumerMaxSize %d is negative", c.GroupConsumerMaxSize)
 	check(slices.Contains([]coordinator.Migration{coordinator.MigrateBoth, coordinator.MigrateUp, coordinator.MigrateDown, coordinator.MigrateNone}, coordinator.Migration(c.GroupConsumerMigration)),
 		"GroupConsumerMigration %q is not bidirectional, upgrade, downgrade or disabled", c.GroupConsumerMigration)
+	check(c.TxnPartitions > 0 && c.TxnPartitions <= 1000, "TxnPartitions %d is not in [1, 1000]", c.TxnPartitions)
+	check(c.TxnMaxTimeout > 0 && c.TxnMaxTimeout.Milliseconds() <= math.MaxInt32, "TxnMaxTimeout %v is out of range", c.TxnMaxTimeout)
+	check(c.TxnIDExpiration > 0, "TxnIDExpiration %v is negative", c.TxnIDExpiration)
+	check(c.ProducerIDExpiration >= time.Second, "ProducerIDExpiration %v is below a second", c.ProducerIDExpiration)
 	check(c.OffsetsRetention > 0, "OffsetsRetention %v is negative", c.OffsetsRetention)
 	check(c.ReplicationFactor >= 0 && c.ReplicationFactor <= coordinator.MaxReplicationFactor, "ReplicationFactor %d is not in [1, %d]", c.ReplicationFactor, coordinator.MaxReplicationFactor)
 	check(c.MaxConnections > 0, "MaxConnections %d is negative", c.MaxConnections)

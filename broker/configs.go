@@ -158,8 +158,12 @@ var obeyedBrokerConfigs = map[string]string{
 	"offset.metadata.max.bytes":                 "The longest metadata that may be committed with an offset.",
 	"offsets.retention.minutes":                 "How long committed offsets are kept after their group became empty.",
 	"offsets.topic.num.partitions":              "Partitions of __consumer_offsets.",
+	"producer.id.expiration.ms":                 "How long an idle producer's sequence numbers are remembered.",
 	"replica.selector.class":                    "Which replica a consumer that names its rack is sent to.",
 	"socket.request.max.bytes":                  "The largest request that is read.",
+	"transaction.max.timeout.ms":                "The longest timeout that a transactional producer may ask for.",
+	"transaction.state.log.num.partitions":      "Partitions of __transaction_state.",
+	"transactional.id.expiration.ms":            "How long a transactional id without a transaction is remembered.",
 }
 
 // sensitiveConfigs are never shown.

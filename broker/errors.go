@@ -61,6 +61,15 @@ var kafkaErrors = []struct {
 	{coordinator.ErrUnknownUser, kerr.ResourceNotFound},
 	{coordinator.ErrTooManyUsers, kerr.UnacceptableCredential},
 	{coordinator.ErrTooManyACLs, kerr.PolicyViolation},
+	// Transactions.
+	{coordinator.ErrInvalidTxnID, kerr.InvalidRequest},
+	{coordinator.ErrInvalidTxnTimeout, kerr.InvalidTransactionTimeout},
+	{coordinator.ErrConcurrentTransactions, kerr.ConcurrentTransactions},
+	{coordinator.ErrInvalidProducerIDMapping, kerr.InvalidProducerIDMapping},
+	{coordinator.ErrProducerFenced, kerr.ProducerFenced}, // see fencedCode for older versions
+	{coordinator.ErrTxnState, kerr.InvalidTxnState},
+	{coordinator.ErrTxnAbortable, kerr.TransactionAbortable},
+	{coordinator.ErrTxnNotFound, kerr.TransactionalIDNotFound},
 	// Produce.
 	{partition.ErrCorrupt, kerr.CorruptMessage},
 	{partition.ErrInvalidRecord, kerr.InvalidRecord},

@@ -47,6 +47,13 @@ func (l *offsetsLog) Append(batch []byte, done func(error)) {
 	}})
 }
 
+// AppendTxn implements [coordinator.ReplicatedLog].
+func (l *offsetsLog) AppendTxn(batch []byte, id string, add bool, done func(error)) {
+	l.rep.Append(&partition.AppendRequest{Batch: batch, Acks: -1, Epoch: l.epoch, TransactionalID: id, AddToTxn: add, Done: func(r partition.AppendResult) {
+		done(offsetsError(r.Err))
+	}})
+}
+
 // Read implements [coordinator.ReplicatedLog].
 func (l *offsetsLog) Read(offset int64, maxBytes int) ([][]byte, error) {
 	res, err := l.rep.Read(partition.ReadQuery{Offset: offset, MaxBytes: maxBytes, LeaderEpoch: l.epoch})
@@ -79,6 +86,10 @@ func offsetsError(err error) error {
 		if errors.Is(err, gone) {
 			return fmt.Errorf("%w: %w", coordinator.ErrNotCoordinator, err)
 		}
+	}
+	// What a transaction's coordinator, or the log, has against a producer is for the producer.
+	if _, ok := errors.AsType[*kerr.Error](err); ok || errors.Is(err, partition.ErrInvalidProducerEpoch) || errors.Is(err, partition.ErrInvalidTxnState) {
+		return err
 	}
 	if errors.Is(err, partition.ErrTooLarge) {
 		return fmt.Errorf("%w: %w", coordinator.ErrCommitTooLarge, err)
@@ -117,17 +128,22 @@ func (b *Broker) Groups() *coordinator.Groups { return b.groups }
 
 // EnsureOffsetsTopic implements backend.
 func (b *Broker) EnsureOffsetsTopic() {
-	if !b.ensuring.CompareAndSwap(false, true) {
+	b.ensureTopic(coordinator.ConsumerOffsetsTopic, b.cfg.OffsetsPartitions, &b.ensuring)
+}
+
+// ensureTopic has an internal topic created, unless somebody is at it (busy).
+func (b *Broker) ensureTopic(name string, partitions int32, busy *atomic.Bool) {
+	if !busy.CompareAndSwap(false, true) {
 		return
 	}
 	b.admin(b.ctx, func(ctx context.Context) {
-		defer b.ensuring.Store(false)
+		defer busy.Store(false)
 		ctx, cancel := context.WithTimeout(ctx, offsetsTopicTimeout)
 		defer cancel()
-		if _, err := b.ensureInternal(ctx, coordinator.ConsumerOffsetsTopic, b.cfg.OffsetsPartitions); err != nil && b.ctx.Err() == nil {
-			b.log.Warn("cannot create the topic for consumer groups; it is tried again when a client asks", "err", err)
+		if _, err := b.ensureInternal(ctx, name, partitions); err != nil && b.ctx.Err() == nil {
+			b.log.Warn("cannot create an internal topic; it is tried again when a client asks", "topic", name, "err", err)
 		}
-	}, func(error) { b.ensuring.Store(false) })
+	}, func(error) { busy.Store(false) })
 }
 
 // groupTopicsChanged forgets what groups have committed for topics that are deleted.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"sync"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -40,6 +41,27 @@ func (b *fakeBackend) coordinate(partitions int) coordinator.TopicID {
 		tb.Cleanup(sync.OnceFunc(func() { _ = b.Groups().Close() }))
 	}
 	return id
+}
+
+// coordinateTxns makes __transaction_state of one partition, led by this broker. Markers are taken for written.
+func (b *fakeBackend) coordinateTxns() {
+	id := b.addTopic(coordinator.TransactionStateTopic, 1, nil)
+	b.txns = coordinator.NewTxns(coordinator.TxnConfig{
+		Partitions:     func() int { return 1 },
+		NextProducerID: func(done func(int64, error)) { b.NextProducerID(context.Background(), done) },
+		WriteMarkers: func(_ coordinator.Marker, parts []coordinator.TopicPartition, done func([]error)) {
+			done(make([]error, len(parts)))
+		},
+	})
+	rep := b.replica(id, 0)
+	b.txns.Lead(0, rep.currentEpoch(), &offsetsLog{rep: rep, epoch: rep.currentEpoch()})
+	becomes(b.t, "transactions are loaded", func() bool {
+		_, err := b.txns.List(func(coordinator.TxnInfo) bool { return true })
+		return err == nil
+	})
+	if tb, ok := b.t.(interface{ Cleanup(func()) }); ok {
+		tb.Cleanup(func() { _ = b.txns.Close() })
+	}
 }
 
 // LogStart implements offsetsReplica.

@@ -249,8 +249,10 @@ func TestGroupsElsewhere(t *testing.T) {
 	hb.Group = ""
 	wantCode(t, "heartbeat", ask[*kmsg.HeartbeatResponse](c, hb).ErrorCode, kerr.InvalidGroupID)
 	find.CoordinatorType = 1
+	wantCode(t, "a transaction's coordinator, without the internal topic", ask[*kmsg.FindCoordinatorResponse](c, find).ErrorCode, kerr.CoordinatorNotAvailable)
+	h.back.apply(&coordinator.Command{SetFeature: &coordinator.SetFeature{Name: coordinator.TransactionVersion}})
 	if resp := ask[*kmsg.FindCoordinatorResponse](c, find); resp.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code || resp.ErrorMessage == nil {
-		t.Fatalf("a transaction's coordinator: %+v", resp)
+		t.Fatalf("a transaction's coordinator, without the feature: %+v", resp)
 	}
 	find.CoordinatorType = 2
 	wantCode(t, "a share group's coordinator", ask[*kmsg.FindCoordinatorResponse](c, find).ErrorCode, kerr.InvalidRequest)

@@ -284,7 +284,8 @@ func TestInitProducerID(t *testing.T) {
 			t.Errorf("v%d: %+v", v, resp)
 		}
 		seen[resp.ProducerID] = true
-		for id, want := range map[string]int16{"tx": kerr.TransactionalIDAuthorizationFailed.Code, "": kerr.InvalidRequest.Code} {
+		req.TransactionTimeoutMillis = 1000
+		for id, want := range map[string]int16{"tx": kerr.NotCoordinator.Code, "": kerr.InvalidRequest.Code} {
 			req.TransactionalID = &id
 			if resp := ask[*kmsg.InitProducerIDResponse](c, req); resp.ErrorCode != want || resp.ProducerID != -1 {
 				t.Errorf("v%d: transactional id %q: %+v", v, id, resp)

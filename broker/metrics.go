@@ -47,6 +47,8 @@ type metrics struct {
 	producedBatches prometheus.Counter
 	producedBytes   prometheus.Counter
 	fetchedBytes    prometheus.Counter
+	markers         prometheus.Counter
+	verified        prometheus.Counter
 	partitionErrors *prometheus.CounterVec
 
 	commitSeconds  *histogram
@@ -104,6 +106,8 @@ func newMetrics() *metrics {
 		producedBatches: counter("balsa_produce_batches_total", "Record batches of clients acknowledged by this broker as leader."),
 		producedBytes:   counter("balsa_produce_bytes_total", "Bytes of the record batches in balsa_produce_batches_total, as compressed by the producers."),
 		fetchedBytes:    counter("balsa_fetch_bytes_total", "Bytes of record batches handed to consumers."),
+		markers:         counter("balsa_txn_markers_total", "Transaction markers that this broker wrote as a partition's leader."),
+		verified:        counter("balsa_txn_verifications_total", "Batches that waited for their transaction's coordinator before this broker, as the partition's leader, took them: the first of a transaction."),
 		partitionErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_partition_errors_total",
 			Help: "Errors answered to produce and fetch for single partitions, by API and Kafka error. NOT_LEADER_OR_FOLLOWER is how clients learn of a new leader."}, []string{"api", "error"}),
 
@@ -116,7 +120,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{&m.requests, m.bytesIn, m.bytesOut, m.accepted, m.refused, m.protocolErrors, m.authentications, m.producedBatches, m.producedBytes,
+	return []prometheus.Collector{&m.requests, m.bytesIn, m.bytesOut, m.accepted, m.refused, m.protocolErrors, m.authentications, m.producedBatches, m.producedBytes, m.markers, m.verified,
 		m.fetchedBytes, m.partitionErrors, m.commitSeconds, m.fsyncSeconds, m.flushBytes, m.leaderSeconds, m.journalSeconds}
 }
 

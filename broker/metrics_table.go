@@ -5,6 +5,7 @@ package broker
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/raft/multi"
 	"github.com/balsamq/balsa/raft/transport"
 )
@@ -21,6 +22,8 @@ type sample struct {
 	replicas, segments int
 	logBytes           int64
 	waiters            int
+	openTxns           int
+	txns               coordinator.TxnStats
 	cacheUsed, cacheOf int64
 	scrub              *scrubber
 	hits, misses       uint64
@@ -74,6 +77,22 @@ var scalars = []scalar{
 	{name: "balsa_kafka_connections", help: "Connections of Kafka clients that are open.", kind: gauge, server: true, value: func(s *sample) float64 { return float64(s.connections) }},
 	{name: "balsa_fetch_sessions", help: "Incremental fetch sessions that are kept.", kind: gauge, server: true, value: func(s *sample) float64 { return float64(s.sessions) }},
 	{name: "balsa_fetch_waiting", help: "Partitions of fetch requests that wait for records.", kind: gauge, value: func(s *sample) float64 { return float64(s.waiters) }},
+	{name: "balsa_txn_open", help: "Open transactions in partitions that this broker leads, each counted once a partition. Readers of committed records wait for the oldest of a partition.", kind: gauge,
+		value: func(s *sample) float64 { return float64(s.openTxns) }},
+	{name: "balsa_txn_ids", help: "Transactional ids that this broker coordinates, by the state of their last transaction.", kind: gauge, label: "state",
+		values: func(s *sample, emit func(string, float64)) {
+			for state, n := range s.txns.States {
+				emit(state, float64(n))
+			}
+		}},
+	{name: "balsa_txn_ended_total", help: "Transactions that this broker coordinated to their end in every partition, by outcome.", kind: counted, label: "outcome",
+		values: func(s *sample, emit func(string, float64)) {
+			emit("commit", float64(s.txns.Committed))
+			emit("abort", float64(s.txns.Aborted))
+		}},
+	{name: "balsa_txn_timeouts_total", help: "Transactions that this broker aborted because their time-out was over.", kind: counted, value: func(s *sample) float64 { return float64(s.txns.TimedOut) }},
+	{name: "balsa_txn_marker_retries_total", help: "Times that some markers of a transaction had to be sent again: a partition without a leader, or a broker that did not answer.", kind: counted,
+		value: func(s *sample) float64 { return float64(s.txns.MarkerRetries) }},
 	{name: "balsa_memory_used_bytes", help: "Bytes in use of each bounded memory: produce requests in flight, fetch requests, other requests, fetch answers.", kind: gauge, label: "budget", server: true,
 		values: func(s *sample, emit func(string, float64)) {
 			for _, m := range s.memory {
@@ -240,10 +259,12 @@ func (b *Broker) sample() *sample {
 		s.segments += segments
 		s.logBytes += bytes
 		s.waiters += r.Waiting()
+		s.openTxns += r.OpenTxns()
 	}
 	s.scrub = b.scrub
 	s.cacheUsed, s.cacheOf = b.cache.Used(), b.cache.Budget()
 	s.hits, s.misses = b.cache.Reads()
+	s.txns = b.txns.Stats()
 	im := b.Image()
 	s.version, s.brokers, s.live = uint64(im.Version()), len(im.Brokers()), len(im.LiveBrokers())
 	s.topics, s.partitions = im.TopicCount(), im.PartitionCount()

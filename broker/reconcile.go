@@ -59,9 +59,11 @@ type reconciler struct {
 	open      func(partition.Config) (*partition.Replica, error)            // partition.Open with the broker's own fields filled in
 	leads     func(g raft.GroupID, l partition.Leadership)                  // leadership news
 	offsets   func(p int32, rep *partition.Replica, l partition.Leadership) // the same of __consumer_offsets
+	txns      func(p int32, rep *partition.Replica, l partition.Leadership) // and of __transaction_state
 	log       *slog.Logger
 	parallel  int
-	quorum    bool // reads ask a quorum where the topic does not say
+	quorum    bool          // reads ask a quorum where the topic does not say
+	expiry    time.Duration // of idle producers
 
 	// current: the Image is not older than this start.
 	current atomic.Bool
@@ -276,6 +278,16 @@ func (r *reconciler) finish(h *hosted, what string, err error) {
 	r.poke()
 }
 
+// coordinates tells a coordinator the leadership news of its partitions.
+func (r *reconciler) coordinates(topic string, p int32, rep *partition.Replica, l partition.Leadership) {
+	switch topic {
+	case coordinator.ConsumerOffsetsTopic:
+		r.offsets(p, rep, l)
+	case coordinator.TransactionStateTopic:
+		r.txns(p, rep, l)
+	}
+}
+
 func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	p := &t.Partitions[h.partition]
 	voters := slices.Clone(p.Founders)
@@ -305,17 +317,13 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		Campaign: !existing && p.Epoch == 0 && p.Founders == nil && r.image().Preferred(p) == r.self.ID,
 		Settings: r.settingsOf(t.Configs),
 		OnFailed: func(rep *partition.Replica, err error) {
-			if t.Name == coordinator.ConsumerOffsetsTopic {
-				_, epoch, _ := rep.Leader()
-				r.offsets(h.partition, rep, partition.Leadership{Epoch: epoch})
-			}
+			_, epoch, _ := rep.Leader()
+			r.coordinates(t.Name, h.partition, rep, partition.Leadership{Epoch: epoch})
 			r.onFailed(h.group, err)
 		},
 		OnLeadership: func(rep *partition.Replica, l partition.Leadership) {
 			r.leads(h.group, l)
-			if t.Name == coordinator.ConsumerOffsetsTopic {
-				r.offsets(h.partition, rep, l)
-			}
+			r.coordinates(t.Name, h.partition, rep, l)
 		},
 		Logger: r.log,
 	})
@@ -467,6 +475,7 @@ func (r *reconciler) settingsOf(configs map[string]string) (s partition.Settings
 		}
 		return time.Duration(v) * time.Millisecond
 	}
+	s.ProducerExpiry = r.expiry
 	s.MaxMessageBytes = int(number("max.message.bytes", partition.MaxBatchBytes))
 	if configs["message.timestamp.type"] == "LogAppendTime" {
 		s.TimestampType = partition.LogAppendTime

@@ -38,6 +38,8 @@ const (
 	methodResetMetadata uint16 = 8  // resetOrder → resetReply
 	methodReadIndexes   uint16 = 9  // groups → read points: see readindex.go
 	methodProgress      uint16 = 10 // progressRequest → progressReply
+	methodWriteMarkers  uint16 = 20 // markers → codes: see txn_rpc.go
+	methodAddToTxn      uint16 = 21 // txnQuestion → codes
 	methodFeatures      uint16 = 35 // nothing → featuresReply
 )
 
@@ -295,6 +297,18 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 		return encodeJSON(reply)
 	case methodFeatures:
 		return encodeJSON(&featuresReply{Supported: coordinator.SupportedFeatures()})
+	case methodWriteMarkers:
+		ms, err := decodeMarkers(body)
+		if err != nil {
+			return nil, err
+		}
+		return b.serveMarkers(ctx, ms)
+	case methodAddToTxn:
+		q, err := decodeTxnQuestion(body)
+		if err != nil {
+			return nil, err
+		}
+		return encodeCodes([]int16{codeOf(b.addToTxn(ctx, q))}), nil
 	case methodTransfer:
 		var q transferRequest
 		if err := decodeJSON(body, &q); err != nil {

@@ -103,6 +103,14 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(!c.DisableAutoCreate), c.DisableAutoCreate
 	case "offsets.topic.num.partitions": // our default is not Kafka's; so it is for the next two
 		return fmt.Sprint(b.cfg.OffsetsPartitions), true
+	case "transaction.state.log.num.partitions":
+		return fmt.Sprint(b.cfg.TxnPartitions), true
+	case "transaction.max.timeout.ms":
+		return fmt.Sprint(b.cfg.TxnMaxTimeout.Milliseconds()), c.TxnMaxTimeout != 0
+	case "transactional.id.expiration.ms":
+		return fmt.Sprint(b.cfg.TxnIDExpiration.Milliseconds()), c.TxnIDExpiration != 0
+	case "producer.id.expiration.ms":
+		return fmt.Sprint(b.cfg.ProducerIDExpiration.Milliseconds()), c.ProducerIDExpiration != 0
 	case "group.initial.rebalance.delay.ms":
 		return fmt.Sprint(max(b.cfg.GroupInitialRebalanceDelay, 0).Milliseconds()), c.GroupInitialRebalanceDelay != 0
 	case "group.min.session.timeout.ms":

@@ -40,6 +40,7 @@ type feature struct {
 var features = []feature{
 	{FeatureRange{FeatureGroupVersion, 0, 1}, LevelAdmin},
 	{FeatureRange{MetadataVersion, 1, LevelLatest}, 0},
+	{FeatureRange{TransactionVersion, 0, 2}, 0},
 }
 
 // SupportedFeatures are the ranges that this version supports, by name.

@@ -121,6 +121,8 @@ type group struct {
 	meta    *kmsg.GroupMetadataValue // as last stored
 	offsets map[string]map[int32]*CommittedOffset
 	count   int // of offsets
+	// unstable counts, by partition, the commits of transactions that are not decided yet.
+	unstable map[TopicPartition]int
 }
 
 func randomID() string {

@@ -14,6 +14,10 @@ type ReplicatedLog interface {
 	// the log. Errors: [ErrNotCoordinator] (the epoch is over; the batch may still commit), [ErrCoordinatorUnavailable]
 	// and [ErrCommitTooLarge] (nothing was appended).
 	Append(batch []byte, done func(err error))
+	// AppendTxn is Append for a batch of a transaction (with a producer, and no sequence): it is appended once the transaction's
+	// coordinator has the partition in the transaction, or with add has put it there. Errors, beside those of Append: whatever that
+	// coordinator, or the partition, has against the producer.
+	AppendTxn(batch []byte, transactionalID string, add bool, done func(err error))
 	// Read returns committed batches from offset on, none at the end. maxBytes is soft.
 	Read(offset int64, maxBytes int) (batches [][]byte, err error)
 	// Start is the first offset that there is.

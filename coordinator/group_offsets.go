@@ -17,6 +17,7 @@ type CommitRequest struct {
 	Generation      int32 // negative: a simple consumer, outside of any generation
 	Offsets         []CommittedOffset
 	Modern          bool          // v9: Generation may be the epoch of a member of the new protocol
+	Transactional   bool          // by Groups.CommitTxn
 	Retention       time.Duration // v2 to v4: instead of the broker's; negative: not given
 }
 
@@ -70,7 +71,7 @@ func (g *group) mayCommit(r *CommitRequest) error {
 		return err
 	case r.Generation != g.generation:
 		return ErrIllegalGeneration
-	case g.state == groupCompleting:
+	case g.state == groupCompleting && !r.Transactional:
 		// Whoever commits now has not seen its assignment yet.
 		return ErrRebalanceInProgress
 	}
@@ -169,6 +170,13 @@ func (s *shard) offsetsOf(name string, want []TopicPartition, all bool) []Commit
 		for _, t := range g.offsets {
 			for _, o := range t {
 				out = append(out, *o)
+				out[len(out)-1].Unstable = g.unstable[TopicPartition{Topic: o.Topic, Partition: o.Partition}] > 0
+			}
+		}
+		// What is only pending has no offset yet, but its reader must wait as well.
+		for tp := range g.unstable {
+			if g.offsets[tp.Topic][tp.Partition] == nil {
+				out = append(out, CommittedOffset{Topic: tp.Topic, Partition: tp.Partition, Offset: -1, LeaderEpoch: -1, Expires: -1, Unstable: true})
 			}
 		}
 		return out
@@ -180,6 +188,7 @@ func (s *shard) offsetsOf(name string, want []TopicPartition, all bool) []Commit
 			if o := g.offsets[tp.Topic][tp.Partition]; o != nil {
 				out[i] = *o
 			}
+			out[i].Unstable = g.unstable[tp] > 0
 		}
 	}
 	return out
@@ -264,7 +273,7 @@ func (c *Groups) DeleteGroup(name string, reply func(error)) {
 	switch {
 	case g == nil:
 		err = ErrGroupNotFound
-	case !g.empty() || len(g.pending) > 0 || g.converting || g.consumer != nil && g.writing > 0:
+	case !g.empty() || len(g.pending) > 0 || g.converting || g.consumer != nil && g.writing > 0 || len(g.unstable) > 0:
 		err = ErrGroupNotEmpty
 	}
 	if err != nil {
@@ -338,7 +347,7 @@ func (s *shard) expire() {
 	s.c.timers.set(&s.sweep, now.Add(s.c.cfg.Sweep))
 	for _, g := range s.groups {
 		wanted, ok := g.wants()
-		if !ok || len(g.pending) > 0 || g.commits > 0 || g.writing > 0 {
+		if !ok || len(g.pending) > 0 || g.commits > 0 || g.writing > 0 || len(g.unstable) > 0 {
 			continue
 		}
 		records := g.tombstones(func(o *CommittedOffset) bool {

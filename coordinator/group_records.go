@@ -40,6 +40,10 @@ type CommittedOffset struct {
 	Metadata    string
 	Committed   int64 // milliseconds
 	Expires     int64 // milliseconds; -1: by the broker's retention
+	// Unstable, in an answer: a transaction that is open may change it.
+	Unstable bool
+
+	order uint64 // in which the shard's records came
 }
 
 // groupRecord is one record, decoded. Of offset, meta and consumer one is set, or neither of the first two in a tombstone.

@@ -99,6 +99,36 @@ func (ts *timers) due(now time.Time) (t *timer, next time.Time) {
 	return heap.Pop(&ts.heap).(*timer), time.Time{}
 }
 
+// run fires what is due until stop is closed. now is the clock.
+func (ts *timers) run(now func() time.Time, stop <-chan struct{}) {
+	t := time.NewTimer(time.Hour)
+	defer t.Stop()
+	for {
+		wait := time.Hour
+		if next := ts.fireDue(now); !next.IsZero() {
+			wait = max(next.Sub(now()), 0)
+		}
+		t.Reset(wait)
+		select {
+		case <-t.C:
+		case <-ts.wake:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// fireDue fires what is due, and says when the next one is.
+func (ts *timers) fireDue(now func() time.Time) time.Time {
+	for {
+		t, next := ts.due(now())
+		if t == nil {
+			return next
+		}
+		t.fire()
+	}
+}
+
 // count is the number of timers that are set.
 func (ts *timers) count() int {
 	ts.mu.Lock()

@@ -138,36 +138,10 @@ func NewGroups(cfg GroupConfig) *Groups {
 }
 
 // Start runs the clock until Close.
-func (c *Groups) Start() {
-	c.wg.Go(func() {
-		t := time.NewTimer(time.Hour)
-		defer t.Stop()
-		for {
-			wait := time.Hour
-			if next := c.fireDue(); !next.IsZero() {
-				wait = max(next.Sub(c.cfg.Now()), 0)
-			}
-			t.Reset(wait)
-			select {
-			case <-t.C:
-			case <-c.timers.wake:
-			case <-c.stop:
-				return
-			}
-		}
-	})
-}
+func (c *Groups) Start() { c.wg.Go(func() { c.timers.run(c.cfg.Now, c.stop) }) }
 
 // fireDue fires what is due, and says when the next one is.
-func (c *Groups) fireDue() time.Time {
-	for {
-		t, next := c.timers.due(c.cfg.Now())
-		if t == nil {
-			return next
-		}
-		t.fire()
-	}
-}
+func (c *Groups) fireDue() time.Time { return c.timers.fireDue(c.cfg.Now) }
 
 // Close resigns everything and waits for the loads to end.
 func (c *Groups) Close() error {
@@ -296,12 +270,17 @@ type shard struct {
 	log       ReplicatedLog
 	sweep     timer
 
-	mu       sync.Mutex // guards the rest, and the groups
-	loading  bool
-	closed   bool
-	groups   map[string]*group
-	out      []func() // effects, to be carried out by unlock
-	draining bool
+	mu      sync.Mutex // guards the rest, and the groups
+	loading bool
+	closed  bool
+	groups  map[string]*group
+	// Of transactions: see group_txn.go.
+	pendingTxns pendingOffsets
+	applied     uint64   // records of offsets so far: the order in which they were committed
+	loadedTo    int64    // offset up to which the load has read
+	markedTo    int64    // while loading: offset after the last marker that is known to be committed
+	out         []func() // effects, to be carried out by unlock
+	draining    bool
 }
 
 func (s *shard) usable() error {
@@ -386,6 +365,8 @@ func (s *shard) apply(r *groupRecord) {
 	case r.isOffset && r.deleted:
 		g.removeOffset(r.offset.Topic, r.offset.Partition)
 	case r.isOffset:
+		s.applied++
+		r.offset.order = s.applied
 		g.setOffset(r.offset)
 	default:
 		g.stored, g.meta = !r.deleted, r.meta
@@ -419,7 +400,13 @@ func (s *shard) load() {
 			continue
 		}
 		if len(batches) == 0 {
-			break
+			s.mu.Lock()
+			whole := s.closed || at >= s.markedTo
+			if whole {
+				break // with the lock: no marker comes in between
+			}
+			s.mu.Unlock()
+			continue
 		}
 		for _, raw := range batches {
 			b, err := protocol.ParseBatch(raw)
@@ -427,6 +414,11 @@ func (s *shard) load() {
 				s.c.cfg.Logger.Error("a batch of consumer offsets cannot be read", "partition", s.partition, "offset", at, "err", err)
 				s.c.Resign(s.partition, s.epoch) // never answer from half a log
 				return
+			}
+			if ok, n := into.loadTxn(b); ok {
+				skipped += n
+				at = b.NextOffset()
+				continue
 			}
 			for rec, err := range b.Records(nil) {
 				if err != nil {
@@ -445,12 +437,12 @@ func (s *shard) load() {
 			at = b.NextOffset()
 		}
 	}
-	s.mu.Lock()
 	defer s.unlock()
 	if s.closed {
 		return
 	}
 	s.groups, s.loading = into.groups, false
+	s.pendingTxns, s.applied, s.loadedTo = into.pendingTxns, into.applied, at
 	for _, g := range s.groups {
 		g.s = s
 		g.restore()
@@ -507,7 +499,7 @@ func (s *shard) obtain(name string) (*group, error) {
 
 // tidy forgets a group of which there is nothing to remember.
 func (s *shard) tidy(g *group) {
-	if g.state == groupEmpty && len(g.members) == 0 && len(g.pending) == 0 && !g.stored && g.consumer == nil && g.writing == 0 && len(g.queue) == 0 && g.commits == 0 && g.count == 0 &&
+	if g.state == groupEmpty && len(g.members) == 0 && len(g.pending) == 0 && !g.stored && g.consumer == nil && g.writing == 0 && len(g.queue) == 0 && g.commits == 0 && g.count == 0 && len(g.unstable) == 0 &&
 		s.groups[g.name] == g {
 		g.dissolve(nil)
 		delete(s.groups, g.name)

@@ -187,9 +187,10 @@ func (r *Replica) openGate(key gateKey, err error) {
 			r.mu.Unlock()
 			return
 		}
+		m := r.m // perhaps of a later life
 		var group *multi.Group
-		if r.m != nil {
-			group = r.m.group
+		if m != nil {
+			group = m.group
 		}
 		r.mu.Unlock()
 		for _, req := range reqs {
@@ -199,7 +200,7 @@ func (r *Replica) openGate(key gateKey, err error) {
 			case group == nil:
 				req.answer(ErrClosed)
 			default:
-				req.verified = by
+				req.m, req.verified = m, by
 				req.propose(group)
 			}
 		}
