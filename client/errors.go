@@ -117,7 +117,7 @@ func kindOf(err error) error {
 	}
 	if ke, ok := errors.AsType[*kerr.Error](err); ok {
 		switch ke {
-		case kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.GroupIDNotFound, kerr.ResourceNotFound:
+		case kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.GroupIDNotFound, kerr.ResourceNotFound, kerr.TransactionalIDNotFound:
 			return ErrNotFound
 		case kerr.TopicAlreadyExists:
 			return ErrExists
@@ -129,7 +129,7 @@ func kindOf(err error) error {
 		case kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor, kerr.InvalidReplicaAssignment,
 			kerr.InvalidConfig, kerr.InvalidRequest, kerr.PolicyViolation, kerr.MessageTooLarge, kerr.RecordListTooLarge,
 			kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.InvalidGroupID, kerr.UnsupportedVersion, kerr.CorruptMessage,
-			kerr.UnsupportedCompressionType, kerr.OffsetOutOfRange, kerr.InvalidUpdateVersion:
+			kerr.UnsupportedCompressionType, kerr.OffsetOutOfRange, kerr.InvalidUpdateVersion, kerr.InvalidRegularExpression:
 			return ErrInvalid
 		}
 		return nil

@@ -26,6 +26,7 @@ var commands = []func(*app) *cobra.Command{
 	newProduceCommand,
 	newConsumeCommand,
 	newClusterCommand,
+	newTxnCommand,
 	newRaftCommand,
 	newBenchCommand,
 	newLogCommand,
