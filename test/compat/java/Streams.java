@@ -14,6 +14,7 @@ import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.*;
 import org.apache.kafka.streams.*;
+import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler;
 import org.apache.kafka.streams.kstream.*;
 
 public class Streams {
@@ -54,6 +55,12 @@ public class Streams {
                 app.close(Duration.ofSeconds(60));
             }
             app = new KafkaStreams(topology(run), p);
+            app.setUncaughtExceptionHandler(e -> {
+                for (Throwable t = e; t != null; t = t.getCause()) {
+                    System.out.println("      | " + t);
+                }
+                return StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
+            });
             app.start();
         }
         Map<String, Long> got = counts(common, run + "-out", want);
