@@ -153,7 +153,7 @@ func (m *mover) pass(ctx context.Context) {
 				busy++
 			}
 			t, i, _ := im.Group(g)
-			m.log.Info("changing a partition's replicas", "topic", t.Name, "partition", i, "group", uint64(g), "have", view.Conf.String(), "wanted", nodeIDs(p.Wanted()),
+			m.log.Info("changing a partition's replicas", "topic", t.Name, "partition", i, "group", uint64(g), "have", view.Conf.String(), "wanted", raft.NodeIDs(p.Wanted()),
 				"why", step.Why)
 			group.ProposeConf(step.Change, func(o multi.Outcome) { m.results <- stepResult{g, o.Err} }) // there is room: maxSteps
 		}
@@ -245,14 +245,6 @@ func (m *mover) busy(im *coordinator.Image) int {
 		}
 	}
 	return n
-}
-
-func nodeIDs(ms []raft.Member) []raft.NodeID {
-	ids := make([]raft.NodeID, len(ms))
-	for i, m := range ms {
-		ids[i] = m.ID
-	}
-	return ids
 }
 
 // Reassign implements backend: it sets where partitions are to be, and does not wait until they are there.

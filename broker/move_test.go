@@ -167,7 +167,7 @@ func (c *testCluster) settled(topic string, partition int32, on ...raft.NodeID) 
 		led := false
 		for _, n := range c.running() {
 			p := &n.Image().Topic(topic).Partitions[partition]
-			if p.Moving() || !slices.Equal(nodeIDs(p.Replicas), on) {
+			if p.Moving() || !slices.Equal(raft.NodeIDs(p.Replicas), on) {
 				why = fmt.Sprintf("broker %d: replicas %v, target %v", n.NodeID(), p.Replicas, p.Target)
 				return false
 			}

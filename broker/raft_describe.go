@@ -168,7 +168,7 @@ var priorityNames = [...]string{raft.NeverLeads: "never leads", raft.LastResort:
 func (s *replicaState) set(in *multi.Inspection, now raft.Time) {
 	s.Role, s.Ready, s.Term, s.Vote, s.Leader, s.Epoch = in.Role.String(), in.Ready, in.Term, in.Vote, in.Leader, in.Epoch
 	s.Commit, s.Applied, s.Stable, s.Last, s.LastTerm, s.TermStart = in.Commit, in.Applied, in.Stable, in.Last, in.LastTerm, in.TermStart
-	s.Voters, s.Outgoing, s.Learners, s.ConfIndex = nodeIDs(in.Conf.Voters), nodeIDs(in.Conf.Outgoing), nodeIDs(in.Conf.Learners), in.ConfIndex
+	s.Voters, s.Outgoing, s.Learners, s.ConfIndex = raft.NodeIDs(in.Conf.Voters), raft.NodeIDs(in.Conf.Outgoing), raft.NodeIDs(in.Conf.Learners), in.ConfIndex
 	s.LeaseMillis, s.LeaderlessMillis = in.Lease.Milliseconds(), in.Leaderless.Milliseconds()
 	s.Resting, s.CoveredPeers, s.Elections, s.Transferee, s.Uncommitted = in.Resting, in.CoveredPeers, in.Elections, in.Transferee, in.Uncommitted
 	s.Waiting, s.Reads, s.Inbox, s.Overloaded, s.Muted = in.Waiting, in.Reads, in.Inbox, in.Overloaded, in.Muted
@@ -250,12 +250,12 @@ func (b *Broker) groupLines(after raft.GroupID) (lines []groupLine, more bool) {
 			l.Trouble = append(l.Trouble, "installing a snapshot")
 		}
 		if e.id == raft.MetadataGroup {
-			l.Voters = nodeIDs(s.Conf.Voters)
+			l.Voters = raft.NodeIDs(s.Conf.Voters)
 		}
 		if l.Leader {
 			peers := e.g.Peers()
 			l.Lag = behind(s.Last, peers)
-			l.Learner = nodeIDs(s.Conf.Learners)
+			l.Learner = raft.NodeIDs(s.Conf.Learners)
 			if s.Conf.Joint() {
 				l.Trouble = append(l.Trouble, "membership changes")
 			}

@@ -106,7 +106,7 @@ func (b *Broker) adminGroups(ctx context.Context, _ *adminRequest) (any, error) 
 	for t := range b.Image().All() {
 		for p := range t.Partitions {
 			id := t.Partitions[p].Group
-			table.Groups = append(table.Groups, summarize(id, t.Name, int32(p), nodeIDs(t.Partitions[p].Replicas), lines[id], silent))
+			table.Groups = append(table.Groups, summarize(id, t.Name, int32(p), raft.NodeIDs(t.Partitions[p].Replicas), lines[id], silent))
 		}
 	}
 	slices.SortFunc(table.Groups, func(x, y groupSummary) int {
@@ -236,7 +236,7 @@ func (b *Broker) findGroup(name string) (*groupState, []raft.NodeID, error) {
 }
 
 func named(t *coordinator.Topic, p int32) (*groupState, []raft.NodeID, error) {
-	return &groupState{Group: t.Partitions[p].Group, Topic: t.Name, Partition: p}, nodeIDs(t.Partitions[p].Replicas), nil
+	return &groupState{Group: t.Partitions[p].Group, Topic: t.Name, Partition: p}, raft.NodeIDs(t.Partitions[p].Replicas), nil
 }
 
 // Quorum implements backend: the metadata group as its leader sees it.

@@ -179,7 +179,7 @@ func (b *Broker) fillPlan(plan *resetPlan, reports []groupReport) error {
 	if best == nil {
 		return adminErrorf(adminUnavailable, "start one of the brokers that hold it", "no replica of the group can be reached")
 	}
-	plan.Voters = memberNodes(best.Conf.Voters)
+	plan.Voters = raft.NodeIDs(best.Conf.Voters)
 	able := func(half []raft.Member) bool { // could elect a leader
 		n := 0
 		for _, m := range half {
@@ -206,14 +206,6 @@ func (b *Broker) fillPlan(plan *resetPlan, reports []groupReport) error {
 	plan.Epoch++
 	plan.Term += resetTermGap + raft.Term(best.Node%resetTermGap)
 	return nil
-}
-
-func memberNodes(ms []raft.Member) []raft.NodeID {
-	ids := make([]raft.NodeID, len(ms))
-	for i, m := range ms {
-		ids[i] = m.ID
-	}
-	return ids
 }
 
 // groupReport is what a broker says of its replica of a group.
@@ -331,7 +323,7 @@ func (b *Broker) followMetadataReset(ctx context.Context, reset raft.Reset) rese
 		if err != nil {
 			return resetReply{Retry: errors.Is(err, raft.ErrHasLeader), Error: err.Error()}
 		}
-		b.log.Warn("the metadata group's peers were reset by an operator", "epoch", reset.Epoch, "leader", reset.Leader, "survivors", memberNodes(reset.Survivors))
+		b.log.Warn("the metadata group's peers were reset by an operator", "epoch", reset.Epoch, "leader", reset.Leader, "survivors", raft.NodeIDs(reset.Survivors))
 		return resetReply{}
 	case <-ctx.Done():
 		return resetReply{Error: ctx.Err().Error()}
@@ -340,7 +332,7 @@ func (b *Broker) followMetadataReset(ctx context.Context, reset raft.Reset) rese
 
 // resetMetadata tells the survivors of the metadata group, the one to lead last: as long as it does not lead, nobody is too late.
 func (b *Broker) resetMetadata(ctx context.Context, reset raft.Reset) error {
-	nodes := memberNodes(reset.Survivors)
+	nodes := raft.NodeIDs(reset.Survivors)
 	slices.SortStableFunc(nodes, func(x, y raft.NodeID) int {
 		return cmp.Compare(map[bool]int{true: 1}[x == reset.Leader], map[bool]int{true: 1}[y == reset.Leader])
 	})

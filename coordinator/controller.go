@@ -300,7 +300,7 @@ func (c *Controller) Tick(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	if next, why, ok := NextMembership(c.md.Image(), c.log.Membership()); ok {
-		c.cfg.Logger.Info("changing the metadata group's membership", "why", why, "voters", memberIDs(next.Voters), "learners", memberIDs(next.Learners))
+		c.cfg.Logger.Info("changing the metadata group's membership", "why", why, "voters", raft.NodeIDs(next.Voters), "learners", raft.NodeIDs(next.Learners))
 		if err := c.log.ChangeMembership(ctx, next); err != nil {
 			errs = append(errs, fmt.Errorf("metadata membership: %w", err))
 		}
@@ -326,14 +326,6 @@ func (c *Controller) trusted(live []*Broker) []*Broker {
 	return slices.DeleteFunc(slices.Clone(live), func(b *Broker) bool {
 		return b.ID != c.cfg.Self && c.lastHeard(b)+raft.Time(c.cfg.Doubt) <= now
 	})
-}
-
-func memberIDs(ms []raft.Member) []raft.NodeID {
-	ids := make([]raft.NodeID, len(ms))
-	for i, m := range ms {
-		ids[i] = m.ID
-	}
-	return ids
 }
 
 // NextMembership is the next step towards what the metadata group should be: every registered broker follows as a

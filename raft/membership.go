@@ -82,6 +82,15 @@ func (c *ConfState) Has(m Member) bool {
 	return slices.Contains(c.Voters, m) || slices.Contains(c.Outgoing, m) || slices.Contains(c.Learners, m)
 }
 
+// NodeIDs are those of members, without their incarnations.
+func NodeIDs(ms []Member) []NodeID {
+	ids := make([]NodeID, len(ms))
+	for i, m := range ms {
+		ids[i] = m.ID
+	}
+	return ids
+}
+
 // Clone copies a membership.
 func (c *ConfState) Clone() ConfState {
 	return ConfState{slices.Clone(c.Voters), slices.Clone(c.Outgoing), slices.Clone(c.Learners), c.Epoch}
