@@ -165,6 +165,10 @@ func (p poweredFS) Free(n string) (free int64, err error) {
 	err = p.m.do(func() error { free, err = p.inner.Free(n); return err })
 	return free, err
 }
+func (p poweredFS) Total(n string) (total int64, err error) {
+	err = p.m.do(func() error { total, err = p.inner.Total(n); return err })
+	return total, err
+}
 
 func (p poweredFile) ReadAt(b []byte, off int64) (n int, err error) {
 	err = p.m.do(func() error { n, err = p.inner.ReadAt(b, off); return err })

@@ -8,6 +8,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -77,9 +78,17 @@ func (b *Broker) LogDir(ctx context.Context, wanted func(topic string, partition
 	b.admin(ctx, func(ctx context.Context) { done(b.logDir(ctx, wanted), nil) }, func(err error) { done(logDir{}, err) })
 }
 
+// orUnknown is -1 for a size that the file system does not know.
+func orUnknown(n int64, err error) int64 {
+	if err != nil || n == math.MaxInt64 {
+		return -1
+	}
+	return n
+}
+
 func (b *Broker) logDir(ctx context.Context, wanted func(topic string, partition int32) bool) logDir {
 	d := logDir{path: b.store.dir}
-	d.total, d.usable = diskSpace(b.store.dir)
+	d.total, d.usable = orUnknown(b.store.fs.Total(b.store.dir)), orUnknown(b.store.fs.Free(b.store.dir))
 	type behind struct {
 		place int
 		end   int64

@@ -136,7 +136,8 @@ func (i *injectFS) Lock(name string) (func() error, error) {
 	return i.inner.Lock(name)
 }
 
-func (i *injectFS) Free(dir string) (int64, error) { return i.inner.Free(dir) }
+func (i *injectFS) Free(dir string) (int64, error)  { return i.inner.Free(dir) }
+func (i *injectFS) Total(dir string) (int64, error) { return i.inner.Total(dir) }
 
 func (f *injectFile) ReadAt(p []byte, off int64) (int, error) {
 	if _, err := f.fs.ask(OpRead, f.name); err != nil {

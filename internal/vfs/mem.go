@@ -401,6 +401,9 @@ func (m *Mem) Lock(name string) (func() error, error) {
 // Free implements [FS]: memory has no bound here; see [Quota].
 func (m *Mem) Free(string) (int64, error) { return math.MaxInt64, nil }
 
+// Total implements [FS].
+func (m *Mem) Total(string) (int64, error) { return math.MaxInt64, nil }
+
 // Crash is a power loss in place: what was not synced is kept, lost or torn at random, every open file and lock is
 // dead. With a nil rng the file system's own seed decides.
 func (m *Mem) Crash(rng *rand.Rand) {

@@ -101,6 +101,14 @@ func (osFS) Free(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+func (osFS) Total(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	return int64(st.Blocks) * st.Bsize, nil
+}
+
 func (o *osFile) forget(off, length int64) {
 	_ = unix.Fadvise(int(o.f.Fd()), off, length, unix.FADV_DONTNEED) // only advice
 	runtime.KeepAlive(o.f)

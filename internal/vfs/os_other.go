@@ -40,6 +40,7 @@ func (osFS) Lock(name string) (func() error, error) {
 	}, nil
 }
 
-func (osFS) Free(string) (int64, error) { return math.MaxInt64, nil }
+func (osFS) Free(string) (int64, error)  { return math.MaxInt64, nil }
+func (osFS) Total(string) (int64, error) { return math.MaxInt64, nil }
 
 func (o *osFile) forget(int64, int64) {}

@@ -69,6 +69,13 @@ func (q *QuotaFS) Free(string) (int64, error) {
 	return max(0, q.limit-q.used), nil
 }
 
+// Total implements [FS].
+func (q *QuotaFS) Total(string) (int64, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.limit, nil
+}
+
 // Create implements [FS]. An empty file costs nothing.
 func (q *QuotaFS) Create(name string) (File, error) {
 	f, err := q.FS.Create(name)

@@ -34,8 +34,9 @@ type FS interface {
 	SyncDir(dir string) error
 	// Lock takes an exclusive lock on name for this process's life or until the returned function is called.
 	Lock(name string) (unlock func() error, err error)
-	// Free is the number of bytes that can still be written.
+	// Free is the number of bytes that can still be written, and Total that of the whole volume; math.MaxInt64 if that is not known.
 	Free(dir string) (int64, error)
+	Total(dir string) (int64, error)
 }
 
 // File is an open file. ReadAt and WriteAt may be called concurrently.
