@@ -106,6 +106,14 @@ func apiTable(list ...api) *[lastAPIKey]*api {
 	return &t
 }
 
+// apiName is Kafka's name of an API. kmsg has another for one of them.
+func apiName(key int16) string {
+	if key == int16(kmsg.AlterPartitionAssignments) {
+		return "AlterPartitionReassignments"
+	}
+	return kmsg.NameForKey(key)
+}
+
 func findAPI(key int16) *api {
 	if key < 0 || key >= lastAPIKey {
 		return nil

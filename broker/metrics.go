@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/balsamq/balsa/raft"
@@ -67,7 +66,7 @@ type requestSeconds struct {
 func (q *requestSeconds) observe(key int16, d time.Duration) {
 	h := q.byAPI[key].Load()
 	if h == nil {
-		h = newHistogram(q.desc, nanoseconds, callSeconds, kmsg.NameForKey(key))
+		h = newHistogram(q.desc, nanoseconds, callSeconds, apiName(key))
 		if !q.byAPI[key].CompareAndSwap(nil, h) {
 			h = q.byAPI[key].Load()
 		}
@@ -152,7 +151,7 @@ func (m *metrics) refusedPartition(key int16, code int16) {
 	if e := kerr.TypedErrorForCode(code); e != nil {
 		name = e.Message
 	}
-	m.partitionErrors.WithLabelValues(kmsg.NameForKey(key), name).Inc()
+	m.partitionErrors.WithLabelValues(apiName(key), name).Inc()
 }
 
 // observer is the multi.Observer of a broker.

@@ -258,3 +258,12 @@ func TestHistogram(t *testing.T) {
 		t.Errorf("%v", m.Histogram)
 	}
 }
+
+// Names of APIs are Kafka's, whatever the library calls them.
+func TestAPINames(t *testing.T) {
+	for key, want := range map[int16]string{0: "Produce", 45: "AlterPartitionReassignments", 46: "ListPartitionReassignments"} {
+		if got := apiName(key); got != want {
+			t.Errorf("key %d is %s, want %s", key, got, want)
+		}
+	}
+}
