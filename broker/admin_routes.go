@@ -10,6 +10,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -234,6 +236,7 @@ type brokerState struct {
 	Node        int32     `json:"node"`
 	Incarnation string    `json:"incarnation"`
 	Boot        uint64    `json:"boot"`
+	Version     string    `json:"version"`
 	Started     time.Time `json:"started"`
 	Kafka       string    `json:"kafka"`
 	RPC         string    `json:"rpc"`
@@ -244,9 +247,24 @@ type brokerState struct {
 	Why         string    `json:"why,omitempty"` // it is not ready
 }
 
+const module = "github.com/balsamq/balsa"
+
+// Version is that of Balsa in this program; "(devel)" if it was not built from a released one.
+func Version() string {
+	version := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) { // it may be a part of somebody else's program
+			if m.Path == module {
+				version = m.Version
+			}
+		}
+	}
+	return cmp.Or(version, "(devel)")
+}
+
 func (b *Broker) adminBroker(context.Context, *adminRequest) (any, error) {
 	s := brokerState{Cluster: b.ClusterID(), Node: int32(b.NodeID()), Incarnation: fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)),
-		Boot: b.store.id.Boots, Started: b.started.UTC(), Kafka: b.KafkaAddr(), RPC: b.rpcAddr, Admin: b.AdminAddr(), Data: b.store.dir,
+		Boot: b.store.id.Boots, Version: Version(), Started: b.started.UTC(), Kafka: b.KafkaAddr(), RPC: b.rpcAddr, Admin: b.AdminAddr(), Data: b.store.dir,
 		Image: uint64(b.Image().Version()), Ready: true}
 	if err := b.adm.health(); err != nil {
 		s.Ready, s.Why = false, err.Error()

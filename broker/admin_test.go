@@ -200,7 +200,7 @@ func TestAdminListener(t *testing.T) {
 		}
 		return resp.StatusCode, string(body)
 	}
-	for path, says := range map[string]string{"/healthz": "ok\n", "/metrics": "go_goroutines", "/debug/pprof/": "goroutine", "/debug/pprof/goroutine?debug=1": "goroutine profile", "/v1/broker": `"ready":true`} {
+	for path, says := range map[string]string{"/healthz": "ok\n", "/metrics": "go_goroutines", "/debug/pprof/": "goroutine", "/debug/pprof/goroutine?debug=1": "goroutine profile", "/v1/broker": `"version":"` + Version() + `"`} {
 		if code, body := get(path); code != 200 || !strings.Contains(body, says) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
