@@ -85,16 +85,16 @@ func (b *Broker) toElect(tp topicPartition) (leader raft.NodeID, err error) {
 
 // electAt has one broker hand over, and waits until this one's table shows what came of it.
 func (b *Broker) electAt(ctx context.Context, leader raft.NodeID, parts []topicPartition, some []int, errs []error) {
-	orders := make([]transferOrder, len(some))
+	orders, before := make([]transferOrder, len(some)), make([]raft.Term, len(some))
 	for k, i := range some {
 		p := &parts[i].topic.Partitions[parts[i].partition]
-		orders[k] = transferOrder{Group: p.Group, To: b.Image().Preferred(p)}
+		orders[k], before[k] = transferOrder{Group: p.Group, To: b.Image().Preferred(p)}, b.peers.table.get(p.Group).epoch
 	}
 	out, err := b.transferAt(ctx, leader, orders)
 	for k, i := range some {
 		if errs[i] = err; err == nil {
 			if errs[i] = out[k].err(); errs[i] == nil {
-				errs[i] = b.awaitLeader(ctx, orders[k].Group, orders[k].To)
+				errs[i] = b.awaitLeader(ctx, orders[k].Group, orders[k].To, before[k])
 			}
 		}
 	}

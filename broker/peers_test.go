@@ -167,3 +167,15 @@ func TestManyLeadersTravelInPieces(t *testing.T) {
 		return len(b.table.m) == n
 	})
 }
+
+// The leader that is waited for has been succeeded before anybody looks: that it led is known all the same.
+func TestAwaitLeaderThatWasSucceeded(t *testing.T) {
+	w := &wire{all: make(map[raft.NodeID]*peers), cut: make(map[raft.NodeID]bool)}
+	b := &Broker{peers: w.start(t, 1, 1)}
+	b.peers.leadership(5, partition.Leadership{Leader: 1, Epoch: 9, Self: true, Ready: true}) // 2 led in epoch 8
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := b.awaitLeader(ctx, 5, 2, 7); err != nil {
+		t.Fatal(err)
+	}
+}

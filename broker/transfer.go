@@ -367,7 +367,7 @@ func (b *Broker) TransferLeader(ctx context.Context, t *coordinator.Topic, parti
 			return to, nil
 		}
 		if silent != 0 && to == 0 && l.leader != 0 && l.leader != silent {
-			return l.leader, b.awaitLeader(ctx, g, l.leader) // it has left the one that was to give it away
+			return l.leader, b.awaitLeader(ctx, g, l.leader, 0) // it has left the one that was to give it away
 		}
 		err := errNoLeader
 		if l.leader != 0 {
@@ -376,7 +376,7 @@ func (b *Broker) TransferLeader(ctx context.Context, t *coordinator.Topic, parti
 			cancel()
 			if cerr == nil {
 				if err = out[0].err(); err == nil {
-					return out[0].Leader, b.awaitLeader(ctx, g, out[0].Leader)
+					return out[0].Leader, b.awaitLeader(ctx, g, out[0].Leader, l.epoch)
 				}
 				if !errors.Is(err, errNotLed) { // that leadership has moved meanwhile is no answer
 					return 0, err
@@ -391,13 +391,13 @@ func (b *Broker) TransferLeader(ctx context.Context, t *coordinator.Topic, parti
 	}
 }
 
-// awaitLeader waits until this broker's table names a group's leader, ready or succeeded already.
-func (b *Broker) awaitLeader(ctx context.Context, g raft.GroupID, leader raft.NodeID) error {
-	before := b.peers.table.get(g)
+// awaitLeader waits until this broker's table names a group's leader, ready, or one that has succeeded it already: after is the epoch
+// before it was made the leader.
+func (b *Broker) awaitLeader(ctx context.Context, g raft.GroupID, leader raft.NodeID, after raft.Term) error {
 	for {
 		changed := b.peers.wait()
 		l := b.peers.table.get(g)
-		if l.ready && (l.leader == leader || l.epoch > before.epoch) {
+		if l.ready && (l.leader == leader || l.epoch > after) {
 			return nil
 		}
 		select {
