@@ -191,3 +191,21 @@ func FuzzDecodeDescribe(f *testing.F) {
 		}
 	})
 }
+
+// A move waits for a learner whose broker is gone: the table says so, though no leader's line and no assignment names that broker.
+func TestSummaryNamesSilentLearners(t *testing.T) {
+	lines := map[raft.NodeID]groupLine{
+		1: {Group: 7, Leader: true, Ready: true, Term: 3, Commit: 9, Learner: []raft.NodeID{4, 5}},
+		2: {Group: 7, Term: 3, Commit: 9},
+		5: {Group: 7, Term: 3},
+	}
+	s := summarize(7, "a", 0, []raft.NodeID{1, 2}, lines, map[raft.NodeID]string{4: "unreachable"})
+	if want := []string{"4 does not answer"}; !slices.Equal(s.Problems, want) {
+		t.Errorf("problems %q, want %q", s.Problems, want)
+	}
+	delete(lines, 5)
+	s = summarize(7, "a", 0, []raft.NodeID{1, 2}, lines, nil)
+	if want := []string{"4: not open", "5: not open"}; !slices.Equal(s.Problems, want) {
+		t.Errorf("problems %q, want %q", s.Problems, want)
+	}
+}

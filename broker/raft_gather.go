@@ -142,7 +142,13 @@ func summarize(id raft.GroupID, topic string, part int32, assigned []raft.NodeID
 	} else if !lines[s.Leader].Ready {
 		s.Problems = append(s.Problems, "the leader is not ready")
 	}
-	for _, node := range s.Replicas {
+	members := slices.Clone(s.Replicas)
+	for _, node := range s.Learners { // of a move
+		if !slices.Contains(members, node) {
+			members = append(members, node)
+		}
+	}
+	for _, node := range members {
 		switch _, answered := lines[node]; {
 		case silent[node] != "":
 			s.Problems = append(s.Problems, fmt.Sprintf("%d does not answer", node))
