@@ -13,6 +13,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -77,22 +78,67 @@ func (l *balancer) full(g raft.GroupID) {
 	}
 }
 
-// leaveFullDisk gives away the groups that were noted, to brokers that have room.
+// leaver is a group that is to leave this broker's full disk, and who is still to be asked for it.
+type leaver struct {
+	group raft.GroupID
+	heirs []raft.NodeID
+}
+
+// leaveFullDisk gives away the groups that were noted, to brokers that have room: each broker is asked once for all that it might
+// take, and they go side by side. When a disk runs full, it does so for all groups on it.
 func (b *Broker) leaveFullDisk(ctx context.Context) {
+	todo := b.leavers(time.Now())
+	for len(todo) > 0 && !b.leaving.Load() && ctx.Err() == nil {
+		byHeir := make(map[raft.NodeID][]*leaver)
+		for _, l := range todo {
+			byHeir[l.heirs[0]] = append(byHeir[l.heirs[0]], l)
+		}
+		var asked sync.WaitGroup
+		var mu sync.Mutex // guards todo
+		todo = nil
+		var given errgroup.Group
+		given.SetLimit(maxTransfers)
+		for heir, some := range byHeir {
+			asked.Go(func() {
+				ids := make([]raft.GroupID, len(some))
+				for i, l := range some {
+					ids[i] = l.group
+				}
+				for i, err := range b.probe(ctx, heir, ids) {
+					given.Go(func() error {
+						l := some[i]
+						if err == nil {
+							_, err = b.transferLed(ctx, l.group, heir)
+						}
+						if err == nil {
+							b.log.Warn("leadership has left the full disk", "group", uint64(l.group), "to", heir)
+						} else if l.heirs = l.heirs[1:]; len(l.heirs) > 0 && !errors.Is(err, errNotLed) {
+							mu.Lock()
+							todo = append(todo, l) // the next one, then
+							mu.Unlock()
+						}
+						return nil
+					})
+				}
+			})
+		}
+		asked.Wait()
+		_ = given.Wait() // what is left over is in todo
+	}
+}
+
+// leavers are the groups that were noted since the last look, but for those that were tried a moment ago, and those that nobody can
+// take.
+func (b *Broker) leavers(now time.Time) (out []*leaver) {
 	l := &b.balancer
 	l.mu.Lock()
 	noted := l.noted
 	l.noted = nil
 	l.mu.Unlock()
-	now := time.Now()
-	for g, until := range l.quiet {
-		if now.After(until) {
-			delete(l.quiet, g)
-		}
-	}
+	maps.DeleteFunc(l.quiet, func(_ raft.GroupID, until time.Time) bool { return now.After(until) })
 	for _, id := range slices.Sorted(maps.Keys(noted)) {
 		g := b.host.Group(id)
-		if _, quiet := l.quiet[id]; quiet || g == nil || b.leaving.Load() || ctx.Err() != nil {
+		if _, quiet := l.quiet[id]; quiet || g == nil {
 			continue
 		}
 		if l.quiet == nil {
@@ -100,16 +146,11 @@ func (b *Broker) leaveFullDisk(ctx context.Context) {
 		}
 		l.quiet[id] = now.Add(fullAgain)
 		s := g.Status()
-		for _, to := range b.heirs(g, &s) {
-			if b.probe(ctx, to, []raft.GroupID{id})[0] != nil {
-				continue
-			}
-			if _, err := b.transferLed(ctx, id, to); err == nil {
-				b.log.Warn("leadership has left the full disk", "group", uint64(id), "to", to)
-				break
-			}
+		if heirs := b.heirs(g, &s); len(heirs) > 0 {
+			out = append(out, &leaver{id, heirs})
 		}
 	}
+	return out
 }
 
 // balance runs until the broker closes.

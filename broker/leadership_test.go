@@ -417,6 +417,45 @@ func TestCloseSpreadsLeadership(t *testing.T) {
 	}
 }
 
+// The disk of the broker that leads runs full, for all that it leads at once: all of it goes to brokers that have room.
+func TestLeadershipLeavesAFullDisk(t *testing.T) {
+	c := newCluster(t, 3, true)
+	full := c.nodes[0]
+	quota := vfs.Quota(full.cfg.FS, 1<<40, "/data")
+	full.cfg.FS = quota
+	full.cfg.LeaderBalanceInterval = time.Hour // it shall not come back
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	const parts = 60
+	id := full.mustCreate(t, "a", parts, 3)
+	leads := func() (n int) {
+		for _, l := range full.leaders(id) {
+			if l == full.NodeID() {
+				n++
+			}
+		}
+		return n
+	}
+	soon(t, "the topic is served", func() bool { return c.served(id) && !slices.Contains(full.leaders(id), 0) })
+	if leads() == 0 {
+		t.Fatal("the broker leads nothing")
+	}
+	quota.SetLimit(quota.Used())
+	defer quota.SetLimit(1 << 40)
+	// One of the others has no room either: whoever asks it for a group goes on to the next.
+	unfit := c.nodes[1]
+	unfit.leaving.Store(true)
+	defer unfit.leaving.Store(false)
+	soon(t, "the groups that refuse batches are led by the broker with room", func() bool {
+		for p, l := range full.leaders(id) {
+			if l == full.NodeID() {
+				full.balancer.full(full.Image().TopicByID(id).Partitions[p].Group)
+			}
+		}
+		return leads() == 0
+	})
+}
+
 // The disk of the broker that leads hangs: what it leads goes to brokers whose disks work, and produce goes on.
 func TestLeadershipLeavesAHangingDisk(t *testing.T) {
 	c := newCluster(t, 3, true)
