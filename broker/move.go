@@ -49,7 +49,7 @@ type mover struct {
 	drift   raft.GroupID                // where the comparison of those that nobody moves goes on
 }
 
-// maxSteps bounds the proposals under way.
+// maxSteps bounds the proposals under way. Groups that wait for something else, as for a learner on a broker that is dead, take no place.
 const maxSteps = 256
 
 type groupMove struct {
@@ -121,7 +121,7 @@ func (m *mover) pass(ctx context.Context) {
 		m.since = 0
 		groups = m.someLed(groups)
 	}
-	busy := m.busy(im)
+	busy, proposing := m.busy(im)
 	var done []coordinator.Settled
 	for _, g := range groups {
 		p := im.Partition(g)
@@ -139,15 +139,16 @@ func (m *mover) pass(ctx context.Context) {
 			if p.Moving() || view.ConfIndex > p.Settled {
 				done = append(done, coordinator.Settled{Group: g, Voters: view.Conf.Voters, Index: view.ConfIndex, Epoch: p.Epoch})
 			}
-		case step.Why == "" && st == nil && len(view.Conf.Learners) > 0 && len(m.steps) < maxSteps:
+		case step.Why == "" && st == nil && len(view.Conf.Learners) > 0:
 			m.steps[g] = &groupMove{} // inherited from the leader before: it counts
-		case step.Why == "", step.Adds && busy >= m.parallel, len(m.steps) >= maxSteps && st == nil:
+		case step.Why == "", step.Adds && busy >= m.parallel, proposing >= maxSteps:
 		default:
 			if st == nil {
 				st = &groupMove{}
 				m.steps[g] = st
 			}
 			st.proposing = true
+			proposing++
 			if step.Adds {
 				st.added = time.Now()
 				busy++
@@ -209,11 +210,13 @@ func (m *mover) look(g raft.GroupID, p *coordinator.Partition) (*groupMove, coor
 	return st, view, group
 }
 
-// busy is the number of led groups that are catching learners up, and forgets groups that there is nothing more to do for. A
-// learner that does not answer takes nobody's place.
-func (m *mover) busy(im *coordinator.Image) int {
-	n := 0
+// busy is the number of led groups that are catching learners up, and of those whose proposals are under way; it forgets groups that
+// there is nothing more to do for. A learner that does not answer takes nobody's place.
+func (m *mover) busy(im *coordinator.Image) (n, proposing int) {
 	for g, st := range m.steps {
+		if st.proposing {
+			proposing++
+		}
 		p := im.Partition(g)
 		if p == nil {
 			if !st.proposing { // else its result is still to come, and has its place
@@ -244,7 +247,7 @@ func (m *mover) busy(im *coordinator.Image) int {
 			}
 		}
 	}
-	return n
+	return n, proposing
 }
 
 // Reassign implements backend: it sets where partitions are to be, and does not wait until they are there.
