@@ -26,6 +26,10 @@ const (
 	rpcTimeout = 5 * time.Second
 )
 
+// ErrOtherDisk is what Start fails with on a new data directory under the node id of a broker that had another one: see
+// Config.ReplaceDisk.
+var ErrOtherDisk = coordinator.ErrOtherDisk
+
 // metadataVersion is the feature that gates commands.
 const metadataVersion = coordinator.MetadataVersion
 
@@ -115,6 +119,9 @@ func joinAdvice(err error) error {
 	switch {
 	case errors.Is(err, coordinator.ErrBrokerAlive):
 		return fmt.Errorf("%w: %w: stop that broker first, leave the node id unset, or choose another", coordinator.ErrBrokerIDTaken, err)
+	case errors.Is(err, coordinator.ErrOtherDisk):
+		return fmt.Errorf("%w: is its disk not mounted here? If that is gone for good, this one takes its place, and all that it held is copied from the other brokers, "+
+			"when it is started with that incarnation as its ReplaceDisk; or leave the node id unset", err)
 	case errors.Is(err, coordinator.ErrBrokerIDTaken):
 		return fmt.Errorf("%w: leave the node id unset, or choose another", err)
 	case errors.Is(err, coordinator.ErrWrongCluster):
@@ -128,7 +135,8 @@ func (b *Broker) registration() coordinator.RegisterBroker {
 	if node == 0 {
 		node = b.cfg.nodeID()
 	}
-	return coordinator.RegisterBroker{Node: node, Incarnation: b.store.id.Incarnation, Endpoints: b.endpoints, RPC: b.rpcAddr, Rack: b.cfg.Rack, NeverLead: b.cfg.NeverLead}
+	replaces, _ := b.cfg.replaces() // checked
+	return coordinator.RegisterBroker{Replaces: replaces, Node: node, Incarnation: b.store.id.Incarnation, Endpoints: b.endpoints, RPC: b.rpcAddr, Rack: b.cfg.Rack, NeverLead: b.cfg.NeverLead}
 }
 
 func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error) {

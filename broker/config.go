@@ -83,6 +83,10 @@ type Config struct {
 	JoinTimeout time.Duration
 	// NodeID asks for this id, in [1, 2³¹-1]; 0: the cluster gives one, and a founder is 1. Remembered in DataDir.
 	NodeID int32
+	// ReplaceDisk, for a DataDir that belongs to no cluster yet, is the incarnation (16 hexadecimal digits) of the data directory that the
+	// broker NodeID had and that is gone for good: this one takes its place, and what it held is copied from the other brokers. Start
+	// without it fails with ErrOtherDisk, and names it.
+	ReplaceDisk string
 	// ClusterID, for a founder, names the new cluster; for others it must match. Default: drawn at random.
 	ClusterID string
 	// Rack names where the broker stands. Replicas of a partition are spread over racks.
@@ -308,6 +312,10 @@ func (c Config) Validate() error {
 		h, p, err := splitAddr(s)
 		check(err == nil && h != "" && p > 0, "Join address %q must be host:port of another broker's RPC listener", s)
 	}
+	if _, err := c.replaces(); err != nil {
+		check(false, "ReplaceDisk %q is no incarnation: 16 hexadecimal digits", c.ReplaceDisk)
+	}
+	check(c.ReplaceDisk == "" || c.NodeID != 0, "ReplaceDisk needs NodeID")
 	check(c.NodeID >= 0, "NodeID %d is negative", c.NodeID)
 	check(len(c.ClusterID) <= 255, "ClusterID is %d bytes long, at most 255", len(c.ClusterID))
 	check(len(c.Rack) <= 255, "Rack is %d bytes long, at most 255", len(c.Rack))
@@ -383,6 +391,15 @@ func advertised(want, bound string) (host string, port int) {
 // timing is what the cluster's loops run by.
 func (c *Config) controllerTick() time.Duration {
 	return max(min(c.SessionTimeout/10, c.ElectionTimeout/5), 10*time.Millisecond)
+}
+
+// replaces is ReplaceDisk; 0: none.
+func (c *Config) replaces() (raft.Incarnation, error) {
+	if c.ReplaceDisk == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(c.ReplaceDisk, 16, 64)
+	return raft.Incarnation(n), err
 }
 
 func (c *Config) nodeID() raft.NodeID { return raft.NodeID(c.NodeID) }

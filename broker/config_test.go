@@ -28,6 +28,7 @@ func TestConfigMistakes(t *testing.T) {
 		"advertised":        {Advertise: "0.0.0.0:1"},
 		"Join":              {Join: []string{"host"}},
 		"NodeID":            {NodeID: -1},
+		"ReplaceDisk":       {NodeID: 3, ReplaceDisk: "not hexadecimal"},
 		"ElectionTimeout":   {ElectionTimeout: time.Second, HeartbeatInterval: time.Second},
 		"ClockDrift":        {ClockDrift: time.Hour},
 		"half of":           {ElectionTimeout: time.Second, ClockDrift: 501 * time.Millisecond},

@@ -120,6 +120,7 @@ var kafkaErrors = []struct {
 	{coordinator.ErrFeatureUpdate, kerr.InvalidUpdateVersion},
 	{coordinator.ErrFeatureLevel, kerr.UnsupportedVersion},
 	{coordinator.ErrBrokerAlive, kerr.InvalidRequest},
+	{coordinator.ErrOtherDisk, kerr.InvalidRequest},
 	{coordinator.ErrBrokerInUse, kerr.InvalidRequest},
 	{coordinator.ErrNotFounded, kerr.CoordinatorNotAvailable},
 	{coordinator.ErrStale, kerr.RequestTimedOut},

@@ -451,8 +451,8 @@ func TestMoveBackIsNoElection(t *testing.T) {
 	l.stop(c)
 }
 
-// A broker starts on an empty directory under its old id: it is a new replica everywhere, and all partitions and the metadata
-// group come back to full strength unasked.
+// A broker starts on an empty directory under its old id, and an operator has said that the old one is gone: it is a new replica
+// everywhere, and all partitions and the metadata group come back to full strength unasked.
 func TestWipedBroker(t *testing.T) {
 	c := newCluster(t, 3, true)
 	c.start(c.nodes...)
@@ -472,6 +472,24 @@ func TestWipedBroker(t *testing.T) {
 	}
 	wiped.cfg.FS, wiped.cfg.HardStates, wiped.cfg.NodeID = vfs.NewMem(77), &memStore{m: make(map[raft.GroupID]raft.HardState)}, 3
 	l.more("while it is down", 100)
+	// It might as well be a directory in which nothing is mounted: somebody must say that the disk is gone.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	want := fmt.Sprintf("%016x", uint64(old.Incarnation))
+	for _, named := range []string{"", "0123456789abcdef"} {
+		wiped.cfg.ReplaceDisk = named
+		b, err := Start(ctx, wiped.cfg)
+		if err == nil {
+			wiped.Broker = b
+		}
+		if !errors.Is(err, ErrOtherDisk) || !strings.Contains(err.Error(), want) {
+			t.Fatalf("started with ReplaceDisk %q: %v", named, err)
+		}
+	}
+	if r := n.Image().Topic("a").Partitions[0].Replicas; !slices.Contains(r, old) {
+		t.Fatalf("nobody said that it may take the other one's place, and the replicas are %v", r)
+	}
+	wiped.cfg.ReplaceDisk = want
 	c.start(wiped)
 	if wiped.NodeID() != 3 || wiped.self() == old {
 		t.Fatalf("it is %v, it was %v", wiped.self(), old)

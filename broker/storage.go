@@ -206,8 +206,8 @@ func (s *storage) checkJournal() error {
 	if err != nil || len(groups) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w: %s is gone, and with it the votes of %d groups: restore it as it was when the broker stopped, or move the whole data directory away and start on an empty one with --node-id %d: "+
-		"everything is then copied from the other brokers", ErrDataDir, dir, len(groups), s.id.NodeID)
+	return fmt.Errorf("%w: %s is gone, and with it the votes of %d groups: restore it as it was when the broker stopped, or move the whole data directory away and start on an empty one with --node-id %d --replace-disk %016x: "+
+		"everything is then copied from the other brokers", ErrDataDir, dir, len(groups), s.id.NodeID, uint64(s.id.Incarnation))
 }
 
 // outlive notes the metadata group's epoch, of which this directory's metadata log is not.

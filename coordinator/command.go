@@ -83,6 +83,9 @@ type RegisterBroker struct {
 	RPC         string           `json:"rpc"`
 	Rack        string           `json:"rack,omitempty"`
 	NeverLead   bool             `json:"never_lead,omitempty"`
+	// Replaces is the incarnation whose place the broker takes, if its data directory is a new one under an old id: see
+	// Image.checkTakeover. It means nothing once it is in the log.
+	Replaces raft.Incarnation `json:"replaces,omitempty"`
 }
 
 // FenceBroker says that a broker is not (or again) heard from. Epoch must be the broker's registration, so that a late
@@ -180,7 +183,7 @@ var errorCodes = map[string]error{
 	"invalid_partitions": ErrInvalidPartitions, "invalid_replication_factor": ErrInvalidReplicationFactor,
 	"invalid_assignment": ErrInvalidAssignment, "unknown_broker": ErrUnknownBroker, "broker_id_taken": ErrBrokerIDTaken,
 	"wrong_cluster": ErrWrongCluster, "not_founded": ErrNotFounded, "stale": ErrStale,
-	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "feature_update": ErrFeatureUpdate, "broker_alive": ErrBrokerAlive, "broker_in_use": ErrBrokerInUse,
+	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "feature_update": ErrFeatureUpdate, "broker_alive": ErrBrokerAlive, "other_disk": ErrOtherDisk, "broker_in_use": ErrBrokerInUse,
 	"unknown_user": ErrUnknownUser, "has_users": ErrHasUsers, "too_many_users": ErrTooManyUsers, "too_many_acls": ErrTooManyACLs,
 }
 

@@ -151,6 +151,9 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 		if err := c.md.Image().checkNewcomer(in.Supported); err != nil {
 			return &Result{Index: c.md.Image().version, Failure: FailureOf(err)}, nil
 		}
+		if err := c.md.Image().checkTakeover(in.Command.Register); err != nil {
+			return &Result{Index: c.md.Image().version, Failure: FailureOf(err)}, nil
+		}
 		cmd := *in.Command
 		cmd.Request = in.Request
 		return c.propose(ctx, &cmd)

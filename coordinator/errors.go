@@ -29,6 +29,9 @@ var (
 	ErrNotFounded = errors.New("cluster is not founded yet")
 	// ErrBrokerAlive: the broker that has the node id is being heard from, so that nothing can take its place.
 	ErrBrokerAlive = errors.New("broker is alive")
+	// ErrOtherDisk: a broker that is not heard from has the node id, with another data directory, and nobody has said that this one is to
+	// take its place.
+	ErrOtherDisk = errors.New("node id belongs to another data directory")
 	// ErrBrokerInUse: the broker still holds replicas, or is to.
 	ErrBrokerInUse = errors.New("broker still holds replicas")
 	// ErrNoMove: the partition is where it belongs, and there is nothing to cancel.

@@ -341,14 +341,17 @@ func (d *draft) register(r *RegisterBroker, index raft.Index) *Result {
 		node = d.nextNode
 		d.nextNode++
 	}
-	// A wiped disk under its old id takes the place of the one that was there, once that is not heard from any more. It is a new
-	// replica everywhere: see Controller.repair.
+	// A wiped disk under its old id takes the place of the one that was there, once that is not heard from any more, if it may
+	// (checkTakeover). It is a new replica everywhere: see Controller.repair.
 	if b := d.Broker(node); b != nil && b.Incarnation != r.Incarnation && !b.Fenced {
-		return &Result{Failure: FailureOf(fmt.Errorf("%w: broker %d is registered with another data directory (incarnation %016x), which is in use",
-			ErrBrokerAlive, node, uint64(b.Incarnation)))}
+		return &Result{Failure: FailureOf(errOtherAlive(b))}
 	}
 	d.putBroker(&Broker{ID: node, Incarnation: r.Incarnation, Endpoints: r.Endpoints, RPC: r.RPC, Rack: r.Rack, NeverLead: r.NeverLead, Epoch: int64(index)})
 	return &Result{Node: node, Epoch: int64(index)}
+}
+
+func errOtherAlive(b *Broker) error {
+	return fmt.Errorf("%w: broker %d is registered with another data directory (incarnation %016x), which is in use", ErrBrokerAlive, b.ID, uint64(b.Incarnation))
 }
 
 func (d *draft) createTopics(c *CreateTopics, index raft.Index) *Result {

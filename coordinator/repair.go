@@ -51,6 +51,22 @@ func (c *Controller) reassign(ctx context.Context, in *Intent) (*Result, error) 
 	return result, nil
 }
 
+// checkTakeover: a data directory takes the place of another one under the same node id only if somebody names that one. It may be an
+// empty directory that stands where a disk should be mounted; and whoever takes a broker's place is given all that it held, while the
+// disk with the data is shut out. (An incarnation, and not a yes: that would be left in a configuration, and say yes the next time.)
+func (im *Image) checkTakeover(r *RegisterBroker) error {
+	b := im.Broker(r.Node)
+	switch {
+	case b == nil || b.Incarnation == r.Incarnation:
+		return nil
+	case !b.Fenced:
+		return errOtherAlive(b)
+	case r.Replaces != b.Incarnation:
+		return fmt.Errorf("%w: broker %d had another one when it was last heard from, at %s (incarnation %016x)", ErrOtherDisk, b.ID, b.RPC, uint64(b.Incarnation))
+	}
+	return nil
+}
+
 // checkMove is what an operator's move must meet and the state machine does not ask for: whoever is to get data is alive.
 func (im *Image) checkMove(m *Move) error {
 	_, p, err := im.partitionAt(m.Topic, m.Partition)

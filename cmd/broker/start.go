@@ -66,6 +66,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.DurationVar(&o.cfg.SlowElection, "slow-election", 2*time.Second, "a partition without a leader for so long is logged and traced; negative: never")
 	f.StringSliceVar(&o.cfg.Join, "join", nil, "rpc addresses `HOST:PORT,...` of brokers of the cluster to belong to")
 	f.Int32Var(&o.cfg.NodeID, "node-id", 0, "the id to ask for; 0: the cluster gives one")
+	f.StringVar(&o.cfg.ReplaceDisk, "replace-disk", "", "take the place of the data directory that broker --node-id had and that is gone for good, named by its `INCARNATION`")
 	f.StringVar(&o.cfg.ClusterID, "cluster-id", "", "found a cluster of this `NAME`, or belong to no other")
 	f.StringVar(&o.cfg.Rack, "rack", "", "where the broker stands, `NAME`; replicas are spread over racks")
 	f.BoolVar(&o.cfg.NeverLead, "never-lead", false, "hold replicas and vote, but lead no partition that another broker can lead")
@@ -174,11 +175,13 @@ func startError(err error) error {
 	case errors.Is(err, broker.ErrConfig):
 		e.code = exitUsage
 		e.what = strings.ReplaceAll(err.Error(), "\n", "; ")
-		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, AdminListen --admin-listen, Join --join, ClockDrift --clock-drift"
+		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, AdminListen --admin-listen, Join --join, ClockDrift --clock-drift, NodeID --node-id, ReplaceDisk --replace-disk"
 	case errors.Is(err, syscall.EADDRINUSE):
 		e.mend = "stop the program that listens there, or choose another --kafka-listen, --rpc-listen or --admin-listen (port 0: a free one)"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		e.mend = "--kafka-listen, --rpc-listen and --admin-listen take addresses of this machine; what others are told is --kafka-advertise and --rpc-advertise"
+	case errors.Is(err, broker.ErrOtherDisk):
+		e.mend = "mount the disk; or, if it is gone for good, name its incarnation with --replace-disk; or leave --node-id out, and join as another broker"
 	case errors.Is(err, broker.ErrDataDir):
 		e.mend = "nothing was changed; --data-dir names another directory"
 	case errors.Is(err, context.DeadlineExceeded):
