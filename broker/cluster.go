@@ -70,6 +70,30 @@ func pause(ctx context.Context, d *time.Duration, limit time.Duration) error {
 	}
 }
 
+// retry calls try until that says that it is done, and returns its error. Between two calls it pauses, from first on twice as long each
+// time, up to limit. When ctx ends before, the error is a *gaveUp.
+func retry(ctx context.Context, first, limit time.Duration, try func() (done bool, err error)) error {
+	var last error
+	for wait := first; ; {
+		done, err := try()
+		if done {
+			return err
+		}
+		if ctx.Err() == nil || last == nil { // else it may have failed of that alone
+			last = err
+		}
+		if err := pause(ctx, &wait, limit); err != nil {
+			return &gaveUp{err, last}
+		}
+	}
+}
+
+// gaveUp is the end of a retry: why it was given up, and what the last try had failed of.
+type gaveUp struct{ why, last error }
+
+func (e *gaveUp) Error() string   { return fmt.Sprintf("%v: %v", e.why, e.last) }
+func (e *gaveUp) Unwrap() []error { return []error{e.why, e.last} }
+
 // join makes this data directory a broker of the seeds' cluster. It returns once that is on the disk.
 func (b *Broker) join(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.JoinTimeout)
@@ -198,23 +222,18 @@ func (b *Broker) serveJoin(ctx context.Context, q *joinRequest) *joinReply {
 // ask has an intent carried out by the metadata leader, wherever it is, and waits until this broker's Image shows it.
 // It tries until ctx ends; the intent's request id makes sure that it is done once.
 func (b *Broker) ask(ctx context.Context, in *coordinator.Intent) (*coordinator.Result, error) {
-	wait := askMin
-	var last error
-	for {
-		r, err := b.askOnce(ctx, in)
-		if err == nil {
-			return r, b.meta.await(ctx, r.Index)
-		}
-		if errors.Is(err, coordinator.ErrMalformed) {
-			return nil, err
-		}
-		if ctx.Err() == nil || last == nil {
-			last = err
-		}
-		if err := pause(ctx, &wait, askMax); err != nil {
-			return nil, fmt.Errorf("%w: no answer from the metadata leader: %w", err, last)
-		}
+	var r *coordinator.Result
+	err := retry(ctx, askMin, askMax, func() (_ bool, err error) {
+		r, err = b.askOnce(ctx, in)
+		return err == nil || errors.Is(err, coordinator.ErrMalformed), err
+	})
+	if g, ok := errors.AsType[*gaveUp](err); ok {
+		return nil, fmt.Errorf("%w: no answer from the metadata leader: %w", g.why, g.last)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return r, b.meta.await(ctx, r.Index)
 }
 
 func (b *Broker) askOnce(ctx context.Context, in *coordinator.Intent) (*coordinator.Result, error) {
@@ -313,8 +332,10 @@ func (b *Broker) register(ctx context.Context) error {
 
 // greetSeeds asks the seeds for everybody's addresses until ctx ends.
 func (b *Broker) greetSeeds(ctx context.Context) {
-	wait := joinMin
-	for len(b.cfg.Join) > 0 {
+	if len(b.cfg.Join) == 0 {
+		return
+	}
+	_ = retry(ctx, joinMin, joinMax, func() (bool, error) {
 		for _, seed := range b.cfg.Join {
 			if seed == b.rpcAddr {
 				continue
@@ -327,8 +348,6 @@ func (b *Broker) greetSeeds(ctx context.Context) {
 				b.peers.learn(p.ID, p.Addr)
 			}
 		}
-		if pause(ctx, &wait, joinMax) != nil {
-			return
-		}
-	}
+		return false, nil
+	}) // it ends with ctx
 }

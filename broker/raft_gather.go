@@ -250,29 +250,26 @@ func (b *Broker) Quorum(ctx context.Context, done func(*replicaState, error)) {
 	b.admin(ctx, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
 		defer cancel()
-		wait := askMin
-		var last error
-		for {
+		var found *replicaState
+		err := retry(ctx, askMin, askMax, func() (bool, error) {
 			leader, _ := b.meta.Leader()
-			err := errNoMetadataLeader
-			if leader != 0 {
-				var r *describeReply
-				if r, err = b.askDescribe(ctx, leader, &describeRequest{Group: raft.MetadataGroup}); err == nil {
-					if r.Replica.Role == raft.Leader.String() {
-						done(r.Replica, nil)
-						return
-					}
-					err = fmt.Errorf("broker %d does not lead: %w", leader, errNoMetadataLeader)
-				}
+			if leader == 0 {
+				return false, errNoMetadataLeader
 			}
-			if ctx.Err() == nil || last == nil {
-				last = err
+			r, err := b.askDescribe(ctx, leader, &describeRequest{Group: raft.MetadataGroup})
+			switch {
+			case err != nil:
+				return false, err
+			case r.Replica.Role != raft.Leader.String():
+				return false, fmt.Errorf("broker %d does not lead: %w", leader, errNoMetadataLeader)
 			}
-			if pause(ctx, &wait, askMax) != nil {
-				done(nil, last)
-				return
-			}
+			found = r.Replica
+			return true, nil
+		})
+		if g, ok := errors.AsType[*gaveUp](err); ok {
+			err = g.last
 		}
+		done(found, err)
 	}, func(err error) { done(nil, err) })
 }
 

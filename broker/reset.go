@@ -337,18 +337,23 @@ func (b *Broker) resetMetadata(ctx context.Context, reset raft.Reset) error {
 		return cmp.Compare(map[bool]int{true: 1}[x == reset.Leader], map[bool]int{true: 1}[y == reset.Leader])
 	})
 	for _, node := range nodes {
-		wait := askMin
-		for {
+		err := retry(ctx, askMin, askMax, func() (bool, error) {
 			reply, err := b.orderReset(ctx, node, reset)
-			if err == nil && reply.Error == "" {
-				break
+			switch {
+			case err != nil:
+				return false, err
+			case reply.Retry:
+				return false, errors.New(reply.Error)
+			case reply.Error != "":
+				return true, adminErrorf(adminConflict, "look at the new plan", "broker %d refuses the reset: %s", node, reply.Error)
 			}
-			if err == nil && !reply.Retry {
-				return adminErrorf(adminConflict, "look at the new plan", "broker %d refuses the reset: %s", node, reply.Error)
-			}
-			if err := pause(ctx, &wait, askMax); err != nil {
-				return fmt.Errorf("broker %d does not follow the reset: %w", node, cmp.Or(err, errors.New(reply.Error)))
-			}
+			return true, nil
+		})
+		if g, ok := errors.AsType[*gaveUp](err); ok {
+			return fmt.Errorf("broker %d does not follow the reset: %w", node, g)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -372,14 +377,12 @@ func (b *Broker) orderReset(ctx context.Context, node raft.NodeID, reset raft.Re
 
 // awaitReset returns when the one to lead leads, with its membership committed.
 func (b *Broker) awaitReset(ctx context.Context, plan *resetPlan) error {
-	wait := askMin
-	for {
+	err := retry(ctx, askMin, askMax, func() (bool, error) {
 		r := b.askReplicas(ctx, plan.Group, []raft.NodeID{plan.Leader})[0]
-		if r.Ready && r.Conf.Epoch == plan.Epoch {
-			return nil
-		}
-		if err := pause(ctx, &wait, askMax); err != nil {
-			return adminErrorf(adminTimedOut, "'broker raft describe' shows its state", "the reset is ordered, but broker %d does not lead yet: %s", plan.Leader, cmp.Or(r.Error, r.Role))
-		}
+		return r.Ready && r.Conf.Epoch == plan.Epoch, errors.New(cmp.Or(r.Error, r.Role))
+	})
+	if g, ok := errors.AsType[*gaveUp](err); ok {
+		return adminErrorf(adminTimedOut, "'broker raft describe' shows its state", "the reset is ordered, but broker %d does not lead yet: %v", plan.Leader, g.last)
 	}
+	return nil
 }

@@ -328,16 +328,15 @@ func (b *Broker) handOver() {
 		spread(heirs, led)
 		left++
 		todo.Go(func() error {
-			wait := askMin
-			for i := 0; ; i++ { // what one does not take is given to the next
+			i := -1
+			return retry(ctx, askMin, askMax, func() (bool, error) {
+				i++ // what one does not take is given to the next
 				leader, err := b.give(ctx, g, heirs[i%len(heirs)])
 				if err == nil || leader != 0 && leader != b.NodeID() || errors.Is(err, errNotLed) {
-					return nil
+					return true, nil
 				}
-				if pause(ctx, &wait, askMax) != nil {
-					return err
-				}
-			}
+				return false, err
+			})
 		})
 	}
 	started := time.Now()
@@ -360,35 +359,36 @@ func (b *Broker) handOver() {
 // next one: with errNoLeader none came in time.
 func (b *Broker) TransferLeader(ctx context.Context, t *coordinator.Topic, partition int32, to raft.NodeID) (raft.NodeID, error) {
 	g := t.Partitions[partition].Group
-	wait, silent := askMin, raft.NodeID(0)
-	for {
+	var leads, silent raft.NodeID
+	err := retry(ctx, askMin, askMax, func() (bool, error) {
 		l := b.peers.table.get(g)
-		if l.leader != 0 && l.leader == to {
-			return to, nil
+		switch {
+		case l.leader == 0:
+			return false, errNoLeader
+		case l.leader == to:
+			leads = to
+			return true, nil
+		case silent != 0 && to == 0 && l.leader != silent: // it has left the one that was to give it away
+			leads = l.leader
+			return true, b.awaitLeader(ctx, g, leads, 0)
 		}
-		if silent != 0 && to == 0 && l.leader != 0 && l.leader != silent {
-			return l.leader, b.awaitLeader(ctx, g, l.leader, 0) // it has left the one that was to give it away
+		call, cancel := context.WithTimeout(ctx, rpcTimeout)
+		out, err := b.transferAt(call, l.leader, []transferOrder{{g, to}})
+		cancel()
+		if err != nil {
+			silent = l.leader
+			return false, fmt.Errorf("%w: %w", errNoLeader, err)
 		}
-		err := errNoLeader
-		if l.leader != 0 {
-			call, cancel := context.WithTimeout(ctx, rpcTimeout)
-			out, cerr := b.transferAt(call, l.leader, []transferOrder{{g, to}})
-			cancel()
-			if cerr == nil {
-				if err = out[0].err(); err == nil {
-					return out[0].Leader, b.awaitLeader(ctx, g, out[0].Leader, l.epoch)
-				}
-				if !errors.Is(err, errNotLed) { // that leadership has moved meanwhile is no answer
-					return 0, err
-				}
-			} else {
-				silent, err = l.leader, fmt.Errorf("%w: %w", errNoLeader, cerr)
-			}
+		if err := out[0].err(); err != nil {
+			return !errors.Is(err, errNotLed), err // that leadership has moved meanwhile is no answer
 		}
-		if pause(ctx, &wait, askMax) != nil {
-			return 0, err
-		}
+		leads = out[0].Leader
+		return true, b.awaitLeader(ctx, g, leads, l.epoch)
+	})
+	if gave, ok := errors.AsType[*gaveUp](err); ok {
+		err = gave.last
 	}
+	return leads, err
 }
 
 // awaitLeader waits until this broker's table names a group's leader, ready, or one that has succeeded it already: after is the epoch
