@@ -208,7 +208,8 @@ func (b *Broker) fillPlan(plan *resetPlan, reports []groupReport) error {
 	return nil
 }
 
-// groupReport is what a broker says of its replica of a group.
+// groupReport is what a broker says of its replica of a group. It is no replicaState, which people read: it waits for no worker, as one
+// whose disk hangs shall not count as lost, and has the members with their incarnations.
 type groupReport struct {
 	Node        raft.NodeID      `json:"node"`
 	Incarnation raft.Incarnation `json:"incarnation"`
