@@ -344,8 +344,10 @@ func TestThreeBrokers(t *testing.T) {
 					t.Fatalf("broker %d does not know a topic that is created", m.NodeID())
 				}
 			}
-			if !n.led([]coordinator.TopicID{id}) {
-				t.Fatal("created without leaders")
+			for _, g := range n.groupsOf([]coordinator.TopicID{id}) {
+				if !n.led(g) {
+					t.Fatal("created without leaders")
+				}
 			}
 			topics = append(topics, id)
 		}

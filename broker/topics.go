@@ -294,10 +294,19 @@ func (b *Broker) ensureInternal(ctx context.Context, name string, partitions int
 // awaitCluster waits until every broker that is there has the metadata up to v, and every partition of the topics a leader
 // that is ready.
 func (b *Broker) awaitCluster(ctx context.Context, v raft.Index, created []coordinator.TopicID) error {
-	for {
+	var waits []raft.GroupID // looked at with every piece of news: of ten thousand, only those before which all others have a leader
+	for n := 0; ; {
 		changed := b.peers.wait()
-		if !b.peers.behind(v) && b.led(created) {
-			return nil
+		if !b.peers.behind(v) {
+			if waits == nil {
+				waits = b.groupsOf(created)
+			}
+			for n < len(waits) && b.led(waits[n]) {
+				n++
+			}
+			if n == len(waits) {
+				return nil
+			}
 		}
 		select {
 		case <-changed:
@@ -308,21 +317,25 @@ func (b *Broker) awaitCluster(ctx context.Context, v raft.Index, created []coord
 	}
 }
 
-// led: every partition has a ready leader. A topic that is deleted meanwhile needs none.
-func (b *Broker) led(topics []coordinator.TopicID) bool {
+// groupsOf are the groups of the topics' partitions.
+func (b *Broker) groupsOf(topics []coordinator.TopicID) (out []raft.GroupID) {
 	im := b.Image()
 	for _, id := range topics {
-		t := im.TopicByID(id)
-		if t == nil {
-			continue
-		}
-		for i := range t.Partitions {
-			if l := b.peers.table.get(t.Partitions[i].Group); l.leader == 0 || !l.ready {
-				return false
+		if t := im.TopicByID(id); t != nil {
+			for i := range t.Partitions {
+				out = append(out, t.Partitions[i].Group)
 			}
 		}
 	}
-	return true
+	return out
+}
+
+// led: the group has, or a moment ago had, a ready leader; one that is deleted meanwhile needs none.
+func (b *Broker) led(g raft.GroupID) bool {
+	if l := b.peers.table.get(g); l.leader != 0 && l.ready {
+		return true
+	}
+	return b.Image().Deleted(g)
 }
 
 // awaitThree waits, in the first seconds of this broker's life, for a third broker: see Config.InternalTopicWait.

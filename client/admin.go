@@ -33,6 +33,8 @@ type TopicSpec struct {
 	Configs map[string]string
 	// ValidateOnly asks whether the topic could be created, and creates nothing.
 	ValidateOnly bool
+	// Progress, if set, is told now and then how many partitions have a leader, while CreateTopic waits for those.
+	Progress func(led, partitions int)
 }
 
 // Topic is what the cluster says about a topic.
@@ -117,23 +119,40 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (Topic, error) 
 	if err != nil {
 		return Topic{}, wrap(op, spec.Name, err)
 	}
+	if errors.Is(resp.Err, kerr.RequestTimedOut) && !spec.ValidateOnly {
+		// The brokers wait for the leaders only so long. Ten thousand take longer.
+		if _, err := a.Topic(ctx, spec.Name); err == nil {
+			return a.WaitForTopic(ctx, spec.Name, spec.Progress)
+		}
+	}
 	if resp.Err != nil {
 		return Topic{}, explain(op, spec.Name, resp.Err, resp.ErrMessage)
 	}
 	if spec.ValidateOnly {
 		return Topic{Name: spec.Name}, nil
 	}
-	return a.waitForTopic(ctx, spec.Name)
+	return a.WaitForTopic(ctx, spec.Name, spec.Progress)
 }
 
-// waitForTopic asks until every partition has a leader: the answer to the creation may come from a broker that is
-// ahead of the one that answers the next metadata request.
-func (a *Admin) waitForTopic(ctx context.Context, name string) (Topic, error) {
+// WaitForTopic asks until the topic is there and each of its partitions has a leader, or the context has ended: the answer to
+// its creation may come from a broker that is ahead of the one that answers the next request. progress, if not nil, is
+// told now and then how many have one.
+func (a *Admin) WaitForTopic(ctx context.Context, name string, progress func(led, partitions int)) (Topic, error) {
 	var last error
 	for {
+		asked := time.Now()
 		t, err := a.Topic(ctx, name)
-		if err == nil && !slices.ContainsFunc(t.Partitions, func(p Partition) bool { return p.Leader < 0 || p.Error != "" }) {
+		led := 0
+		for _, p := range t.Partitions {
+			if p.Leader >= 0 && p.Error == "" {
+				led++
+			}
+		}
+		if err == nil && led == len(t.Partitions) {
 			return t, nil
+		}
+		if err == nil && progress != nil {
+			progress(led, len(t.Partitions))
 		}
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return t, err
@@ -145,7 +164,7 @@ func (a *Admin) waitForTopic(ctx context.Context, name string) (Topic, error) {
 		select {
 		case <-ctx.Done():
 			return t, &Error{Op: "wait for the leaders of topic", Subject: name, Kind: ErrTimeout, Err: fmt.Errorf("%w: %w", last, ctx.Err())}
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(max(50*time.Millisecond, 4*time.Since(asked))): // an answer about many partitions costs the brokers something
 		}
 	}
 }

@@ -24,6 +24,8 @@ const (
 	devReadyTimeout = 90 * time.Second // for the cluster to come together
 	devPollInterval = 25 * time.Millisecond
 	devSlowInterval = 250 * time.Millisecond // once it has turned out to take long
+	devPollShare    = 3                      // or so many times what the look took, …
+	devSlowest      = time.Second            // … but no longer than this
 	devSilence      = 7 * time.Second        // before the first word about what is missing, and between two; a node says after 5 s what it waits for
 	devNamed        = 10                     // partitions without a leader that are named, at most
 	devLogTail      = 64 << 10               // how much of a child's log is searched for what went wrong
@@ -107,6 +109,7 @@ func waitReady(ctx context.Context, nodes []*devNode, ask devAsk, out io.Writer)
 func (w *devWait) run(ctx context.Context) error {
 	for {
 		brief := time.Since(w.told) < devSilence
+		begin := time.Now()
 		missing := w.look(ctx, brief)
 		if missing == nil {
 			return nil
@@ -131,6 +134,7 @@ func (w *devWait) run(ctx context.Context) error {
 		if w.said != "" {
 			pause = devSlowInterval
 		}
+		pause = max(pause, min(devPollShare*now.Sub(begin), devSlowest)) // the brokers have elections to hold, maybe ten thousand
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):

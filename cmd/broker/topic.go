@@ -9,6 +9,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -52,7 +53,11 @@ decide: one partition, and three replicas or as many as there are brokers.`,
 				spec.Configs[k] = v
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				spec.Progress = a.creationProgress(spec.Name)
 				t, err := adm.CreateTopic(ctx, spec)
+				if isKind(err, client.ErrTimeout) && !dry {
+					t, err = a.awaitTopic(cmd, adm, spec, err)
+				}
 				if ifNotExists && isKind(err, client.ErrExists) {
 					t, err = adm.Topic(ctx, spec.Name)
 				}
@@ -76,6 +81,38 @@ decide: one partition, and three replicas or as many as there are brokers.`,
 	f.BoolVar(&ifNotExists, "if-not-exists", false, "a topic that is there already is no error")
 	f.BoolVar(&dry, "dry-run", false, "only ask whether it could be created")
 	return cmd
+}
+
+// creationProgress says every few seconds how many partitions have a leader.
+func (a *app) creationProgress(name string) func(led, partitions int) {
+	const pause = 3 * time.Second
+	told := time.Now()
+	return func(led, partitions int) {
+		if time.Since(told) >= pause {
+			told = time.Now()
+			fmt.Fprintf(a.err, "topic %s is created; %d of %s have a leader\n", name, led, counted(partitions, "partition"))
+		}
+	}
+}
+
+// awaitTopic goes on waiting for a topic that is created, for as long as there are more leaders after --timeout than there were
+// before; timedOut is what is said if not.
+func (a *app) awaitTopic(cmd *cobra.Command, adm *client.Admin, spec client.TopicSpec, timedOut error) (client.Topic, error) {
+	for before := 0; ; {
+		ctx, cancel := within(cmd)
+		t, err := adm.Topic(ctx, spec.Name)
+		led := len(t.Partitions) - leaderless(t)
+		if err != nil || led <= before {
+			cancel()
+			return t, timedOut
+		}
+		before = led
+		t, timedOut = adm.WaitForTopic(ctx, spec.Name, spec.Progress)
+		cancel()
+		if !isKind(timedOut, client.ErrTimeout) {
+			return t, timedOut
+		}
+	}
 }
 
 func newTopicList(a *app) *cobra.Command {
