@@ -159,7 +159,7 @@ func (a *Admin) WaitForTopic(ctx context.Context, name string, progress func(led
 		}
 		last = err
 		if last == nil {
-			last = kerr.LeaderNotAvailable
+			last = fmt.Errorf("%d of %d partitions have no leader: %w", len(t.Partitions)-led, len(t.Partitions), kerr.LeaderNotAvailable)
 		}
 		select {
 		case <-ctx.Done():

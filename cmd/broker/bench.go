@@ -180,5 +180,13 @@ func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) erro
 	if err := a.print(cmd, report, func(w io.Writer) { tableErr = report.WriteTable(w) }); err != nil {
 		return err
 	}
-	return tableErr
+	if tableErr != nil {
+		return tableErr
+	}
+	for i := range report.Many {
+		if m := &report.Many[i]; m.System == (&bench.BalsaHerd{}).Name() && m.Failed != "" {
+			return &cliError{code: exitFailure, what: fmt.Sprintf("M2 with %d partitions: %s", m.Partitions, m.Failed), mend: "--limit allows each step more time"}
+		}
+	}
+	return nil
 }

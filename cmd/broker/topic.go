@@ -30,7 +30,8 @@ func newTopicCreate(a *app) *cobra.Command {
 		Use:   "create NAME",
 		Short: "Create a topic",
 		Long: `Create a topic, and return when each of its partitions has a leader. Without --partitions and --replicas the brokers
-decide: one partition, and three replicas or as many as there are brokers.`,
+decide: one partition, and three replicas or as many as there are brokers. With thousands of partitions it says how far it is, and
+waits for longer than --timeout as long as there come more leaders.`,
 		Example: `  broker topic create orders --partitions 6 --replicas 3
   broker topic create logs --set retention.ms=86400000 --set cleanup.policy=delete`,
 		Args: exactly("NAME"),
