@@ -78,15 +78,15 @@ func (j *JetStreamHerd) Create(ctx context.Context, n int, made func(int)) error
 	}
 	var count atomic.Int64
 	var mu sync.Mutex // made is told one number after the other
-	g, ctx := errgroup.WithContext(ctx)
+	g, group := errgroup.WithContext(ctx)
 	g.SetLimit(createAtOnce)
 	for p := range n {
-		if ctx.Err() != nil {
+		if group.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			err := retry(ctx, func() error {
-				ctx, cancel := context.WithTimeout(ctx, askAgain)
+			err := retry(group, func() error {
+				ctx, cancel := context.WithTimeout(group, askAgain)
 				defer cancel()
 				_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: stream(p), Subjects: []string{subject(p)}, Replicas: manyNodes, Storage: jetstream.FileStorage})
 				return err
@@ -100,7 +100,7 @@ func (j *JetStreamHerd) Create(ctx context.Context, n int, made func(int)) error
 			return nil
 		})
 	}
-	return errors.Join(g.Wait(), context.Cause(ctx))
+	return errors.Join(g.Wait(), ctx.Err())
 }
 
 // jsz is the part of the monitoring port's answer that is looked at.
