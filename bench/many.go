@@ -89,7 +89,8 @@ type ManyOptions struct {
 
 const (
 	pollLeast    = 100 * time.Millisecond // between two looks at who leads
-	pollShare    = 4                      // and as many times what the look took, so that looking takes a fifth of the time
+	pollShare    = 4                      // or as many times what the look took, so that looking takes a fifth of the time …
+	pollMost     = 500 * time.Millisecond // … but no longer than this: it is what the figures are sharp to
 	settleWindow = 2 * time.Second
 	settleMost   = time.Minute
 	killed       = 2 // the node that dies
@@ -262,7 +263,7 @@ func (r *manyRun) allLed(ctx context.Context, n int, begin time.Time) (time.Dura
 
 // wait pauses between two looks.
 func (r *manyRun) wait(ctx context.Context, asked time.Time) {
-	pause(ctx, max(r.o.poll, pollShare*time.Since(asked)))
+	pause(ctx, max(r.o.poll, min(pollShare*time.Since(asked), pollMost)))
 }
 
 func (r *manyRun) kill(ctx context.Context) error {
