@@ -244,11 +244,78 @@ public class Smoke {
                 return refused(() -> p.send(new ProducerRecord<>(t, 0, "k", "x".repeat(3_000_000))).get(LIMIT.toSeconds(), TimeUnit.SECONDS));
             }
         });
-        check("a transactional producer is refused at once", "TransactionalIdAuthorizationException", () -> {
-            try (var p = producer("transactional.id", run)) {
-                return refused(() -> { p.initTransactions(); return "a transaction"; });
+    }
+
+    // transactions copies a topic in transactions, each with the offsets that it has read, and aborts every third.
+    static void transactions(Admin a) throws Exception {
+        String from = run + "-zstd", to = run + "-tx", g = run + "-txg";
+        get(a.createTopics(List.of(new NewTopic(to, Optional.of(PARTITIONS), Optional.empty()))).all());
+        check("copied in transactions, every third aborted", RECORDS + " records", () -> {
+            try (var p = producer("transactional.id", run); var c = consumer("group.id", g, "enable.auto.commit", "false", "isolation.level", "read_committed", "max.poll.records", "200")) {
+                p.initTransactions();
+                c.assign(IntStream.range(0, PARTITIONS).mapToObj(i -> new TopicPartition(from, i)).collect(Collectors.toList()));
+                int copied = 0;
+                long end = System.nanoTime() + LIMIT.toNanos();
+                for (int n = 0; copied < RECORDS && System.nanoTime() < end; n++) {
+                    var rs = c.poll(Duration.ofMillis(200));
+                    if (rs.isEmpty()) continue;
+                    p.beginTransaction();
+                    Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
+                    for (var r : rs) {
+                        if (r.headers().lastHeader("n") == null) continue; // of another check
+                        p.send(new ProducerRecord<>(to, r.partition(), r.key(), r.value(), r.headers()));
+                        offsets.put(new TopicPartition(from, r.partition()), new OffsetAndMetadata(r.offset() + 1));
+                    }
+                    p.sendOffsetsToTransaction(offsets, c.groupMetadata());
+                    if (n % 3 == 1) {
+                        p.abortTransaction();
+                        for (var tp : rs.partitions()) c.seek(tp, rs.records(tp).get(0).offset());
+                    } else {
+                        p.commitTransaction();
+                        for (var r : rs) if (r.headers().lastHeader("n") != null) copied++;
+                    }
+                }
+                return copied + " records";
             }
         });
+        check("read_committed sees what was committed", RECORDS + " records", () -> {
+            try (var c = consumer("isolation.level", "read_committed")) {
+                c.assign(IntStream.range(0, PARTITIONS).mapToObj(i -> new TopicPartition(to, i)).collect(Collectors.toList()));
+                return drain(c, RECORDS);
+            }
+        });
+        check("read_uncommitted sees more", "more", () -> {
+            try (var c = consumer()) {
+                var parts = IntStream.range(0, PARTITIONS).mapToObj(i -> new TopicPartition(to, i)).collect(Collectors.toList());
+                c.assign(parts);
+                int n = 0;
+                long all = c.endOffsets(parts).values().stream().mapToLong(o -> o).sum();
+                for (long end = System.nanoTime() + LIMIT.toNanos(); System.nanoTime() < end; ) {
+                    n += c.poll(Duration.ofMillis(200)).count();
+                    if (parts.stream().mapToLong(tp -> c.position(tp)).sum() >= all) break;
+                }
+                return n > RECORDS ? "more" : n + " records";
+            }
+        });
+        check("the group's offsets came with them", "" + RECORDS, () -> {
+            long sum = 0;
+            for (var o : get(a.listConsumerGroupOffsets(g, new ListConsumerGroupOffsetsOptions().requireStable(true)).partitionsToOffsetAndMetadata()).values()) sum += o.offset();
+            return "" + sum;
+        });
+        check("a second instance fences the first", "ProducerFencedException", () -> {
+            try (var first = producer("transactional.id", run); var second = producer("transactional.id", run)) {
+                first.initTransactions();
+                first.beginTransaction();
+                first.send(new ProducerRecord<>(to, 0, "k", "v")).get(LIMIT.toSeconds(), TimeUnit.SECONDS);
+                second.initTransactions();
+                return refused(() -> { first.commitTransaction(); return "committed"; });
+            }
+        });
+        check("describeTransactions", "CompleteAbort or Empty", () -> {
+            var state = get(a.describeTransactions(List.of(run)).description(run)).state();
+            return state == TransactionState.COMPLETE_ABORT || state == TransactionState.EMPTY ? "CompleteAbort or Empty" : "" + state;
+        });
+        check("listTransactions", "there", () -> get(a.listTransactions().all()).stream().anyMatch(l -> l.transactionalId().equals(run)) ? "there" : "missing");
     }
 
     // share polls consumers until they have all partitions among them, each some, and returns how many that are.
@@ -419,6 +486,7 @@ public class Smoke {
             data(a);
             groups(a);
             newGroups(a);
+            transactions(a);
             check("deleteTopics of all", "done", () -> {
                 get(a.deleteTopics(get(a.listTopics().names()).stream().filter(n -> n.startsWith(run)).collect(Collectors.toList())).all());
                 return "done";
