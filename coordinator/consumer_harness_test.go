@@ -13,9 +13,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// cluster is the topics that a harness's coordinator sees.
-type testTopics struct{ im *Image }
+// testTopics are the topics that a harness's coordinator sees.
+type testTopics struct {
+	im   *Image
+	made byte // topics so far: one that is made anew has another id
+}
 
+// set makes a topic, has it grow, or deletes it (0).
 func (ts *testTopics) set(name string, partitions int) {
 	d := ts.im.draft()
 	d.version++
@@ -24,7 +28,13 @@ func (ts *testTopics) set(name string, partitions int) {
 		d.dropTopic(old)
 	} else if partitions > 0 {
 		var id TopicID
-		copy(id[:], fmt.Sprintf("%-16s", name))
+		if old != nil {
+			id = old.ID
+		} else {
+			copy(id[:], fmt.Sprintf("%-15s", name))
+			id[15] = ts.made
+			ts.made++
+		}
 		d.putTopic(&Topic{Name: name, ID: id, Partitions: make([]Partition, partitions)})
 	}
 	ts.im = d.Image
@@ -156,11 +166,14 @@ func (h *groupHarness) describe(group string) *ConsumerGroupDescription {
 	return d
 }
 
+// topicOf is the name of a partition's topic.
+func topicOf(id partID) string { return strings.TrimSpace(string(id.topic[:15])) }
+
 // owns is a member's partitions in words: "t0 t1".
 func (c *consumer) owns() string {
 	var out []string
 	for _, id := range c.owned.sorted() {
-		out = append(out, fmt.Sprint(strings.TrimSpace(string(id.topic[:])), id.partition))
+		out = append(out, fmt.Sprint(topicOf(id), id.partition))
 	}
 	return strings.Join(out, " ")
 }

@@ -103,7 +103,7 @@ func (c *propClient) rejoin() {
 	}
 	owned := make(map[string][]int32)
 	for id := range c.owned {
-		name := strings.TrimSpace(string(id.topic[:]))
+		name := topicOf(id)
 		owned[name] = append(owned[name], id.partition)
 	}
 	c.join = c.h.joinClassic(c.cid, nil, c.topics, owned)
@@ -301,6 +301,16 @@ func TestConsumerGroupsProperty(t *testing.T) {
 					topics.set(name, sizes[name])
 				}
 			},
+			"delete a topic": func(t *rapid.T) {
+				name := rapid.SampledFrom([]string{"t", "u"}).Draw(t, "topic")
+				topics.set(name, 0)
+				if rapid.Bool().Draw(t, "make it anew") {
+					sizes[name] = 2
+					topics.set(name, 2)
+				} else {
+					sizes[name] = 0
+				}
+			},
 			"hold":       func(*rapid.T) { h.log.waitForCommit() },
 			"commit all": func(*rapid.T) { h.log.commit() },
 			"failing": func(t *rapid.T) {
@@ -368,7 +378,9 @@ func TestConsumerGroupsProperty(t *testing.T) {
 				continue
 			}
 			for p := range c.owned {
-				used[p] = 0
+				if topic := topics.im.TopicByID(p.topic); topic != nil {
+					used[p] = 0
+				}
 			}
 			for _, name := range c.topics {
 				wanted[name] = true
