@@ -236,16 +236,17 @@ func (g *group) joinAny(r *JoinRequest, reply func(JoinResult)) {
 			g.s.later(func() { reply(JoinResult{Err: err, MemberID: r.MemberID}) })
 		}
 	default:
-		// A group that is empty is anybody's.
-		epoch := g.consumer.epoch
+		// A group that is empty is anybody's. Its epoch is kept as the generation to go on from.
+		epoch := max(g.generation, g.consumer.epoch)
+		as := group{s: g.s, name: g.name, generation: epoch, protocolType: r.ProtocolType}
 		g.converting = true
-		g.storeConsumer(g.consumerTombstones(), func(err error) {
+		g.storeConsumer(append(g.consumerTombstones(), as.record(nil)), func(err error) {
 			g.converting = false
 			if err != nil {
 				g.s.later(func() { reply(JoinResult{Err: err, MemberID: r.MemberID}) })
 				return
 			}
-			g.generation = max(g.generation, epoch)
+			g.generation, g.emptySince = epoch, g.now().UnixMilli()
 			g.joinGroup(r, reply)
 		})
 	}

@@ -338,16 +338,18 @@ func TestConsumerGroupsProperty(t *testing.T) {
 					return
 				}
 				live := consumerState(h.c)
-				other := NewGroups(h.cfg)
-				other.Lead(0, h.log.epoch, &epochLog{h.log, h.log.epoch})
-				was := h.c
-				h.c = other
-				h.loaded()
-				h.c = was
-				if again := consumerState(other); live != again {
-					t.Fatalf("what the coordinator has is not what the log says:\n%s\n\n%s", live, again)
+				for _, log := range []*memoryLog{h.log, h.log.compacted()} {
+					other := NewGroups(h.cfg)
+					other.Lead(0, log.epoch, &epochLog{log, log.epoch})
+					was := h.c
+					h.c = other
+					h.loaded()
+					h.c = was
+					if again := consumerState(other); live != again {
+						t.Fatalf("what the coordinator has is not what the log says (compacted: %v):\n%s\n\n%s", log != h.log, live, again)
+					}
+					_ = other.Close()
 				}
-				_ = other.Close()
 			},
 		})
 		// The trouble is over.

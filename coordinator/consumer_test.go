@@ -503,6 +503,13 @@ func TestConsumerUpgradeAndDowngrade(t *testing.T) {
 		t.Fatalf("%+v", last)
 	}
 	h.wantOffsets("g", 8)
+	// Also where the coordinator goes before it has stored a generation.
+	h.move()
+	e := h.consumer("e", "t")
+	e.mustBeat()
+	if e.epoch <= c.epoch {
+		t.Fatalf("epoch %d after %d", e.epoch, c.epoch)
+	}
 }
 
 func TestConsumerMigrationPolicy(t *testing.T) {

@@ -161,6 +161,39 @@ func (l *memoryLog) put(records ...protocol.Record) {
 	l.batches = append(l.batches, b)
 }
 
+// compacted is the log with the last record of each key only, in order, and without those that delete.
+func (l *memoryLog) compacted() *memoryLog {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	type place struct{ batch, record int }
+	var all [][]protocol.Record
+	last := make(map[string]place)
+	for i, raw := range l.batches {
+		var rs []protocol.Record
+		for r, err := range protocol.Batch(raw).Records(nil) {
+			if err != nil {
+				panic(err)
+			}
+			last[string(r.Key)] = place{i, len(rs)}
+			rs = append(rs, *r)
+		}
+		all = append(all, rs)
+	}
+	out := &memoryLog{epoch: l.epoch}
+	for i, rs := range all {
+		var kept []protocol.Record
+		for k, r := range rs {
+			if last[string(r.Key)] == (place{i, k}) && r.Value != nil {
+				kept = append(kept, r)
+			}
+		}
+		if len(kept) > 0 {
+			out.put(kept...)
+		}
+	}
+	return out
+}
+
 type fataler interface {
 	Helper()
 	Fatalf(string, ...any)

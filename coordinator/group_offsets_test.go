@@ -458,21 +458,23 @@ func TestGroupsProperty(t *testing.T) {
 					}
 				}
 				live := storedState(h.c)
-				other := NewGroups(h.cfg)
-				other.Lead(0, h.log.epoch, &epochLog{h.log, h.log.epoch})
 				was := h.c
-				h.c = other
-				h.loaded()
-				h.c = was
-				if err := sameStored(live, storedState(other)); err != nil {
-					t.Fatalf("what the coordinator has is not what the log says: %v", err)
+				for _, log := range []*memoryLog{h.log, h.log.compacted()} {
+					other := NewGroups(h.cfg)
+					other.Lead(0, log.epoch, &epochLog{log, log.epoch})
+					h.c = other
+					h.loaded()
+					h.c = was
+					if err := sameStored(live, storedState(other)); err != nil {
+						t.Fatalf("what the coordinator has is not what the log says (compacted: %v): %v", log != h.log, err)
+					}
+					_ = other.Close()
 				}
 				for _, s := range was.all() {
 					for _, g := range s.groups {
 						checkGroup(t, g)
 					}
 				}
-				_ = other.Close()
 			},
 		})
 	})
