@@ -66,11 +66,25 @@ func (s *server) produce(r *request) {
 			p.ErrorCode = kerr.RequestTimedOut.Code // what stays if nothing else comes
 		}
 	}
+	var txn error
+	if req.TransactionID != nil && !r.may(coordinator.OpWrite, coordinator.ResourceTransactionalID, *req.TransactionID) {
+		txn = kerr.TransactionalIDAuthorizationFailed
+	}
 	r.hold() // the replicas look into the frame until the last of them is done
 	im := s.b.Image()
 	for i := range req.Topics {
 		t := &req.Topics[i]
 		topic, err := produceTopic(im, req.Version, t)
+		switch {
+		case txn != nil:
+			topic, err = nil, txn
+		case topic != nil:
+			if no := r.mayTopic(coordinator.OpWrite, topic); no != nil {
+				topic, err = nil, no
+			}
+		case req.Version < 13 && !r.may(coordinator.OpWrite, coordinator.ResourceTopic, t.Topic):
+			err = kerr.TopicAuthorizationFailed // rather than that there is no such topic
+		}
 		for j := range t.Partitions {
 			p := &t.Partitions[j]
 			place := &op.resp.Topics[i].Partitions[j]

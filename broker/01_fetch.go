@@ -106,6 +106,12 @@ func (s *server) fetch(r *request) {
 		p.sessionPartition = ctx.parts[i]
 		p.divergeEnd, p.leader, p.preferred, p.res = -1, -1, -1, nothingRead
 		topic, err := findTopic(im, req.Version >= 13, p.key.name, p.key.id)
+		switch {
+		case err == nil:
+			err = r.mayTopic(coordinator.OpRead, topic)
+		case req.Version < 13 && !r.may(coordinator.OpRead, coordinator.ResourceTopic, p.key.name):
+			err = kerr.TopicAuthorizationFailed // rather than that there is no such topic
+		}
 		if err == nil {
 			p.topic = topic
 			if p.rep, err = s.findReplica(topic, p.key.partition); err == nil && req.Version < 10 && topic.Configs["compression.type"] == "zstd" {

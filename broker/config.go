@@ -57,6 +57,10 @@ type Config struct {
 	// ReauthInterval is after how long a SASL client must authenticate anew at the latest (connections.max.reauth.ms). Default 0: never,
 	// or when its token expires.
 	ReauthInterval time.Duration
+	// ACLs: clients may do what the cluster's ACLs allow them, super users everything. Off: everybody may.
+	ACLs bool
+	// AllowEveryoneIfNoACL: what no ACL is about at all is everybody's (Kafka's allow.everyone.if.no.acl.found).
+	AllowEveryoneIfNoACL bool
 	// SuperUsers are principals ("User:admin") that need no ACL.
 	SuperUsers []string
 	// BootstrapUser, with BootstrapPassword, is made at the start if the cluster has no user at all.

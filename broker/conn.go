@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,7 @@ type conn struct {
 	s        *server
 	nc       net.Conn
 	ip       string
+	addr     netip.Addr // ip, for ACLs; not valid if it is none
 	listener string
 	ctx      context.Context // ends with the connection
 	cancel   context.CancelFunc
@@ -46,8 +48,9 @@ type conn struct {
 
 	auth    authState               // what it takes to prove who it is; the reader's own
 	session atomic.Pointer[session] // who it speaks for; nil until it has proved it
-	client  atomic.Pointer[string]  // software name and version, once told
-	sent    redirects               // consumers' partitions that were sent to other replicas
+	audited auditLog
+	client  atomic.Pointer[string] // software name and version, once told
+	sent    redirects              // consumers' partitions that were sent to other replicas
 
 	mu      sync.Mutex // guards what follows; a leaf
 	queue   []*request // in order of arrival, not yet written
@@ -61,9 +64,10 @@ type request struct {
 	c      *conn
 	header protocol.RequestHeader
 	msg    kmsg.Request
-	size   int64        // of the frame
-	start  time.Time    // when it had been read
-	held   atomic.Int32 // why the frame's bytes are still needed; at 0 their memory is given back
+	size   int64               // of the frame
+	start  time.Time           // when it had been read
+	amend  func(kmsg.Response) // completes the answer; nil: nothing to complete
+	held   atomic.Int32        // why the frame's bytes are still needed; at 0 their memory is given back
 
 	// Guarded by conn.mu.
 	done     bool
@@ -76,6 +80,9 @@ type request struct {
 func newConn(s *server, nc net.Conn, ip string, l Listener) *conn {
 	ctx, cancel := context.WithCancel(s.ctx)
 	c := &conn{s: s, nc: nc, ip: ip, listener: l.Name, ctx: ctx, cancel: cancel, slots: make(chan struct{}, s.o.MaxInflight)}
+	if a, err := netip.ParseAddr(ip); err == nil {
+		c.addr = a.Unmap().WithZone("")
+	}
 	c.beginAuth(l)
 	return c
 }
@@ -292,7 +299,9 @@ func (c *conn) serve(r *request) error {
 	c.queue = append(c.queue, r)
 	c.mu.Unlock()
 
-	findAPI(r.header.Key).serve(c.s, r)
+	if c.s.guarded(r) {
+		findAPI(r.header.Key).serve(c.s, r)
+	}
 
 	c.mu.Lock()
 	r.handling = false
@@ -336,6 +345,9 @@ func (r *request) finish(out net.Buffers, written func()) {
 
 // respond ends the request with a message.
 func (r *request) respond(resp kmsg.Response) {
+	if r.amend != nil {
+		r.amend(resp)
+	}
 	resp.SetVersion(r.header.Version)
 	r.respondVersion(resp)
 }

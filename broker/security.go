@@ -21,6 +21,8 @@ type serverSecurity struct {
 	Rules  principalRules
 	Supers map[string]struct{} // principals that need no ACL
 	SASL   *saslServer         // nil: no listener wants it
+	// Authorizer decides what they may do; nil: everything.
+	Authorizer *authorizer
 	// AuthTimeout bounds the time until a connection has proved who it is; 0: 10 s.
 	AuthTimeout time.Duration
 }
@@ -124,6 +126,9 @@ func (b *Broker) openSecurity() error {
 				b.log.Warn("passwords or tokens cross the network as they are: PLAIN and OAUTHBEARER belong on a listener with TLS", "listener", l.Name)
 			}
 		}
+	}
+	if b.cfg.ACLs {
+		b.security.Authorizer = newAuthorizer(b.Image, b.cfg.AllowEveryoneIfNoACL, b.log)
 	}
 	if kafka != nil {
 		b.security.TLS = kafka.serverConfig()

@@ -79,6 +79,8 @@ func newHarnessOn(t testing.TB, o serverOptions, l Listener, options func(*fakeB
 	return &kafkaHarness{server: s, t: t, back: back, addr: ln.Addr().String(), logs: logs}
 }
 
+func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
 func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // kafkaClient is one connection.
