@@ -1,6 +1,5 @@
-// SASL: which mechanisms there are, and the two exchanges without a token, SCRAM (RFC 5802) and PLAIN (RFC 4616). Both check
-// against the same credentials, in the metadata; OAUTHBEARER is in sasl_oauth.go, the requests in 17_sasl_handshake.go and
-// 36_sasl_authenticate.go.
+// SASL: which mechanisms there are, and PLAIN (RFC 4616), which checks against the same credentials in the metadata as SCRAM does
+// (sasl_scram.go). OAUTHBEARER is in sasl_oauth.go, the requests in 17_sasl_handshake.go and 36_sasl_authenticate.go.
 //
 // A failure says nothing about its cause, and takes its time: also of a user that does not exist, who goes through the same
 // motions with a credential that is drawn from his name.
@@ -24,7 +23,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/xdg-go/scram"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -90,7 +88,7 @@ func (s *saslServer) exchange(mechanism string) saslExchange {
 	case MechanismPlain:
 		return &plainExchange{s}
 	case MechanismScramSHA256, MechanismScramSHA512:
-		return newScramExchange(s, mechanism)
+		return &scramExchange{s: s, mechanism: mechanism}
 	case MechanismOAuthBearer:
 		return &oauthExchange{v: s.oauth}
 	}
@@ -150,56 +148,6 @@ func (s *saslServer) credential(user, mechanism string) (c *coordinator.ScramCre
 	n := scramHash(mechanism)().Size()
 	return &coordinator.ScramCredential{UserMechanism: coordinator.UserMechanism{User: user, Mechanism: mechanism}, Salt: derive("salt")[:scramSalt],
 		StoredKey: derive("stored")[:n], ServerKey: derive("server")[:n], Iterations: scramIterations}, false
-}
-
-// scramExchange is xdg-go/scram's conversation.
-type scramExchange struct {
-	conv *scram.ServerConversation
-	user string // as it was looked up
-	real bool
-	bad  error // if not nil, there is no conversation
-}
-
-func newScramExchange(s *saslServer, mechanism string) *scramExchange {
-	x := new(scramExchange)
-	generator := scram.SHA256
-	if mechanism == MechanismScramSHA512 {
-		generator = scram.SHA512
-	}
-	server, err := generator.NewServer(func(user string) (scram.StoredCredentials, error) {
-		if user == "" || len(user) > coordinator.MaxUserName {
-			return scram.StoredCredentials{}, errCredentials
-		}
-		c, real := s.credential(user, mechanism)
-		x.user, x.real = user, real
-		return scram.StoredCredentials{KeyFactors: scram.KeyFactors{Salt: string(c.Salt), Iters: c.Iterations}, StoredKey: c.StoredKey, ServerKey: c.ServerKey}, nil
-	})
-	if err != nil {
-		x.bad = err
-		return x
-	}
-	x.conv = server.NewConversation()
-	return x
-}
-
-func (x *scramExchange) step(_ context.Context, token []byte) ([]byte, *proof, error) {
-	if x.bad != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errCredentials, x.bad)
-	}
-	answer, err := x.conv.Step(string(token))
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: user %q: %w", errCredentials, x.user, err)
-	}
-	if !x.conv.Done() {
-		return []byte(answer), nil, nil
-	}
-	if !x.conv.Valid() || !x.real {
-		return nil, nil, fmt.Errorf("%w: user %q", errCredentials, x.user)
-	}
-	if id := x.conv.AuthzID(); id != "" && id != x.user {
-		return nil, nil, fmt.Errorf("%w: user %q wants to be %q", errCredentials, x.user, id)
-	}
-	return []byte(answer), &proof{user: x.user}, nil
 }
 
 // plainExchange checks a password against a SCRAM credential.

@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -325,6 +326,48 @@ func TestBeforeAuthentication(t *testing.T) {
 	p := newHarness(t, serverOptions{}).dial()
 	if resp := ask[*kmsg.SASLHandshakeResponse](p, handshakeRequest(1, MechanismPlain)); resp.ErrorCode != kerr.IllegalSaslState.Code {
 		t.Errorf("on a listener without: %+v", resp)
+	}
+}
+
+// librdkafka before 2.6.1 sends its nonce twice; as Kafka, we take it, and no other than ours.
+func TestScramNonce(t *testing.T) {
+	h := newSASLHarness(t, 0)
+	for _, tc := range []struct {
+		name  string
+		nonce func(client, all string) string
+		ok    bool
+	}{
+		{"as it should be", func(_, all string) string { return all }, true},
+		{"twice", func(client, all string) string { return client + all }, true},
+		{"the client's only", func(client, _ string) string { return client }, false},
+		{"cut", func(_, all string) string { return all[:len(all)-1] }, false},
+	} {
+		x := h.sasl.exchange(MechanismScramSHA256)
+		first, _, err := x.step(t.Context(), []byte("n,,n=alice,r=abc"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := strings.Split(string(first), ",")
+		salt, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(fields[1], "s="))
+		if err != nil {
+			t.Fatal(err)
+		}
+		salted, err := saltedPassword(MechanismScramSHA256, "wonder", salt, scramIterations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := "c=biws,r=" + tc.nonce("abc", strings.TrimPrefix(fields[0], "r="))
+		hash := scramHash(MechanismScramSHA256)
+		clientKey := hmacOf(hash, salted, "Client Key")
+		stored, _ := scramKeys(MechanismScramSHA256, salted)
+		signature := hmacOf(hash, stored, "n=alice,r=abc,"+string(first)+","+last)
+		for i := range clientKey {
+			clientKey[i] ^= signature[i]
+		}
+		_, p, err := x.step(t.Context(), []byte(last+",p="+base64.StdEncoding.EncodeToString(clientKey)))
+		if (p != nil) != tc.ok || (err == nil) != tc.ok {
+			t.Errorf("%s: %v, %v", tc.name, p, err)
+		}
 	}
 }
 

@@ -26,6 +26,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/balsamq/balsa/client"
 )
 
 const (
@@ -44,6 +46,7 @@ type devOptions struct {
 	kafkaPort int
 	dataDir   string
 	racks     []string
+	secure    bool
 }
 
 func newDevCommand(a *app) *cobra.Command {
@@ -61,6 +64,7 @@ replaced: the command that starts it again is printed. What stands after -- goes
 		Example: `  broker dev
   broker dev --nodes 5 --data-dir /tmp/five --kafka-port 0
   broker dev --racks a,b,c
+  broker dev --secure --data-dir /tmp/secure
   broker dev -- --default-partitions 6 --log-level debug`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if n := cmd.ArgsLenAtDash(); n < 0 && len(args) > 0 || n > 0 {
@@ -75,6 +79,7 @@ replaced: the command that starts it again is printed. What stands after -- goes
 	f.StringVar(&o.dataDir, "data-dir", filepath.Join("balsa-data", "dev"), "where the cluster's data lives, `DIR`")
 	f.IntVar(&o.kafkaPort, "kafka-port", 9092, "the first broker's port for clients, the others use the next ones; 0: free ones")
 	f.StringSliceVar(&o.racks, "racks", nil, "the brokers' racks `NAME,...`, one for each; default: those of last time, or none")
+	f.BoolVar(&o.secure, "secure", false, "TLS everywhere, users and ACLs: certificates, and the user admin with a password, are made in DIR/secure; default: as last time")
 	settingsAll(f, "dev")
 	return cmd
 }
@@ -90,6 +95,8 @@ type devState struct {
 	AdminPorts []int  `json:"adminPorts"` // a file of before there were any lacks them
 	// Racks are the nodes' racks; a node beyond the list has none.
 	Racks []string `json:"racks,omitempty"`
+	// Secure: TLS everywhere, users and ACLs.
+	Secure bool `json:"secure,omitempty"`
 	// Founded: the cluster was ready once. Until then node 1 is told of no others, so that it founds it.
 	Founded bool `json:"founded"`
 }
@@ -100,6 +107,7 @@ type devNode struct {
 	kafka    string
 	rpc      string
 	admin    string
+	security client.Security // to connect with
 	logPath  string
 	logStart int64 // where this run's part of the log begins
 	cmd      *exec.Cmd
@@ -140,6 +148,15 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 	if err := st.pickPorts(o); err != nil {
 		return err
 	}
+	if cmd.Flags().Changed("secure") {
+		st.Secure = o.secure
+	}
+	var secure *devSecure
+	if st.Secure {
+		if secure, err = openDevSecure(o.dataDir); err != nil {
+			return &cliError{code: exitFailure, what: "the certificates cannot be made: " + err.Error(), where: filepath.Join(o.dataDir, devSecureDir), mend: "choose another --data-dir", err: err}
+		}
+	}
 	if err := st.save(o.dataDir); err != nil {
 		return err
 	}
@@ -150,7 +167,7 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 	var nodes []*devNode
 	defer func() { stopNodes(nodes) }()
 	for i := range st.Nodes {
-		n, err := a.startNode(o.dataDir, st, i, extra)
+		n, err := a.startNode(o.dataDir, st, i, secure, extra)
 		if err != nil {
 			return err
 		}
@@ -181,6 +198,12 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 	var addrs []string
 	for _, n := range nodes {
 		addrs = append(addrs, n.kafka)
+	}
+	if secure != nil {
+		if err := secure.writeConfigs(addrs); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "secure: connect as %s with --config %s; Kafka's tools with %s\n", devAdmin, secure.file("client.yaml"), secure.file("client.properties"))
 	}
 	fmt.Fprintf(a.out, "ready: %s\n", strings.Join(addrs, ","))
 	return a.watch(ctx, nodes)
@@ -368,7 +391,7 @@ func (st *devState) pickPorts(o *devOptions) error {
 }
 
 // startNode starts the child of index i.
-func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNode, error) {
+func (a *app) startNode(dir string, st *devState, i int, secure *devSecure, extra []string) (*devNode, error) {
 	n := &devNode{number: i + 1, ready: make(chan struct{}), voters: make(chan struct{}), exited: make(chan struct{}),
 		kafka:   net.JoinHostPort(devHost, strconv.Itoa(st.KafkaPorts[i])),
 		rpc:     net.JoinHostPort(devHost, strconv.Itoa(st.RPCPorts[i])),
@@ -380,8 +403,13 @@ func (a *app) startNode(dir string, st *devState, i int, extra []string) (*devNo
 		return nil, err
 	}
 	args := []string{"start", "--config", noConfigFile, "--data-dir", filepath.Join(dir, fmt.Sprintf("node-%d", i+1)),
-		"--kafka-listen", n.kafka, "--rpc-listen", n.rpc, "--admin-listen", n.admin,
-		"--node-id", strconv.Itoa(n.number), "--cluster-id", st.ClusterID}
+		"--rpc-listen", n.rpc, "--admin-listen", n.admin, "--node-id", strconv.Itoa(n.number), "--cluster-id", st.ClusterID}
+	if secure != nil {
+		args = append(args, secure.flags(n.kafka)...)
+		n.security, n.admin = secure.client(), "https://"+n.admin
+	} else {
+		args = append(args, "--kafka-listen", n.kafka)
+	}
 	if i < len(st.Racks) && st.Racks[i] != "" {
 		args = append(args, "--rack", st.Racks[i])
 	}

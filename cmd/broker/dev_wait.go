@@ -218,7 +218,7 @@ func (w *devWait) state(i int) string {
 func askNode(ctx context.Context, n *devNode, nodes int) (client.Cluster, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	adm, err := client.NewAdmin(ctx, client.Config{Brokers: []string{n.kafka}, ClientID: "balsa-dev", ConnectTimeout: 3 * time.Second})
+	adm, err := client.NewAdmin(ctx, client.Config{Brokers: []string{n.kafka}, ClientID: "balsa-dev", ConnectTimeout: 3 * time.Second, Security: n.security})
 	if err != nil {
 		return client.Cluster{}, err
 	}

@@ -27,6 +27,8 @@ var commands = []func(*app) *cobra.Command{
 	newConsumeCommand,
 	newClusterCommand,
 	newTxnCommand,
+	newUserCommand,
+	newACLCommand,
 	newRaftCommand,
 	newBenchCommand,
 	newLogCommand,

@@ -78,6 +78,8 @@ func (s *startSecurity) flags(f *pflag.FlagSet, cfg *broker.Config) {
 	f.DurationVar(&cfg.OAuth.ClockSkew, "oauth-clock-skew", 30*time.Second, "by how much the issuer's clock may differ, at most 5m")
 	f.DurationVar(&cfg.OAuth.Refresh, "oauth-refresh", time.Hour, "how often the keys are fetched anew")
 	f.DurationVar(&cfg.ReauthInterval, "reauth-interval", 0, "after how long a client must authenticate anew at the latest; 0: never, or when its token expires")
+	f.BoolVar(&cfg.ACLs, "acls", false, "allow clients what ACLs allow them, and super users everything; otherwise everybody may do everything")
+	f.BoolVar(&cfg.AllowEveryoneIfNoACL, "allow-everyone-if-no-acl", false, "what no ACL is about at all is everybody's")
 	f.StringSliceVar(&cfg.SuperUsers, "super-users", nil, "principals `User:NAME,...` that need no ACL")
 	f.StringVar(&cfg.BootstrapUser, "bootstrap-user", "", "make the user `NAME` if the cluster has no user at all")
 	f.StringVar(&s.passwordFile, "bootstrap-password-file", "", "`FILE` with that user's password on its first line")
