@@ -147,7 +147,8 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.server = newServer(b, serverOptions{MaxRequestBytes: b.cfg.MaxRequestBytes, RequestMemory: b.cfg.MaxMemory / 2, FetchMemory: b.cfg.MaxMemory / 2,
-		MaxConnections: b.cfg.MaxConnections, Metrics: b.met, Security: b.security}, b.log)
+		MaxConnections: b.cfg.MaxConnections, MaxConnectionsPerIP: b.cfg.MaxConnectionsPerIP, ConnectionRate: b.cfg.ConnectionRate,
+		ConnectionRatePerIP: b.cfg.ConnectionRatePerIP, ConnectionMemory: b.cfg.ConnectionMemory, Metrics: b.met, Security: b.security}, b.log)
 	for _, l := range b.kafka {
 		b.server.Serve(l.ln, l.Listener)
 	}

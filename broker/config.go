@@ -163,6 +163,15 @@ type Config struct {
 
 	// MaxConnections bounds client connections. Default 10,000.
 	MaxConnections int
+	// MaxConnections bounds client connections. Default 10,000. MaxConnectionsPerIP bounds those of one address (in IPv6 of one /64); 0: it
+	// does not.
+	MaxConnections, MaxConnectionsPerIP int
+	// ConnectionRate bounds the new connections per second, which wait then; ConnectionRatePerIP those of one address, which are closed.
+	// 0: unbounded.
+	ConnectionRate, ConnectionRatePerIP float64
+	// ConnectionMemory bounds what the produce requests of one connection may hold. Default: an eighth of MaxMemory. A single larger
+	// request still passes.
+	ConnectionMemory int64
 	// MaxRequestBytes bounds one request frame. Default 100 MiB.
 	MaxRequestBytes int
 	// SegmentBytes is the size at which a partition's segment file is rolled. Default 128 MiB.
@@ -292,6 +301,7 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.checkListeners()...)
 	errs = append(errs, c.checkSecurity()...)
+	errs = append(errs, c.checkLimits()...)
 	for _, a := range addresses {
 		host, port, err := splitAddr(a.listen)
 		check(err == nil, "%s %q: %v", a.field, a.listen, err)

@@ -45,6 +45,8 @@ type conn struct {
 	ctx      context.Context // ends with the connection
 	cancel   context.CancelFunc
 	slots    chan struct{} // one for each request in flight
+	records  *budget       // what its produce requests may hold
+	control  *budget       // and all others
 
 	auth    authState               // what it takes to prove who it is; the reader's own
 	session atomic.Pointer[session] // who it speaks for; nil until it has proved it
@@ -79,7 +81,8 @@ type request struct {
 
 func newConn(s *server, nc net.Conn, ip string, l Listener) *conn {
 	ctx, cancel := context.WithCancel(s.ctx)
-	c := &conn{s: s, nc: nc, ip: ip, listener: l.Name, ctx: ctx, cancel: cancel, slots: make(chan struct{}, s.o.MaxInflight)}
+	c := &conn{s: s, nc: nc, ip: ip, listener: l.Name, ctx: ctx, cancel: cancel, slots: make(chan struct{}, s.o.MaxInflight),
+		records: newBudget(s.o.ConnectionMemory), control: newBudget(connectionControl)}
 	if a, err := netip.ParseAddr(ip); err == nil {
 		c.addr = a.Unmap().WithZone("")
 	}
@@ -133,13 +136,12 @@ func (c *conn) readRequests() error {
 		if err != nil {
 			return err
 		}
-		memory := c.s.memoryOf(a)
-		if err := memory.Acquire(c.ctx, int64(n)); err != nil {
+		if err := c.acquire(a, n); err != nil {
 			return err
 		}
 		r, err := c.readRequest(br, a, n)
 		if err != nil {
-			memory.Release(int64(n))
+			c.giveBack(a, int64(n))
 			return err
 		}
 		if err := c.serve(r); err != nil {
@@ -395,13 +397,13 @@ func (r *request) hold() { r.held.Add(1) }
 // requests, and which have copied what they need: a rebalance whose first members held all the memory that the last ones need to join
 // would never end. It comes before anybody else can end the request, and after it neither msg's bytes nor header.ClientID may be used.
 func (r *request) surrender() {
-	r.c.s.memoryOf(findAPI(r.header.Key)).Release(r.size)
+	r.c.giveBack(findAPI(r.header.Key), r.size)
 	r.size, r.header.ClientID = 0, nil
 }
 
 func (r *request) release() {
 	if r.held.Add(-1) == 0 {
-		r.c.s.memoryOf(findAPI(r.header.Key)).Release(r.size)
+		r.c.giveBack(findAPI(r.header.Key), r.size)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,12 @@ type serverOptions struct {
 	FetchMemory int64
 	// MaxConnections and MaxConnectionsPerIP: more are closed as they come. Defaults 20,000 and unbounded.
 	MaxConnections, MaxConnectionsPerIP int
+	// ConnectionRate and ConnectionRatePerIP bound the new connections per second: in all, where they wait, and of one address, where
+	// more are closed. 0: unbounded.
+	ConnectionRate, ConnectionRatePerIP float64
+	// ConnectionMemory bounds the bytes of the produce requests that one connection has not got answers to. Default: a quarter of
+	// RequestMemory. A single larger request still passes.
+	ConnectionMemory int64
 	// MaxInflight bounds the requests of one connection that are not answered yet; further ones stay in the socket. Default 128.
 	MaxInflight int
 	// IdleTimeout is connections.max.idle.ms. Default 10 minutes.
@@ -58,6 +65,9 @@ func (o serverOptions) withDefaults() serverOptions {
 		o.RequestMemory = 128 << 20
 	}
 	o.RequestMemory = max(o.RequestMemory, int64(o.MaxRequestBytes))
+	if o.ConnectionMemory <= 0 {
+		o.ConnectionMemory = max(o.RequestMemory/4, minConnectionMemory)
+	}
 	if o.FetchMemory <= 0 {
 		o.FetchMemory = 128 << 20
 	}
@@ -121,7 +131,8 @@ type server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
-	perIP     map[string]int
+	perIP     map[netip.Prefix]int
+	rates     *connectionRates
 }
 
 func newServer(b backend, o serverOptions, log *slog.Logger) *server {
@@ -139,7 +150,8 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
 		listeners:  make(map[net.Listener]struct{}),
 		conns:      make(map[*conn]struct{}),
-		perIP:      make(map[string]int),
+		perIP:      make(map[netip.Prefix]int),
+		rates:      newConnectionRates(o.ConnectionRate, o.ConnectionRatePerIP),
 	}
 }
 
@@ -180,6 +192,9 @@ func (s *server) accept(ln net.Listener, l Listener) {
 	const minPause, maxPause = 5 * time.Millisecond, time.Second
 	pause := minPause
 	for {
+		if s.rates.wait(s.ctx) != nil {
+			return
+		}
 		nc, err := ln.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil {
@@ -211,6 +226,7 @@ func (s *server) accept(ln net.Listener, l Listener) {
 // admit registers a connection within the limits.
 func (s *server) admit(nc net.Conn, l Listener) (*conn, error) {
 	ip := remoteIP(nc)
+	from := sourceOf(ip)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -218,12 +234,14 @@ func (s *server) admit(nc net.Conn, l Listener) (*conn, error) {
 		return nil, errServerClosed
 	case len(s.conns) >= s.o.MaxConnections:
 		return nil, fmt.Errorf("%d connections are open (max.connections)", len(s.conns))
-	case s.perIP[ip] >= s.o.MaxConnectionsPerIP:
-		return nil, fmt.Errorf("%d connections from %s are open (max.connections.per.ip)", s.perIP[ip], ip)
+	case s.perIP[from] >= s.o.MaxConnectionsPerIP:
+		return nil, fmt.Errorf("%d connections from %s are open (max.connections.per.ip)", s.perIP[from], ip)
+	case !s.rates.allow(from):
+		return nil, fmt.Errorf("new connections from %s come faster than %v a second (connection-rate-per-ip)", ip, s.o.ConnectionRatePerIP)
 	}
 	c := newConn(s, nc, ip, l)
 	s.conns[c] = struct{}{}
-	s.perIP[ip]++
+	s.perIP[from]++
 	return c, nil
 }
 
@@ -235,8 +253,9 @@ func (s *server) forget(c *conn) {
 		return
 	}
 	delete(s.conns, c)
-	if s.perIP[c.ip]--; s.perIP[c.ip] == 0 {
-		delete(s.perIP, c.ip)
+	from := sourceOf(c.ip)
+	if s.perIP[from]--; s.perIP[from] == 0 {
+		delete(s.perIP, from)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -131,6 +132,21 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(int64(c.OffsetsRetention.Minutes())), c.OffsetsRetention != 0
 	case "max.connections":
 		return fmt.Sprint(b.cfg.MaxConnections), true
+	case "max.connections.per.ip":
+		return fmt.Sprint(c.MaxConnectionsPerIP), c.MaxConnectionsPerIP != 0
+	case "max.connection.creation.rate":
+		return fmt.Sprint(int64(c.ConnectionRate)), c.ConnectionRate != 0
+	case "sasl.enabled.mechanisms":
+		if b.security.SASL == nil {
+			return "", false
+		}
+		return strings.Join(b.security.SASL.mechanisms, ","), true
+	case "connections.max.reauth.ms":
+		return fmt.Sprint(c.ReauthInterval.Milliseconds()), c.ReauthInterval != 0
+	case "ssl.client.auth":
+		return c.KafkaTLS.clientAuth(), c.KafkaTLS.enabled()
+	case "ssl.principal.mapping.rules":
+		return c.PrincipalRules, c.PrincipalRules != ""
 	case "log.retention.check.interval.ms":
 		return fmt.Sprint(b.cfg.RetentionCheck.Milliseconds()), true
 	case "log.segment.bytes":

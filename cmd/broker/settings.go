@@ -308,6 +308,8 @@ func checkValue(f *pflag.Flag, n *yaml.Node) string {
 		_, err = strconv.ParseInt(n.Value, 10, bits)
 	case "bool":
 		_, err = strconv.ParseBool(n.Value)
+	case "float64":
+		_, err = strconv.ParseFloat(n.Value, 64)
 	case "duration":
 		_, err = time.ParseDuration(n.Value)
 	case "choice":
@@ -327,6 +329,8 @@ func kindName(f *pflag.Flag) string {
 	switch f.Value.Type() {
 	case "int", "int16", "int32", "int64":
 		return "a whole number"
+	case "float64":
+		return "a number"
 	case "bool":
 		return "true or false"
 	case "duration":

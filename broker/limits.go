@@ -1,0 +1,132 @@
+// What one client may take: connections, new ones per second, and memory for its requests, so that there is enough left for
+// the others.
+
+package broker
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// maxRateSources bounds the addresses whose new connections are counted.
+	maxRateSources = 10_000
+	// connectionControl is what all of a connection's requests that carry no records may hold together, before they are answered.
+	connectionControl = maxGroupRequest
+	// minConnectionMemory is the least that a connection's produce requests may hold.
+	minConnectionMemory = 1 << 20
+)
+
+// connectionRates bound how fast connections come. Guarded by server.mu, but for all.
+type connectionRates struct {
+	perSource rate.Limit // of one address; 0: unbounded
+	all       *rate.Limiter
+	sources   map[netip.Prefix]*rate.Limiter
+}
+
+func newConnectionRates(all, perSource float64) *connectionRates {
+	r := &connectionRates{perSource: rate.Limit(perSource), sources: make(map[netip.Prefix]*rate.Limiter)}
+	if all > 0 {
+		r.all = rate.NewLimiter(rate.Limit(all), burst(all))
+	}
+	return r
+}
+
+// burst is how many connections may come at once: a client opens one to each broker when it starts.
+func burst(perSecond float64) int { return max(int(perSecond), 10) }
+
+// wait holds the next connection back, in the kernel's queue, until it may come.
+func (r *connectionRates) wait(ctx context.Context) error {
+	if r.all == nil {
+		return nil
+	}
+	return r.all.Wait(ctx)
+}
+
+// allow counts a connection of an address.
+func (r *connectionRates) allow(from netip.Prefix) bool {
+	if r.perSource <= 0 {
+		return true
+	}
+	l := r.sources[from]
+	if l == nil {
+		if len(r.sources) >= maxRateSources {
+			r.sweep()
+		}
+		l = rate.NewLimiter(r.perSource, burst(float64(r.perSource)))
+		r.sources[from] = l
+	}
+	return l.Allow()
+}
+
+// sweep forgets the addresses that have been quiet; if none has, all of them.
+func (r *connectionRates) sweep() {
+	for k, l := range r.sources {
+		if l.Tokens() >= float64(l.Burst()) {
+			delete(r.sources, k)
+		}
+	}
+	if len(r.sources) >= maxRateSources {
+		clear(r.sources)
+	}
+}
+
+// sourceOf is who counts as one client: an address, or in version 6 the network that one customer gets.
+func sourceOf(ip string) netip.Prefix {
+	a, err := netip.ParseAddr(ip)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	a = a.Unmap().WithZone("")
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits) // a has as many
+	return p
+}
+
+// ownBudget is the connection's own share for a kind of request, beside what all connections have together.
+func (c *conn) ownBudget(a *api) *budget {
+	if a.key == keyProduce {
+		return c.records
+	}
+	return c.control
+}
+
+// acquire takes memory for a request of n bytes: the connection's own first, so that who has used up his does not hold up the others.
+func (c *conn) acquire(a *api, n int) error {
+	own := c.ownBudget(a)
+	share := min(int64(n), own.size)
+	if err := own.Acquire(c.ctx, share); err != nil {
+		return err
+	}
+	if err := c.s.memoryOf(a).Acquire(c.ctx, int64(n)); err != nil {
+		own.Release(share)
+		return err
+	}
+	return nil
+}
+
+// giveBack is acquire's inverse.
+func (c *conn) giveBack(a *api, n int64) {
+	own := c.ownBudget(a)
+	c.s.memoryOf(a).Release(n)
+	own.Release(min(n, own.size))
+}
+
+// checkLimits says what is wrong with the bounds of connections.
+func (c *Config) checkLimits() (errs []error) {
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
+		}
+	}
+	check(c.MaxConnectionsPerIP >= 0, "MaxConnectionsPerIP %d is negative", c.MaxConnectionsPerIP)
+	check(c.ConnectionRate >= 0 && c.ConnectionRatePerIP >= 0, "ConnectionRate %v or ConnectionRatePerIP %v is negative", c.ConnectionRate, c.ConnectionRatePerIP)
+	check(c.ConnectionMemory == 0 || c.ConnectionMemory >= minConnectionMemory, "ConnectionMemory %d is below %d", c.ConnectionMemory, minConnectionMemory)
+	return errs
+}

@@ -1,0 +1,83 @@
+package broker
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// New connections of one address are bounded; of all together they wait.
+func TestConnectionRate(t *testing.T) {
+	h := newHarness(t, serverOptions{ConnectionRatePerIP: 0.001})
+	for range burst(0.001) {
+		ask[*kmsg.ApiVersionsResponse](h.dial(), apiVersionsRequest(0))
+	}
+	h.dial().closed()
+	if !strings.Contains(h.logs.String(), "connection-rate-per-ip") {
+		t.Errorf("log: %s", h.logs)
+	}
+
+	all := newHarness(t, serverOptions{ConnectionRate: 0.001})
+	for range burst(0.001) {
+		ask[*kmsg.ApiVersionsResponse](all.dial(), apiVersionsRequest(0))
+	}
+	late := all.dial() // the kernel takes it, and nobody else
+	late.send(apiVersionsRequest(0))
+	if n := all.connections(); n != burst(0.001) {
+		t.Errorf("%d connections", n)
+	}
+	all.Close()
+	late.closed()
+
+	r := newConnectionRates(0, 1)
+	for i := range 3 * maxRateSources {
+		r.allow(sourceOf(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)))
+		if len(r.sources) > maxRateSources {
+			t.Fatalf("%d addresses are counted", len(r.sources))
+		}
+	}
+	for ip, want := range map[string]string{"10.0.0.1": "10.0.0.1/32", "::ffff:10.0.0.1": "10.0.0.1/32", "2001:db8::1": "2001:db8::/64", "2001:db8::2": "2001:db8::/64", "fe80::1%eth0": "fe80::/64"} {
+		if got := sourceOf(ip).String(); got != want {
+			t.Errorf("%s counts as %s, not %s", ip, got, want)
+		}
+	}
+}
+
+// A connection whose requests are not answered uses up its own share, and others go on.
+func TestConnectionMemory(t *testing.T) {
+	h := newHarness(t, serverOptions{ConnectionMemory: 1 << 20})
+	id := h.back.addTopic("t", 2, nil)
+	slow := h.back.replica(id, 0)
+	slow.manual = true
+	greedy := h.dial()
+	batch := testBatch(strings.Repeat("x", 300<<10))
+	go func() { // it blocks once the broker reads no further
+		for range 20 {
+			if _, err := greedy.nc.Write(greedy.f.AppendRequest(nil, produceRequest(9, -1, "t", id, 0, batch), 1)); err != nil {
+				return
+			}
+		}
+	}()
+	becomes(t, "its share is used up", func() bool { return slow.appended() == 3 })
+	c := h.dial()
+	for range 5 {
+		if p := ask[*kmsg.ProduceResponse](c, produceRequest(9, 1, "t", id, 1, batch)).Topics[0].Partitions[0]; p.ErrorCode != 0 {
+			t.Fatalf("%+v", p)
+		}
+	}
+	if n := slow.appended(); n != 3 {
+		t.Errorf("%d of its requests are held", n)
+	}
+	// More than the share in one request passes, alone.
+	big := testBatch(strings.Repeat("x", 2<<20))
+	if p := ask[*kmsg.ProduceResponse](h.dial(), produceRequest(9, 1, "t", id, 1, big)).Topics[0].Partitions[0]; p.ErrorCode != 0 {
+		t.Errorf("%+v", p)
+	}
+	greedy.nc.Close()
+	becomes(t, "all memory is back", func() bool {
+		slow.commit() // also of what the broker had received before
+		return h.memory.used.Load() == 0 && h.connections() <= 2
+	})
+}
