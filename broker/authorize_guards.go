@@ -243,18 +243,32 @@ func groupOperationsGuard(_ *server, r *request) kmsg.Response {
 			})
 		}
 	case *kmsg.ConsumerGroupDescribeRequest:
-		if req.IncludeAuthorizedOperations {
-			r.amendWith(func(resp kmsg.Response) {
-				d := resp.(*kmsg.ConsumerGroupDescribeResponse)
-				for i := range d.Groups {
-					if g := &d.Groups[i]; g.ErrorCode == 0 {
-						g.AuthorizedOperations = r.operations(onGroup, g.Group)
-					}
+		r.amendWith(func(resp kmsg.Response) {
+			d := resp.(*kmsg.ConsumerGroupDescribeResponse)
+			for i := range d.Groups {
+				g := &d.Groups[i]
+				switch {
+				case g.ErrorCode != 0:
+				case r.hidesTopics(g):
+					*g = kmsg.ConsumerGroupDescribeResponseGroup{Group: g.Group}
+					setError(g, kerr.TopicAuthorizationFailed)
+				case req.IncludeAuthorizedOperations:
+					g.AuthorizedOperations = r.operations(onGroup, g.Group)
 				}
-			})
-		}
+			}
+		})
 	}
 	return nil
+}
+
+// hidesTopics: the members of a group read topics that the principal may not see. Then it is shown none of the group, as in Kafka.
+func (r *request) hidesTopics(g *kmsg.ConsumerGroupDescribeResponseGroup) bool {
+	hidden := func(name string) bool { return !r.mayQuietly(coordinator.OpDescribe, onTopic, name) }
+	return slices.ContainsFunc(g.Members, func(m kmsg.ConsumerGroupDescribeResponseGroupMember) bool {
+		assigned := func(tp kmsg.AssignmentTopicPartition) bool { return hidden(tp.Topic) }
+		return slices.ContainsFunc(m.SubscribedTopics, hidden) || slices.ContainsFunc(m.Assignment.TopicPartitions, assigned) ||
+			slices.ContainsFunc(m.TargetAssignment.TopicPartitions, assigned)
+	})
 }
 
 // offsetFetchGuard: a group is refused as a whole; of its topics those that are asked for are refused, and of all the others left out.

@@ -470,6 +470,30 @@ func TestAllowEveryone(t *testing.T) {
 	}
 }
 
+// A group of the new protocol is shown only to those who may see all that its members read.
+func TestGroupsHideTopics(t *testing.T) {
+	h := newACLHarness(t, false)
+	h.grant(allow(coordinator.OpDescribe, onTopic, "a"))
+	r := &request{c: newConn(h.server, nil, "127.0.0.1", Listener{Name: ProtocolPlaintext, Protocol: ProtocolPlaintext})}
+	assigned := func(topic string) kmsg.Assignment {
+		return kmsg.Assignment{TopicPartitions: []kmsg.AssignmentTopicPartition{{Topic: topic}}}
+	}
+	for _, tc := range []struct {
+		m      kmsg.ConsumerGroupDescribeResponseGroupMember
+		hidden bool
+	}{
+		{kmsg.ConsumerGroupDescribeResponseGroupMember{SubscribedTopics: []string{"a"}, Assignment: assigned("a"), TargetAssignment: assigned("a")}, false},
+		{kmsg.ConsumerGroupDescribeResponseGroupMember{SubscribedTopics: []string{"a", "b"}}, true},
+		{kmsg.ConsumerGroupDescribeResponseGroupMember{Assignment: assigned("b")}, true},
+		{kmsg.ConsumerGroupDescribeResponseGroupMember{TargetAssignment: assigned("b")}, true},
+	} {
+		g := &kmsg.ConsumerGroupDescribeResponseGroup{Members: []kmsg.ConsumerGroupDescribeResponseGroupMember{tc.m}}
+		if got := r.hidesTopics(g); got != tc.hidden {
+			t.Errorf("%+v: %v", tc.m, got)
+		}
+	}
+}
+
 // The same refusal over and over is one line in the log, with a count.
 func TestAuditIsReadable(t *testing.T) {
 	var l auditLog

@@ -226,6 +226,13 @@ func (b *fakeBackend) UnregisterBroker(_ context.Context, node raft.NodeID, done
 }
 
 func (b *fakeBackend) Change(_ context.Context, c *coordinator.Command, done func(*coordinator.Result, error)) {
+	b.mu.Lock()
+	frozen := b.frozen
+	b.mu.Unlock()
+	if frozen {
+		go done(nil, coordinator.ErrTooManyUsers)
+		return
+	}
 	r := b.apply(c)
 	go done(r, r.Err())
 }

@@ -146,8 +146,12 @@ func (s *saslServer) credential(user, mechanism string) (c *coordinator.ScramCre
 	}
 	derive := func(what string) []byte { return hmacOf(sha512.New, secret, what+"\x00"+mechanism+"\x00"+user) }
 	n := scramHash(mechanism)().Size()
+	iterations := scramIterations
+	if derive("iterations")[0]&1 == 0 {
+		iterations = coordinator.MinScramIterations // what Kafka's own tools make
+	}
 	return &coordinator.ScramCredential{UserMechanism: coordinator.UserMechanism{User: user, Mechanism: mechanism}, Salt: derive("salt")[:scramSalt],
-		StoredKey: derive("stored")[:n], ServerKey: derive("server")[:n], Iterations: scramIterations}, false
+		StoredKey: derive("stored")[:n], ServerKey: derive("server")[:n], Iterations: iterations}, false
 }
 
 // plainExchange checks a password against a SCRAM credential.
