@@ -287,5 +287,3 @@ func (r *request) amendWith(fn func(kmsg.Response)) {
 	}
 	r.amend = fn
 }
-
-func apiName(key int16) string { return kmsg.NameForKey(key) }

@@ -161,8 +161,6 @@ type Config struct {
 	// ProducerIDExpiration is how long an idle producer's sequence numbers are remembered. Default 24 h.
 	ProducerIDExpiration time.Duration
 
-	// MaxConnections bounds client connections. Default 10,000.
-	MaxConnections int
 	// MaxConnections bounds client connections. Default 10,000. MaxConnectionsPerIP bounds those of one address (in IPv6 of one /64); 0: it
 	// does not.
 	MaxConnections, MaxConnectionsPerIP int
