@@ -66,6 +66,9 @@ type Command struct {
 	Unregister          *UnregisterBroker    `json:"unregister,omitempty"`
 	AlterUsers          *AlterUsers          `json:"alter_users,omitempty"`
 	AlterACLs           *AlterACLs           `json:"alter_acls,omitempty"`
+	SetConfigs          *SetConfigs          `json:"set_configs,omitempty"`
+	AddPartitions       *AddPartitions       `json:"add_partitions,omitempty"`
+	AlterQuotas         *AlterQuotas         `json:"alter_quotas,omitempty"`
 }
 
 // FoundCluster gives the cluster its identity. The first one counts.
@@ -159,6 +162,8 @@ type Result struct {
 	Moves  []Failure     `json:"moves,omitempty"`  // Reassign: in the order of the command
 	Users  []Failure     `json:"users,omitempty"`  // AlterUsers: of each deletion
 	ACLs   [][]ACL       `json:"acls,omitempty"`   // AlterACLs: what each filter deleted
+	// Items are SetConfigs', AddPartitions' and AlterQuotas', in the order of the command.
+	Items []Failure `json:"items,omitempty"`
 	// Features: of FeatureUpdates, in their order. In no log or snapshot.
 	Features []Failure `json:"features,omitempty"`
 	Failure
@@ -185,6 +190,7 @@ var errorCodes = map[string]error{
 	"wrong_cluster": ErrWrongCluster, "not_founded": ErrNotFounded, "stale": ErrStale,
 	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "feature_update": ErrFeatureUpdate, "broker_alive": ErrBrokerAlive, "other_disk": ErrOtherDisk, "broker_in_use": ErrBrokerInUse,
 	"unknown_user": ErrUnknownUser, "has_users": ErrHasUsers, "too_many_users": ErrTooManyUsers, "too_many_acls": ErrTooManyACLs,
+	"too_many": ErrTooMany,
 }
 
 // FailureOf is err as data; the zero Failure for nil.
@@ -359,6 +365,24 @@ func (c *Command) check() error {
 	if a := c.AlterACLs; a != nil {
 		kinds++
 		if err := a.check(); err != nil {
+			return err
+		}
+	}
+	if c.SetConfigs != nil {
+		kinds++
+		if err := c.SetConfigs.check(); err != nil {
+			return err
+		}
+	}
+	if c.AddPartitions != nil {
+		kinds++
+		if err := c.AddPartitions.check(); err != nil {
+			return err
+		}
+	}
+	if c.AlterQuotas != nil {
+		kinds++
+		if err := c.AlterQuotas.check(); err != nil {
 			return err
 		}
 	}

@@ -42,12 +42,13 @@ type Membership struct {
 type Intent struct {
 	// Request makes a repeated intent harmless: see Command.Request. Required.
 	Request string `json:"request"`
-	// Command is proposed as it is. Create is placed first, Moves are checked against the brokers there are, Features against
-	// what these support. Exactly one is set.
+	// Command is proposed as it is. Create and Grow are placed first, Moves are checked against the brokers there are, Features
+	// against what these support. Exactly one is set.
 	Command  *Command        `json:"command,omitempty"`
 	Create   []TopicSpec     `json:"create,omitempty"`
 	Moves    []Move          `json:"moves,omitempty"`
 	Features *FeatureUpdates `json:"features,omitempty"`
+	Grow     *Growth         `json:"grow,omitempty"`
 	// Supported goes with a registration: what the broker supports. Those of before leave it out.
 	Supported []FeatureRange `json:"supported,omitempty"`
 }
@@ -125,13 +126,14 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 		return nil, ErrNotController
 	}
 	kinds := 0
-	for _, set := range [...]bool{in.Command != nil, len(in.Create) > 0, len(in.Moves) > 0, in.Features != nil} {
+	for _, set := range [...]bool{in.Command != nil, len(in.Create) > 0, len(in.Moves) > 0, in.Features != nil, in.Grow != nil} {
 		if set {
 			kinds++
 		}
 	}
 	if in.Request == "" || kinds != 1 || len(in.Create) > MaxTopicsPerCommand || len(in.Moves) > MaxMovesPerCommand ||
-		in.Features != nil && len(in.Features.Updates) > maxFeatures || len(in.Supported) > maxFeatures {
+		in.Features != nil && len(in.Features.Updates) > maxFeatures || len(in.Supported) > maxFeatures ||
+		in.Grow != nil && len(in.Grow.Topics) > MaxChangesPerCommand {
 		return nil, fmt.Errorf("%w: intent", ErrMalformed)
 	}
 	if in.Command != nil && in.Command.Register == nil {
@@ -161,6 +163,8 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 		return c.updateFeatures(ctx, in)
 	case len(in.Moves) > 0:
 		carry = c.reassign
+	case in.Grow != nil:
+		carry = c.grow
 	}
 	for {
 		r, err := carry(ctx, in)
@@ -168,7 +172,7 @@ func (c *Controller) Do(ctx context.Context, in *Intent) (*Result, error) {
 			return r, err
 		}
 		// A broker went between placing and applying. The refusal is remembered under the request's id, so a new one is needed.
-		in = &Intent{Request: in.Request + "'", Create: in.Create, Moves: in.Moves}
+		in = &Intent{Request: in.Request + "'", Create: in.Create, Moves: in.Moves, Grow: in.Grow}
 		if len(in.Request) > maxText {
 			return r, nil
 		}

@@ -40,6 +40,8 @@ var (
 	ErrFeatureLevel = errors.New("metadata.version is too low")
 	// ErrFeatureUpdate: a feature cannot have the level that is asked for.
 	ErrFeatureUpdate = errors.New("the feature's level cannot be changed")
+	// ErrTooMany: a bound of the metadata is reached.
+	ErrTooMany = errors.New("too many")
 	// ErrStale: the command was made for a state that is gone; make it anew.
 	ErrStale = errors.New("metadata changed meanwhile")
 )

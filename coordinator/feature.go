@@ -67,7 +67,7 @@ func (c *Command) level() int16 {
 	switch {
 	case c.Reassign != nil, c.Settle != nil, c.Unregister != nil:
 		return LevelMoves
-	case c.AlterUsers != nil, c.AlterACLs != nil:
+	case c.AlterUsers != nil, c.AlterACLs != nil, c.SetConfigs != nil, c.AddPartitions != nil, c.AlterQuotas != nil:
 		return LevelAdmin
 	}
 	return 0
@@ -92,6 +92,9 @@ type usage struct {
 var usages = []usage{
 	{LevelAdmin, "users", func(im *Image) bool { return im.UserCount() > 0 }},
 	{LevelAdmin, "ACLs", func(im *Image) bool { return len(im.acls.list) > 0 }},
+	{LevelAdmin, "configs of brokers", func(im *Image) bool { return len(im.brokerConfigs) > 0 }},
+	{LevelAdmin, "configs of groups", func(im *Image) bool { return len(im.groupConfigs) > 0 }},
+	{LevelAdmin, "client quotas", func(im *Image) bool { return len(im.quotas) > 0 }},
 }
 
 // checkLowered refuses to lower MetadataVersion to where something that is there cannot be expressed.

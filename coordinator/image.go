@@ -202,6 +202,13 @@ type Image struct {
 	loginSecret []byte
 	acls        *ACLs // never nil
 
+	// What was set dynamically, by broker (empty: for all) and by group; the quotas by entity. The inner maps are never changed.
+	brokerConfigs map[string]map[string]string
+	groupConfigs  map[string]map[string]string
+	quotas        map[quotaKey]map[string]float64
+	quotaVersion  raft.Index
+	configVersion raft.Index // of brokerConfigs
+
 	topicCount int
 	partitions int
 	byName     [imageShards]map[string]*Topic // by collisionName, of which no two topics share one
@@ -369,6 +376,9 @@ type draft struct {
 	*Image
 	ownName, ownID, ownGroup [imageShards]bool
 	ownBrokers, ownFeatures  bool
+	ownBrokerConfigs         bool
+	ownGroupConfigs          bool
+	ownQuotas                bool
 	lowered                  bool // MetadataVersion has just been lowered
 }
 
@@ -378,7 +388,8 @@ func (im *Image) draft() *draft {
 	c := &Image{version: im.version, clusterID: im.clusterID, nextGroup: im.nextGroup, nextNode: im.nextNode, nextPID: im.nextPID,
 		features: im.features, brokers: im.brokers, topicCount: im.topicCount, partitions: im.partitions,
 		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder, epoch: im.epoch, skipped: im.skipped,
-		users: im.users, loginSecret: im.loginSecret, acls: im.acls}
+		users: im.users, loginSecret: im.loginSecret, acls: im.acls,
+		brokerConfigs: im.brokerConfigs, groupConfigs: im.groupConfigs, quotas: im.quotas, quotaVersion: im.quotaVersion, configVersion: im.configVersion}
 	c.sorted.Store(im.sorted.Load())
 	c.live.Store(im.live.Load())
 	c.moving.Store(im.moving.Load())

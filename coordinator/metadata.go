@@ -249,6 +249,12 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 		return d.alterUsers(c.AlterUsers)
 	case c.AlterACLs != nil:
 		return d.alterACLs(c.AlterACLs)
+	case c.SetConfigs != nil:
+		return d.setConfigs(c.SetConfigs)
+	case c.AddPartitions != nil:
+		return d.addPartitions(c.AddPartitions)
+	case c.AlterQuotas != nil:
+		return d.alterQuotas(c.AlterQuotas)
 	}
 	panic("coordinator: a checked command has a kind")
 }
@@ -428,6 +434,10 @@ type snapshotState struct {
 	Topics    []*Topic         `json:"topics"`
 	Recent    []recentResult   `json:"recent"`
 	Security  *securityState   `json:"security,omitempty"`
+	// From here on LevelAdmin, and absent where there is none.
+	BrokerConfigs map[string]map[string]string `json:"broker_configs,omitempty"`
+	GroupConfigs  map[string]map[string]string `json:"group_configs,omitempty"`
+	Quotas        []Quota                      `json:"quotas,omitempty"`
 }
 
 // Snapshot encodes the state as of the last applied entry.
@@ -437,8 +447,9 @@ func (m *Metadata) Snapshot() ([]byte, error) {
 		// It would be stored as the state at m.applied, and no Restore would take it.
 		return nil, fmt.Errorf("metadata snapshot at %d: the state is that of %d until the replay has come there", m.applied, im.version)
 	}
-	body, err := json.Marshal(&snapshotState{im.version, im.clusterID, im.founder, im.nextGroup, im.nextNode, im.nextPID, im.epoch, im.skipped, im.features,
-		im.brokers, im.Topics(), m.recent, im.securityState()})
+	body, err := json.Marshal(&snapshotState{Version: im.version, ClusterID: im.clusterID, Founder: im.founder, NextGroup: im.nextGroup, NextNode: im.nextNode,
+		NextPID: im.nextPID, Epoch: im.epoch, Skipped: im.skipped, Features: im.features, Brokers: im.brokers, Topics: im.Topics(), Recent: m.recent,
+		BrokerConfigs: im.brokerConfigs, GroupConfigs: im.groupConfigs, Quotas: im.sortedQuotas(), Security: im.securityState()})
 	if err != nil {
 		return nil, fmt.Errorf("metadata snapshot at %d: %w", im.version, err)
 	}
@@ -482,6 +493,14 @@ func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
 	for _, t := range s.Topics {
 		d.putTopic(t)
 	}
+	if len(s.GroupConfigs) > MaxConfiguredGroups {
+		return fmt.Errorf("metadata snapshot at %d: %w: configs of %d groups", index, ErrMalformed, len(s.GroupConfigs))
+	}
+	d.brokerConfigs, d.groupConfigs = s.BrokerConfigs, s.GroupConfigs
+	if err := d.restoreQuotas(s.Quotas); err != nil {
+		return fmt.Errorf("metadata snapshot at %d: %w", index, err)
+	}
+	d.quotaVersion, d.configVersion = index, index
 	m.recent, m.applied = s.Recent, index
 	m.swap(d.Image)
 	return nil

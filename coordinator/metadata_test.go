@@ -206,11 +206,12 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		l := newLog(t)
 		l.found(rapid.IntRange(1, 5).Draw(rt, "brokers"))
+		l.do(&Command{SetFeature: &SetFeature{Name: MetadataVersion, Level: LevelLatest}})
 		for range rapid.IntRange(1, 60).Draw(rt, "commands") {
 			im := l.md.Image()
 			id := topicID(rapid.IntRange(1, 12).Draw(rt, "id"))
 			req := rapid.SampledFrom([]string{"", "", "r1", "r2", "r3"}).Draw(rt, "request")
-			switch rapid.IntRange(0, 8).Draw(rt, "kind") {
+			switch rapid.IntRange(0, 13).Draw(rt, "kind") {
 			case 0, 1:
 				name := fmt.Sprintf("t%s%d", rapid.SampledFrom([]string{".", "_"}).Draw(rt, "sep"), rapid.IntRange(1, 8).Draw(rt, "name"))
 				if p, err := im.PlaceTopic(rapid.IntRange(1, 4).Draw(rt, "partitions"), 1, 7); err == nil {
@@ -237,6 +238,24 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 					Epoch: raft.GroupEpoch(rapid.IntRange(1, 3).Draw(rt, "epoch")), Term: 9, Leader: 1, Survivors: []raft.Member{{ID: 1, Incarnation: 101}}}}})
 			case 8:
 				l.do(&Command{Request: req, ResetDone: &ResetDone{Topic: id, Epoch: raft.GroupEpoch(rapid.IntRange(1, 3).Draw(rt, "epoch"))}})
+			case 9, 10:
+				name := rapid.SampledFrom([]string{"", "1", "9"}).Draw(rt, "resource")
+				v, w := rapid.SampledFrom([]string{"1", "2"}).Draw(rt, "value"), "1"
+				set, was := map[string]*string{"a": &v, "b": nil}, map[string]*string{"a": &w, "b": nil}
+				l.do(&Command{Request: req, SetConfigs: &SetConfigs{Changes: []ConfigChange{{Kind: ConfigBroker, Name: name, Set: set}, {Kind: ConfigGroup, Name: "g" + name, Set: set, Was: was},
+					{Kind: ConfigTopic, Topic: id, Set: set, Was: was}}}})
+			case 11:
+				l.do(&Command{Request: req, AddPartitions: &AddPartitions{Brokers: []raft.Member{{ID: 1, Incarnation: 101}},
+					Topics: []MorePartitions{{Topic: id, From: int32(rapid.IntRange(1, 3).Draw(rt, "from")), Replicas: [][]raft.NodeID{{1}, {1}}}}}})
+			case 12:
+				user, limit := rapid.SampledFrom([]string{"", "u"}).Draw(rt, "user"), float64(rapid.IntRange(0, 3).Draw(rt, "limit"))
+				set := map[string]*float64{"producer_byte_rate": &limit, "consumer_byte_rate": nil}
+				if limit == 0 {
+					set["producer_byte_rate"] = nil
+				}
+				l.do(&Command{Request: req, AlterQuotas: &AlterQuotas{Entries: []QuotaChange{{QuotaEntity: QuotaEntity{User: &user}, Set: set}, {QuotaEntity: QuotaEntity{ClientID: &user, User: &user}, Set: set}}}})
+			case 13:
+				l.do(&Command{Request: req, SetFeature: &SetFeature{Name: MetadataVersion, Level: int16(rapid.IntRange(LevelMoves, LevelLatest).Draw(rt, "level"))}})
 			}
 		}
 		want := snapshot(t, l.md)

@@ -204,5 +204,9 @@ func (d *draft) unregister(u *UnregisterBroker) error {
 	}
 	d.nextNode = max(d.nextNode, u.Node+1)
 	d.dropBroker(u.Node)
+	if name := fmt.Sprint(u.Node); d.brokerConfigs[name] != nil {
+		delete(own(&d.brokerConfigs, &d.ownBrokerConfigs), name)
+		d.configVersion = d.version + 1
+	}
 	return nil
 }
