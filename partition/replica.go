@@ -3,6 +3,7 @@
 package partition
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -236,6 +237,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	}
 	said := r.priorities
 	r.mu.Unlock()
+	group.SetThrottled(r.settings.Load().Throttled)
 	if !slices.Equal(said, priorities) { // meanwhile
 		group.SetPriorities(said)
 	}
@@ -477,9 +479,10 @@ func (r *Replica) UpdateSettings(s Settings) error {
 		return err
 	}
 	r.settings.Store(&s)
-	if m, g := r.current(); g != nil && s.SegmentBytes > 0 {
-		m.log.SetSegmentBytes(s.SegmentBytes)
+	if m, g := r.current(); g != nil {
+		m.log.SetSegmentBytes(cmp.Or(s.SegmentBytes, r.cfg.Segment.SegmentBytes))
 		g.SetSnapshotEvery(r.snapshotEvery(m.log))
+		g.SetThrottled(s.Throttled)
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func (r *Replica) Housekeep() {
 	}
 	s, now := r.settings.Load(), r.now().UnixMilli()
 	if s.SegmentAge > 0 {
-		m.log.RollOlder(now - s.SegmentAge.Milliseconds())
+		m.log.RollOlder(now - max(s.segmentAge(r.cfg.Group).Milliseconds(), 1))
 	}
 	if m.log.PruneDue() {
 		g.Prune()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
 )
 
 // TimestampType is message.timestamp.type.
@@ -48,6 +49,10 @@ type Settings struct {
 	// SegmentBytes is segment.bytes; 0: Config.Segment's. SegmentAge is segment.ms; default 7 days.
 	SegmentBytes int64
 	SegmentAge   time.Duration
+	// SegmentJitter is segment.jitter.ms: by how much SegmentAge is shortened at most, by another part of it for each partition.
+	SegmentJitter time.Duration
+	// Throttled: followers that do not keep up are filled within [multi.Host.SetReplicationRate].
+	Throttled bool
 }
 
 const (
@@ -89,6 +94,17 @@ func (s Settings) withDefaults() Settings {
 		s.SegmentAge = defaultRetention
 	}
 	return s
+}
+
+// segmentAge is SegmentAge less the group's part of SegmentJitter.
+func (s *Settings) segmentAge(g raft.GroupID) time.Duration {
+	jitter := min(s.SegmentJitter, s.SegmentAge)
+	if jitter <= 0 {
+		return s.SegmentAge
+	}
+	// Fibonacci hashing: neighbouring groups, which were made together, are far apart.
+	part := float64(uint64(g)*0x9E3779B97F4A7C15>>11) / (1 << 53)
+	return s.SegmentAge - time.Duration(part*float64(jitter))
 }
 
 func (s Settings) validate() error {

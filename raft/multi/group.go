@@ -30,6 +30,7 @@ type Group struct {
 	closing  atomic.Bool
 	// snapshotEvery is GroupConfig.SnapshotEvery, changeable.
 	snapshotEvery atomic.Int64
+	throttle      groupThrottle
 
 	closeMu  sync.Mutex // protects closed, closeErr
 	closed   chan struct{}
@@ -129,9 +130,10 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 	// To its peers, a group that is closed and created again in one process is as good as restarted: its log was opened
 	// anew and may hold less, and it has forgotten the commit index. Its leader must not go by what it was told before.
 	boot := h.o.Boot<<32 | h.lives.Add(1)
+	g.throttle.all, g.throttle.listed = h.throttle, h.replication
 	var throttle raft.Throttle
-	if c.Throttle && h.throttle != nil {
-		throttle = h.throttle
+	if c.Throttle {
+		throttle = &g.throttle
 	}
 	g.r, err = raft.New(raft.Config{
 		Group: c.ID, Self: h.o.Self, Boot: boot, VoteAfter: c.VoteAfter,
