@@ -50,6 +50,7 @@ type produceOp struct {
 
 func (s *server) produce(r *request) {
 	req := r.msg.(*kmsg.ProduceRequest)
+	r.charge(quotaProduce, float64(r.size), false) // before the next request is read, however many come together
 	op := &produceOp{s: s, r: r, req: req, resp: kmsg.NewPtrProduceResponse(), waiting: 1}
 	op.resp.Version = req.Version
 	// All places of the answer are laid out first: a result may come while others are still being sent on their way.

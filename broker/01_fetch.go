@@ -93,12 +93,12 @@ func (s *server) fetch(r *request) {
 	req := r.msg.(*kmsg.FetchRequest)
 	ctx, refused := s.sessions.begin(req)
 	if refused != nil {
-		out, _ := encodeFetch(req.Version, r.header.CorrelationID, refused.Code, 0, nil, false, nil)
+		out, _ := encodeFetch(req.Version, r.header.CorrelationID, r.throttleMillis(), refused.Code, 0, nil, false, nil)
 		r.write(out, nil)
 		return
 	}
 	op := &fetchOp{s: s, r: r, req: req, ctx: ctx, parts: make([]fetchPart, len(ctx.parts)), started: time.Now(), running: true}
-	op.budget = s.fetchBudget(int(req.MaxBytes))
+	op.budget = r.mostFetched(s.fetchBudget(int(req.MaxBytes)))
 	op.any, op.committed = req.Version >= 11, req.IsolationLevel == readCommitted
 	im := s.b.Image()
 	for i := range op.parts {
@@ -148,7 +148,7 @@ var nothingRead = partition.ReadResult{HighWatermark: -1, LastStable: -1, LogSta
 // so that a batch always gets through.
 func (s *server) fetchBudget(wish int) int {
 	left := s.o.FetchMemory - s.fetchUsed.Load()
-	return int(max(1, min(int64(wish), int64(s.o.FetchMaxBytes), left)))
+	return int(max(1, min(int64(wish), s.limits.fetchMaxBytes.Load(), left)))
 }
 
 // wake runs the op if nobody does, on a goroutine of its own: the caller is a worker, or holds locks.
@@ -431,7 +431,8 @@ func (op *fetchOp) answer() {
 	}
 	op.s.met.fetchedBytes.Add(float64(records))
 	op.s.fetchUsed.Add(int64(records))
-	frame, _ := encodeFetch(op.req.Version, op.r.header.CorrelationID, 0, sessionID, out, op.committed, hints)
+	op.r.charge(quotaConsume, float64(records), false)
+	frame, _ := encodeFetch(op.req.Version, op.r.header.CorrelationID, op.r.throttleMillis(), 0, sessionID, out, op.committed, hints)
 	op.r.write(frame, func() { op.s.fetchUsed.Add(-int64(records)) })
 }
 

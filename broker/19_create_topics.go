@@ -37,6 +37,9 @@ func (s *server) createTopics(r *request) {
 		if err == nil && count[t.Topic] > 1 {
 			err = refuse(kerr.InvalidRequest, "the request names the topic more than once")
 		}
+		if err == nil && !req.ValidateOnly {
+			err = r.mutates(spec.Partitions, req.Version >= 6)
+		}
 		if err != nil {
 			place.ErrorCode, place.ErrorMessage = codeOf(err), messageOf(err)
 			continue
@@ -58,7 +61,7 @@ func (s *server) createTopics(r *request) {
 			}
 			place.TopicID = res.ID
 			place.NumPartitions, place.ReplicationFactor = int32(res.Partitions), int16(res.ReplicationFactor)
-			for _, c := range s.topicConfigs(topics[k].Configs) {
+			for _, c := range s.topicConfigs(im, topics[k].Configs) {
 				rc := kmsg.NewCreateTopicsResponseTopicConfig()
 				rc.Name, rc.Value, rc.Source, rc.IsSensitive = c.def.name, &c.value, int8(c.source), false
 				place.Configs = append(place.Configs, rc)
@@ -107,6 +110,9 @@ func (s *server) newTopicOf(im *coordinator.Image, version int16, t *kmsg.Create
 		}
 	}
 	configs, err := newTopicConfigs(t.Configs)
+	if err == nil {
+		err = s.checkTopicConfigs(configs)
+	}
 	spec.Configs = configs
 	return spec, err
 }

@@ -57,6 +57,10 @@ func (s *server) deleteTopics(r *request) {
 			fail(i, err)
 			continue
 		}
+		if err := r.mutates(len(topic.Partitions), req.Version >= 5); err != nil {
+			fail(i, err)
+			continue
+		}
 		seen[topic.ID] = i
 		ids, places = append(ids, topic.ID), append(places, i)
 	}

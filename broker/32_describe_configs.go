@@ -1,16 +1,20 @@
 // DescribeConfigs (key 32), versions 0 to 4: the configs of topics and brokers, each with its source, the values that
 // could stand in for it (synonyms), type and documentation (v3). Every config of Kafka's is listed; its documentation says
-// whether this broker obeys it. Group resources have no dynamic configs yet; broker loggers are named and all INFO.
+// whether this broker obeys it. Of all brokers (an empty name) what was set for all is listed, and nothing else. So are groups' configs, and the
+// levels of this broker's loggers.
 
 package broker
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/balsamq/balsa/coordinator"
 )
 
 // Resource types beyond kmsg's names.
@@ -45,42 +49,66 @@ func (s *server) describeConfigs(r *request) {
 
 // configsOf lists the configs of a resource.
 func (s *server) configsOf(q *kmsg.DescribeConfigsRequestResource) ([]configValue, error) {
+	im := s.b.Image()
 	switch q.ResourceType {
 	case kmsg.ConfigResourceTypeTopic:
-		topic, err := metadataTopic(s.b.Image(), 0, &kmsg.MetadataRequestTopic{Topic: &q.ResourceName}, nil)
+		topic, err := metadataTopic(im, 0, &kmsg.MetadataRequestTopic{Topic: &q.ResourceName}, nil)
 		if err != nil {
 			return nil, err
 		}
-		return s.topicConfigs(topic.Configs), nil
+		return s.topicConfigs(im, topic.Configs), nil
 	case kmsg.ConfigResourceTypeBroker:
 		if q.ResourceName == "" {
-			return nil, nil // the cluster-wide dynamic defaults: there are none yet
+			return s.defaultBrokerConfigs(im), nil
 		}
 		if err := s.isThisBroker(q.ResourceName); err != nil {
 			return nil, err
 		}
 		list := make([]configValue, 0, len(kafkaConfigs)+len(balsaConfigs))
 		for i := range balsaConfigs {
-			list = append(list, s.brokerConfig(&balsaConfigs[i]))
+			list = append(list, s.brokerConfig(im, &balsaConfigs[i]))
 		}
 		for i := range kafkaConfigs {
-			list = append(list, s.brokerConfig(brokerConfigs()[kafkaConfigs[i].name]))
+			list = append(list, s.brokerConfig(im, brokerConfigs()[kafkaConfigs[i].name]))
 		}
 		return list, nil
 	case kmsg.ConfigResourceTypeBrokerLogger:
 		if err := s.isThisBroker(q.ResourceName); err != nil {
 			return nil, err
 		}
-		v := configValue{def: &rootLogger}
-		v.add(rootLogger.name, rootLogger.def, kmsg.ConfigSourceDynamicBrokerLoggerConfig)
-		return []configValue{v}, nil
-	case resourceGroup, resourceClientMetrics:
-		return nil, nil
+		return s.loggerConfigs(), nil
+	case resourceGroup:
+		if q.ResourceName == "" {
+			return nil, refuse(kerr.InvalidRequest, "a group's name cannot be empty")
+		}
+		return s.groupConfigs(im, im.GroupConfigs(q.ResourceName)), nil
+	case resourceClientMetrics:
+		return nil, errNoClientMetrics
 	}
 	return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("there are no configs of resource type %d", q.ResourceType))
 }
 
-var rootLogger = configDef{name: "root", typ: kmsg.ConfigTypeString, def: "INFO", doc: "The level of the broker's log."}
+// defaultBrokerConfigs are the configs that were set for all brokers.
+func (s *server) defaultBrokerConfigs(im *coordinator.Image) []configValue {
+	set := im.BrokerConfigs("")
+	list := make([]configValue, 0, len(set))
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		d := brokerConfigs()[name]
+		if d == nil {
+			continue // a newer broker knows it
+		}
+		v := configValue{def: d}
+		v.add(name, set[name], kmsg.ConfigSourceDynamicDefaultBrokerConfig)
+		if static, ok := s.b.Config(name); ok {
+			v.add(name, static, kmsg.ConfigSourceStaticBrokerConfig)
+		}
+		if d.def != unset {
+			v.add(name, d.def, kmsg.ConfigSourceDefaultConfig)
+		}
+		list = append(list, v)
+	}
+	return list
+}
 
 func (s *server) isThisBroker(name string) error {
 	id, err := strconv.ParseInt(name, 10, 32)
@@ -98,8 +126,8 @@ func describedConfig(req *kmsg.DescribeConfigsRequest, q *kmsg.DescribeConfigsRe
 		c.Value = &value
 	}
 	c.IsDefault = v.source == kmsg.ConfigSourceDefaultConfig
-	// Broker configs are static here: a file, flags or the environment say them, and a restart changes them.
-	c.ReadOnly = q.ResourceType == kmsg.ConfigResourceTypeBroker
+	// What is not dynamic a file, flags or the environment say, and a restart changes it.
+	c.ReadOnly = q.ResourceType == kmsg.ConfigResourceTypeBroker && !v.def.dynamic
 	if req.IncludeSynonyms {
 		c.ConfigSynonyms = v.synonyms
 	}

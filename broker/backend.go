@@ -57,6 +57,15 @@ type backend interface {
 	EnsureOffsetsTopic()
 	// Quorum describes the metadata group as its leader sees it; an error says that there is none to ask.
 	Quorum(ctx context.Context, done func(q *replicaState, err error))
+	// GrowTopics adds partitions to topics; done when they have leaders and every live Image has them, or when ctx ends. One error (or
+	// nil) per topic.
+	GrowTopics(ctx context.Context, g *coordinator.Growth, done func(errs []error))
+	// SetConfigs changes configs; done when every live Image has them. One error (or nil) per change.
+	SetConfigs(ctx context.Context, changes []coordinator.ConfigChange, done func(errs []error))
+	// AlterQuotas changes client quotas, likewise.
+	AlterQuotas(ctx context.Context, entries []coordinator.QuotaChange, done func(errs []error))
+	// Loggers are this broker's.
+	Loggers() *loggers
 	// Config is a broker config that was set explicitly (file, flag, environment), by its Kafka name.
 	Config(name string) (value string, ok bool)
 }

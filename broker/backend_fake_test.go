@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"sync"
@@ -42,13 +43,14 @@ type fakeBackend struct {
 	pid      int64
 	groups   *coordinator.Groups
 	txns     *coordinator.Txns
+	logs     *loggers
 	hang     bool // creations do not end before their context does
 	frozen   bool // nothing is created
 }
 
 func newFakeBackend(t testing.TB) *fakeBackend {
 	b := &fakeBackend{t: t, txns: coordinator.NewTxns(coordinator.TxnConfig{Partitions: func() int { return 0 }}), md: coordinator.NewMetadata(), replicas: map[replicaKey]*fakeReplica{}, leaders: map[replicaKey]raft.NodeID{},
-		configs: map[string]string{"default.replication.factor": "1"}}
+		configs: map[string]string{"default.replication.factor": "1"}, logs: newLoggers(slog.New(slog.DiscardHandler))}
 	b.apply(&coordinator.Command{Found: &coordinator.FoundCluster{ClusterID: "test-cluster", Founder: raft.Member{ID: selfNode, Incarnation: 11},
 		Features: coordinator.FoundingFeatures()}})
 	for _, id := range []raft.NodeID{selfNode, otherNode} {
@@ -246,6 +248,51 @@ func (b *fakeBackend) UpdateFeatures(_ context.Context, in *coordinator.FeatureU
 	}
 	go done(errs, nil)
 }
+
+func (b *fakeBackend) GrowTopics(_ context.Context, g *coordinator.Growth, done func([]error)) {
+	errs := make([]error, len(g.Topics))
+	for i := range g.Topics {
+		t := b.Image().TopicByID(g.Topics[i].Topic)
+		more := coordinator.MorePartitions{Topic: t.ID, From: int32(len(t.Partitions))}
+		for range int(g.Topics[i].Count) - len(t.Partitions) {
+			more.Replicas = append(more.Replicas, []raft.NodeID{selfNode})
+		}
+		if len(more.Replicas) == 0 {
+			errs[i] = coordinator.ErrInvalidPartitions
+			continue
+		}
+		if g.ValidateOnly {
+			continue
+		}
+		r := b.apply(&coordinator.Command{AddPartitions: &coordinator.AddPartitions{Brokers: []raft.Member{{ID: selfNode, Incarnation: 11}}, Topics: []coordinator.MorePartitions{more}}})
+		errs[i] = r.Items[0].Err()
+		b.mu.Lock()
+		for k := range more.Replicas {
+			b.replicas[replicaKey{t.ID, more.From + int32(k)}] = newFakeReplica()
+		}
+		b.mu.Unlock()
+	}
+	go done(errs)
+}
+
+func (b *fakeBackend) SetConfigs(_ context.Context, changes []coordinator.ConfigChange, done func([]error)) {
+	b.items(&coordinator.Command{SetConfigs: &coordinator.SetConfigs{Changes: changes}}, done)
+}
+
+func (b *fakeBackend) AlterQuotas(_ context.Context, entries []coordinator.QuotaChange, done func([]error)) {
+	b.items(&coordinator.Command{AlterQuotas: &coordinator.AlterQuotas{Entries: entries}}, done)
+}
+
+func (b *fakeBackend) items(c *coordinator.Command, done func([]error)) {
+	r := b.apply(c)
+	errs := make([]error, len(r.Items))
+	for i := range errs {
+		errs[i] = r.Items[i].Err()
+	}
+	go done(errs)
+}
+
+func (b *fakeBackend) Loggers() *loggers { return b.logs }
 
 func (b *fakeBackend) LogDir(_ context.Context, wanted func(string, int32) bool, done func(logDir, error)) {
 	d := logDir{path: "/data", total: 1000, usable: 400}

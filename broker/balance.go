@@ -17,6 +17,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,6 +40,7 @@ const (
 // balancer is what balancing remembers.
 type balancer struct {
 	kick chan struct{} // capacity 1: the Image has changed
+	off  atomic.Bool   // auto.leader.rebalance.enable=false
 
 	round  sync.Mutex                 // one balanceOnce at a time; guards since and failed
 	since  map[raft.GroupID]ledSince  // what this broker leads
@@ -168,7 +170,7 @@ func (b *Broker) balance() {
 		case <-ticker.C:
 			b.tellPriorities()
 			if !b.leaving.Load() {
-				b.balanceOnce(b.ctx, b.cfg.DisableLeaderBalance)
+				b.balanceOnce(b.ctx, b.balancer.off.Load())
 			}
 		}
 	}

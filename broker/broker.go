@@ -76,7 +76,10 @@ type Broker struct {
 	verifying   atomic.Int64 // questions to coordinators of transactions that are on their way
 	outliving   sync.Once    // see outlived
 	balancer    balancer
-	leaving     atomic.Bool // leadership is given away, and none is taken any more
+	logs        *loggers
+	configured  configured    // configure's own
+	reconfigure chan struct{} // capacity 1: configs of brokers have changed
+	leaving     atomic.Bool   // leadership is given away, and none is taken any more
 	admins      *semaphore.Weighted
 
 	addrMu sync.RWMutex // guards addrs; a leaf
@@ -112,8 +115,9 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		return nil, err
 	}
 	b := &Broker{given: cfg, cfg: cfg.withDefaults(), started: time.Now(), md: coordinator.NewMetadata(), admins: newAdmins(), met: newMetrics(),
-		addrs: make(map[raft.NodeID]string), tick: make(chan struct{}, 1), fatal: make(chan error, 1)}
-	b.log = b.cfg.Logger
+		addrs: make(map[raft.NodeID]string), tick: make(chan struct{}, 1), fatal: make(chan error, 1), reconfigure: make(chan struct{}, 1)}
+	b.logs = newLoggers(b.cfg.Logger)
+	b.log = b.logs.named("broker", b.cfg.Logger.Handler())
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -148,7 +152,9 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	}
 	b.server = newServer(b, serverOptions{MaxRequestBytes: b.cfg.MaxRequestBytes, RequestMemory: b.cfg.MaxMemory / 2, FetchMemory: b.cfg.MaxMemory / 2,
 		MaxConnections: b.cfg.MaxConnections, MaxConnectionsPerIP: b.cfg.MaxConnectionsPerIP, ConnectionRate: b.cfg.ConnectionRate,
-		ConnectionRatePerIP: b.cfg.ConnectionRatePerIP, ConnectionMemory: b.cfg.ConnectionMemory, Metrics: b.met, Security: b.security}, b.log)
+		ConnectionRatePerIP: b.cfg.ConnectionRatePerIP, ConnectionMemory: b.cfg.ConnectionMemory, Metrics: b.met, Security: b.security}, b.logOf("kafka"))
+	b.configure() // what was set dynamically holds before the first client comes
+	b.spawn(b.configureLoop)
 	for _, l := range b.kafka {
 		b.server.Serve(l.ln, l.Listener)
 	}
@@ -158,6 +164,12 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		"incarnation", fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)), "boot", b.store.id.Boots)
 	return b, nil
 }
+
+// logOf is the logger of a part of the broker: see loggers.go.
+func (b *Broker) logOf(part string) *slog.Logger { return b.logs.named(part, b.log.Handler()) }
+
+// Loggers implements backend.
+func (b *Broker) Loggers() *loggers { return b.logs }
 
 // onClose adds what has to be undone at the end.
 func (b *Broker) onClose(fn func() error) {
@@ -257,7 +269,7 @@ func (b *Broker) listen() error {
 				b.host.PeerUnreachable(id)
 			}
 		},
-		Logger: b.log,
+		Logger: b.logOf("transport"),
 	})
 	if err != nil {
 		return err
@@ -325,7 +337,7 @@ func (b *Broker) startRaft() (err error) {
 		if err := b.store.checkJournal(); err != nil {
 			return err
 		}
-		j, err := journal.Open(dir, journal.Options{Logger: b.log})
+		j, err := journal.Open(dir, journal.Options{Logger: b.logOf("journal")})
 		if err != nil {
 			return fmt.Errorf("open the journal of terms and votes %s: %w", dir, err)
 		}
@@ -338,7 +350,7 @@ func (b *Broker) startRaft() (err error) {
 	b.host, err = multi.NewHost(multi.Options{
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
-		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met, b.flight}, Logger: b.log, Seed: rand.Uint64(), OnFatal: b.onFatal,
+		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met, b.flight}, Logger: b.logOf("raft"), Seed: rand.Uint64(), OnFatal: b.onFatal,
 		LearnerRate: max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate,
 	})
 	if err != nil {
@@ -366,18 +378,19 @@ func (b *Broker) startRaft() (err error) {
 		others:    len(b.known) > 0 || len(b.cfg.Join) > 0,
 	}
 	b.balancer.kick = make(chan struct{}, 1)
+	b.balancer.off.Store(b.cfg.DisableLeaderBalance)
 	b.peers = newPeers(peersConfig{
 		self: id, addr: b.rpcAddr, interval: b.cfg.HeartbeatInterval, timeout: b.cfg.ElectionTimeout, caller: b.tr,
 		setAddr: b.setAddr, image: b.Image, epochs: b.meta.epochs, outlived: b.outlived, log: b.log,
 		heard: func(n raft.NodeID, inc raft.Incarnation) { b.ctl.Heard(n, inc) },
 	})
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
-		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: b.clock.Now, Seed: rand.Uint64(), Logger: b.log,
+		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: b.clock.Now, Seed: rand.Uint64(), Logger: b.logOf("coordinator"),
 		Supports: b.askFeatures}, b.md, b.meta)
 	b.reads = newReadAsker(b.ctx, b.tr, b.cfg.ElectionTimeout)
 	b.onClose(func() error { b.reads.close(); return nil })
 	b.rec = &reconciler{
-		self: b.self(), store: b.store, image: b.Image, log: b.log, parallel: b.cfg.OpenParallel,
+		self: b.self(), store: b.store, image: b.Image, log: b.logOf("partition"), parallel: b.cfg.OpenParallel,
 		hardState: b.hardStates.Load,
 		forget:    b.hardStates.Delete,
 		change:    b.change,
@@ -395,6 +408,7 @@ func (b *Broker) startRaft() (err error) {
 		},
 	}
 	b.scrub = &scrubber{store: b.store, replicas: b.rec.replicas, meta: b.meta.segments.Load, rate: b.cfg.ScrubRate, interval: b.cfg.ScrubInterval, log: b.log}
+	b.rec.interval.Store(int64(b.cfg.RetentionCheck))
 	b.mover = newMover(mover{image: b.Image, replica: b.rec.replica, led: b.peers.table.led, change: b.change, interval: max(b.cfg.ElectionTimeout/5, 10*time.Millisecond),
 		parallel: b.cfg.MovesParallel, log: b.log})
 	b.md.OnChange(func(old, now *coordinator.Image) {
@@ -406,6 +420,9 @@ func (b *Broker) startRaft() (err error) {
 			b.poke()
 		}
 		b.balancer.poke()
+		if now.ConfigVersion() != old.ConfigVersion() {
+			b.configsChanged()
+		}
 		if now.Feature(metadataVersion) < old.Feature(metadataVersion) {
 			b.meta.snapshot() // so that a start of an older version finds nothing in the log that it does not know
 		}
@@ -438,7 +455,7 @@ func (b *Broker) startRaft() (err error) {
 	b.spawn(b.control)
 	b.spawn(func() { b.mover.run(b.ctx) })
 	b.spawn(b.balance)
-	b.spawn(func() { b.rec.housekeeping(b.ctx, b.cfg.RetentionCheck) })
+	b.spawn(func() { b.rec.housekeeping(b.ctx) })
 	b.spawn(func() { b.scrub.run(b.ctx) })
 	return nil
 }

@@ -53,6 +53,7 @@ type conn struct {
 	audited auditLog
 	client  atomic.Pointer[string] // software name and version, once told
 	sent    redirects              // consumers' partitions that were sent to other replicas
+	muted   atomic.Int64           // until when nothing is read, by its quotas, in nanoseconds; 0: it is
 
 	mu      sync.Mutex // guards what follows; a leaf
 	queue   []*request // in order of arrival, not yet written
@@ -69,7 +70,11 @@ type request struct {
 	size   int64               // of the frame
 	start  time.Time           // when it had been read
 	amend  func(kmsg.Response) // completes the answer; nil: nothing to complete
-	held   atomic.Int32        // why the frame's bytes are still needed; at 0 their memory is given back
+	// throttled is for how long the client shall wait, by its quotas, in nanoseconds.
+	throttled atomic.Int64
+	// quotaClient is the client id, where there are quotas.
+	quotaClient string
+	held        atomic.Int32 // why the frame's bytes are still needed; at 0 their memory is given back
 
 	// Guarded by conn.mu.
 	done     bool
@@ -110,6 +115,9 @@ func (c *conn) readRequests() error {
 	br := bufio.NewReaderSize(c.nc, readBuffer)
 	for {
 		if err := c.awaitRequest(br); err != nil {
+			return err
+		}
+		if err := c.awaitUnmuted(); err != nil {
 			return err
 		}
 		if c.auth.bare && c.auth.exchange != nil {
@@ -173,7 +181,7 @@ func (c *conn) awaitRequest(br *bufio.Reader) error {
 		return nil
 	}
 	for {
-		if err := c.nc.SetReadDeadline(time.Now().Add(c.s.o.IdleTimeout)); err != nil {
+		if err := c.nc.SetReadDeadline(time.Now().Add(time.Duration(c.s.limits.idle.Load()))); err != nil {
 			return err
 		}
 		_, err := br.Peek(4)
@@ -301,7 +309,16 @@ func (c *conn) serve(r *request) error {
 	c.queue = append(c.queue, r)
 	c.mu.Unlock()
 
-	if c.s.guarded(r) {
+	if !c.s.guarded(r) {
+		// It is answered.
+	} else if c.s.b.Image().HasQuotas() {
+		// What the client owes is in this answer; what the request itself costs is known afterwards.
+		begun := time.Now()
+		r.quotaClient = string(r.header.ClientID)
+		r.charge(quotaRequest, 0, false)
+		findAPI(r.header.Key).serve(c.s, r)
+		r.worked(time.Since(begun))
+	} else {
 		findAPI(r.header.Key).serve(c.s, r)
 	}
 
@@ -356,6 +373,11 @@ func (r *request) respond(resp kmsg.Response) {
 
 // respondVersion is respond for a message that has its version already (ApiVersions may answer in another one).
 func (r *request) respondVersion(resp kmsg.Response) {
+	if wait := r.throttleMillis(); wait > 0 {
+		if t, ok := resp.(kmsg.SetThrottleResponse); ok {
+			t.SetThrottle(wait)
+		}
+	}
 	b := make([]byte, 4, 256)
 	b = protocol.AppendResponseHeader(b, r.header.Key, r.header.CorrelationID, resp.IsFlexible())
 	b = resp.AppendTo(b)

@@ -123,6 +123,7 @@ var kafkaErrors = []struct {
 	{coordinator.ErrOtherDisk, kerr.InvalidRequest},
 	{coordinator.ErrBrokerInUse, kerr.InvalidRequest},
 	{coordinator.ErrNotFounded, kerr.CoordinatorNotAvailable},
+	{coordinator.ErrTooMany, kerr.PolicyViolation},
 	{coordinator.ErrStale, kerr.RequestTimedOut},
 	// The metadata group has no leader at the moment, or lost it midway.
 	{multi.ErrNotLeader, kerr.NotController},

@@ -68,11 +68,11 @@ func (e *fetchEncoder) batches(size int, batches [][]byte) {
 
 // encodeFetch is a whole response frame. parts are grouped by topic as they stand: neighbours of one topic share an
 // entry. It returns the number of record bytes that the buffers borrow.
-func encodeFetch(version int16, correlationID int32, code int16, sessionID int32, parts []*fetchPart, readCommitted bool, brokers []hintedBroker) (net.Buffers, int) {
+func encodeFetch(version int16, correlationID, throttle int32, code int16, sessionID int32, parts []*fetchPart, readCommitted bool, brokers []hintedBroker) (net.Buffers, int) {
 	e := &fetchEncoder{version: version, flexible: version >= 12}
 	e.b = make([]byte, 4, 128+64*len(parts))
 	e.b = protocol.AppendResponseHeader(e.b, keyFetch, correlationID, e.flexible)
-	e.i32(0) // throttle
+	e.i32(throttle)
 	if version >= 7 {
 		e.i16(code)
 		e.i32(sessionID)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -107,10 +108,10 @@ func (b *Broker) newGroups() *coordinator.Groups {
 			}
 			return 0
 		},
-		Logger: b.log, InitialRebalanceDelay: c.GroupInitialRebalanceDelay, MinSession: c.GroupMinSession, MaxSession: c.GroupMaxSession,
+		Logger: b.logOf("coordinator"), InitialRebalanceDelay: c.GroupInitialRebalanceDelay, MinSession: c.GroupMinSession, MaxSession: c.GroupMaxSession,
 		MaxSize: c.GroupMaxSize, Retention: c.OffsetsRetention, Image: b.Image,
 		ConsumerSession: c.GroupConsumerSession, ConsumerHeartbeat: c.GroupConsumerHeartbeat, ConsumerMaxSize: c.GroupConsumerMaxSize,
-		Migration: coordinator.Migration(c.GroupConsumerMigration),
+		Migration: coordinator.Migration(c.GroupConsumerMigration), ConsumerTiming: b.consumerTiming,
 	})
 }
 
@@ -147,6 +148,23 @@ func (b *Broker) ensureTopic(name string, partitions int32, busy *atomic.Bool) {
 }
 
 // groupTopicsChanged forgets what groups have committed for topics that are deleted.
+// consumerTiming is what was set dynamically for a group, or for all.
+func (b *Broker) consumerTiming(group string) (session, heartbeat time.Duration) {
+	im := b.Image()
+	set := im.GroupConfigs(group)
+	ms := func(name, all string) time.Duration {
+		v, ok := set[name]
+		if !ok {
+			v, ok = im.BrokerConfig(b.NodeID(), all)
+		}
+		if !ok {
+			return 0
+		}
+		return time.Duration(min(number(v), math.MaxInt32)) * time.Millisecond
+	}
+	return ms(groupSession, "group.consumer.session.timeout.ms"), ms(groupHeartbeat, "group.consumer.heartbeat.interval.ms")
+}
+
 func (b *Broker) groupTopicsChanged(old, now *coordinator.Image) {
 	if gone := coordinator.DeletedTopics(old, now); len(gone) > 0 {
 		b.spawn(func() { b.groups.TopicsDeleted(gone) })

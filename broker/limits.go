@@ -6,6 +6,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 
 	"golang.org/x/time/rate"
@@ -28,11 +29,21 @@ type connectionRates struct {
 }
 
 func newConnectionRates(all, perSource float64) *connectionRates {
-	r := &connectionRates{perSource: rate.Limit(perSource), sources: make(map[netip.Prefix]*rate.Limiter)}
+	r := &connectionRates{perSource: rate.Limit(perSource), all: rate.NewLimiter(rate.Inf, 0), sources: make(map[netip.Prefix]*rate.Limiter)}
 	if all > 0 {
-		r.all = rate.NewLimiter(rate.Limit(all), burst(all))
+		r.setAll(all)
 	}
 	return r
+}
+
+// setAll changes how many may come in a second; no more than math.MaxInt32 are counted (max.connection.creation.rate).
+func (r *connectionRates) setAll(perSecond float64) {
+	if perSecond >= math.MaxInt32 {
+		r.all.SetLimit(rate.Inf)
+		return
+	}
+	r.all.SetLimit(rate.Limit(perSecond))
+	r.all.SetBurst(burst(perSecond))
 }
 
 // burst is how many connections may come at once: a client opens one to each broker when it starts.
@@ -40,9 +51,6 @@ func burst(perSecond float64) int { return max(int(perSecond), 10) }
 
 // wait holds the next connection back, in the kernel's queue, until it may come.
 func (r *connectionRates) wait(ctx context.Context) error {
-	if r.all == nil {
-		return nil
-	}
 	return r.all.Wait(ctx)
 }
 

@@ -50,6 +50,9 @@ type metrics struct {
 	verified        prometheus.Counter
 	partitionErrors *prometheus.CounterVec
 
+	throttled        *prometheus.CounterVec
+	throttledSeconds *prometheus.CounterVec
+
 	commitSeconds  *histogram
 	fsyncSeconds   *histogram
 	flushBytes     *histogram
@@ -110,6 +113,11 @@ func newMetrics() *metrics {
 		partitionErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_partition_errors_total",
 			Help: "Errors answered to produce and fetch for single partitions, by API and Kafka error. NOT_LEADER_OR_FOLLOWER is how clients learn of a new leader."}, []string{"api", "error"}),
 
+		throttled: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_quota_throttled_total",
+			Help: "Times that a client was told to wait because it had used up a quota, by quota."}, []string{"quota"}),
+		throttledSeconds: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_quota_throttled_seconds_total",
+			Help: "Seconds that clients were told to wait because they had used up a quota, by quota."}, []string{"quota"}),
+
 		commitSeconds:  seconds("balsa_raft_commit_seconds", "Time from a proposal's place in the leader's log until it is committed by a quorum and applied: what acks=all waits for.", diskSeconds),
 		fsyncSeconds:   seconds("balsa_log_fsync_seconds", "Time to write and sync what a log had pending.", diskSeconds),
 		flushBytes:     newHistogram(prometheus.NewDesc("balsa_log_flush_bytes", "Bytes that one sync of a log made durable: more under load, which is what group commit is.", nil, nil), bytesEach, batchBytes),
@@ -120,7 +128,7 @@ func newMetrics() *metrics {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{&m.requests, m.bytesIn, m.bytesOut, m.accepted, m.refused, m.protocolErrors, m.authentications, m.producedBatches, m.producedBytes, m.markers, m.verified,
-		m.fetchedBytes, m.partitionErrors, m.commitSeconds, m.fsyncSeconds, m.flushBytes, m.leaderSeconds, m.journalSeconds}
+		m.fetchedBytes, m.partitionErrors, m.throttled, m.throttledSeconds, m.commitSeconds, m.fsyncSeconds, m.flushBytes, m.leaderSeconds, m.journalSeconds}
 }
 
 // registry is one of the broker's own, so that two brokers in one process do not meet in it.

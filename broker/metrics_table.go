@@ -32,8 +32,8 @@ type sample struct {
 	topics, partitions int
 	controller         bool
 
-	connections, sessions int
-	memory                [4]memorySample
+	connections, sessions, accounts int
+	memory                          [4]memorySample
 }
 
 type memorySample struct {
@@ -189,6 +189,7 @@ var scalars = []scalar{
 	{name: "balsa_cache_hits_total", help: "Reads of entries and batches answered from memory.", kind: counted, value: func(s *sample) float64 { return float64(s.hits) }},
 	{name: "balsa_cache_misses_total", help: "Reads of entries and batches that went to the disk.", kind: counted, value: func(s *sample) float64 { return float64(s.misses) }},
 
+	{name: "balsa_quota_accounts", help: "Clients of whom account is kept because a quota counts for them.", kind: gauge, server: true, value: func(s *sample) float64 { return float64(s.accounts) }},
 	{name: "balsa_cluster_metadata_version", help: "Version of the cluster's metadata that this broker has. All brokers should have about the same.", kind: gauge, value: func(s *sample) float64 { return float64(s.version) }},
 	{name: "balsa_cluster_brokers", help: "Brokers of the cluster, and those that are alive.", kind: gauge, label: "state",
 		values: func(s *sample, emit func(string, float64)) {
@@ -271,7 +272,7 @@ func (b *Broker) sample() *sample {
 	_, s.controller = b.meta.Leader()
 	if s.serving {
 		v := b.server
-		s.connections, s.sessions = v.connections(), v.sessions.len()
+		s.connections, s.sessions, s.accounts = v.connections(), v.sessions.len(), v.quotas.size()
 		s.memory = [4]memorySample{{"produce", v.memory.used.Load(), v.memory.size}, {"fetch", v.polls.used.Load(), v.polls.size},
 			{"other", v.control.used.Load(), v.control.size}, {"fetch-answers", v.fetchUsed.Load(), v.o.FetchMemory}}
 	}

@@ -38,6 +38,7 @@ const (
 	isBlob                 // bytes or null
 	isList                 // an array of elem[0], or null
 	isRecord               // elem one after the other, then a tag section in flexible versions
+	isOption               // a record in elem[0], or null: a byte says which
 	isTagged               // within a record: what the tag in size holds, of which kmsg decodes the content
 )
 
@@ -56,6 +57,9 @@ func of(k kind) field            { return field{kind: k, max: lastVersion} }
 func listOf(f field) field       { return field{kind: isList, max: lastVersion, elem: []field{f}} }
 func structure(f ...field) field { return field{kind: isRecord, max: lastVersion, elem: f} }
 func array(f ...field) field     { return listOf(structure(f...)) }
+func orNull(f ...field) field {
+	return field{kind: isOption, max: lastVersion, elem: []field{structure(f...)}}
+}
 func tag(n int, f field) field {
 	return field{kind: isTagged, max: lastVersion, size: n, elem: []field{f}}
 }
@@ -112,15 +116,21 @@ var bodies = [lastAPIKey]*field{
 	30: body(array(int8s, str, int8s.since(1), str, str, int8s, int8s)),
 	31: body(array(int8s, nullStr, int8s.since(1), nullStr, nullStr, int8s, int8s)),
 	32: body(array(int8s, str, listOf(str)), boolean.since(1), boolean.since(3)),
+	33: body(array(int8s, str, array(str, nullStr)), boolean),
+	34: body(array(str, array(str, listOf(int32s)))),
 	35: body(array(str, listOf(int32s))),
 	36: body(data),
+	37: body(array(str, int32s, array(listOf(int32s))), int32s, boolean),
 	42: body(listOf(str)),
 	43: body(int8s.since(1), array(str, listOf(int32s)), int32s),
+	44: body(array(int8s, str, array(str, int8s, nullStr)), boolean),
 	45: body(int32s, boolean.since(1), array(str, array(int32s, listOf(int32s)))),
 	46: body(int32s, array(str, listOf(int32s))),
 	47: body(str, array(str, array(int32s))),
 	50: body(array(str)),
 	51: body(array(str, int8s), array(str, int8s, int32s, data, data)),
+	48: body(array(str, int8s, nullStr), boolean),
+	49: body(array(array(str, nullStr), array(str, bytesOf(8), boolean)), boolean),
 	55: body(array(str, array(int32s))),
 	57: body(int32s, array(str, int16s, boolean.until(0), int8s.since(1)), boolean.since(1)),
 	60: body(boolean, int8s.since(1), boolean.since(2)),
@@ -130,6 +140,8 @@ var bodies = [lastAPIKey]*field{
 	66: body(listOf(str), listOf(int64s), int64s.since(1), nullStr.since(2)),
 	68: body(str, str, int32s, nullStr, nullStr, int32s, listOf(str), nullStr.since(1), nullStr, array(uuid, listOf(int32s))),
 	69: body(listOf(str), boolean),
+	74: body(listOf(int8s).since(1)),
+	75: body(array(str), int32s, orNull(str, int32s)),
 }
 
 func body(f ...field) *field {
@@ -184,6 +196,16 @@ func (w *walk) field(f *field) {
 		w.skip(max(w.length(4), 0))
 	case isList:
 		w.list(&f.elem[0])
+	case isOption:
+		if len(w.b) == 0 {
+			w.skip(-1)
+			return
+		}
+		there := int8(w.b[0]) != -1
+		w.skip(1)
+		if there {
+			w.field(&f.elem[0])
+		}
 	case isRecord:
 		for i := range f.elem {
 			if e := &f.elem[i]; e.kind != isTagged && w.has(e) {
@@ -223,6 +245,8 @@ func (w *walk) least(f *field) int {
 		n = 2
 	case isBlob, isList:
 		n = 4
+	case isOption:
+		return 1
 	case isRecord:
 		for i := range f.elem {
 			if e := &f.elem[i]; e.kind != isTagged && w.has(e) {

@@ -84,6 +84,8 @@ func fill(r *rand.Rand, v reflect.Value, nullable bool) {
 		v.SetUint(r.Uint64() & 0xff)
 	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		v.SetInt(int64(r.Uint64()) >> (64 - v.Type().Bits()))
+	case reflect.Float64:
+		v.SetFloat(r.Float64())
 	default:
 		panic("a field of a kind that no request has had: " + v.Type().String())
 	}

@@ -516,7 +516,7 @@ func TestFetchEncoderAgreesWithKmsg(t *testing.T) {
 		for v := int16(4); v <= 18; v++ {
 			for _, committed := range []bool{false, true} {
 				brokers := []hintedBroker{{2, "host", 9092, &rack}, {3, "", 1, nil}}
-				bufs, n := encodeFetch(v, 77, kerr.FetchSessionIDNotFound.Code, 55, tc, committed, brokers)
+				bufs, n := encodeFetch(v, 77, 0, kerr.FetchSessionIDNotFound.Code, 55, tc, committed, brokers)
 				var frame []byte
 				for _, b := range bufs {
 					frame = append(frame, b...)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/balsamq/balsa/coordinator"
 )
 
 // A topic's own word wins over the broker's, and both are shown.
@@ -20,7 +22,7 @@ func TestReadConsistency(t *testing.T) {
 		if tc.topic != "" {
 			configs[readConsistency] = tc.topic
 		}
-		if got := (&reconciler{quorum: tc.broker}).settingsOf(configs).QuorumReads; got != tc.want {
+		if got := (&reconciler{quorum: tc.broker}).settingsOf(&coordinator.Topic{Configs: configs, Partitions: make([]coordinator.Partition, 1)}, 0, nil).QuorumReads; got != tc.want {
 			t.Errorf("broker %v, topic %q: %v", tc.broker, tc.topic, got)
 		}
 	}

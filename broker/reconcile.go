@@ -17,15 +17,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/partition"
-	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 )
 
@@ -36,6 +33,7 @@ const resetPoll = 100 * time.Millisecond
 type hosted struct {
 	group     raft.GroupID
 	topic     *coordinator.Topic // as last applied to the replica; nil for an orphan's directory
+	defaults  *map[string]string // likewise: reconciler.defaults
 	partition int32
 
 	// Guarded by reconciler.mu.
@@ -65,6 +63,10 @@ type reconciler struct {
 	quorum    bool          // reads ask a quorum where the topic does not say
 	expiry    time.Duration // of idle producers
 
+	defaults atomic.Pointer[map[string]string] // topic configs that were set dynamically for this broker or all
+	interval atomic.Int64                      // between two looks of housekeeping
+	retimed  chan struct{}                     // capacity 1: interval has changed
+
 	// current: the Image is not older than this start.
 	current atomic.Bool
 
@@ -80,6 +82,7 @@ type reconciler struct {
 
 func (r *reconciler) start() {
 	r.kick, r.stop, r.sem = make(chan struct{}, 1), make(chan struct{}), make(chan struct{}, r.parallel)
+	r.retimed = make(chan struct{}, 1)
 	r.groups = make(map[raft.GroupID]*hosted)
 	r.poke()
 	r.wg.Go(r.loop)
@@ -202,7 +205,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 			}
 			switch {
 			case h.replica == nil:
-				h.topic = t
+				h.topic, h.defaults = t, r.defaults.Load()
 				work = append(work, func() { r.finish(h, "open", r.openReplica(h, t)) })
 			case h.failed:
 				h.failed = false // it may fail again before Reopen returns
@@ -211,9 +214,9 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 				work = append(work, func() { r.finish(h, "reset", r.followReset(h, p)) })
 			case p.Reset != nil && r.resetFollowed(h.replica, im, p):
 				work = append(work, func() { r.finish(h, "end the reset of", r.endReset(t, int32(i))) })
-			case h.topic != t:
-				h.topic = t
-				if err := h.replica.UpdateSettings(r.settingsOf(t.Configs)); err != nil {
+			case h.topic != t || h.defaults != r.defaults.Load():
+				h.topic, h.defaults = t, r.defaults.Load()
+				if err := h.replica.UpdateSettings(r.settingsOf(t, int32(i), h.defaults)); err != nil {
 					r.log.Error("cannot apply topic configs", "topic", t.Name, "partition", i, "err", err)
 				}
 				continue
@@ -315,7 +318,7 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
 		Bootstrap: raft.ConfState{Voters: voters}, Epoch: p.Epoch, JoinAfter: joinAfter,
 		Campaign: !existing && p.Epoch == 0 && p.Founders == nil && r.image().Preferred(p) == r.self.ID,
-		Settings: r.settingsOf(t.Configs),
+		Settings: r.settingsOf(t, h.partition, h.defaults),
 		OnFailed: func(rep *partition.Replica, err error) {
 			_, epoch, _ := rep.Leader()
 			r.coordinates(t.Name, h.partition, rep, partition.Leadership{Epoch: epoch})
@@ -453,97 +456,4 @@ func (r *reconciler) close() error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// settingsOf is the part of a topic's configs that its replicas obey, with this broker's defaults. They were checked when they were set; what a newer
-// broker may have let in and this one cannot read stays at its default.
-func (r *reconciler) settingsOf(configs map[string]string) (s partition.Settings) {
-	number := func(name string, max int64) int64 {
-		v, err := strconv.ParseInt(configs[name], 10, 64)
-		if err != nil || v < 0 || v > max {
-			return 0
-		}
-		return v
-	}
-	ms := func(name string) time.Duration {
-		v := number(name, 1<<63-1)
-		switch {
-		case v > int64((1<<63-1)/time.Millisecond):
-			return -1 // unbounded
-		case v == 0 && configs[name] == "0":
-			return 1 // no time at all; a zero would stand for the default
-		}
-		return time.Duration(v) * time.Millisecond
-	}
-	s.ProducerExpiry = r.expiry
-	s.MaxMessageBytes = int(number("max.message.bytes", partition.MaxBatchBytes))
-	if configs["message.timestamp.type"] == "LogAppendTime" {
-		s.TimestampType = partition.LogAppendTime
-	}
-	s.TimestampBefore = ms("message.timestamp.before.max.ms")
-	s.TimestampAfter = ms("message.timestamp.after.max.ms")
-	s.Compression = compressionOf(configs)
-	s.SegmentBytes = number("segment.bytes", 1<<31-1)
-	s.SegmentAge = ms("segment.ms")
-	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)
-	switch {
-	case configs["retention.bytes"] == "0":
-		s.RetentionBytes = 1 // a zero would stand for the default
-	case !deletes(configs["cleanup.policy"]):
-		s.RetentionAge, s.RetentionBytes = -1, -1
-	}
-	if configs["retention.ms"] == "-1" {
-		s.RetentionAge = -1
-	}
-	s.MinInsync = int(number("min.insync.replicas", coordinator.MaxReplicationFactor))
-	s.QuorumReads = r.quorum
-	if v, ok := configs[readConsistency]; ok {
-		s.QuorumReads = v == ReadQuorum
-	}
-	return s
-}
-
-// compressionOf is compression.type and what goes with it.
-func compressionOf(configs map[string]string) (c partition.Recompression) {
-	codecs := map[string]protocol.Codec{"uncompressed": protocol.CodecNone, "gzip": protocol.CodecGzip, "snappy": protocol.CodecSnappy,
-		"lz4": protocol.CodecLZ4, "zstd": protocol.CodecZstd}
-	name := configs["compression.type"]
-	if c.Codec, c.Enabled = codecs[name]; c.Enabled {
-		if level, err := strconv.Atoi(configs["compression."+name+".level"]); err == nil {
-			c.Level = level
-		}
-	}
-	return c
-}
-
-// deletes reports that cleanup.policy lets old records be dropped.
-func deletes(policy string) bool {
-	if policy == "" {
-		return true
-	}
-	for v := range strings.SplitSeq(policy, ",") {
-		if strings.TrimSpace(v) == "delete" {
-			return true
-		}
-	}
-	return false
-}
-
-// housekeeping lets each replica do what time has made due, one after the other, at every interval.
-func (r *reconciler) housekeeping(ctx context.Context, interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		for _, rep := range r.replicas() {
-			if ctx.Err() != nil {
-				return
-			}
-			rep.Housekeep()
-		}
-	}
 }

@@ -121,6 +121,8 @@ type server struct {
 	decoding  *semaphore.Weighted // decodeMemory
 	fetchUsed atomic.Int64        // of FetchMemory
 	sessions  *sessionCache
+	limits    limits
+	quotas    *quotas
 
 	complaints *rate.Limiter
 	silenced   atomic.Int64 // complaints not logged since the last one that was
@@ -138,7 +140,7 @@ type server struct {
 func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 	o = o.withDefaults()
 	ctx, stop := context.WithCancel(context.Background())
-	return &server{
+	s := &server{
 		b: b, o: o, log: log, ctx: ctx, stop: stop,
 		met:        o.Metrics,
 		memory:     newBudget(o.RequestMemory),
@@ -152,7 +154,29 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		conns:      make(map[*conn]struct{}),
 		perIP:      make(map[netip.Prefix]int),
 		rates:      newConnectionRates(o.ConnectionRate, o.ConnectionRatePerIP),
+		quotas:     newQuotas(o.Metrics),
 	}
+	s.limits.connections.Store(int64(o.MaxConnections))
+	s.limits.perIP.Store(int64(o.MaxConnectionsPerIP))
+	s.limits.idle.Store(int64(o.IdleTimeout))
+	s.limits.fetchMaxBytes.Store(int64(o.FetchMaxBytes))
+	return s
+}
+
+// limits are those bounds of serverOptions that can be changed while the server runs.
+type limits struct {
+	connections, perIP, idle, fetchMaxBytes atomic.Int64
+	overrides                               atomic.Pointer[map[string]int] // max.connections.per.ip.overrides
+}
+
+// perIPOf is how many connections an address may have.
+func (l *limits) perIPOf(ip string) int {
+	if m := l.overrides.Load(); m != nil {
+		if n, ok := (*m)[ip]; ok {
+			return n
+		}
+	}
+	return int(l.perIP.Load())
 }
 
 // Serve accepts connections from ln, which is bound for l, in a goroutine of its own until Close. The server owns ln from here on.
@@ -211,6 +235,10 @@ func (s *server) accept(ln net.Listener, l Listener) {
 			continue
 		}
 		pause = minPause
+		if !s.admitIP(nc, s.b.Image()) {
+			s.met.refused.Inc()
+			continue
+		}
 		c, err := s.admit(nc, l)
 		if err != nil {
 			s.met.refused.Inc()
@@ -232,9 +260,9 @@ func (s *server) admit(nc net.Conn, l Listener) (*conn, error) {
 	switch {
 	case s.closed:
 		return nil, errServerClosed
-	case len(s.conns) >= s.o.MaxConnections:
+	case len(s.conns) >= int(s.limits.connections.Load()):
 		return nil, fmt.Errorf("%d connections are open (max.connections)", len(s.conns))
-	case s.perIP[from] >= s.o.MaxConnectionsPerIP:
+	case s.perIP[from] >= s.limits.perIPOf(ip):
 		return nil, fmt.Errorf("%d connections from %s are open (max.connections.per.ip)", s.perIP[from], ip)
 	case !s.rates.allow(from):
 		return nil, fmt.Errorf("new connections from %s come faster than %v a second (connection-rate-per-ip)", ip, s.o.ConnectionRatePerIP)

@@ -18,6 +18,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"hash/fnv"
 	"maps"
 	"regexp"
@@ -274,9 +275,18 @@ func (g *group) restoreConsumer() {
 	}
 }
 
+// consumerTiming is what members of the new protocol are held to.
+func (g *group) consumerTiming() (session, heartbeat time.Duration) {
+	c := &g.s.c.cfg
+	if c.ConsumerTiming != nil {
+		session, heartbeat = c.ConsumerTiming(g.name)
+	}
+	return cmp.Or(session, c.ConsumerSession), cmp.Or(heartbeat, c.ConsumerHeartbeat)
+}
+
 // touchConsumer begins a member's session anew.
 func (g *group) touchConsumer(m *consumerMember) {
-	session := g.s.c.cfg.ConsumerSession
+	session, _ := g.consumerTiming()
 	if m.says.classic != nil {
 		session = m.says.classic.session
 	}

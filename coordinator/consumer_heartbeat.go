@@ -168,7 +168,8 @@ func (g *group) consumerHeartbeat(r *ConsumerHeartbeatRequest, reply func(Consum
 	}
 	st.advance(m, owned)
 	full := r.Epoch == joinEpoch || r.Rebalance > 0 && (r.Topics != nil || r.Regex != nil) && r.Owned != nil
-	res := ConsumerHeartbeatResult{MemberID: m.id, Epoch: m.holds.epoch, Interval: g.s.c.cfg.ConsumerHeartbeat}
+	_, interval := g.consumerTiming()
+	res := ConsumerHeartbeatResult{MemberID: m.id, Epoch: m.holds.epoch, Interval: interval}
 	if full || !sameParts(before.owned, m.holds.owned) {
 		res.Assigned, res.Assignment = true, m.holds.owned.byTopic()
 	}
@@ -193,7 +194,8 @@ func (g *group) consumerLeave(r *ConsumerHeartbeatRequest, reply func(ConsumerHe
 		reply(ConsumerHeartbeatResult{}, err)
 		return
 	}
-	res := ConsumerHeartbeatResult{MemberID: m.id, Epoch: r.Epoch, Interval: g.s.c.cfg.ConsumerHeartbeat}
+	_, interval := g.consumerTiming()
+	res := ConsumerHeartbeatResult{MemberID: m.id, Epoch: r.Epoch, Interval: interval}
 	// Some clients do not repeat their instance id here: it is the member's that counts.
 	if r.Epoch == leaveStaticEpoch && m.says.instance != nil {
 		h := *m.at()

@@ -48,6 +48,8 @@ type GroupConfig struct {
 	Image func() *Image
 	// ConsumerSession and ConsumerHeartbeat are what members of the new protocol (KIP-848) are held to. Defaults 45 s and 5 s.
 	ConsumerSession, ConsumerHeartbeat time.Duration
+	// ConsumerTiming is what a group has instead, as it was set for it or for all while the broker ran; nil, or zeros: nothing.
+	ConsumerTiming func(group string) (session, heartbeat time.Duration)
 	// ConsumerMaxSize bounds the members of a group of the new protocol. Default: by maxGroupBytes only.
 	ConsumerMaxSize int
 	// Migration says which groups change their protocol while they have members. Default MigrateBoth.
