@@ -25,6 +25,8 @@ var commands = []func(*app) *cobra.Command{
 	newGroupCommand,
 	newProduceCommand,
 	newConsumeCommand,
+	newConfigCommand,
+	newQuotaCommand,
 	newClusterCommand,
 	newTxnCommand,
 	newUserCommand,
@@ -41,7 +43,7 @@ machine; 'broker start' runs one broker; the other commands work with a running 
 Every setting can come from a flag, from the environment, or from balsa.yaml in the current directory (or the file named
 by --config or BALSA_CONFIG); a flag wins over the environment, and the environment over the file. The environment
 variable of a setting is its name in the file in capitals with BALSA_ in front: kafka-listen is BALSA_KAFKA_LISTEN, and
-nodes in the section dev is BALSA_DEV_NODES. 'broker help config' lists them all, 'broker help exit-codes' the exit codes.`
+nodes in the section dev is BALSA_DEV_NODES. 'broker help settings' lists them all, 'broker help exit-codes' the exit codes.`
 
 // run executes one command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
@@ -77,7 +79,7 @@ func (a *app) root() *cobra.Command {
 		root.AddCommand(newCommand(a))
 	}
 	root.AddCommand(
-		&cobra.Command{Use: "config", Short: "The settings: names, environment variables, types, defaults", Long: settingsHelp(root)},
+		&cobra.Command{Use: "settings", Short: "The settings: names, environment variables, types, defaults", Long: settingsHelp(root)},
 		&cobra.Command{Use: "exit-codes", Short: "The exit codes", Long: exitCodesHelp},
 	)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {

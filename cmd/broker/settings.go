@@ -82,7 +82,7 @@ func knownSettings(root *cobra.Command) map[string]*pflag.Flag {
 	return known
 }
 
-// settingsHelp is the text of `broker help config`.
+// settingsHelp is the text of `broker help settings`.
 func settingsHelp(root *cobra.Command) string {
 	known := knownSettings(root)
 	keys := make([]string, 0, len(known))
@@ -239,9 +239,9 @@ func checkConfigFile(file string, known map[string]*pflag.Flag) error {
 					return err
 				}
 			default:
-				mend := "remove it; 'broker help config' lists the keys"
+				mend := "remove it; 'broker help settings' lists the keys"
 				if near := nearest(key, known); near != "" {
-					mend = fmt.Sprintf("did you mean %q? 'broker help config' lists the keys", near)
+					mend = fmt.Sprintf("did you mean %q? 'broker help settings' lists the keys", near)
 				}
 				return bad(k.Line, mend, "unknown key %q", key)
 			}

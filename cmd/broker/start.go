@@ -212,7 +212,7 @@ func (a *app) warnUnknownEnvironment(cmd *cobra.Command, log *slog.Logger) {
 	for _, kv := range a.environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, envPrefix+"_") && !names[name] {
-			log.Warn("environment variable is no setting and has no effect; 'broker help config' lists the settings", "name", name)
+			log.Warn("environment variable is no setting and has no effect; 'broker help settings' lists the settings", "name", name)
 		}
 	}
 }

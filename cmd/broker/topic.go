@@ -1,4 +1,4 @@
-// broker topic: create, list, describe, trim, delete.
+// broker topic: create, list, describe, trim, delete. What changes one is in config.go.
 
 package main
 
@@ -17,7 +17,8 @@ import (
 )
 
 func newTopicCommand(a *app) *cobra.Command {
-	return group("topic", "Create, list, describe, trim and delete topics", newTopicCreate(a), newTopicList(a), newTopicDescribe(a), newTopicTrim(a), newTopicDelete(a))
+	return group("topic", "Create, list, describe, change, trim and delete topics", newTopicCreate(a), newTopicList(a), newTopicDescribe(a), newTopicAlter(a), newTopicAddPartitions(a),
+		newTopicTrim(a), newTopicDelete(a))
 }
 
 func newTopicCreate(a *app) *cobra.Command {
