@@ -286,3 +286,29 @@ func TestPrefixEntries(t *testing.T) {
 		}
 	}
 }
+
+// Each partition's segments roll at an age of its own, within the jitter.
+func TestSegmentJitter(t *testing.T) {
+	s := Settings{SegmentAge: 1000 * time.Second, SegmentJitter: 400 * time.Second}
+	seen := make(map[time.Duration]bool)
+	for g := range raft.GroupID(100) {
+		age := s.segmentAge(g)
+		if age > s.SegmentAge || age < s.SegmentAge-s.SegmentJitter || age != s.segmentAge(g) {
+			t.Fatalf("group %d: %v", g, age)
+		}
+		seen[age] = true
+	}
+	if len(seen) < 90 {
+		t.Errorf("%d ages for 100 groups", len(seen))
+	}
+	s.SegmentJitter = 5000 * time.Second // more than there is
+	for g := range raft.GroupID(100) {
+		if age := s.segmentAge(g); age < 0 || age > s.SegmentAge {
+			t.Fatalf("group %d: %v", g, age)
+		}
+	}
+	s.SegmentJitter = 0
+	if age := s.segmentAge(7); age != s.SegmentAge {
+		t.Errorf("without jitter %v", age)
+	}
+}

@@ -37,3 +37,41 @@ func TestThrottleKeepsItsRate(t *testing.T) {
 		}
 	}
 }
+
+// A group draws from the second bucket only while it is named, and from the first always; a rate of none bounds nothing.
+func TestGroupThrottle(t *testing.T) {
+	const second = raft.Time(1e9)
+	h := &Host{replication: newThrottle(0, second/10)}
+	g := &Group{}
+	g.throttle.all, g.throttle.listed = newThrottle(1000, second/10), h.replication
+	th := &g.throttle
+	now := second
+	if !th.Allow(now) {
+		t.Fatal("a full bucket")
+	}
+	th.Sent(500)
+	if th.Allow(now) {
+		t.Fatal("the host's rate does not count")
+	}
+	now += second
+	h.SetReplicationRate(10)
+	if !th.Allow(now) {
+		t.Fatal("a rate for others counts")
+	}
+	g.SetThrottled(true)
+	th.Allow(now)
+	th.Sent(20) // ten of them in debt or more, by a rate of ten
+	now += second / 2
+	if th.Allow(now) {
+		t.Fatal("its own rate does not count")
+	}
+	h.SetReplicationRate(0)
+	if !th.Allow(now) {
+		t.Fatal("a rate that is gone counts")
+	}
+	g.throttle.all = nil
+	h.SetReplicationRate(1 << 40)
+	if !th.Allow(now + second) {
+		t.Fatal("no bound for all, and plenty for those that are named")
+	}
+}
