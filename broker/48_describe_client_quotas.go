@@ -30,6 +30,7 @@ func (s *server) describeClientQuotas(r *request) {
 		r.respond(resp)
 		return
 	}
+	resp.Entries = []kmsg.DescribeClientQuotasResponseEntry{} // null is for errors, and Java's client takes it for nothing else
 	for e, limits := range s.b.Image().Quotas() {
 		parts := partsOf(&e)
 		if req.Strict && len(parts) != len(req.Components) || !matches(parts, req.Components) {

@@ -240,6 +240,23 @@ func TestIncrementalAlterConfigs(t *testing.T) {
 	}
 }
 
+// What is wrong is said in words that help.
+func TestBrokerConfigRefusals(t *testing.T) {
+	for _, tc := range []struct{ name, value, want string }{
+		{"log.cleaner.threads", "2", "no use for it; leave it at 1"},
+		{"node.id", "7", "broker start --help"},
+		{"nonsense", "7", "unknown broker config"},
+		{"ssl.key.password", "secret", "not supported"},
+		{"max.connections", "0", "allowed are 1 to"},
+		{"log.cleanup.policy", "compact", uncompacted},
+	} {
+		err := checkBrokerConfig(tc.name, tc.value)
+		if codeOf(err) != kerr.InvalidConfig.Code || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s=%s: %v", tc.name, tc.value, err)
+		}
+	}
+}
+
 func deref(s *string) string {
 	if s == nil {
 		return "(null)"

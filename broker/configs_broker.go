@@ -81,10 +81,13 @@ func checkBrokerConfig(name, value string) error {
 	case !d.dynamic && d.does == obeyed:
 		return refuse(kerr.InvalidConfig, fmt.Sprintf("%s cannot be set while a broker runs: it is a setting of its start ('broker start --help')", name))
 	}
-	if d.typ == kmsg.ConfigTypePassword {
+	switch {
+	case d.typ == kmsg.ConfigTypePassword: // whose value is nobody's to read, not even in an error
 		return refuse(kerr.InvalidConfig, fmt.Sprintf("%s is not supported: %s", name, d.why))
+	case !d.dynamic:
+		return d.possible(value)
 	}
-	if err := d.check(value); err != nil && (d.dynamic || value != d.def) {
+	if err := d.check(value); err != nil {
 		return refuse(kerr.InvalidConfig, fmt.Sprintf("invalid value %q for %s: %v", value, name, err))
 	}
 	return d.possible(value)

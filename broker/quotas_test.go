@@ -46,6 +46,9 @@ func describeQuotas(t testing.TB, c *kafkaClient, version int16, strict bool, co
 	req := kmsg.NewPtrDescribeClientQuotasRequest()
 	req.Version, req.Strict, req.Components = version, strict, components
 	resp := ask[*kmsg.DescribeClientQuotasResponse](c, req)
+	if (resp.Entries == nil) != (resp.ErrorCode != 0) {
+		t.Errorf("v%d: code %d, and entries %v: they are null with an error only", version, resp.ErrorCode, resp.Entries)
+	}
 	var out []string
 	for _, e := range resp.Entries {
 		var parts []string
