@@ -216,5 +216,5 @@ func (a *Admin) AddPartitions(ctx context.Context, topic string, count int32, as
 	if validateOnly {
 		return a.Topic(ctx, topic)
 	}
-	return a.waitForTopic(ctx, topic)
+	return a.WaitForTopic(ctx, topic, nil)
 }
