@@ -62,7 +62,6 @@ func newFakeBackend(t testing.TB) *fakeBackend {
 }
 
 func (b *fakeBackend) apply(c *coordinator.Command) *coordinator.Result {
-	b.t.Helper()
 	body, err := c.Encode()
 	if err != nil {
 		b.t.Fatal(err)
@@ -252,6 +251,10 @@ func (b *fakeBackend) UpdateFeatures(_ context.Context, in *coordinator.FeatureU
 func (b *fakeBackend) GrowTopics(_ context.Context, g *coordinator.Growth, done func([]error)) {
 	errs := make([]error, len(g.Topics))
 	for i := range g.Topics {
+		if b.frozen {
+			errs[i] = coordinator.ErrStale
+			continue
+		}
 		t := b.Image().TopicByID(g.Topics[i].Topic)
 		more := coordinator.MorePartitions{Topic: t.ID, From: int32(len(t.Partitions))}
 		for range int(g.Topics[i].Count) - len(t.Partitions) {
@@ -284,6 +287,16 @@ func (b *fakeBackend) AlterQuotas(_ context.Context, entries []coordinator.Quota
 }
 
 func (b *fakeBackend) items(c *coordinator.Command, done func([]error)) {
+	if b.frozen {
+		n := 0
+		if c.SetConfigs != nil {
+			n = len(c.SetConfigs.Changes)
+		} else {
+			n = len(c.AlterQuotas.Entries)
+		}
+		go done(make([]error, n))
+		return
+	}
 	r := b.apply(c)
 	errs := make([]error, len(r.Items))
 	for i := range errs {

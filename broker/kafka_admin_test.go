@@ -776,6 +776,10 @@ func FuzzRequests(f *testing.F) {
 			case *kmsg.CreateTopicsRequest:
 				r.Topics = append(r.Topics, createTopic("new", 1, 1, "retention.ms", "1"), assigned("placed", []int32{1}))
 			}
+			if full := seedOf(req); full != nil {
+				full.SetVersion(v)
+				req = full
+			}
 			f.Add(fm.AppendRequest(nil, req, 1))
 		}
 	}

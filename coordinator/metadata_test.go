@@ -394,7 +394,10 @@ func TestFailureKeepsItsSentinel(t *testing.T) {
 func FuzzDecodeCommand(f *testing.F) {
 	for _, c := range []*Command{register(1, 2, "r"), {Request: "x", DeleteTopics: &DeleteTopics{IDs: []TopicID{topicID(1)}}},
 		{CreateTopics: &CreateTopics{Brokers: []raft.Member{{ID: 1, Incarnation: 1}}, Topics: []NewTopic{{Name: "a", ID: topicID(1), Replicas: [][]raft.NodeID{{1}}}}}},
-		{Found: &FoundCluster{ClusterID: "c", Founder: raft.Member{ID: 1}}}} {
+		{Found: &FoundCluster{ClusterID: "c", Founder: raft.Member{ID: 1}}},
+		{SetConfigs: &SetConfigs{Changes: []ConfigChange{{Kind: ConfigTopic, Topic: topicID(1), Set: map[string]*string{"a": nil}, Was: map[string]*string{"a": new(string)}}, {Kind: ConfigGroup, Name: "g", Set: map[string]*string{}}}}},
+		{AddPartitions: &AddPartitions{Brokers: []raft.Member{{ID: 1, Incarnation: 1}}, Topics: []MorePartitions{{Topic: topicID(1), From: 1, Replicas: [][]raft.NodeID{{1}}}}}},
+		{AlterQuotas: &AlterQuotas{Entries: []QuotaChange{{QuotaEntity{User: new(string)}, map[string]*float64{"r": new(float64)}}}}}} {
 		b, err := c.Encode()
 		if err != nil {
 			f.Fatal(err)
