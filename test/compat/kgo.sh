@@ -4,7 +4,7 @@
 #
 # They are built from this module, which requires all that they import, so that nothing has to be fetched but what the
 # broker needs as well. Only those that talk to a cluster are run: the others test the client, some of them by the clock, and
-# say nothing about us. The tests leave out by themselves what the brokers do not list (share groups, KIP-848 groups) or
+# say nothing about us. The tests leave out by themselves what the brokers do not list (share groups) or
 # what they were given no server for (SCRAM); what else is left out stands below with its reason.
 #
 # KGO_TEST_RECORDS  records through TestGroupETL, groups that come and go in a chain (default 200000; the tests' own: 500000)
