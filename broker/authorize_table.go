@@ -89,17 +89,15 @@ func init() {
 	}
 }
 
-// guarded runs a request's guard; true: the handler's turn.
-func (s *server) guarded(r *request) bool {
-	if s.o.Security.Authorizer == nil {
-		return true
+// dispatch runs a request's guard, and its handler if the guard lets it. There is no other way to a handler.
+func (s *server) dispatch(r *request) {
+	if s.o.Security.Authorizer != nil {
+		if answer := guards[r.header.Key](s, r); answer != nil {
+			r.respond(answer)
+			return
+		}
 	}
-	answer := guards[r.header.Key](s, r)
-	if answer == nil {
-		return true
-	}
-	r.respond(answer)
-	return false
+	findAPI(r.header.Key).serve(s, r)
 }
 
 func free(*server, *request) kmsg.Response       { return nil }

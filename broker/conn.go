@@ -309,17 +309,15 @@ func (c *conn) serve(r *request) error {
 	c.queue = append(c.queue, r)
 	c.mu.Unlock()
 
-	if !c.s.guarded(r) {
-		// It is answered.
-	} else if c.s.b.Image().HasQuotas() {
+	if c.s.b.Image().HasQuotas() {
 		// What the client owes is in this answer; what the request itself costs is known afterwards.
 		begun := time.Now()
 		r.quotaClient = string(r.header.ClientID)
 		r.charge(quotaRequest, 0, false)
-		findAPI(r.header.Key).serve(c.s, r)
+		c.s.dispatch(r)
 		r.worked(time.Since(begun))
 	} else {
-		findAPI(r.header.Key).serve(c.s, r)
+		c.s.dispatch(r)
 	}
 
 	c.mu.Lock()
