@@ -31,7 +31,7 @@ type connectionRates struct {
 func newConnectionRates(all, perSource float64) *connectionRates {
 	r := &connectionRates{perSource: rate.Limit(perSource), all: rate.NewLimiter(rate.Inf, 0), sources: make(map[netip.Prefix]*rate.Limiter)}
 	if all > 0 {
-		r.setAll(all)
+		r.all = rate.NewLimiter(rate.Limit(all), burst(all)) // full: setAll would begin with none
 	}
 	return r
 }

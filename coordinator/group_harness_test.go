@@ -457,7 +457,9 @@ func storedState(c *Groups) map[string]storedGroup {
 			for topic, t := range g.offsets {
 				v.offsets[topic] = make(map[int32]CommittedOffset)
 				for p, o := range t {
-					v.offsets[topic][p] = *o
+					same := *o
+					same.order = 0 // it counts what this shard has read, which is less of a compacted log
+					v.offsets[topic][p] = same
 				}
 			}
 			out[name] = v
