@@ -46,6 +46,7 @@ func (s *server) metadata(r *request) {
 	for i, name := range missing {
 		topics[i] = newTopic{Name: name, Partitions: s.configInt("num.partitions"), ReplicationFactor: s.defaultReplication(im)}
 	}
+	_ = r.mutates(len(topics)*topics[0].Partitions, false) // charged, and not refused: clients know nothing of that here
 	ctx, cancel := context.WithTimeout(r.c.ctx, autoCreateTimeout)
 	s.b.CreateTopics(ctx, topics, false, func(results []topicResult) {
 		cancel()
