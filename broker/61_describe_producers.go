@@ -1,9 +1,11 @@
-// DescribeProducers (key 61), version 0: the idempotent and transactional producers that a partition's leader knows, and where their
-// open transactions began.
+// DescribeProducers (key 61), version 0: the idempotent and transactional producers that a partition knows, and where their open
+// transactions began. Any replica answers, as in Kafka, so that tools can look for transactions that hang on one of them: the leader with all
+// that was acknowledged, a follower with what it has applied.
 
 package broker
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -45,7 +47,7 @@ func (s *server) describeProducers(r *request) {
 			fail(partition.ErrUnavailable) // if nothing comes in time
 			g.confirm(rep, func(err error) {
 				var ps []partition.ProducerState
-				if err == nil {
+				if _, follower := errors.AsType[*partition.NotLeaderError](err); err == nil || follower {
 					ps, err = rep.Producers()
 				}
 				if err == nil && left.Add(-int64(len(ps))) < 0 {

@@ -183,9 +183,9 @@ type ProducerState struct {
 	TxnStart         int64 // -1: no transaction is open
 }
 
-// Producers are the producers that the partition knows, in order of their ids. Only the leader answers.
+// Producers are the producers that this replica knows, in order of their ids: on a follower, by what it has applied.
 func (r *Replica) Producers() ([]ProducerState, error) {
-	v, err := r.serving()
+	v, err := r.view(-1, true)
 	if err != nil {
 		return nil, err
 	}
