@@ -5,6 +5,7 @@ package protocol
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 )
 
 // WithRecords is a new batch with b's header and the given record bytes, compressed anew. raw must be what [Batch.Inflate]
@@ -59,21 +60,20 @@ func (b Batch) Retain(raw []byte, horizon int64, keep func(*Record) bool) (Batch
 	}
 	header := Batch(append([]byte(nil), b[:BatchHeaderSize]...))
 	c := Compression{Codec: b.Codec()}
-	switch {
-	case count == 0:
-		base, c.Codec = -1, CodecNone
-		header.setAttributes(header.Attributes() &^ attrDeleteHorizon)
-	case horizon >= 0:
+	if count == 0 {
+		return b.Emptied(), nil
+	}
+	if horizon >= 0 {
 		header.setAttributes(header.Attributes() | attrDeleteHorizon)
 	}
-	if b.LogAppendTime() && count > 0 {
+	if b.LogAppendTime() {
 		newest = b.MaxTimestamp()
 	}
 	binary.BigEndian.PutUint64(header[offBaseTime:], uint64(base))
 	binary.BigEndian.PutUint64(header[offMaxTime:], uint64(newest))
 	binary.BigEndian.PutUint32(header[offRecordCount:], uint32(count))
 	out := header.WithRecords(body, c)
-	if len(out) > len(b) && horizon < 0 && count > 0 {
+	if len(out) > len(b) && horizon < 0 {
 		// Compression may do worse on less. The bound on a batch's size is the topic's, and b was within it.
 		if plain := header.WithRecords(body, Compression{}); len(plain) < len(out) {
 			out = plain
@@ -83,6 +83,16 @@ func (b Batch) Retain(raw []byte, horizon int64, keep func(*Record) bool) (Batch
 		return nil, err
 	}
 	return out, nil
+}
+
+// Emptied is b without its records: the offsets that they took are still spanned, and the producer's sequence is still said.
+func (b Batch) Emptied() Batch {
+	out := Batch(append([]byte(nil), b[:BatchHeaderSize]...))
+	out.setAttributes(out.Attributes() &^ attrDeleteHorizon)
+	binary.BigEndian.PutUint64(out[offBaseTime:], math.MaxUint64) // -1: no time
+	binary.BigEndian.PutUint64(out[offMaxTime:], math.MaxUint64)
+	binary.BigEndian.PutUint32(out[offRecordCount:], 0)
+	return out.WithRecords(nil, Compression{})
 }
 
 // checkRetained asserts what must be so whatever is taken out of a batch.

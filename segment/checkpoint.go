@@ -62,7 +62,7 @@ func (l *Log) Forget(o Offset) {
 func (l *Log) PruneDue() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return len(l.segs) > 0 && l.segs[0].next <= l.forget && l.segs[0].next > l.start
+	return len(l.segs) > 0 && l.segs[0].next <= l.forget && l.segs[0].next > l.start || len(l.cleaned) > 0 && l.cleaned[0].end <= l.forget
 }
 
 // Prune implements multi.Log: it cuts the log behind the newest checkpoint that is as of a point at or below what Forget
@@ -76,6 +76,12 @@ func (l *Log) Prune() (*raft.SnapshotMeta, error) {
 	first, forget, stored := l.first, l.forget, l.snap.index
 	l.mu.RUnlock()
 	if err != nil {
+		return nil, err
+	}
+	if m, err := l.adopt(); m != nil || err != nil {
+		return m, err
+	}
+	if err := l.forgetCleaned(); err != nil {
 		return nil, err
 	}
 	n := sort.Search(len(l.kept), func(k int) bool { return l.kept[k].next > forget || l.kept[k].index > stored })
@@ -104,7 +110,7 @@ func (l *Log) Prune() (*raft.SnapshotMeta, error) {
 		if active {
 			l.leave() // all that it holds is forgotten: its bytes go with the others
 		}
-		if err := l.truncatePrefix(c.index); err != nil {
+		if err := l.truncatePrefix(c.index, nil); err != nil {
 			return nil, err
 		}
 		l.dropCheckpoints(c.index)
@@ -138,7 +144,7 @@ func (l *Log) dropCheckpoints(i raft.Index) {
 // keepCheckpoint stores the snapshot that is about to be saved as a checkpoint too, if one is due. The caller holds io.
 func (l *Log) keepCheckpoint(sm *raft.SnapshotMeta, next Offset, data []byte) error {
 	l.mu.RLock()
-	due := l.grown >= l.segmentBytes.Load()/2 || l.forget >= next && l.start < next
+	due := l.grown >= l.segmentBytes.Load()/2 || l.forget >= next && l.start < next || l.wanted
 	l.mu.RUnlock()
 	if n := len(l.kept); !due || n >= maxCheckpoints || n > 0 && l.kept[n-1].index >= sm.Index {
 		return nil
@@ -148,7 +154,7 @@ func (l *Log) keepCheckpoint(sm *raft.SnapshotMeta, next Offset, data []byte) er
 	}
 	l.kept = append(l.kept, checkpoint{sm.Index, next})
 	l.mu.Lock()
-	l.grown = 0
+	l.grown, l.wanted = 0, false
 	l.mu.Unlock()
 	return nil
 }
@@ -205,7 +211,7 @@ func (l *Log) OpenSnapshot() (raft.SnapshotReader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot of group %d: %w", l.group, err)
 	}
-	return f, nil
+	return l.withCleaned(f)
 }
 
 // SnapshotFile is an open, verified snapshot. It is not written to any more, and may be read while the log goes on.

@@ -11,6 +11,8 @@
 //	00000000000000004711-00000002.log
 //	meta                                where the log starts, damage not yet healed
 //	snapshot                            the stored snapshot
+//	00000000000000000000-00000003.cln   cleaned file of a compacted log: first offset, generation. See clean_file.go, clean.go
+//	snapshot.cleaned                    the cleaned files that belong to a snapshot which is being installed
 //	empty                               there is no segment yet, or since a snapshot was installed: none is missing
 //	damaged-00000003/                   files set aside by a recovery that met corruption; never read, never deleted
 //
@@ -96,6 +98,8 @@
 // # Meta
 //
 //	magic | crc | ver, flags | group | first index | previous term | start offset | generation floor | damaged up to | n, n × epoch
+//
+// of a compacted log version 2, and behind that: cleaned up to | n, n × (first offset, end, generation, size, crc) of a cleaned file
 //
 // Replaced as a whole: written beside, synced, renamed, directory synced. Files of a generation below the floor are
 // dead: that makes the installation of a snapshot one atomic step. An epoch is (term, first index, start offset).

@@ -120,7 +120,8 @@ func (d *dumper) dir(dir string) error {
 	d.printf("%s: group %d\n", dir, d.o.Group)
 	for _, name := range names {
 		switch {
-		case name == metaName || name == snapshotName || name == partName || strings.HasPrefix(name, checkpoints) || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix):
+		case name == metaName || name == snapshotName || name == partName || strings.HasPrefix(name, checkpoints) || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix) ||
+			strings.HasSuffix(name, cleanedSuffix):
 			if err := d.file(path.Join(dir, name)); err != nil {
 				return err
 			}
@@ -138,6 +139,8 @@ func (d *dumper) file(name string) error {
 	switch {
 	case strings.HasSuffix(base, segmentSuffix):
 		return d.segment(name)
+	case strings.HasSuffix(base, cleanedSuffix):
+		return d.cleaned(name)
 	case strings.HasSuffix(base, indexSuffix):
 		return d.small(name, maxIndexFile, d.index)
 	case base == metaName:
@@ -170,6 +173,44 @@ func (d *dumper) meta(b []byte) error {
 	d.printf("  first index %d, previous term %d, start offset %d, generation floor %d, damaged up to %d\n",
 		m.first, m.prevTerm, m.start, m.floor, m.damaged)
 	d.epochs(m.epochs)
+	for i := range m.cleaned {
+		c := &m.cleaned[i]
+		d.printf("  offsets [%d, %d) are in %s, %d bytes\n", c.base, c.end, c.name(), c.size)
+	}
+	if len(m.cleaned) > 0 {
+		d.printf("  cleaned up to offset %d\n", m.dirty)
+	}
+	return nil
+}
+
+// cleaned prints a cleaned file.
+func (d *dumper) cleaned(name string) error {
+	dir := path.Dir(name)
+	ref, err := refOf(d.fs, name)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	d.printf("%s: %d bytes\n", name, ref.size)
+	l := &Log{fs: d.fs, dir: dir, group: d.o.Group}
+	l.opt.setDefaults()
+	f, err := l.openCleaned(ref)
+	if err != nil {
+		d.damaged("%v", err)
+		return nil
+	}
+	d.printf("  offsets [%d, %d), %d batches, %d records, largest timestamp %d, something may go from %d on\n", f.base, f.end, f.batches, f.records, f.maxTime, f.horizon)
+	pos := int64(cleanedHeaderSize)
+	err = l.scanCleaned(f, 0, len(f.index), maxReadChunk, func(r *record) bool {
+		d.frame(pos, r)
+		pos += int64(len(r.Frame))
+		return true
+	})
+	if err == nil {
+		err = l.verifyCleaned(f)
+	}
+	if err != nil {
+		d.damaged("%v", err)
+	}
 	return nil
 }
 

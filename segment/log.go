@@ -83,10 +83,13 @@ type Log struct {
 	opt   Options
 
 	// io is held by whoever changes files: Sync, truncation of the prefix, snapshots, Close. Lock order: io, mu, cache.
-	io   sync.Mutex
-	w    writer       // guarded by io
-	kept []checkpoint // guarded by io; ascending
-	recv *receiving   // guarded by io; nil: none
+	io     sync.Mutex
+	w      writer       // guarded by io
+	kept   []checkpoint // guarded by io; ascending
+	recv   *receiving   // guarded by io; nil: none
+	washed *washed      // guarded by io; a cleaning that waits for Prune, or nil
+	// cleanGen is a generation that no cleaned file has; guarded by io.
+	cleanGen uint64
 
 	segmentBytes atomic.Int64 // Options.SegmentBytes, changeable
 
@@ -118,6 +121,14 @@ type Log struct {
 
 	marked raft.Index // highest synced index that a block on disk notes
 	full   bool       // the next extent could not be allocated
+
+	// cleaned are the files of the cleaned part, ascending, without a gap between them, up to start: see clean.go. The slice is never
+	// changed in place.
+	cleaned []*cleanedFile
+	dirty   Offset // up to where the cleaned part has been cleaned
+	life    uint64 // counts changes of cleaned and of first: what was prepared before is void
+	// wanted: the next snapshot is to be kept as a checkpoint.
+	wanted bool
 
 	forget Offset // what is below it may go; see Prune
 	grown  int64  // bytes appended since the last checkpoint
@@ -412,7 +423,7 @@ func (l *Log) NextOffset() Offset {
 func (l *Log) StartOffset() Offset {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.start
+	return l.startLocked()
 }
 
 // Unsynced implements multi.Log.
@@ -430,6 +441,9 @@ func (l *Log) Size() int64 {
 	for _, s := range l.segs {
 		sum += s.size
 	}
+	for _, f := range l.cleaned {
+		sum += f.size
+	}
 	return sum
 }
 
@@ -444,7 +458,7 @@ func (l *Log) SnapshotIndex() raft.Index {
 func (l *Log) Segments() int {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return len(l.segs)
+	return len(l.segs) + len(l.cleaned)
 }
 
 // MarkPending implements multi.Log. A full disk has no room for a mark either.

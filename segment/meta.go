@@ -20,8 +20,12 @@ import (
 const (
 	metaMagic      = 0xBA534D01
 	metaHeaderSize = 72
-	maxMetaFile    = metaHeaderSize + maxEpochs*epochSize
+	maxMetaFile    = metaHeaderSize + maxEpochs*epochSize + cleanedTable + maxCleanedFiles*cleanedRefSize
 	fileVersion    = 1
+	// cleanedMeta is the version of a meta file that names cleaned files: a program that does not know them must not open the log.
+	cleanedMeta = 2
+	// cleanedTable is the size of what stands before the names.
+	cleanedTable = 16
 )
 
 // meta is the content of the meta file; its zero value, with first 1, is that of a log that never had one.
@@ -32,6 +36,8 @@ type meta struct {
 	floor    uint64    // files of a smaller generation are dead
 	damaged  raft.Index
 	epochs   []epoch // that begin before first
+	cleaned  []cleanedRef
+	dirty    Offset // see Log.dirty; 0 without cleaned files
 }
 
 func (m *meta) encode(group raft.GroupID) []byte {
@@ -39,6 +45,9 @@ func (m *meta) encode(group raft.GroupID) []byte {
 	b := make([]byte, metaHeaderSize, metaHeaderSize+len(m.epochs)*epochSize)
 	le.PutUint32(b[0:], metaMagic)
 	le.PutUint16(b[8:], fileVersion)
+	if len(m.cleaned) > 0 {
+		le.PutUint16(b[8:], cleanedMeta)
+	}
 	le.PutUint64(b[16:], uint64(group))
 	le.PutUint64(b[24:], uint64(m.first))
 	le.PutUint64(b[32:], uint64(m.prevTerm))
@@ -47,6 +56,11 @@ func (m *meta) encode(group raft.GroupID) []byte {
 	le.PutUint64(b[56:], uint64(m.damaged))
 	le.PutUint64(b[64:], uint64(len(m.epochs)))
 	b = appendEpochs(b, m.epochs)
+	if len(m.cleaned) > 0 {
+		b = le.AppendUint64(b, uint64(m.dirty))
+		b = le.AppendUint64(b, uint64(len(m.cleaned)))
+		b = appendCleanedRefs(b, m.cleaned)
+	}
 	le.PutUint32(b[4:], crc32.Update(groupSeed(group)^metaMagic, castagnoli, b[8:]))
 	return b
 }
@@ -61,8 +75,8 @@ func decodeMeta(group raft.GroupID, b []byte) (meta, error) {
 		return m, fmt.Errorf("bad meta file: group %d, expected %d", le.Uint64(b[16:]), group)
 	case le.Uint32(b[4:]) != crc32.Update(groupSeed(group)^metaMagic, castagnoli, b[8:]):
 		return m, errors.New("bad meta file: checksum")
-	case le.Uint16(b[8:]) != fileVersion:
-		return m, fmt.Errorf("meta file: %w: version %d, this program knows %d", ErrVersion, le.Uint16(b[8:]), fileVersion)
+	case le.Uint16(b[8:]) != fileVersion && le.Uint16(b[8:]) != cleanedMeta:
+		return m, fmt.Errorf("meta file: %w: version %d, this program knows %d", ErrVersion, le.Uint16(b[8:]), cleanedMeta)
 	case le.Uint16(b[10:]) != 0 || le.Uint32(b[12:]) != 0:
 		return m, errors.New("bad meta file: unknown flags")
 	}
@@ -70,14 +84,28 @@ func decodeMeta(group raft.GroupID, b []byte) (meta, error) {
 		first: raft.Index(le.Uint64(b[24:])), prevTerm: raft.Term(le.Uint64(b[32:])), start: Offset(le.Uint64(b[40:])),
 		floor: le.Uint64(b[48:]), damaged: raft.Index(le.Uint64(b[56:])),
 	}
-	n := le.Uint64(b[64:])
+	n, hasCleaned := le.Uint64(b[64:]), le.Uint16(b[8:]) == cleanedMeta
 	if m.first == 0 || m.first > maxIndex || m.prevTerm > raft.MaxTerm || m.start < 0 || uint64(m.start) > maxOffset ||
-		m.damaged > maxIndex || n > maxEpochs || uint64(len(b)) != metaHeaderSize+n*epochSize {
+		m.damaged > maxIndex || n > maxEpochs || !hasCleaned && uint64(len(b)) != metaHeaderSize+n*epochSize {
 		return meta{}, errors.New("bad meta file: range")
 	}
 	var err error
-	if m.epochs, _, err = decodeEpochs(b[metaHeaderSize:], int(n)); err != nil {
+	rest := b[metaHeaderSize:]
+	if m.epochs, rest, err = decodeEpochs(rest, int(n)); err != nil {
 		return meta{}, fmt.Errorf("bad meta file: %w", err)
+	}
+	if !hasCleaned {
+		return m, nil
+	}
+	if len(rest) < cleanedTable {
+		return meta{}, errors.New("bad meta file: no table of cleaned files")
+	}
+	m.dirty = Offset(le.Uint64(rest))
+	if m.cleaned, rest, err = decodeCleanedRefs(rest[cleanedTable:], le.Uint64(rest[8:])); err != nil {
+		return meta{}, fmt.Errorf("bad meta file: %w", err)
+	}
+	if len(rest) != 0 || len(m.cleaned) == 0 || m.cleaned[len(m.cleaned)-1].end != m.start || m.dirty < 0 || m.dirty > m.start {
+		return meta{}, errors.New("bad meta file: range of the cleaned files")
 	}
 	return m, nil
 }
@@ -89,7 +117,21 @@ func (l *Log) metaLocked(first raft.Index, prevTerm raft.Term, start Offset) met
 	if l.synced < l.damaged {
 		m.damaged = l.damaged
 	}
+	if first == l.first { // else the cleaned part has gone, or is another one: see truncatePrefix
+		m.clean(l.cleaned, l.dirty)
+	}
 	return m
+}
+
+// clean makes files the cleaned part of the log that m describes.
+func (m *meta) clean(files []*cleanedFile, dirty Offset) {
+	m.cleaned, m.dirty = nil, 0
+	for _, f := range files {
+		m.cleaned = append(m.cleaned, f.cleanedRef)
+	}
+	if len(files) > 0 {
+		m.dirty = dirty
+	}
 }
 
 // writeMeta replaces the meta file durably.
@@ -104,22 +146,11 @@ func (l *Log) writeMeta(m *meta) error {
 // a return without error the new one.
 func replaceFile(f vfs.FS, dir, name string, parts ...[]byte) error {
 	tmp := path.Join(dir, name+tempSuffix)
-	if err := f.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	file, err := f.Create(tmp)
+	err := writeFile(f, tmp, parts...)
 	if err != nil {
 		return err
 	}
-	_, err = file.WritevAt(parts, 0)
-	if err == nil {
-		err = file.Sync()
-	}
-	err = errors.Join(err, file.Close())
-	if err == nil {
-		err = f.Rename(tmp, path.Join(dir, name))
-	}
-	if err != nil {
+	if err = f.Rename(tmp, path.Join(dir, name)); err != nil {
 		_ = f.Remove(tmp)
 		return err
 	}
@@ -127,6 +158,25 @@ func replaceFile(f vfs.FS, dir, name string, parts ...[]byte) error {
 		return fmt.Errorf("sync directory %s: %v", dir, err) // not wrapped: never one to wait out
 	}
 	return nil
+}
+
+// writeFile writes the parts to a new file, durably except for its name. What was there of an earlier try is replaced.
+func writeFile(f vfs.FS, name string, parts ...[]byte) error {
+	if err := f.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := f.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = file.WritevAt(parts, 0)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		_ = f.Remove(name)
+	}
+	return err
 }
 
 // readFile reads a whole file of at most limit bytes.

@@ -142,17 +142,22 @@ func (l *Log) readError(file string, err error) error {
 	err = fmt.Errorf("group %d: %w", l.group, err)
 	if errors.Is(err, ErrCorrupt) {
 		_ = l.fs.Remove(path.Join(l.dir, indexName(file))) // says nothing that the segment does not say
-		l.mu.Lock()
-		first := l.readDamage == nil
-		if first {
-			l.readDamage = err
-		}
-		l.mu.Unlock()
-		if first && l.opt.OnDamage != nil {
-			l.opt.OnDamage(err)
-		}
+		l.noteReadDamage(err)
 	}
 	return err
+}
+
+// noteReadDamage keeps the first damage that a read has met, and tells the owner.
+func (l *Log) noteReadDamage(err error) {
+	l.mu.Lock()
+	first := l.readDamage == nil
+	if first {
+		l.readDamage = err
+	}
+	l.mu.Unlock()
+	if first && l.opt.OnDamage != nil {
+		l.opt.OnDamage(err)
+	}
 }
 
 // scan reads the frames of v in order, verifies each, and yields them until yield returns false. Frames are slices of
@@ -363,9 +368,17 @@ func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [
 		l.mu.RUnlock()
 		return nil, ErrClosed
 	}
-	if from < l.start || from > l.next {
+	if start := l.startLocked(); from < start || from > l.next {
 		defer l.mu.RUnlock()
-		return nil, fmt.Errorf("%w: %d, log holds [%d, %d)", ErrOffsetOutOfRange, from, l.start, l.next)
+		return nil, fmt.Errorf("%w: %d, log holds [%d, %d)", ErrOffsetOutOfRange, from, start, l.next)
+	}
+	if from < l.start {
+		l.mu.RUnlock()
+		end, more, err := l.readCleaned(from, maxBytes, collect)
+		if err != nil || !more || len(batches) > 0 {
+			return batches, err
+		}
+		return l.ReadOffsets(end, upTo, maxBytes) // the part has given way to what follows it
 	}
 	upTo = min(upTo, l.last)
 	if from == l.next || upTo < l.first {
@@ -386,6 +399,12 @@ func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [
 	l.opt.Cache.misses.Add(1)
 	hint := int(min(int64(maxBytes), maxReadChunk) + l.opt.IndexBytes)
 	err = l.walk(max(at, 1), upTo, hint, collect)
+	if errors.Is(err, raft.ErrCompacted) && from >= l.StartOffset() { // cleaned meanwhile, and so in another place
+		if len(batches) > 0 {
+			return batches, nil
+		}
+		return l.ReadOffsets(from, upTo, maxBytes)
+	}
 	return batches, err
 }
 
@@ -446,8 +465,18 @@ func (l *Log) buckets(ts int64, from Offset, upTo raft.Index) []bucket {
 // OffsetForTime finds the first record from offset from on, up to index upTo, with a timestamp at or after ts
 // (milliseconds): its offset, timestamp and term. false: there is none. Of a batch whose records cannot be read it names the
 // first offset.
-func (l *Log) OffsetForTime(ts int64, from Offset, upTo raft.Index) (Offset, int64, raft.Term, bool, error) {
-	ts = max(ts, 0)
+func (l *Log) OffsetForTime(ts int64, from Offset, upTo raft.Index) (off Offset, at int64, term raft.Term, found bool, err error) {
+	err = l.undisturbed(func() error {
+		off, at, term, found, err = l.offsetForTime(max(ts, 0), from, upTo)
+		return err
+	})
+	return off, at, term, found, err
+}
+
+func (l *Log) offsetForTime(ts int64, from Offset, upTo raft.Index) (Offset, int64, raft.Term, bool, error) {
+	if off, at, r, ok, err := l.cleanedSince(ts, from); ok || err != nil {
+		return off, at, r.Term, ok, err
+	}
 	for _, b := range l.buckets(ts, from, upTo) {
 		off, at, term, ok, err := l.firstSince(b, from, ts)
 		if ok || err != nil {
@@ -474,6 +503,14 @@ func (l *Log) firstSince(b bucket, from Offset, ts int64) (off Offset, at int64,
 // MaxTimestamp finds the record with the largest timestamp from offset from on, up to index upTo (the first of several): its
 // offset, that timestamp and its term. false: there is none with a timestamp.
 func (l *Log) MaxTimestamp(from Offset, upTo raft.Index) (off Offset, ts int64, term raft.Term, found bool, err error) {
+	err = l.undisturbed(func() error {
+		off, ts, term, found, err = l.maxTimestamp(from, upTo)
+		return err
+	})
+	return off, ts, term, found, err
+}
+
+func (l *Log) maxTimestamp(from Offset, upTo raft.Index) (off Offset, ts int64, term raft.Term, found bool, err error) {
 	ts = noTimestamp
 	bs := l.buckets(0, from, upTo)
 	// Timestamps mostly rise: from the end, nearly every other stretch is ruled out by its bound.
@@ -500,6 +537,16 @@ func (l *Log) MaxTimestamp(from Offset, upTo raft.Index) (off Offset, ts int64, 
 			} else {
 				off = max(r.base, from)
 			}
+		}
+	}
+	r, ok, err := l.cleanedMax(ts, from)
+	if err != nil {
+		return 0, 0, 0, false, err
+	}
+	if ok { // of equal ones the first
+		ts, term, found = r.maxTimestamp(), r.Term, true
+		if off, _, ok = r.keptSince(from, ts); !ok {
+			off = max(r.base, from)
 		}
 	}
 	return off, ts, term, found, nil
@@ -535,7 +582,7 @@ func (l *Log) EpochEnd(t raft.Term, upTo raft.Index) (raft.Term, Offset) {
 func (l *Log) EpochAt(o Offset) (raft.Term, bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	if o < l.start || o > l.next {
+	if o < l.startLocked() || o > l.next {
 		return 0, false
 	}
 	n := sort.Search(len(l.epochs), func(k int) bool { return l.epochs[k].start > o })

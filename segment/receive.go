@@ -66,7 +66,7 @@ func decodePart(group raft.GroupID, b []byte) (p receiving, err error) {
 	p.snap.Meta.Index, p.snap.Meta.Term = raft.Index(le.Uint64(b[24:])), raft.Term(le.Uint64(b[32:]))
 	p.snap.Size, p.snap.Sum = int64(le.Uint64(b[40:])), le.Uint32(b[48:])
 	p.at, p.got = int64(le.Uint32(b[52:])), int64(le.Uint64(b[56:]))
-	if !validMeta(&p.snap.Meta) || p.snap.Size < 0 || p.snap.Size > MaxSnapshotSize || p.got < 0 || p.got > p.snap.Size ||
+	if !validMeta(&p.snap.Meta) || p.snap.Size < 0 || p.snap.Size > maxWholeSize || p.got < 0 || p.got > p.snap.Size ||
 		p.at < snapshotHeaderSize || p.at > maxSnapshotHead {
 		return receiving{}, fmt.Errorf("%w: range of the part's header", ErrBadSnapshot)
 	}
@@ -88,7 +88,7 @@ func (l *Log) ReceiveSnapshot(s *raft.Snapshot) (int64, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case !validMeta(&s.Meta) || s.Size < 0 || s.Size > MaxSnapshotSize || len(s.Meta.Conf.Voters) > maxMembers ||
+	case !validMeta(&s.Meta) || s.Size < 0 || s.Size > maxWholeSize || len(s.Meta.Conf.Voters) > maxMembers ||
 		len(s.Meta.Conf.Outgoing) > maxMembers || len(s.Meta.Conf.Learners) > maxMembers:
 		return 0, fmt.Errorf("receive snapshot of group %d: %w: index %d, term %d, %d bytes", l.group, ErrBadSnapshot, s.Meta.Index, s.Meta.Term, s.Size)
 	}
@@ -120,12 +120,21 @@ func (l *Log) verifyPart() error {
 	if p.got < p.snap.Size {
 		return nil
 	}
-	sum, err := fileSum(p.file, p.at, p.at+p.snap.Size, groupSeed(l.group)^snapshotMagic)
-	if err == nil && sum == p.snap.Sum {
+	w, err := l.wholeOf(p)
+	if w != nil {
+		err = l.verifyWhole(p, w)
+	}
+	var sum uint32
+	if w == nil && err == nil {
+		if sum, err = fileSum(p.file, p.at, p.at+p.snap.Size, groupSeed(l.group)^snapshotMagic); err == nil && sum != p.snap.Sum {
+			err = ErrBadSnapshot
+		}
+	}
+	if err == nil {
 		return nil
 	}
 	_ = l.dropPart()
-	if err != nil {
+	if err != ErrBadSnapshot {
 		return fmt.Errorf("verify the snapshot that was received for group %d: %w", l.group, err)
 	}
 	return fmt.Errorf("group %d: %w: what was received does not match its checksum", l.group, ErrBadSnapshot)
@@ -206,13 +215,65 @@ func (l *Log) closePart() {
 	l.recv = nil
 }
 
-// finishPart verifies what was received, as a whole, and gives the file the header of a snapshot. The caller holds io, and
-// renames the file.
-func (l *Log) finishPart(s *raft.Snapshot, floor uint64) (*logState, error) {
+// finishPart verifies what was received, as a whole, and makes a snapshot's file of it. The caller holds io, and renames the file. clean is
+// the cleaned part that has come with it, in files of its own.
+func (l *Log) finishPart(s *raft.Snapshot, floor uint64) (st *logState, name string, clean *washed, err error) {
 	p := l.recv
 	if p == nil || p.file == nil || !p.snap.Same(s) || p.got != p.snap.Size {
-		return nil, fmt.Errorf("group %d: %w: it has not been received", l.group, ErrBadSnapshot)
+		return nil, "", nil, fmt.Errorf("group %d: %w: it has not been received", l.group, ErrBadSnapshot)
 	}
+	switch w, err := l.wholeOf(p); {
+	case err != nil:
+		return nil, "", nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
+	case w != nil:
+		st, clean, err = l.finishWhole(s, p, w, floor)
+		return st, snapshotName + tempSuffix, clean, err
+	case p.snap.Size > MaxSnapshotSize:
+		_ = l.dropPart()
+		return nil, "", nil, fmt.Errorf("group %d: %w: %d bytes", l.group, ErrBadSnapshot, p.snap.Size)
+	}
+	st, err = l.finishPlain(s, p, floor)
+	return st, partName, nil, err
+}
+
+// finishWhole takes a whole log apart.
+func (l *Log) finishWhole(s *raft.Snapshot, p *receiving, w *whole, floor uint64) (*logState, *washed, error) {
+	data := make([]byte, w.stateSize)
+	if err := readFull(p.file, data, p.at+w.headerSize()); err != nil {
+		return nil, nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
+	}
+	st, err := decodeLogState(l.group, data)
+	if err == nil && snapshotSum(l.group, data) != w.stateSum {
+		err = fmt.Errorf("%w: what was received does not match its checksum", ErrBadSnapshot)
+	}
+	if end := w.refs[len(w.refs)-1].end; err == nil && end != st.next {
+		err = fmt.Errorf("%w: the cleaned part ends at %d, the state at %d", ErrBadSnapshot, end, st.next)
+	}
+	if err != nil {
+		_ = l.dropPart()
+		return nil, nil, fmt.Errorf("group %d: %w", l.group, err)
+	}
+	clean, err := l.unpack(p, w, floor)
+	if err == nil {
+		head := flagged(l.group, encodeSnapshotHeader(l.group, &s.Meta, floor, w.stateSize, w.stateSum))
+		err = writeFile(l.fs, path.Join(l.dir, snapshotName+tempSuffix), head, data)
+	}
+	if errors.Is(err, vfs.ErrNoSpace) {
+		if clean != nil {
+			for _, f := range clean.files {
+				l.removeCleaned(f)
+			}
+		}
+		return nil, nil, fmt.Errorf("finish the snapshot of group %d: %w", l.group, err)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("finish the snapshot of group %d: %v", l.group, err)
+	}
+	l.closePart()
+	return &st, clean, nil
+}
+
+func (l *Log) finishPlain(s *raft.Snapshot, p *receiving, floor uint64) (*logState, error) {
 	data := make([]byte, p.snap.Size)
 	if n, err := p.file.ReadAt(data, p.at); n < len(data) {
 		return nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)

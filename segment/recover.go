@@ -91,9 +91,10 @@ type recoverer struct {
 	files     []*found // by generation, newest first
 	live      []*found // ascending
 	dead      []string
-	orphans   []string // index files without a segment
-	saysEmpty bool     // there is the file that says that no segment need be there
-	aside     string   // directory for damaged files, once there is one
+	orphans   []string        // index files without a segment
+	saysEmpty bool            // there is the file that says that no segment need be there
+	aside     string          // directory for damaged files, once there is one
+	suspect   map[string]bool // cleaned files that a read has found damaged
 	newest    *segmentScan
 	mark      raft.Index // highest index that anything proves to have been durable
 }
@@ -125,6 +126,9 @@ func (r *recoverer) run() error {
 	if err := r.removeDead(); err != nil {
 		return err
 	}
+	if err := r.cleanCleaned(names); err != nil {
+		return err
+	}
 	if err := r.loadCheckpoints(names); err != nil {
 		return err
 	}
@@ -154,6 +158,11 @@ func (r *recoverer) list(names []string) error {
 			if err := r.fs.Remove(path.Join(r.dir, name)); err != nil {
 				return err
 			}
+		case strings.HasSuffix(name, badSuffix):
+			if r.suspect == nil {
+				r.suspect = make(map[string]bool)
+			}
+			r.suspect[strings.TrimSuffix(name, badSuffix)] = true
 		case strings.HasSuffix(name, indexSuffix):
 			if _, found := slices.BinarySearch(names, strings.TrimSuffix(name, indexSuffix)+segmentSuffix); !found {
 				r.orphans = append(r.orphans, name)
@@ -251,6 +260,11 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 		if snap.Meta.Index < r.meta.damaged {
 			m.damaged = r.meta.damaged
 		}
+		if err := r.cameWith(&m); errors.Is(err, ErrCorrupt) {
+			return true, r.startAnew(err, snap)
+		} else if err != nil {
+			return false, err
+		}
 		if err := r.writeMeta(&m); err != nil {
 			return false, err
 		}
@@ -262,6 +276,11 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 	r.mark = r.snapIdx // SaveSnapshot syncs the log first; an installed snapshot is where the log begins
 	r.adoptMeta(&r.meta)
 	r.w.gen = max(r.w.gen, max(r.meta.floor, 1)-1)
+	if err := r.loadCleaned(); errors.Is(err, ErrCorrupt) {
+		return true, r.startAnew(err, snap)
+	} else if err != nil {
+		return false, err
+	}
 	return false, nil
 }
 
@@ -331,6 +350,7 @@ func (r *recoverer) startAnew(why error, snap *raft.Snapshot) error {
 		return err
 	}
 	r.adoptMeta(&m)
+	r.cleaned, r.dirty = nil, 0
 	r.w.gen = m.floor - 1
 	r.report(m.first, why)
 	for _, f := range r.files {
@@ -338,7 +358,11 @@ func (r *recoverer) startAnew(why error, snap *raft.Snapshot) error {
 			return err
 		}
 	}
-	return nil
+	names, err := r.fs.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	return r.cleanCleaned(names)
 }
 
 func (r *recoverer) report(from raft.Index, why error) {

@@ -24,7 +24,24 @@ func (l *Log) Expired(q Expiry) Offset {
 		}
 	}
 	bytes += l.pendingBytes
+	for _, f := range l.cleaned {
+		if f.end > q.Start {
+			bytes += f.size
+		}
+	}
 	start := q.Start
+	for _, f := range l.cleaned {
+		if f.end <= q.Start {
+			continue // on its way out
+		}
+		old := q.MaxAge >= 0 && (f.records == 0 || f.maxTime != noTimestamp && q.Now-f.maxTime > q.MaxAge)
+		many := q.MaxBytes >= 0 && bytes-f.size >= q.MaxBytes
+		if f.end > q.End || !old && !many {
+			return start
+		}
+		bytes -= f.size
+		start = f.end
+	}
 	for i, s := range l.segs {
 		if s.next <= q.Start {
 			continue // on its way out

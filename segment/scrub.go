@@ -17,6 +17,7 @@ import (
 // between two steps, and what a truncation or retention takes away meanwhile is passed over. One goroutine at a time.
 type Scrub struct {
 	l    *Log
+	from Offset     // the next of the cleaned part, which comes first
 	at   raft.Index // the next entry to verify
 	gen  uint64     // of the file under way; 0: none
 	head bool       // its header has been verified
@@ -24,8 +25,16 @@ type Scrub struct {
 	w    fileWindow
 }
 
-// Scrub begins a walk with the file that holds entry from; 0: with the first one.
-func (l *Log) Scrub(from raft.Index) *Scrub { return &Scrub{l: l, at: from} }
+// Scrub begins a walk with the file that holds entry from; 0, or what is compacted: with the first one of all.
+func (l *Log) Scrub(from raft.Index) *Scrub {
+	s := &Scrub{l: l, at: from}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if from > l.first {
+		s.from = l.start
+	}
+	return s
+}
 
 // At is the next entry to verify: what another walk can be begun with.
 func (s *Scrub) At() raft.Index { return s.at }
@@ -34,6 +43,9 @@ func (s *Scrub) At() raft.Index { return s.at }
 // has been reported as if a read had met it (Options.OnDamage): the walk ends there. After an I/O error, the next step goes on with
 // the next file. [ErrClosed] when the log is.
 func (s *Scrub) Step(n int64) (int64, error) {
+	if read, err := s.cleaned(n); read > 0 || err != nil {
+		return read, err
+	}
 	for range maxRelocate {
 		sg, size, upTo, err := s.file()
 		if err != nil || sg == nil {
@@ -52,6 +64,46 @@ func (s *Scrub) Step(n int64) (int64, error) {
 		case read > 0:
 			return read, nil
 		}
+	}
+	return 0, nil
+}
+
+// cleaned verifies about n bytes of the cleaned part; 0: it is through with that.
+func (s *Scrub) cleaned(n int64) (read int64, err error) {
+	for range maxRelocate {
+		l := s.l
+		l.mu.RLock()
+		usable := !l.closed && l.readDamage == nil && l.failed == nil
+		files := l.cleanedAt(s.from)
+		l.mu.RUnlock()
+		if !usable || len(files) == 0 {
+			return 0, nil // file says why
+		}
+		f := files[0]
+		k := f.stretchOf(s.from)
+		last := k + 1
+		for last < len(f.index) && f.index[last].pos-f.index[k].pos < n {
+			last++
+		}
+		read, next := f.frames-f.index[k].pos, f.end
+		if last < len(f.index) {
+			read, next = f.index[last].pos-f.index[k].pos, f.index[last].base
+		}
+		if file, err := l.fs.Open(path.Join(l.dir, f.name())); err == nil {
+			vfs.Forget(file, f.index[k].pos, read) // from the disk and not from memory
+			_ = file.Close()
+		}
+		switch err := l.scanCleaned(f, k, last, scanWindow, func(*record) bool { return true }); {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // cleaned again since
+		case errors.Is(err, ErrCorrupt):
+			return 0, l.cleanedError(f, err)
+		case err != nil:
+			s.from = next
+			return 0, fmt.Errorf("scrub group %d: %w", l.group, err)
+		}
+		s.from = next
+		return read, nil
 	}
 	return 0, nil
 }

@@ -123,7 +123,7 @@ func decodeSnapshotHeader(group raft.GroupID, b []byte) (s raft.Snapshot, floor 
 		return s, 0, fmt.Errorf("%w: checksum of the header", ErrBadSnapshot)
 	case le.Uint16(b[8:]) != snapshotVersion:
 		return s, 0, otherVersion(le.Uint16(b[8:]), snapshotVersion)
-	case le.Uint16(b[10:]) != 0:
+	case le.Uint16(b[snapshotFlagsPos:])&^flagWithCleaned != 0:
 		return s, 0, fmt.Errorf("%w: unknown flags", ErrBadSnapshot)
 	}
 	s.Meta.Index, s.Meta.Term = raft.Index(le.Uint64(b[24:])), raft.Term(le.Uint64(b[32:]))
@@ -362,10 +362,12 @@ func (l *Log) snapshotSize(name string) (int64, error) {
 func (l *Log) TruncatePrefix(upTo raft.Index) error {
 	l.io.Lock()
 	defer l.io.Unlock()
-	return l.truncatePrefix(upTo)
+	return l.truncatePrefix(upTo, nil)
 }
 
-func (l *Log) truncatePrefix(upTo raft.Index) error {
+// truncatePrefix drops what is at or below upTo; with clean, that takes its place, and the place of the cleaned part that there was.
+// The caller holds io.
+func (l *Log) truncatePrefix(upTo raft.Index, clean *washed) error {
 	l.mu.RLock()
 	first, snap := l.first, l.snap.index
 	l.mu.RUnlock()
@@ -388,6 +390,9 @@ func (l *Log) truncatePrefix(upTo raft.Index) error {
 	l.mu.RUnlock()
 	if err != nil {
 		return err
+	}
+	if clean != nil {
+		m.clean(clean.files, clean.dirty)
 	}
 	// The index files of what is about to go can be rebuilt: removing them first makes room for the new meta on a disk
 	// that is full to the last block, which is when retention is needed most.
@@ -426,6 +431,7 @@ func (l *Log) truncatePrefix(upTo raft.Index) error {
 	}
 	l.mu.Lock()
 	l.first, l.start, l.floor = upTo+1, start, m.floor
+	old := l.setCleaned(clean)
 	l.segs = slices.Clone(l.segs[len(gone):])
 	l.dropTail(min(upTo, l.synced))
 	k := sort.Search(len(l.configs), func(k int) bool { return l.configs[k] > upTo })
@@ -433,6 +439,9 @@ func (l *Log) truncatePrefix(upTo raft.Index) error {
 	l.mu.Unlock()
 	for _, name := range gone {
 		l.removeSegment(name)
+	}
+	for _, f := range old {
+		l.removeCleaned(f)
 	}
 	return nil
 }
@@ -449,7 +458,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		return nil, err
 	}
 	floor := l.nextFloor()
-	st, err := l.finishPart(s, floor)
+	st, name, clean, err := l.finishPart(s, floor)
 	switch {
 	case errors.Is(err, ErrBadSnapshot) || errors.Is(err, vfs.ErrNoSpace):
 		return nil, fmt.Errorf("install snapshot: %w", err) // nothing has changed
@@ -459,7 +468,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	if err := l.sayEmpty(); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
 		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
 	}
-	err = l.fs.Rename(path.Join(l.dir, partName), path.Join(l.dir, snapshotName))
+	err = l.fs.Rename(path.Join(l.dir, name), path.Join(l.dir, snapshotName))
 	if err == nil {
 		err = l.fs.SyncDir(l.dir)
 	}
@@ -468,6 +477,9 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
 	}
 	m := installedMeta(&s.Meta, st, floor)
+	if clean != nil {
+		m.clean(clean.files, clean.dirty)
+	}
 	l.mu.RLock()
 	if s.Meta.Index < l.damaged {
 		m.damaged = l.damaged
@@ -491,6 +503,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	}
 	l.opt.Cache.release(freed)
 	l.tail, l.segs, l.dead, l.configs = nil, nil, nil, nil
+	old := l.setCleaned(clean)
 	l.adoptMeta(&m)
 	l.floor, l.snap = floor, snapshotInfo{index: s.Meta.Index, term: s.Meta.Term}
 	l.ticket = raft.Ticket{Term: s.Meta.Term, Index: s.Meta.Index}
@@ -499,6 +512,14 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	l.dropCheckpoints(maxIndex) // of what is no longer here; the snapshot itself is the base now
 	for _, name := range names {
 		l.removeSegment(name)
+	}
+	for _, f := range old {
+		l.removeCleaned(f)
+	}
+	l.dropWashed()
+	if clean != nil {
+		_ = l.dropPart() // what stays behind of both goes at the next open
+		_ = l.fs.Remove(path.Join(l.dir, installName))
 	}
 	return st.state, nil
 }

@@ -63,15 +63,28 @@ func (s *siteFault) fault(op vfs.Op, name string) error {
 	return nil
 }
 
-var flagMutations = flag.Bool("mutations", false, "take out each sync in turn and expect the property test to notice (minutes)")
+var (
+	flagMutations = flag.Bool("mutations", false, "take out each sync in turn and expect the property test to notice (minutes)")
+	flagSite      = flag.String("site", "", "only those whose place contains this")
+)
 
 func TestEverySyncIsNeeded(t *testing.T) {
 	if !*flagMutations {
 		t.Skip("takes minutes: go test ./segment -run TestEverySyncIsNeeded -mutations -timeout 30m")
 	}
 	const steps, discover, tries = 300, 25, 1500
-	// Both kinds of history: with crashes only, and with damage.
-	histories := []func(uint64, int, func(vfs.Op, string) error) *world{newWorld, newDamageWorld}
+	// All kinds of history: with crashes only, with damage, and with compaction.
+	histories := []func(uint64, int, func(vfs.Op, string) error) interface{ run() error }{
+		func(seed uint64, steps int, f func(vfs.Op, string) error) interface{ run() error } {
+			return newWorld(seed, steps, f)
+		},
+		func(seed uint64, steps int, f func(vfs.Op, string) error) interface{ run() error } {
+			return newDamageWorld(seed, steps, f)
+		},
+		func(seed uint64, steps int, f func(vfs.Op, string) error) interface{ run() error } {
+			return newCleanWorld(seed, steps/3, f)
+		},
+	}
 	all := siteFault{seen: map[string]int{}}
 	for seed := range uint64(discover) {
 		for _, h := range histories {
@@ -81,6 +94,9 @@ func TestEverySyncIsNeeded(t *testing.T) {
 		}
 	}
 	for _, site := range slices.Sorted(maps.Keys(all.seen)) {
+		if !strings.Contains(site, *flagSite) {
+			continue
+		}
 		var caught error
 		s := siteFault{seen: map[string]int{}, lie: site}
 		runs := 0
