@@ -351,7 +351,7 @@ func (b *Broker) startRaft() (err error) {
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
 		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met, b.flight}, Logger: b.logOf("raft"), Seed: rand.Uint64(), OnFatal: b.onFatal,
-		LearnerRate: max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate,
+		LearnerRate: max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate, MaxSnapshotBytes: maxCleanedSnapshot,
 	})
 	if err != nil {
 		return err
@@ -457,6 +457,9 @@ func (b *Broker) startRaft() (err error) {
 	b.spawn(b.balance)
 	b.spawn(func() { b.rec.housekeeping(b.ctx) })
 	b.spawn(func() { b.scrub.run(b.ctx) })
+	if !b.cfg.DisableCleaner {
+		b.spawn(func() { b.newCleaner().run(b.ctx) })
+	}
 	return nil
 }
 

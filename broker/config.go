@@ -177,6 +177,13 @@ type Config struct {
 	// RetentionCheck is how often records are looked for that retention.ms and retention.bytes of their topic let go. Default 5
 	// min.
 	RetentionCheck time.Duration
+	// DisableCleaner switches compaction off (Kafka's log.cleaner.enable). CleanerPause is how long the cleaner rests when nothing is left to do;
+	// default 15 s. CleanerMemory bounds its memory for keys, 24 bytes each; default 128 MiB, of which only what is needed is taken. CleanerRate
+	// bounds what it reads and writes in a second; default 64 MiB; negative: no limit.
+	DisableCleaner bool
+	CleanerPause   time.Duration
+	CleanerMemory  int64
+	CleanerRate    int64
 	// SnapshotRate is how many bytes of snapshots a second this broker sends to others. Default 64 MiB; negative: no limit.
 	SnapshotRate int64
 	// ScrubInterval is in what time all logs should be verified once, in the background. Default 7 days.
@@ -255,6 +262,9 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxRequestBytes, 100<<20)
 	def(&c.SegmentBytes, 128<<20)
 	def(&c.RetentionCheck, 5*time.Minute)
+	def(&c.CleanerPause, 15*time.Second)
+	def(&c.CleanerMemory, 128<<20)
+	def(&c.CleanerRate, 64<<20)
 	def(&c.SnapshotRate, 64<<20)
 	def(&c.ScrubInterval, 7*24*time.Hour)
 	def(&c.ScrubRate, 16<<20)
@@ -360,6 +370,9 @@ func (c Config) Validate() error {
 	check(c.MaxRequestBytes >= 1<<20 && c.MaxRequestBytes <= 1<<30, "MaxRequestBytes %d is not in [1 MiB, 1 GiB]", c.MaxRequestBytes)
 	check(c.SegmentBytes >= 1<<20 && c.SegmentBytes <= 2<<30, "SegmentBytes %d is not in [1 MiB, 2 GiB]", c.SegmentBytes)
 	check(c.RetentionCheck > 0, "RetentionCheck %v is negative", c.RetentionCheck)
+	check(c.CleanerPause > 0, "CleanerPause %v is negative", c.CleanerPause)
+	check(c.CleanerMemory >= 1<<10, "CleanerMemory %d is below 1 KiB", c.CleanerMemory)
+	check(c.CleanerRate < 0 || c.CleanerRate >= 64<<10, "CleanerRate %d is below 64 KiB", c.CleanerRate)
 	check(c.SnapshotRate < 0 || c.SnapshotRate >= 64<<10, "SnapshotRate %d is below 64 KiB", c.SnapshotRate)
 	check(c.ScrubInterval > 0, "ScrubInterval %v is negative", c.ScrubInterval)
 	check(c.ScrubRate < 0 || c.ScrubRate >= 64<<10, "ScrubRate %d is below 64 KiB", c.ScrubRate)

@@ -53,11 +53,8 @@ type configDef struct {
 // readConsistency is the config of that name, of topics and, as their default, of brokers.
 const readConsistency = "balsa.read.consistency"
 
-// What is missing for some configs.
-const (
-	uncompacted = "compaction of topics is not there yet"
-	untiered    = "there is no tiered storage"
-)
+// untiered is what is missing for some configs.
+const untiered = "there is no tiered storage"
 
 // topicConfigDefs are the topic configs, sorted by name.
 var topicConfigDefs = []configDef{
@@ -66,8 +63,8 @@ var topicConfigDefs = []configDef{
 		doc: "quorum: acks=all means on the disks of a majority of the replicas. relaxed would acknowledge from memory."},
 	{name: readConsistency, typ: kmsg.ConfigTypeString, def: ReadLease, broker: readConsistency, does: obeyed, allowed: []string{ReadLease, ReadQuorum},
 		doc: "What confirms an answer that speaks of the log's end. lease: the leader's lease, and a quorum only without one. quorum: a quorum each time, so that no clock matters."},
-	{name: "cleanup.policy", typ: kmsg.ConfigTypeList, def: "delete", broker: "log.cleanup.policy", allowed: []string{"delete", "compact"},
-		why: uncompacted, doc: "What becomes of old records: delete drops whole segments."},
+	{name: "cleanup.policy", typ: kmsg.ConfigTypeList, def: "delete", broker: "log.cleanup.policy", does: obeyed, allowed: []string{"delete", "compact"},
+		doc: "What becomes of old records: delete drops whole segments, compact keeps the newest record of each key; both may be given."},
 	{name: "compression.gzip.level", typ: kmsg.ConfigTypeInt, def: "-1", broker: "compression.gzip.level", does: obeyed, least: -1, most: 9,
 		doc: "The level that compression.type=gzip compresses at, 1 to 9. -1: gzip's own."},
 	{name: "compression.lz4.level", typ: kmsg.ConfigTypeInt, def: "9", broker: "compression.lz4.level", does: obeyed, least: 1, most: 17,
@@ -77,8 +74,8 @@ var topicConfigDefs = []configDef{
 		doc:     "producer: batches stay as the producer compressed them. Else the leader compresses those anew that came with another codec."},
 	{name: "compression.zstd.level", typ: kmsg.ConfigTypeInt, def: "3", broker: "compression.zstd.level", does: obeyed, least: -131072, most: 22,
 		doc: "The level that compression.type=zstd compresses at."},
-	{name: "delete.retention.ms", typ: kmsg.ConfigTypeLong, def: "86400000", broker: "log.cleaner.delete.retention.ms", most: math.MaxInt64,
-		doc: "How long compaction keeps tombstones.", why: uncompacted},
+	{name: "delete.retention.ms", typ: kmsg.ConfigTypeLong, def: "86400000", broker: "log.cleaner.delete.retention.ms", does: obeyed, most: math.MaxInt64,
+		doc: "How long compaction keeps tombstones after all that they delete is gone. No effect without compaction."},
 	{name: "file.delete.delay.ms", typ: kmsg.ConfigTypeLong, def: "60000", broker: "log.segment.delete.delay.ms", most: math.MaxInt64,
 		doc: "How long the files of dropped segments are kept.", why: "dropped segments are deleted when their last reader is done"},
 	{name: "flush.messages", typ: kmsg.ConfigTypeLong, def: "9223372036854775807", broker: "log.flush.interval.messages", least: 1, most: math.MaxInt64,
@@ -95,8 +92,8 @@ var topicConfigDefs = []configDef{
 		doc: "For tiered storage, which there is none of.", why: untiered},
 	{name: "local.retention.ms", typ: kmsg.ConfigTypeLong, def: "-2", broker: "log.local.retention.ms", least: -2, most: math.MaxInt64,
 		doc: "For tiered storage, which there is none of.", why: untiered},
-	{name: "max.compaction.lag.ms", typ: kmsg.ConfigTypeLong, def: "9223372036854775807", broker: "log.cleaner.max.compaction.lag.ms", least: 1,
-		most: math.MaxInt64, doc: "For compaction.", why: uncompacted},
+	{name: "max.compaction.lag.ms", typ: kmsg.ConfigTypeLong, def: "9223372036854775807", broker: "log.cleaner.max.compaction.lag.ms", does: obeyed, least: 1,
+		most: math.MaxInt64, doc: "Records older than this are compacted however little of the log is dirty. No effect without compaction."},
 	{name: "max.message.bytes", typ: kmsg.ConfigTypeInt, def: strconv.Itoa(partition.DefaultMaxMessageBytes), broker: "message.max.bytes", does: obeyed,
 		most: partition.MaxBatchBytes, doc: "The largest record batch that is accepted, in bytes, as compressed by the producer."},
 	{name: "message.timestamp.after.max.ms", typ: kmsg.ConfigTypeLong, def: "3600000", broker: "log.message.timestamp.after.max.ms", does: obeyed,
@@ -105,10 +102,10 @@ var topicConfigDefs = []configDef{
 		does: obeyed, most: math.MaxInt64, doc: "How far a record's timestamp may be behind the broker's clock. CreateTime only."},
 	{name: "message.timestamp.type", typ: kmsg.ConfigTypeString, def: "CreateTime", broker: "log.message.timestamp.type", does: obeyed,
 		allowed: []string{"CreateTime", "LogAppendTime"}, doc: "CreateTime keeps the producer's timestamps, LogAppendTime takes the leader's clock at the append."},
-	{name: "min.cleanable.dirty.ratio", typ: kmsg.ConfigTypeDouble, def: "0.5", broker: "log.cleaner.min.cleanable.ratio", most: 1,
-		doc: "For compaction.", why: uncompacted},
-	{name: "min.compaction.lag.ms", typ: kmsg.ConfigTypeLong, def: "0", broker: "log.cleaner.min.compaction.lag.ms", most: math.MaxInt64,
-		doc: "For compaction.", why: uncompacted},
+	{name: "min.cleanable.dirty.ratio", typ: kmsg.ConfigTypeDouble, def: "0.5", broker: "log.cleaner.min.cleanable.ratio", does: obeyed, most: 1,
+		doc: "The part of the log that must be dirty before it is compacted. No effect without compaction."},
+	{name: "min.compaction.lag.ms", typ: kmsg.ConfigTypeLong, def: "0", broker: "log.cleaner.min.compaction.lag.ms", does: obeyed, most: math.MaxInt64,
+		doc: "Younger records are not compacted. No effect without compaction."},
 	{name: "min.insync.replicas", typ: kmsg.ConfigTypeInt, def: "1", broker: "min.insync.replicas", does: obeyed, least: 1, most: coordinator.MaxReplicationFactor,
 		doc: "How many replicas must have a batch before acks=all is answered. A majority is the floor, whatever the value."},
 	{name: "preallocate", typ: kmsg.ConfigTypeBoolean, def: "false", broker: "log.preallocate", doc: "Whether segment files are laid out ahead. They are in either case.", does: obeyed},
@@ -153,6 +150,10 @@ var obeyedBrokerConfigs = map[string]string{
 	"group.min.session.timeout.ms":                   "The shortest session timeout that a member may ask for.",
 	"leader.imbalance.check.interval.seconds":        "How often leadership is looked at, and how long a broker must have been back before it gets any.",
 	"listeners":                                      "The addresses that this broker listens on for clients.",
+	"log.cleaner.backoff.ms":                         "How long the cleaner rests when nothing is left to compact.",
+	"log.cleaner.dedupe.buffer.size":                 "The cleaner's memory for keys, in bytes: 24 for each.",
+	"log.cleaner.enable":                             "Whether logs are compacted.",
+	"log.cleaner.io.max.bytes.per.second":            "How many bytes the cleaner reads and writes in a second.",
 	"log.dirs":                                       "The data directory.",
 	"log.message.timestamp.after.max.ms":             "Default of the topic config message.timestamp.after.max.ms.",
 	"log.message.timestamp.before.max.ms":            "Default of the topic config message.timestamp.before.max.ms.",

@@ -280,7 +280,6 @@ func TestBrokerConfigRefusals(t *testing.T) {
 		{"nonsense", "7", "unknown broker config"},
 		{"ssl.key.password", "secret", "not supported"},
 		{"max.connections", "0", "allowed are 1 to"},
-		{"log.cleanup.policy", "compact", uncompacted},
 	} {
 		err := checkBrokerConfig(tc.name, tc.value)
 		if codeOf(err) != kerr.InvalidConfig.Code || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "secret") {

@@ -69,6 +69,10 @@ func TestDeleteRecordsRefusals(t *testing.T) {
 	if code := one(deleteRecordsRequest(2, coordinator.ConsumerOffsetsTopic, 0)); code != kerr.InvalidTopicException.Code {
 		t.Errorf("internal topic: %d", code)
 	}
+	h.back.addTopic("table", 1, map[string]string{"cleanup.policy": "compact"})
+	if code := one(deleteRecordsRequest(2, "table", 0)); code != kerr.PolicyViolation.Code {
+		t.Errorf("a compacted topic: %d", code)
+	}
 	if code := one(deleteRecordsRequest(2, "nope", 0)); code != kerr.UnknownTopicOrPartition.Code {
 		t.Errorf("unknown topic: %d", code)
 	}

@@ -23,6 +23,10 @@ import (
 // offsetsBatchBytes is max.message.bytes of __consumer_offsets: the generation of a large group is one record.
 const offsetsBatchBytes = "33554432"
 
+// internalSegmentBytes is segment.bytes of internal topics. Compaction works by segments: what it has not come to yet is what a new coordinator
+// reads beside what is clean.
+const internalSegmentBytes = "16777216"
+
 // offsetsTopicTimeout bounds the creation of __consumer_offsets; clients ask again meanwhile.
 const offsetsTopicTimeout = 30 * time.Second
 

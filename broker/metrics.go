@@ -58,6 +58,8 @@ type metrics struct {
 	flushBytes     *histogram
 	leaderSeconds  *histogram
 	journalSeconds *histogram
+
+	cleaner *cleanerMetrics
 }
 
 // requestSeconds is a histogram for each API, made at its first request.
@@ -123,12 +125,14 @@ func newMetrics() *metrics {
 		flushBytes:     newHistogram(prometheus.NewDesc("balsa_log_flush_bytes", "Bytes that one sync of a log made durable: more under load, which is what group commit is.", nil, nil), bytesEach, batchBytes),
 		leaderSeconds:  seconds("balsa_raft_leaderless_seconds", "Time for which a replica knew no leader of its group, each time it learns of one; from the replica's opening on.", electSeconds),
 		journalSeconds: seconds("balsa_journal_save_seconds", "Time until a term or vote was durable in the journal.", diskSeconds),
+
+		cleaner: newCleanerMetrics(),
 	}
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{&m.requests, m.bytesIn, m.bytesOut, m.accepted, m.refused, m.protocolErrors, m.authentications, m.producedBatches, m.producedBytes, m.markers, m.verified,
-		m.fetchedBytes, m.partitionErrors, m.throttled, m.throttledSeconds, m.commitSeconds, m.fsyncSeconds, m.flushBytes, m.leaderSeconds, m.journalSeconds}
+	return append([]prometheus.Collector{&m.requests, m.bytesIn, m.bytesOut, m.accepted, m.refused, m.protocolErrors, m.authentications, m.producedBatches, m.producedBytes, m.markers, m.verified,
+		m.fetchedBytes, m.partitionErrors, m.throttled, m.throttledSeconds, m.commitSeconds, m.fsyncSeconds, m.flushBytes, m.leaderSeconds, m.journalSeconds}, m.cleaner.collectors()...)
 }
 
 // registry is one of the broker's own, so that two brokers in one process do not meet in it.

@@ -3,6 +3,8 @@
 package broker
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -20,6 +22,7 @@ type sample struct {
 	oldest float64 // seconds that the oldest sync is wanted
 
 	replicas, segments int
+	dirtiest           float64
 	logBytes           int64
 	waiters            int
 	openTxns           int
@@ -173,6 +176,7 @@ var scalars = []scalar{
 	{name: "balsa_transport_received_bytes_total", help: "Bytes received from other brokers.", kind: counted, value: func(s *sample) float64 { return float64(s.net.ReceivedBytes) }},
 	{name: "balsa_transport_dial_failures_total", help: "Failed attempts to connect to another broker.", kind: counted, value: func(s *sample) float64 { return float64(s.net.DialFailures) }},
 
+	{name: "balsa_compaction_max_dirty_ratio", help: "The largest part of a compacted log here that could be compacted and is not, as of the cleaner's last look. Above min.cleanable.dirty.ratio for long: the cleaner does not keep up.", kind: gauge, value: func(s *sample) float64 { return s.dirtiest }},
 	{name: "balsa_log_syncs_total", help: "Syncs of logs begun, each for all that had come meanwhile.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Syncs) }},
 	{name: "balsa_log_sync_errors_total", help: "Syncs of logs that failed, which stops the log; want of space is not among them.", kind: counted, value: func(s *sample) float64 { return float64(s.host.SyncErrors) }},
 	{name: "balsa_log_no_space_total", help: "Syncs of logs that found no space on the disk.", kind: counted, value: func(s *sample) float64 { return float64(s.host.NoSpace) }},
@@ -263,6 +267,7 @@ func (b *Broker) sample() *sample {
 		s.openTxns += r.OpenTxns()
 	}
 	s.scrub = b.scrub
+	s.dirtiest = math.Float64frombits(b.met.cleaner.dirtiest.Load())
 	s.cacheUsed, s.cacheOf = b.cache.Used(), b.cache.Budget()
 	s.hits, s.misses = b.cache.Reads()
 	s.txns = b.txns.Stats()

@@ -53,6 +53,13 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 	s.TimestampBefore = ms("message.timestamp.before.max.ms")
 	s.TimestampAfter = ms("message.timestamp.after.max.ms")
 	s.Compression = compressionOf(configs)
+	s.Compact = compacts(configs["cleanup.policy"])
+	s.Compaction = partition.Compaction{MinLag: ms("min.compaction.lag.ms"), MaxLag: ms("max.compaction.lag.ms"), DeleteRetention: ms("delete.retention.ms")}
+	if f, err := strconv.ParseFloat(configs["min.cleanable.dirty.ratio"], 64); err == nil {
+		if s.Compaction.MinDirtyRatio = f; f == 0 {
+			s.Compaction.MinDirtyRatio = -1 // a zero would stand for the default
+		}
+	}
 	s.SegmentBytes = number("segment.bytes", 1<<31-1)
 	s.SegmentAge, s.SegmentJitter = ms("segment.ms"), ms("segment.jitter.ms")
 	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)
@@ -87,13 +94,13 @@ func compressionOf(configs map[string]string) (c partition.Recompression) {
 	return c
 }
 
-// deletes reports that cleanup.policy lets old records be dropped.
-func deletes(policy string) bool {
-	if policy == "" {
-		return true
-	}
-	for v := range strings.SplitSeq(policy, ",") {
-		if strings.TrimSpace(v) == "delete" {
+// deletes reports that cleanup.policy lets old records be dropped, compacts that it keeps the newest of each key.
+func deletes(policy string) bool  { return policy == "" || hasPolicy(policy, "delete") }
+func compacts(policy string) bool { return hasPolicy(policy, "compact") }
+
+func hasPolicy(policies, one string) bool {
+	for v := range strings.SplitSeq(policies, ",") {
+		if strings.TrimSpace(v) == one {
 			return true
 		}
 	}

@@ -149,6 +149,14 @@ func (b *Broker) Config(name string) (string, bool) {
 		return c.PrincipalRules, c.PrincipalRules != ""
 	case "log.retention.check.interval.ms":
 		return fmt.Sprint(b.cfg.RetentionCheck.Milliseconds()), true
+	case "log.cleaner.enable":
+		return fmt.Sprint(!c.DisableCleaner), c.DisableCleaner
+	case "log.cleaner.backoff.ms":
+		return fmt.Sprint(b.cfg.CleanerPause.Milliseconds()), c.CleanerPause != 0
+	case "log.cleaner.dedupe.buffer.size":
+		return fmt.Sprint(b.cfg.CleanerMemory), c.CleanerMemory != 0
+	case "log.cleaner.io.max.bytes.per.second": // our default is not Kafka's
+		return fmt.Sprint(b.cfg.CleanerRate), b.cfg.CleanerRate > 0
 	case "log.segment.bytes":
 		return fmt.Sprint(b.cfg.SegmentBytes), true
 	case "auto.leader.rebalance.enable":
@@ -293,7 +301,8 @@ func (b *Broker) ensureInternal(ctx context.Context, name string, partitions int
 		if t := b.Image().Topic(name); t != nil {
 			return t, nil
 		}
-		r, err := b.createTopics(ctx, []newTopic{{Name: name, Partitions: int(partitions), Configs: map[string]string{"cleanup.policy": "compact", "max.message.bytes": offsetsBatchBytes}}})
+		r, err := b.createTopics(ctx, []newTopic{{Name: name, Partitions: int(partitions), Configs: map[string]string{"cleanup.policy": "compact", "compression.type": "producer",
+			"segment.bytes": internalSegmentBytes, "max.message.bytes": offsetsBatchBytes}}})
 		if err == nil {
 			err = r[0].Err
 		}

@@ -79,6 +79,7 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 	if q.Offset >= v.pub.end(q.Committed) || q.MaxBytes <= 0 {
 		return res, nil
 	}
+	cleaned := v.m.log.CleanedEnd() // before the read: see there
 	batches, err := v.m.log.ReadOffsets(segment.Offset(q.Offset), v.pub.applied, q.MaxBytes)
 	if err != nil {
 		if start := r.LogStart(); q.Offset < start { // retention overtook us
@@ -89,16 +90,28 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 	}
 	if q.Committed {
 		batches = below(batches, v.pub.stable)
-		if res.Aborted, err = v.m.abortedIn(batches, q.Offset); err != nil {
+		// What ends in the cleaned part has left no record there, and perhaps no marker.
+		if res.Aborted, err = v.m.abortedIn(batches, max(q.Offset, int64(cleaned))); err != nil {
 			res.LogStart = r.LogStart()
 			return res, &RangeError{Offset: q.Offset, Start: res.LogStart, HighWatermark: res.HighWatermark}
 		}
+	}
+	if len(batches) == 0 && r.appliedBeyond(v.pub.applied) {
+		// Compaction has come in between, and what is left at or after the offset lies above what was the end. Empty must mean the end.
+		return r.Read(q)
 	}
 	res.Batches = batches
 	for _, b := range batches {
 		res.Bytes += len(b)
 	}
 	return res, nil
+}
+
+// appliedBeyond: the end that a reader knows is no longer the end.
+func (r *Replica) appliedBeyond(i raft.Index) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pub.applied > i
 }
 
 // below are the batches below the last stable offset, at which one begins.

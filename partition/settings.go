@@ -33,7 +33,8 @@ type Settings struct {
 	// Compression is compression.type.
 	Compression Recompression
 	// Compact is cleanup.policy=compact, alone or with delete: every record needs a key.
-	Compact bool
+	Compact    bool
+	Compaction Compaction
 	// MinInsync is min.insync.replicas, obeyed by acks=all. A quorum is the floor anyway; default 1.
 	MinInsync int
 	// ProducerExpiry is producer.id.expiration.ms: a producer's sequence state is forgotten when it has been idle for
@@ -93,6 +94,7 @@ func (s Settings) withDefaults() Settings {
 	if s.SegmentAge == 0 {
 		s.SegmentAge = defaultRetention
 	}
+	s.Compaction = s.Compaction.withDefaults()
 	return s
 }
 

@@ -26,6 +26,7 @@ type startOptions struct {
 	reads     *choice
 	autoTopic bool
 	balance   bool
+	cleaner   bool
 	voters    int
 	security  startSecurity
 }
@@ -80,6 +81,10 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
 	f.DurationVar(&o.cfg.RetentionCheck, "retention-check-interval", 5*time.Minute, "how often records are looked for that are old enough to go")
+	f.BoolVar(&o.cleaner, "cleaner", true, "compact the logs of topics with cleanup.policy=compact")
+	f.DurationVar(&o.cfg.CleanerPause, "cleaner-interval", 15*time.Second, "how often logs are looked for that need compaction")
+	f.Int64Var(&o.cfg.CleanerMemory, "cleaner-memory", 128<<20, "bound of the memory for keys while a log is compacted")
+	f.Int64Var(&o.cfg.CleanerRate, "cleaner-rate", 64<<20, "bytes a second that compaction reads and writes; -1: no limit")
 	f.Int64Var(&o.cfg.SnapshotRate, "snapshot-rate", 64<<20, "bytes a second of snapshots for brokers that were away; -1: no limit")
 	f.DurationVar(&o.cfg.ScrubInterval, "scrub-interval", 7*24*time.Hour, "in what time all logs are verified once, in the background")
 	f.Int64Var(&o.cfg.ScrubRate, "scrub-rate", 16<<20, "bytes a second that this may read at most; -1: do not")
@@ -98,7 +103,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 
 func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) error {
 	cfg := o.cfg
-	cfg.DisableAutoCreate, cfg.DisableLeaderBalance = !o.autoTopic, !o.balance
+	cfg.DisableAutoCreate, cfg.DisableLeaderBalance, cfg.DisableCleaner = !o.autoTopic, !o.balance, !o.cleaner
 	cfg.ReadConsistency = o.reads.String()
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)

@@ -1,0 +1,160 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/segment"
+)
+
+// newCompacted is a cluster whose partition is compacted, in segments of 64 KiB.
+func newCompacted(t *testing.T, change func(*Settings)) *cluster {
+	return newCluster(t, 3, func(c *Config) {
+		c.Settings = Settings{Compact: true, SegmentBytes: 64 << 10, RetentionAge: -1, TimestampAfter: -1, Compaction: Compaction{MinDirtyRatio: 0.3}}
+		if change != nil {
+			change(&c.Settings)
+		}
+	})
+}
+
+// fill produces n batches of 20 records over ten keys, about 10 KiB each, and waits until everybody has them.
+func (c *cluster) fill(l *node, n int) {
+	c.t.Helper()
+	for range n {
+		records := make([]protocol.Record, 20)
+		for i := range records {
+			records[i] = keyed(l.rep.now().UnixMilli(), fmt.Sprint("key", i%10), strings.Repeat("v", 500))
+		}
+		l.mustProduce(withCodec(protocol.CodecNone, records...))
+	}
+	c.pass(time.Second)
+}
+
+// compact does what the broker's cleaner does, and reports whether the log was cleaned.
+func (n *node) compact() bool {
+	n.c.t.Helper()
+	n.rep.Dirt()
+	n.c.pass(100 * time.Millisecond) // a checkpoint
+	if !n.rep.Dirt().Due {
+		return false
+	}
+	if _, err := n.rep.Compact(CompactOptions{MapBytes: 1 << 20}); err != nil {
+		n.c.t.Fatal(err)
+	}
+	n.c.pass(100 * time.Millisecond)
+	return true
+}
+
+// left is the offsets of the records that are read, from the start to the high watermark.
+func (n *node) left() (offsets []int64) {
+	n.c.t.Helper()
+	hw, _ := n.rep.HighWatermark()
+	for at := n.rep.LogStart(); at < hw; {
+		r, err := n.rep.Read(ReadQuery{Offset: at, MaxBytes: 20_000, LeaderEpoch: -1, AnyReplica: true})
+		if err != nil || len(r.Batches) == 0 {
+			n.c.t.Fatalf("read at %d of %d: %d batches, %v", at, hw, len(r.Batches), err)
+		}
+		for _, raw := range r.Batches {
+			for rec, err := range protocol.Batch(raw).Records(inflater()) {
+				if err != nil {
+					n.c.t.Fatal(err)
+				}
+				offsets = append(offsets, rec.Offset)
+			}
+			at = protocol.Batch(raw).NextOffset()
+		}
+	}
+	return offsets
+}
+
+// Each replica compacts for itself; a member that lacks what is compacted gets it with the snapshot, and the leader has waited for it a while.
+func TestCompact(t *testing.T) {
+	c := newCompacted(t, nil)
+	l := c.leader()
+	c.fill(l, 40)
+	for _, n := range c.nodes {
+		if !n.compact() {
+			t.Fatalf("node %d: nothing is due: %+v", n.id, n.rep.Dirt())
+		}
+		if d := n.rep.Describe(); d.First == 1 || d.LogStart != 0 || d.HighWatermark != 800 {
+			t.Errorf("node %d: entries from %d, offsets [%d, %d)", n.id, d.First, d.LogStart, d.HighWatermark)
+		}
+		if got := n.left(); len(got) >= 800 || got[len(got)-1] != 799 {
+			t.Errorf("node %d: %d records, the last at %d", n.id, len(got), got[len(got)-1])
+		}
+		if n.compact() {
+			t.Errorf("node %d: compacted twice", n.id)
+		}
+	}
+
+	// One is away.
+	var away *node
+	for _, n := range c.nodes {
+		if n != l {
+			away = n
+		}
+	}
+	c.cut = func(from, to raft.NodeID) bool { return from == away.id || to == away.id }
+	first := l.rep.Describe().First
+	c.fill(l, 10) // less than two segments
+	l.compact()
+	if got := l.rep.Describe().First; got != first {
+		t.Errorf("compacted up to %d, which node %d has not got yet", got, away.id)
+	}
+	c.fill(l, 40)
+	if !l.compact() || l.rep.Describe().First == first {
+		t.Errorf("the leader waits too long: entries from %d", first)
+	}
+	before := away.rep.Describe().HighWatermark
+	c.cut = nil
+	c.pass(20 * time.Second)
+	if d := away.rep.Describe(); d.HighWatermark != 1800 || d.First < l.rep.Describe().First || d.LogStart != 0 {
+		t.Fatalf("it was at %d, and is at %d with entries from %d, offsets from %d; the leader has entries from %d", before, d.HighWatermark, d.First, d.LogStart, l.rep.Describe().First)
+	}
+	if a, b := fmt.Sprint(away.left()), fmt.Sprint(l.left()); a != b {
+		t.Errorf("node %d has %v\nthe leader %v", away.id, a, b)
+	}
+}
+
+// min.compaction.lag.ms protects what is young, max.compaction.lag.ms makes what is old due.
+func TestCompactionLags(t *testing.T) {
+	c := newCompacted(t, func(s *Settings) { s.Compaction = Compaction{MinLag: time.Hour} })
+	l := c.leader()
+	c.fill(l, 40)
+	if l.compact() {
+		t.Fatal("young records were compacted")
+	}
+	if _, err := l.rep.Compact(CompactOptions{MapBytes: 1 << 20}); !errors.Is(err, segment.ErrNothingToClean) || !CompactionOvertaken(err) {
+		t.Fatal(err)
+	}
+	s := l.rep.Settings()
+	s.Compaction.MinLag = 0
+	if err := l.rep.UpdateSettings(s); err != nil {
+		t.Fatal(err)
+	}
+	if !l.compact() {
+		t.Fatal("nothing is due any more")
+	}
+	// Little is dirty, but it is old, and in the file that is written to.
+	c.fill(l, 1)
+	if l.compact() {
+		t.Fatal("too little is dirty")
+	}
+	s.Compaction.MaxLag, s.SegmentAge = time.Minute, 24*time.Hour
+	if err := l.rep.UpdateSettings(s); err != nil {
+		t.Fatal(err)
+	}
+	first := l.rep.Describe().First
+	c.pass(2 * time.Minute)
+	for range 3 {
+		l.compact()
+	}
+	if l.rep.Describe().First == first || len(l.left()) != 10 {
+		t.Errorf("entries from %d, %d records: what is old was not compacted", l.rep.Describe().First, len(l.left()))
+	}
+}
