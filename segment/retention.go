@@ -43,8 +43,8 @@ func (l *Log) Expired(q Expiry) Offset {
 		start = f.end
 	}
 	for i, s := range l.segs {
-		if s.next <= q.Start {
-			continue // on its way out
+		if s.next <= q.Start || len(l.cleaned) > 0 && s.next <= l.start {
+			continue // on its way out, or in the cleaned part
 		}
 		if s.next > q.End || i == len(l.segs)-1 && l.pendingBytes > 0 {
 			break
