@@ -200,6 +200,7 @@ type cleaning struct {
 	dirty   Offset
 	next    Offset // at UpTo
 	old     []*cleanedFile
+	kept    []checkpoint
 	keys    *offsetMap
 	mapped  Offset // keys of records below it are in the map
 	out     *cleanedWriter
@@ -223,6 +224,7 @@ func (l *Log) Clean(o CleanOptions) (CleanStats, error) {
 	}
 	err := c.gather()
 	if err == nil {
+		c.narrow()
 		err = c.write()
 	}
 	if err == nil {
@@ -241,7 +243,7 @@ func (l *Log) Clean(o CleanOptions) (CleanStats, error) {
 		return c.stats, fmt.Errorf("clean group %d: %w", l.group, err)
 	}
 	l.dropWashed()
-	l.washed = &washed{life: c.life, upTo: o.UpTo, files: c.done, dirty: c.mapped}
+	l.washed = &washed{life: c.life, upTo: c.o.UpTo, files: c.done, dirty: c.mapped}
 	c.stats.Files, c.stats.Start, c.stats.Clean, c.stats.Next = len(c.done), c.done[0].base, c.mapped, c.next
 	return c.stats, nil
 }
@@ -256,7 +258,7 @@ func (c *cleaning) prepare() error {
 		return err
 	}
 	c.life, c.first, c.start, c.dirty, c.old = c.Log.life, c.Log.first, c.Log.start, c.Log.dirty, c.Log.cleaned
-	c.begins = c.startLocked()
+	c.begins, c.kept = c.startLocked(), slices.Clone(c.Log.kept)
 	if len(c.old) == 0 {
 		c.dirty = c.start
 	}
@@ -377,6 +379,20 @@ func (c *cleaning) gather() error {
 		return nil
 	}
 	return err
+}
+
+// narrow: what lies above the first checkpoint behind what is in the map is not cleaned this time, and so need not be copied.
+func (c *cleaning) narrow() {
+	if c.mapped <= c.start && len(c.old) > 0 {
+		c.o.UpTo, c.next = c.first-1, c.start
+		return
+	}
+	for _, k := range c.kept {
+		if k.index >= c.first && k.next >= c.mapped && k.next < c.next {
+			c.o.UpTo, c.next = k.index, k.next
+			return
+		}
+	}
 }
 
 // look opens a batch. false: there is nothing in it to go by; it cannot be read, or a transaction that was aborted wrote it.

@@ -248,6 +248,25 @@ func TestCleanWithASmallMap(t *testing.T) {
 	}
 }
 
+// What the map has no room for is not copied, as far as a checkpoint allows it.
+func TestCleanCopiesNoMoreThanItCleans(t *testing.T) {
+	l := mustOpen(t, vfs.NewMem(1), Options{Checkpoints: true})
+	for range 3 {
+		mustAppend(t, l, 1, keyedEntries(l, 1, l.LastIndex()+1, 10, 50))
+		mustSync(t, l)
+		mustCheckpoint(t, l)
+	}
+	for round, want := range []Offset{20, 20, 20, 40, 40} {
+		s := mustClean(t, l, CleanOptions{MapBytes: 8 * slotSize}) // six keys
+		if s.Next != want {
+			t.Fatalf("cleaning %d went up to %d, want %d: %+v", round, s.Next, want, s)
+		}
+	}
+	if l.FirstIndex() != 21 {
+		t.Fatalf("entries begin at %d", l.FirstIndex())
+	}
+}
+
 // What is no batch, or cannot be read, stays.
 func TestUnreadableBatchesStay(t *testing.T) {
 	m := vfs.NewMem(1)
