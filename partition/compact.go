@@ -6,8 +6,10 @@ package partition
 import (
 	"errors"
 	"math"
+	"slices"
 	"time"
 
+	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
 	"github.com/balsamq/balsa/segment"
@@ -86,7 +88,7 @@ func (r *Replica) Dirt() Dirt {
 
 // cleanBound is how far the log may be cleaned: no record that is not stable, and none that is younger than the topic wants.
 func (r *Replica) cleanBound(v view, s *Settings, now time.Time) segment.CleanBound {
-	q := segment.CleanBound{Index: v.pub.applied, Offset: segment.Offset(v.pub.hw), Before: math.MaxInt64}
+	q := segment.CleanBound{Index: v.pub.applied, Offset: segment.Offset(v.pub.stable), Before: math.MaxInt64}
 	if s.Compaction.MinLag > 0 {
 		q.Before = now.Add(-s.Compaction.MinLag).UnixMilli()
 	}
@@ -132,12 +134,27 @@ func (r *Replica) Compact(o CompactOptions) (segment.CleanStats, error) {
 		return segment.CleanStats{}, segment.ErrNothingToClean
 	}
 	stats, err := v.m.log.Clean(segment.CleanOptions{UpTo: c.UpTo, Start: segment.Offset(v.pub.start), Now: now.UnixMilli(),
-		DeleteRetention: s.Compaction.DeleteRetention.Milliseconds(), MapBytes: o.MapBytes, Pace: o.Pace})
+		DeleteRetention: s.Compaction.DeleteRetention.Milliseconds(), MapBytes: o.MapBytes, Aborted: v.m.abortedBelow(int64(c.Next)), Pace: o.Pace})
 	if err != nil {
 		return stats, err
 	}
 	v.group.Prune()
 	return stats, nil
+}
+
+// abortedBelow says which batches below the offset, all of which are stable, transactions wrote that were aborted.
+func (m *machine) abortedBelow(offset int64) func(protocol.Batch) bool {
+	byProducer := make(map[int64][]abortedTxn)
+	m.look.RLock()
+	for _, a := range m.fold.aborted {
+		if a.first < offset {
+			byProducer[a.producer] = append(byProducer[a.producer], a)
+		}
+	}
+	m.look.RUnlock()
+	return func(b protocol.Batch) bool {
+		return slices.ContainsFunc(byProducer[b.ProducerID()], func(a abortedTxn) bool { return a.first <= b.BaseOffset() && b.BaseOffset() < a.last })
+	}
 }
 
 // CompactionOvertaken reports an error of Compact that says nothing but that the log has changed meanwhile, or has nothing to clean.

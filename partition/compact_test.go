@@ -158,3 +158,95 @@ func TestCompactionLags(t *testing.T) {
 		t.Errorf("entries from %d, %d records: what is old was not compacted", l.rep.Describe().First, len(l.left()))
 	}
 }
+
+// keyedTxn is a transactional batch of one producer with a record for each key.
+func keyedTxn(l *node, id int64, first int32, value string, keys ...string) protocol.Batch {
+	records := make([]protocol.Record, len(keys))
+	for i, k := range keys {
+		records[i] = keyed(l.rep.now().UnixMilli(), k, value)
+	}
+	o := protocol.NewBatchOptions()
+	o.ProducerID, o.ProducerEpoch, o.BaseSequence, o.Transactional = id, 0, first, true
+	return protocol.BuildBatch(records, o)
+}
+
+// What was aborted goes, and does not take the place of what was committed before; what is undecided stays, and all above it. A reader of committed
+// records sees the same before and after, also once the markers have gone.
+func TestCompactTransactions(t *testing.T) {
+	b := new(txnBroker)
+	c := newCluster(t, 3, func(c *Config) {
+		c.Verify = b.verify
+		c.Settings = Settings{Compact: true, SegmentBytes: 64 << 10, RetentionAge: -1, TimestampAfter: -1, Compaction: Compaction{MinDirtyRatio: -1, DeleteRetention: time.Minute}}
+	})
+	l := c.leader()
+	seq := map[int64]int32{}
+	txn := func(id int64, value string, keys ...string) {
+		l.mustAppendTxn(keyedTxn(l, id, seq[id], value, keys...))
+		seq[id] += int32(len(keys))
+	}
+	end := func(id int64, commit bool) {
+		if r := l.mark(MarkerRequest{ProducerID: id, CoordinatorEpoch: 1, Commit: commit}); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	pad := strings.Repeat("p", 40_000)
+	txn(1, "committed", "a", "b")
+	end(1, true)
+	txn(2, "aborted", "a", "c")
+	end(2, false)
+	txn(2, "then committed", "d")
+	end(2, true)
+	for i := range 4 {
+		l.mustProduce(withCodec(protocol.CodecNone, keyed(l.rep.now().UnixMilli(), "pad", fmt.Sprint(i, pad))))
+	}
+	txn(3, "undecided", "a", "b")
+	for i := range 4 {
+		l.mustProduce(withCodec(protocol.CodecNone, keyed(l.rep.now().UnixMilli(), "pad", fmt.Sprint(4+i, pad))))
+	}
+	c.pass(time.Second)
+	state := func() string {
+		var out []string
+		for _, v := range l.committed(1000) {
+			if !strings.HasSuffix(v, "p") {
+				out = append(out, v)
+			}
+		}
+		return strings.Join(out, ", ")
+	}
+	before := state()
+	stable := l.rep.Describe().LastStable
+	for range 3 {
+		l.compact()
+	}
+	if at := int64(l.rep.m.log.CleanedEnd()); at == 0 || at > stable {
+		t.Fatalf("compacted up to %d, stable is what is below %d", at, stable)
+	}
+	if got := state(); got != before || got != "committed, committed, then committed" {
+		t.Fatalf("committed records are %s, they were %s", got, before)
+	}
+	end(3, false)
+	txn(2, "last", "e")
+	end(2, true)
+	for i := range 4 {
+		l.mustProduce(withCodec(protocol.CodecNone, keyed(l.rep.now().UnixMilli(), "pad", fmt.Sprint(8+i, pad))))
+	}
+	for range 4 { // the markers' time comes
+		c.pass(2 * time.Minute)
+		l.mustProduce(withCodec(protocol.CodecNone, keyed(l.rep.now().UnixMilli(), "pad", fmt.Sprint("again", pad)), keyed(l.rep.now().UnixMilli(), "pad2", fmt.Sprint("again", pad))))
+		for range 3 {
+			l.compact()
+		}
+	}
+	if got := state(); got != "committed, committed, then committed, last" {
+		t.Fatalf("committed records are %s", got)
+	}
+	r, err := l.rep.Read(ReadQuery{Offset: 0, MaxBytes: 1 << 20, LeaderEpoch: -1, Committed: true})
+	if err != nil || len(r.Aborted) != 0 {
+		t.Fatalf("a reader of the cleaned part is told of %v, %v", r.Aborted, err)
+	}
+	for _, raw := range r.Batches {
+		if b := protocol.Batch(raw); b.Control() && b.BaseOffset() < 10 {
+			t.Errorf("the marker at %d is still there", b.BaseOffset())
+		}
+	}
+}
