@@ -584,6 +584,10 @@ func TestSettingsOfJitterAndThrottle(t *testing.T) {
 	topic := &coordinator.Topic{Configs: map[string]string{"segment.jitter.ms": "500", "leader.replication.throttled.replicas": "0:1"}, Partitions: make([]coordinator.Partition, 2)}
 	r := &reconciler{}
 	r.self.ID = 1
+	compacted := &coordinator.Topic{Configs: map[string]string{"cleanup.policy": "compact", "retention.bytes": "0", "retention.ms": "0"}, Partitions: make([]coordinator.Partition, 1)}
+	if s := r.settingsOf(compacted, 0, nil); s.RetentionBytes >= 0 || s.RetentionAge >= 0 {
+		t.Errorf("records of a topic that is compacted only go by age or size: %+v", s)
+	}
 	if s := r.settingsOf(topic, 0, nil); s.SegmentJitter.Milliseconds() != 500 || !s.Throttled {
 		t.Errorf("%+v", s)
 	}

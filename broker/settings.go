@@ -64,10 +64,10 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 	s.SegmentAge, s.SegmentJitter = ms("segment.ms"), ms("segment.jitter.ms")
 	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)
 	switch {
-	case configs["retention.bytes"] == "0":
-		s.RetentionBytes = 1 // a zero would stand for the default
 	case !deletes(configs["cleanup.policy"]):
 		s.RetentionAge, s.RetentionBytes = -1, -1
+	case configs["retention.bytes"] == "0":
+		s.RetentionBytes = 1 // a zero would stand for the default
 	}
 	if configs["retention.ms"] == "-1" {
 		s.RetentionAge = -1

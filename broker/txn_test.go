@@ -206,13 +206,11 @@ func TestTransactionTimesOut(t *testing.T) {
 		rp.Timestamp = -1
 		rt.Partitions = append(rt.Partitions, rp)
 		req.Topics = append(req.Topics, rt)
-		for _, s := range plain.RequestSharded(ctx, req) {
-			if s.Err != nil {
-				t.Fatal(s.Err)
-			}
-			return s.Resp.(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0].Offset
+		shards := plain.RequestSharded(ctx, req)
+		if len(shards) != 1 || shards[0].Err != nil {
+			t.Fatalf("list offsets: %+v", shards)
 		}
-		return -1
+		return shards[0].Resp.(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0].Offset
 	}
 	if hw, stable := ends(0), ends(readCommitted); hw != 2 || stable != 0 {
 		t.Errorf("high watermark %d, last stable offset %d", hw, stable)

@@ -330,12 +330,11 @@ func TestTxnIDsExpire(t *testing.T) {
 
 // txnModelClient is a producer that follows the protocol, over a network that loses answers.
 type txnModelClient struct {
-	o       owner
-	open    bool
-	ending  bool
-	commit  bool
-	pending owner // with ending: whose end it is
-	parts   map[TopicPartition]bool
+	o      owner
+	open   bool
+	ending bool
+	commit bool
+	parts  map[TopicPartition]bool
 }
 
 // Whatever the order of moves, losses, time-outs and instances: a transaction has one outcome in all of its partitions, a commit that was

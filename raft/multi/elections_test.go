@@ -133,8 +133,10 @@ func TestElectionsFirstTriesGoFirst(t *testing.T) {
 	s := newSim(t, 61, 1, 6, func(o *Options, _ *GroupConfig) { o.Campaigns = 1 })
 	h := s.nodes[0].host
 	g := func(i raft.GroupID) *Group { return h.Group(i) }
-	if !h.mayCampaign(g(1), false) || !h.mayCampaign(g(1), false) {
-		t.Fatal("the only one may not campaign")
+	for range 2 {
+		if !h.mayCampaign(g(1), false) {
+			t.Fatal("the only one may not campaign")
+		}
 	}
 	for _, x := range []struct {
 		id    raft.GroupID

@@ -86,7 +86,7 @@ func (x *exactlyOnce) work(ctx context.Context, n int) {
 // session is one life of a worker: until something goes wrong that a client cannot mend, or it dies by itself.
 func (x *exactlyOnce) session(ctx context.Context, n int, rng *rand.Rand) {
 	s, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(x.c.seeds()...), kgo.TransactionalID(fmt.Sprint("worker-", n)), kgo.TransactionTimeout(15*time.Second),
-		kgo.ConsumerGroup("exactly"), kgo.ConsumeTopics(txnIn), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RequireStableFetchOffsets(),
+		kgo.ConsumerGroup("exactly"), kgo.ConsumeTopics(txnIn), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.DefaultProduceTopic(txnOut), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.SessionTimeout(8*time.Second), kgo.HeartbeatInterval(500*time.Millisecond),
 		kgo.MetadataMinAge(50*time.Millisecond), kgo.FetchMaxWait(200*time.Millisecond), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
