@@ -68,7 +68,7 @@ var mutants = []mutant{
 	{"restart-keeps-match", "replication.go", "p.Match, p.fastRound = 0, false", "p.fastRound = false", 1500, ""},
 	{"other-incarnation-counts", "raft.go", "if known := r.incarnationOf(m.From); isResponse(m.Type)", "if known := r.incarnationOf(m.From); false && isResponse(m.Type)", 0, "TestMisaddressedMessagesAreDropped|TestOtherIncarnation"},
 	{"inherited-joint-taken-back", "membership.go", "case change.Revert && r.confIndex() >= r.termStart:", "case change.Revert:", 0, "TestInteraction/revert_after_commit"},
-	{"refusal-to-known-incarnation", "follower.go", "MsgAppResp, To: m.From, ToIncarnation: m.FromIncarnation, Reject: true", "MsgAppResp, To: m.From, Reject: true", 2000, ""},
+	{"refusal-to-known-incarnation", "follower.go", "MsgAppResp, To: m.From, ToIncarnation: m.FromIncarnation, Reject: true", "MsgAppResp, To: m.From, Reject: true", 6000, ""},
 	{"removed-never-leads-again", "election.go", "r.conf().Epoch == r.epoch && r.mayLead()", "r.conf().Epoch == r.epoch && r.isVoter()", 0, "TestInteraction/removed_may_still_lead"},
 	{"joint-never-left", "membership.go", "if c := r.conf(); c.Joint() {\n\t\tr.appendConf", "if c := r.conf(); c.Joint() {\n\t\treturn\n\t\tr.appendConf", 40, ""},
 	{"lost-message-never-missed", "replication.go", "if p.stalled >= stallPatience {", "if false {", 40, ""},
