@@ -271,7 +271,7 @@ func (g *group) restoreConsumer() {
 	for _, m := range c.sortedMembers() {
 		c.own(m, true)
 		g.touchConsumer(m)
-		g.watchRevoking(m)
+		g.watchRevoking(m, true)
 	}
 }
 
@@ -294,13 +294,18 @@ func (g *group) touchConsumer(m *consumerMember) {
 	g.s.c.timers.by(&m.session, m.deadline)
 }
 
-// watchRevoking sees to it that a member gives back what it was told to, or goes.
-func (g *group) watchRevoking(m *consumerMember) {
+// watchRevoking sees to it that a member gives back what it was told to, or goes. Its time counts from when it was told: anew says that this is now.
+func (g *group) watchRevoking(m *consumerMember, anew bool) {
 	if m.at().state != memberUnrevoked || m.says.classic != nil {
 		g.s.c.timers.stop(&m.revoke)
 		return
 	}
-	g.s.c.timers.by(&m.revoke, g.now().Add(m.says.rebalance))
+	by := g.now().Add(m.says.rebalance)
+	if anew {
+		g.s.c.timers.set(&m.revoke, by)
+	} else {
+		g.s.c.timers.by(&m.revoke, by)
+	}
 }
 
 // do runs fn when no record of the group is on its way to the log, now or later, or with the error that ends the wait.

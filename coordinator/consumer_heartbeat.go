@@ -266,14 +266,23 @@ func (g *group) consumerRevokeExpired(m *consumerMember) {
 
 // expel removes a member that is late, unless it comes, or has come, in time after all.
 func (g *group) expel(m *consumerMember, why string, t *timer, spare func() bool) {
+	retry := func() {
+		if !g.s.closed && g.consumer != nil && g.consumer.members[m.id] == m {
+			g.s.c.timers.set(t, g.now().Add(expelRetry))
+		}
+	}
 	g.do(func(err error) {
-		if err != nil || g.consumer == nil || g.consumer.members[m.id] != m || spare() {
+		if err != nil { // there is no room in the queue: the timer has fired, and nobody else sets it again
+			retry()
+			return
+		}
+		if g.consumer == nil || g.consumer.members[m.id] != m || spare() {
 			return
 		}
 		g.s.c.cfg.Logger.Info("a consumer group's member "+why, "group", g.name, "member", m.id)
 		g.removeConsumers([]*consumerMember{m}, func(err error) {
-			if err != nil && !g.s.closed && g.consumer != nil && g.consumer.members[m.id] == m {
-				g.s.c.timers.set(t, g.now().Add(expelRetry))
+			if err != nil {
+				retry()
 			}
 		})
 	})
@@ -597,6 +606,12 @@ func (st *step) store(then func(error)) {
 		}
 	}
 	g := st.g
+	var revoking partSet // what the member was told before
+	if st.member != nil {
+		if m := st.c.members[st.member.id]; m != nil {
+			revoking = m.at().revoking
+		}
+	}
 	g.storeConsumer(st.records, func(err error) {
 		if err == nil && g.consumer != nil {
 			if st.checked != nil {
@@ -606,7 +621,8 @@ func (st *step) store(then func(error)) {
 				g.consumer.compiled = st.c.compiled
 			}
 			if st.member != nil && g.consumer.members[st.member.id] != nil {
-				g.watchRevoking(g.consumer.members[st.member.id])
+				m := g.consumer.members[st.member.id]
+				g.watchRevoking(m, !sameParts(revoking, m.at().revoking))
 			}
 		}
 		then(err)

@@ -237,6 +237,48 @@ func TestConsumerTimeouts(t *testing.T) {
 	}
 }
 
+// A member has its whole rebalance time for each thing that it is to give back, also if it is told of the next when it acknowledges one.
+func TestConsumerRevokesTwice(t *testing.T) {
+	h, _ := newConsumerHarness(t, GroupConfig{}, "t")
+	a, b, c := h.consumer("a", "t"), h.consumer("b", "t"), h.consumer("c", "t")
+	a.mustBeat()
+	b.mustBeat()
+	a.slow = 1
+	a.mustBeat() // is told to give t2 back
+	h.advance(25 * time.Second)
+	c.mustBeat()
+	a.mustBeat()
+	a.mustBeat() // has done so, and is told to give t1 back
+	if h.wantOwned(a, "t0 t1"); a.next == nil {
+		t.Fatalf("a is not told to give more back: %+v", h.describe("g"))
+	}
+	h.advance(10 * time.Second)
+	h.settle(b, c, a)
+	h.wantShared(3, a, b, c)
+}
+
+// Members that fall silent while so much waits for the log that there is no room for anything else are removed all the same.
+func TestConsumerExpiresBehindFullQueue(t *testing.T) {
+	h, _ := newConsumerHarness(t, GroupConfig{}, "t")
+	a, b := h.consumer("a", "t"), h.consumer("b", "t")
+	a.mustBeat()
+	b.mustBeat()
+	h.settle(a, b)
+	h.log.waitForCommit()
+	c := h.beat(h.consumer("c", "t").request())
+	for range maxQueued {
+		h.c.ConsumerHeartbeat(&ConsumerHeartbeatRequest{Group: "g", MemberID: "x", Epoch: 1, Rebalance: -1, OwnID: true}, func(ConsumerHeartbeatResult) {})
+	}
+	h.want(a.beat(), ErrCoordinatorUnavailable)
+	h.advance(time.Minute)
+	h.log.commit()
+	h.want(c.get().Err, nil)
+	h.advance(2 * expelRetry)
+	if d := h.describe("g"); len(d.Members) != 1 || d.Members[0].ID != "c" {
+		t.Fatalf("%+v", d)
+	}
+}
+
 func TestConsumerStaticMembers(t *testing.T) {
 	h, _ := newConsumerHarness(t, GroupConfig{}, "t")
 	inst := "A"
