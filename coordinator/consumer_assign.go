@@ -72,7 +72,7 @@ func assignUniform(members []*assignee) map[string]partSet {
 	u := newUniform(members)
 	alike := !slices.ContainsFunc(members, func(m *assignee) bool { return !slices.Equal(m.topics, members[0].topics) })
 	u.keep(alike)
-	u.handOut()
+	u.handOut(alike)
 	if !alike {
 		u.level()
 	}
@@ -142,15 +142,20 @@ func (u *uniform) keep(capped bool) {
 	}
 }
 
-// handOut gives what nobody has to who has least.
-func (u *uniform) handOut() {
+// handOut gives what nobody has to who has least. Where all want the same topics one heap does for all of them.
+func (u *uniform) handOut(alike bool) {
+	var heap *loads
 	for _, t := range u.topics {
-		ms := u.wanted[t]
-		heap := newLoads(u, ms)
+		if !alike {
+			heap = nil
+		}
 		for p := range t.Partitions {
 			id := partID{t.ID, int32(p)}
 			if u.taken[id] {
 				continue
+			}
+			if heap == nil {
+				heap = newLoads(u, u.wanted[t])
 			}
 			u.give(heap.least(), id)
 			heap.grown()

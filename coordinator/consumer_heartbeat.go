@@ -578,19 +578,25 @@ func (st *step) wants(m *consumerMember) []string {
 	if regexes == nil {
 		regexes = st.c.regexes
 	}
-	names := slices.Clone(m.says.topics)
+	var matching []string
 	if r := regexes[m.says.regex]; r != nil {
-		names = append(names, r.topics...)
+		matching = r.topics
 	}
+	if len(m.says.topics) == 0 {
+		return matching
+	}
+	names := slices.Concat(m.says.topics, matching)
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
 // topics are the names of all topics that the group wants, sorted, each once.
 func (st *step) topics() []string {
-	var names []string
+	var names, last []string
 	for _, m := range st.members() {
-		names = append(names, st.wants(m)...)
+		if wants := st.wants(m); !slices.Equal(wants, last) { // thousands of members mostly want the same
+			names, last = append(names, wants...), wants
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

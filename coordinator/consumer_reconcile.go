@@ -40,16 +40,22 @@ func (st *step) assign() {
 	members := st.members()
 	assignees := make([]*assignee, len(members))
 	votes := make(map[string]int)
+	var names []string
+	var topics []*Topic
 	for i, m := range members {
 		a := &assignee{id: m.id, had: before[m.id]}
 		if m.says.instance != nil {
 			a.instance = *m.says.instance
 		}
-		for _, name := range st.wants(m) {
-			if t := im.Topic(name); t != nil {
-				a.topics = append(a.topics, t)
+		if wants := st.wants(m); i == 0 || !slices.Equal(wants, names) { // members mostly want the same
+			names, topics = wants, nil
+			for _, name := range wants {
+				if t := im.Topic(name); t != nil {
+					topics = append(topics, t)
+				}
 			}
 		}
+		a.topics = topics
 		if assignors[m.says.assignor] != nil {
 			votes[m.says.assignor]++
 		}
