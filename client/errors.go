@@ -103,10 +103,26 @@ func explain(op, subject string, err error, message string) error {
 	}
 	kind := kindOf(err)
 	if message != "" && !strings.Contains(err.Error(), message) {
-		err = fmt.Errorf("%w (%s)", err, message)
+		err = &worded{message, err}
 	}
 	return &Error{Op: op, Subject: subject, Kind: kind, Err: err}
 }
+
+// worded is an error in the broker's words. Of a Kafka error they come with the name: the text that goes with it is the same for
+// whatever was wrong, and often about something else.
+type worded struct {
+	message string
+	err     error
+}
+
+func (w *worded) Error() string {
+	if ke, ok := errors.AsType[*kerr.Error](w.err); ok {
+		return w.message + " (" + ke.Message + ")"
+	}
+	return w.message + " (" + w.err.Error() + ")"
+}
+
+func (w *worded) Unwrap() error { return w.err }
 
 // kindOf sorts an error of franz-go or of the network into one of the sentinels; nil if it is none of them.
 func kindOf(err error) error {
