@@ -6,6 +6,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -162,6 +163,6 @@ func messageOf(err error) *string {
 	if err == nil {
 		return nil
 	}
-	m := err.Error()
+	m := strings.TrimPrefix(err.Error(), coordinator.ErrMalformed.Error()+": ") // a request is meant; what follows says how
 	return &m
 }

@@ -151,7 +151,6 @@ func (b *Broker) ensureTopic(name string, partitions int32, busy *atomic.Bool) {
 	}, func(error) { busy.Store(false) })
 }
 
-// groupTopicsChanged forgets what groups have committed for topics that are deleted.
 // consumerTiming is what was set dynamically for a group, or for all.
 func (b *Broker) consumerTiming(group string) (session, heartbeat time.Duration) {
 	im := b.Image()
@@ -169,6 +168,7 @@ func (b *Broker) consumerTiming(group string) (session, heartbeat time.Duration)
 	return ms(groupSession, "group.consumer.session.timeout.ms"), ms(groupHeartbeat, "group.consumer.heartbeat.interval.ms")
 }
 
+// groupTopicsChanged forgets what groups have committed for topics that are deleted.
 func (b *Broker) groupTopicsChanged(old, now *coordinator.Image) {
 	if gone := coordinator.DeletedTopics(old, now); len(gone) > 0 {
 		b.spawn(func() { b.groups.TopicsDeleted(gone) })
