@@ -359,11 +359,16 @@ var errNothingCommitted = errors.New("it has committed nothing: name the topics"
 // reads is refused.
 func (a *Admin) DeleteOffsets(ctx context.Context, group, topic string, partitions []int32) error {
 	const op = "delete offsets of group"
-	if len(partitions) == 0 {
-		t, err := a.Topic(ctx, topic)
-		if err != nil {
-			return err
+	t, err := a.Topic(ctx, topic)
+	if err != nil {
+		return err
+	}
+	for _, p := range partitions {
+		if p < 0 || int(p) >= len(t.Partitions) {
+			return &Error{Op: op, Subject: partitionName(topic, p), Kind: ErrNotFound, Err: &NoPartitionError{Topic: topic, Partitions: len(t.Partitions)}}
 		}
+	}
+	if len(partitions) == 0 {
 		for _, p := range t.Partitions {
 			partitions = append(partitions, p.Partition)
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,20 @@ func resourceArg(s string) (r client.ConfigResource, err error) {
 	if !ok || name == "" {
 		return r, usageError("write topic/NAME, broker/ID, brokers, group/NAME or logger/ID", "%q is no resource that has configs", s)
 	}
+	if kind == client.BrokerConfigs || kind == client.LoggerConfigs {
+		if _, err := brokerIDs([]string{name}); err != nil {
+			return r, err
+		}
+	}
 	return client.ConfigResource{Kind: kind, Name: name}, nil
+}
+
+// noBroker words the error of a resource whose broker the cluster does not have.
+func noBroker(err error, r client.ConfigResource) error {
+	if r.Kind != client.BrokerConfigs && r.Kind != client.LoggerConfigs || !strings.HasSuffix(err.Error(), "unknown broker") { // franz-go has no sentinel for it
+		return err
+	}
+	return &cliError{code: exitNotFound, what: fmt.Sprintf("there is no broker %s in the cluster", r.Name), mend: "'broker cluster status' lists the brokers", err: err}
 }
 
 // atLeast wants the named arguments, and any number more of the last one.
@@ -43,7 +57,7 @@ func atLeast(names ...string) cobra.PositionalArgs {
 		if len(args) < len(names) {
 			return usageError(fmt.Sprintf("write '%s'", cmd.UseLine()), "%s is missing", names[len(args)])
 		}
-		return nil
+		return noneEmpty(cmd, names, args)
 	}
 }
 
@@ -68,14 +82,10 @@ A config that was not set for a topic has what holds for the broker, that what h
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 				values, err := adm.Configs(ctx, r, args[1:]...)
 				if err != nil {
-					return err
+					return noBroker(err, r)
 				}
-				if len(args) > 1 && len(values) < len(args)-1 {
-					for _, name := range args[1:] {
-						if !hasConfig(values, name) {
-							return &cliError{code: exitNotFound, what: fmt.Sprintf("%s has no config %s", r, name), mend: fmt.Sprintf("'broker config get %s --all' lists them", r)}
-						}
-					}
+				if err := haveConfigs(r, values, args[1:]); err != nil {
+					return err
 				}
 				shown := []client.ConfigValue{} // an empty list in JSON, not null
 				for _, v := range values {
@@ -100,13 +110,14 @@ A config that was not set for a topic has what holds for the broker, that what h
 	return cmd
 }
 
-func hasConfig(values []client.ConfigValue, name string) bool {
-	for i := range values {
-		if values[i].Name == name {
-			return true
+// haveConfigs says which of the names is none of a resource's configs.
+func haveConfigs(r client.ConfigResource, values []client.ConfigValue, names []string) error {
+	for _, name := range names {
+		if !slices.ContainsFunc(values, func(v client.ConfigValue) bool { return v.Name == name }) {
+			return &cliError{code: exitNotFound, what: fmt.Sprintf("%s has no config %s", r, name), mend: fmt.Sprintf("'broker config get %s --all' lists them", r)}
 		}
 	}
-	return false
+	return nil
 }
 
 func configText(v *client.ConfigValue) string {
@@ -195,7 +206,7 @@ func newConfigDelete(a *app) *cobra.Command {
 func (a *app) alterConfigs(cmd *cobra.Command, r client.ConfigResource, changes []client.ConfigChange, dry bool) error {
 	return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 		if err := adm.AlterConfigs(ctx, r, changes, dry); err != nil {
-			return err
+			return noBroker(err, r)
 		}
 		var names []string
 		for _, c := range changes {
@@ -203,6 +214,9 @@ func (a *app) alterConfigs(cmd *cobra.Command, r client.ConfigResource, changes 
 		}
 		values, err := adm.Configs(ctx, r, names...)
 		if err != nil {
+			return err
+		}
+		if err := haveConfigs(r, values, names); err != nil { // to take back what does not exist changes nothing, and is no error to the brokers
 			return err
 		}
 		return a.print(cmd, values, func(w io.Writer) {

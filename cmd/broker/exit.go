@@ -96,7 +96,7 @@ func (a *app) explain(err error, commandPath string) *cliError {
 		e.mend = "start one with 'broker start' or 'broker dev', or name others with -b HOST:PORT or BALSA_BROKERS"
 		if errors.Is(err, io.EOF) {
 			e.what = "no broker answered: the other side hung up"
-			e.mend = "-b takes addresses for Kafka clients (--kafka-listen of 'broker start'), not those for other brokers; a listener with TLS wants --tls or --tls-ca"
+			e.mend = "-b takes addresses for Kafka clients (--kafka-listen of 'broker start'), not those for other brokers; a listener with TLS wants --tls or --tls-ca, one with users --user"
 		}
 	case errors.Is(err, client.ErrDenied):
 		e.code, e.where = exitDenied, subject
@@ -114,7 +114,7 @@ func (a *app) explain(err error, commandPath string) *cliError {
 			break
 		}
 		if errors.Is(err, kerr.UnknownTopicOrPartition) {
-			e.what = fmt.Sprintf("topic %s does not exist (%s)", subject, kerr.UnknownTopicOrPartition.Message)
+			e.what = fmt.Sprintf("topic %s does not exist (%s)", strings.TrimPrefix(subject, client.TopicConfigs+"/"), kerr.UnknownTopicOrPartition.Message)
 		}
 		e.mend = "'broker topic list' shows the topics there are; 'broker topic create NAME' makes one"
 	case errors.Is(err, client.ErrExists):

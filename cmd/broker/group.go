@@ -22,6 +22,9 @@ func newGroupCommand(a *app) *cobra.Command {
 		newGroupList(a), newGroupDescribe(a), newGroupDelete(a), newGroupReset(a), newGroupDeleteOffsets(a))
 }
 
+// groupStates are Kafka's: a broker finds nothing for any other.
+var groupStates = []string{"Empty", "PreparingRebalance", "CompletingRebalance", "Assigning", "Reconciling", "Stable", "Dead"}
+
 func newGroupList(a *app) *cobra.Command {
 	var types, states []string
 	cmd := &cobra.Command{
@@ -34,6 +37,11 @@ func newGroupList(a *app) *cobra.Command {
 			for _, t := range types {
 				if t != client.GroupClassic && t != client.GroupConsumer {
 					return usageError("write --type classic, or --type consumer", "--type %q is no type of group", t)
+				}
+			}
+			for _, s := range states {
+				if !slices.ContainsFunc(groupStates, func(known string) bool { return strings.EqualFold(s, known) }) {
+					return usageError("write one or more of "+strings.Join(groupStates, ","), "--state %q is no state of a group", s)
 				}
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {

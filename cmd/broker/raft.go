@@ -77,7 +77,7 @@ func raftTable(w io.Writer, t *client.RaftTable) {
 		}
 		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", g.Group, groupName(g.Topic, g.Partition), orNone(g.Leader), g.Term, g.Commit, g.Lag, members, state)
 	}
-	fmt.Fprintf(w, "\n%d groups, %d not as they should be\n", len(t.Groups), troubled)
+	fmt.Fprintf(w, "\n%s, %d not as they should be\n", counted(len(t.Groups), "group"), troubled)
 	for _, m := range t.Missing {
 		fmt.Fprintf(w, "broker %d does not answer: %s\n", m.Node, m.Error)
 	}

@@ -144,8 +144,18 @@ func exactly(names ...string) cobra.PositionalArgs {
 		if len(args) > len(names) {
 			return usageError(usage, "%q is one argument too many", args[len(names)])
 		}
-		return nil
+		return noneEmpty(cmd, names, args)
 	}
+}
+
+// noneEmpty refuses arguments that are there and empty, as an unset variable of a script makes them.
+func noneEmpty(cmd *cobra.Command, names, args []string) error {
+	for i, arg := range args {
+		if arg == "" {
+			return usageError(fmt.Sprintf("write '%s'", cmd.UseLine()), "%s is empty", names[min(i, len(names)-1)])
+		}
+	}
+	return nil
 }
 
 // atMostOne wants the command's one argument, or none.

@@ -29,6 +29,9 @@ PrepareAbort (decided, and some partitions are still to be told), CompleteCommit
 for a week.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.OlderThan < 0 {
+				return usageError("write --older-than 15m", "--older-than %v is negative", f.OlderThan)
+			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 				list, err := adm.Transactions(ctx, f)
 				if err != nil {
