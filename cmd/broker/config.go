@@ -205,18 +205,26 @@ func newConfigDelete(a *app) *cobra.Command {
 // alterConfigs changes configs of a resource and shows what is in force then.
 func (a *app) alterConfigs(cmd *cobra.Command, r client.ConfigResource, changes []client.ConfigChange, dry bool) error {
 	return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+		var names, gone []string
+		for _, c := range changes {
+			if names = append(names, c.Name); c.Op == client.DeleteConfig {
+				gone = append(gone, c.Name)
+			}
+		}
+		if len(gone) > 0 && r.Name != "" { // to take back what does not exist is no error to the brokers; of all brokers they show only what is set
+			values, err := adm.Configs(ctx, r, gone...)
+			if err == nil {
+				err = haveConfigs(r, values, gone)
+			}
+			if err != nil {
+				return noBroker(err, r)
+			}
+		}
 		if err := adm.AlterConfigs(ctx, r, changes, dry); err != nil {
 			return noBroker(err, r)
 		}
-		var names []string
-		for _, c := range changes {
-			names = append(names, c.Name)
-		}
 		values, err := adm.Configs(ctx, r, names...)
 		if err != nil {
-			return err
-		}
-		if err := haveConfigs(r, values, names); err != nil { // to take back what does not exist changes nothing, and is no error to the brokers
 			return err
 		}
 		return a.print(cmd, values, func(w io.Writer) {
