@@ -4,6 +4,7 @@
 package segment
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +62,8 @@ func Dump(f vfs.FS, p string, w io.Writer, o DumpOptions) error {
 	return err
 }
 
-// groupOf finds the group id in the header of any readable segment of a directory.
+// groupOf finds the group id in the header of any readable segment of a directory, or, where what is left of the log is a snapshot and a
+// segment that nothing was written to, in the meta file.
 func groupOf(f vfs.FS, dir string) (raft.GroupID, error) {
 	names, err := f.ReadDir(dir)
 	if err != nil {
@@ -75,7 +77,20 @@ func groupOf(f vfs.FS, dir string) (raft.GroupID, error) {
 			return g, nil
 		}
 	}
+	if g, ok := metaGroup(f, path.Join(dir, metaName)); ok {
+		return g, nil
+	}
 	return 0, fmt.Errorf("dump %s: %w", dir, ErrNoGroup)
+}
+
+func metaGroup(f vfs.FS, name string) (raft.GroupID, bool) {
+	b, err := readFile(f, name, maxMetaFile)
+	if err != nil || len(b) < metaHeaderSize {
+		return 0, false
+	}
+	g := raft.GroupID(binary.LittleEndian.Uint64(b[16:]))
+	_, err = decodeMeta(g, b)
+	return g, err == nil
 }
 
 func headerGroup(f vfs.FS, name string) (raft.GroupID, bool) {

@@ -644,6 +644,13 @@ func TestDump(t *testing.T) {
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(out, fmt.Sprintf("DAMAGED: at %d", SegmentHeaderSize)) {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	// Without a header that can be read the meta file says whose log it is.
+	for _, s := range l.segs {
+		overwrite(t, m, path.Join(testDir, s.name), 0, make([]byte, SegmentHeaderSize))
+	}
+	if out, err = dump(testDir, DumpOptions{}); errors.Is(err, ErrNoGroup) || !strings.Contains(out, "group 77") || !strings.Contains(out, "first index 4") {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	// Behind the damage this file has nothing more that would show it: the files after it do.
 	last := mustOpenOneBlockFiles(t)
 	name = path.Join(testDir, last.log.segs[1].name)
