@@ -159,8 +159,8 @@ func (c *Txns) init(r InitRequest, reply func(int64, int16, error)) {
 	case t == nil && len(s.txns) >= maxTxns:
 		answer(-1, -1, ErrCoordinatorUnavailable)
 		return
-	case t == nil || t.epoch < 0:
-	case t.pending || t.state.preparing():
+	case t == nil:
+	case t.pending || t.state.preparing(): // also of one that is only coming to be
 		answer(-1, -1, ErrConcurrentTransactions)
 		return
 	case r.ProducerID >= 0 && !t.believed(&r):

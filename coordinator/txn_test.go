@@ -138,6 +138,24 @@ func TestTxnInit(t *testing.T) {
 	h.want("from before", h.init(young).err, ErrProducerFenced)
 }
 
+// Two instances of an id that nobody has had: one of them is sent away until the other's record is written. Were both on their way, the
+// second could replace a transaction that the first has begun, and nobody would end it.
+func TestTxnInitOfNewIDIsOneAtATime(t *testing.T) {
+	h := newTxnHarness(t, TxnConfig{})
+	h.log.waitForCommit()
+	a := newAnswer[ownerAnswer](t)
+	h.c.Init(InitRequest{TransactionalID: "tx", Timeout: time.Minute, ProducerID: -1, ProducerEpoch: -1}, func(id int64, epoch int16, err error) {
+		a.set(ownerAnswer{owner{id, epoch}, err})
+	})
+	h.want("the second", h.init(newcomer).err, ErrConcurrentTransactions)
+	h.log.commit()
+	first := a.get()
+	h.want("the first", first.err, nil)
+	if next := h.mustInit(newcomer); next != (owner{first.id, 1}) {
+		t.Fatalf("after %v came %v", first.owner, next)
+	}
+}
+
 func TestTxnTimesOut(t *testing.T) {
 	h := newTxnHarness(t, TxnConfig{})
 	p := h.mustInit(newcomer)
