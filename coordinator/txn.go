@@ -107,6 +107,8 @@ func (t *txn) dismiss(err error) {
 // owned says whether the producer is the id's, in its current epoch.
 func (t *txn) owned(producer int64, epoch int16) error {
 	switch {
+	case t.next >= 0 && producer == t.next && epoch == 0:
+		return ErrConcurrentTransactions // it was told with the decision, and is the id's when the markers are written
 	case t.producer != producer:
 		return ErrInvalidProducerIDMapping
 	case t.epoch != epoch, epoch > finalEpoch:

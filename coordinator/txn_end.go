@@ -105,10 +105,14 @@ func (t *txn) mayEnd(r *EndRequest) (again bool, err error) {
 	// With raised epochs the state alone does not tell a repeat from the end of the next transaction, but the epoch does.
 	raised := r.ProducerID == t.producer && int(r.ProducerEpoch) == int(t.epoch)-1
 	renewed := r.ProducerID == t.prev && r.ProducerEpoch == finalEpoch && t.epoch == 0
-	if r.ProducerID != t.producer && !renewed {
+	owned := t.owned(r.ProducerID, r.ProducerEpoch)
+	switch {
+	case errors.Is(owned, ErrConcurrentTransactions):
+		return false, owned
+	case r.ProducerID != t.producer && !renewed:
 		return false, ErrInvalidProducerIDMapping
 	}
-	current := t.owned(r.ProducerID, r.ProducerEpoch) == nil
+	current := owned == nil
 	switch t.state {
 	case TxnOngoing:
 		if !current {

@@ -217,7 +217,15 @@ func TestTxnEpochsAreUsedUp(t *testing.T) {
 	if r.err != nil || r.id == old.id || r.epoch != 0 {
 		t.Fatalf("the end of the last epoch: %+v", r)
 	}
-	h.move() // what comes next is stored
+	for _, state := range []string{"decided", "found decided"} { // what comes next is stored
+		h.want(state+": the next transaction's partition", h.add(r.owner, 2, partA), ErrConcurrentTransactions)
+		h.want(state+": the next transaction's verification", h.verify(r.owner, partA), ErrConcurrentTransactions)
+		h.want(state+": the next transaction's end", h.end(r.owner, false, true).err, ErrConcurrentTransactions)
+		h.want(state+": a repeat", h.end(old, true, true).err, ErrConcurrentTransactions)
+		if state == "decided" {
+			h.move()
+		}
+	}
 	h.release()
 	h.advance(time.Minute)
 	h.wantMarker(partA, Marker{ProducerID: old.id, ProducerEpoch: finalEpoch + 1, Commit: true, Bumped: true})
