@@ -102,8 +102,9 @@ func (t *txn) mayEnd(r *EndRequest) (again bool, err error) {
 		}
 		return false, ErrTxnState
 	}
-	// With raised epochs the state alone does not tell a repeat from the end of the next transaction, but the epoch does.
-	raised := r.ProducerID == t.producer && int(r.ProducerEpoch) == int(t.epoch)-1
+	// With raised epochs the state alone does not tell a repeat from the end of the next transaction, but the epoch does. Where the last end
+	// raised none, the epoch below is that of an instance before.
+	raised := r.ProducerID == t.producer && int(r.ProducerEpoch) == int(t.epoch)-1 && t.version >= 2
 	renewed := r.ProducerID == t.prev && r.ProducerEpoch == finalEpoch && t.epoch == 0
 	owned := t.owned(r.ProducerID, r.ProducerEpoch)
 	switch {
@@ -112,6 +113,7 @@ func (t *txn) mayEnd(r *EndRequest) (again bool, err error) {
 	case r.ProducerID != t.producer && !renewed:
 		return false, ErrInvalidProducerIDMapping
 	}
+	renewed = renewed && t.version >= 2
 	current := owned == nil
 	switch t.state {
 	case TxnOngoing:

@@ -168,7 +168,7 @@ func TestTxnTimesOut(t *testing.T) {
 	h.wantMarker(partA, Marker{ProducerID: p.id, ProducerEpoch: 1, Bumped: true})
 	h.wantMarker(partB, Marker{ProducerID: p.id, ProducerEpoch: 1, Bumped: true})
 	h.want("commit", h.end(p, true, false).err, ErrProducerFenced)
-	h.want("commit, version 2", h.end(p, true, true).err, ErrTxnState)
+	h.want("commit, version 2", h.end(p, true, true).err, ErrProducerFenced)
 	if st := h.c.Stats(); st.TimedOut != 1 {
 		t.Errorf("%+v", st)
 	}
@@ -184,6 +184,27 @@ func TestTxnTimesOut(t *testing.T) {
 	h.wantState(TxnOngoing)
 	h.advance(10 * time.Second)
 	h.wantState(TxnCompleteAbort)
+	// One of version 2 may have raised its epoch by an end of its own; yet it was not the end that the producer asks for.
+	p = h.mustInit(newcomer)
+	h.want("add", h.add(p, 2, partA), nil)
+	h.advance(time.Minute)
+	h.want("commit, of version 2", h.end(p, true, true).err, ErrTxnState)
+}
+
+// An instance that was fenced must not take the end of its successor's transaction, which raised no epoch, for its own.
+func TestTxnEndOfFencedInstanceIsNoRepeat(t *testing.T) {
+	h := newTxnHarness(t, TxnConfig{})
+	old := h.mustInit(newcomer)
+	young := h.mustInit(newcomer)
+	h.want("add", h.add(young, 1, partA), nil)
+	h.hold = true
+	h.want("commit", h.end(young, true, false).err, nil)
+	h.want("the old one's commit, while markers are sent", h.end(old, true, true).err, ErrProducerFenced)
+	h.release()
+	h.wantState(TxnCompleteCommit)
+	h.want("the old one's commit", h.end(old, true, true).err, ErrProducerFenced)
+	h.move()
+	h.want("the old one's commit, at another coordinator", h.end(old, true, true).err, ErrProducerFenced)
 }
 
 // A producer id whose epochs are used up is followed by another one, by Init or at an end.
