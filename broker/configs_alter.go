@@ -272,7 +272,7 @@ func isKept(err error) bool { _, ok := err.(keptConfig); return ok }
 // checkInternalConfig is checkTopicConfig for the brokers' own topics, which stay compacted and take the records that the brokers write.
 func checkInternalConfig(name, value string) error {
 	switch name {
-	case "cleanup.policy", "max.message.bytes", "message.timestamp.type", "retention.ms", "retention.bytes":
+	case "cleanup.policy", "compression.type", "max.message.bytes", "message.timestamp.type", "retention.ms", "retention.bytes":
 		return keptConfig{refuse(kerr.InvalidConfig, fmt.Sprintf("%s of a topic of the brokers' own cannot be changed", name))}
 	}
 	return checkTopicConfig(name, value)

@@ -134,6 +134,7 @@ func TestIncrementalAlterConfigs(t *testing.T) {
 		{topic, "t", []configOp{setTo("leader.replication.throttled.replicas", "0-1")}, kerr.InvalidConfig},
 		{topic, coordinator.ConsumerOffsetsTopic, []configOp{setTo("cleanup.policy", "delete")}, kerr.InvalidConfig},
 		{topic, coordinator.ConsumerOffsetsTopic, []configOp{unsetOp("cleanup.policy")}, kerr.InvalidConfig},
+		{topic, coordinator.ConsumerOffsetsTopic, []configOp{setTo("compression.type", "gzip")}, kerr.InvalidConfig},
 		{topic, coordinator.ConsumerOffsetsTopic, []configOp{setTo("segment.bytes", "1048576")}, nil},
 		{br, "", []configOp{setTo("message.max.bytes", "2000000")}, nil},
 		{br, "2", []configOp{setTo("message.max.bytes", "3000000")}, nil},

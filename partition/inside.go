@@ -48,9 +48,10 @@ const maxRecordErrors = 1000
 // many as there are processors to do it.
 var lookers = sync.OnceValue(func() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) })
 
-// looksInside reports that the topic asks for more than a batch's header says. internal batches are written by brokers.
+// looksInside reports that the topic asks for more than a batch's header says. internal batches are written by brokers, and stay as they
+// are: a coordinator reads back what it has written, whatever codec its cluster prefers.
 func (s *Settings) looksInside(b protocol.Batch, internal bool) bool {
-	return !internal && (s.Compact || s.boundsBefore()) || s.recompresses(b)
+	return !internal && (s.Compact || s.boundsBefore() || s.recompresses(b))
 }
 
 func (s *Settings) boundsBefore() bool {

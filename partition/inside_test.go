@@ -106,7 +106,7 @@ func TestOrdinaryBatchesAreNotLookedInto(t *testing.T) {
 		{Settings{TimestampType: LogAppendTime, TimestampBefore: time.Minute}, protocol.CodecZstd, false, false},
 		{Settings{Compression: gzip}, protocol.CodecGzip, false, false},
 		{Settings{Compression: gzip}, protocol.CodecNone, false, true},
-		{Settings{Compression: gzip}, protocol.CodecNone, true, true},
+		{Settings{Compression: gzip}, protocol.CodecNone, true, false},
 		{Settings{Compact: true}, protocol.CodecNone, false, true},
 		{Settings{Compact: true}, protocol.CodecNone, true, false},
 		{Settings{TimestampBefore: time.Minute}, protocol.CodecNone, false, true},
