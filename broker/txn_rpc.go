@@ -1,7 +1,7 @@
 // What brokers say to each other about transactions: markers, from a transaction's coordinator to the leaders of its partitions, and the
 // question of a leader whether a partition belongs to a transaction.
 //
-// Markers and their answer (integers are unsigned varints; codes are Kafka's, 0 for done):
+// Markers and their answer (integers are unsigned varints; codes are Kafka's, 0 for done, 1024 for -1):
 //
 //	version 1 | flags 0 | n | n × (group, producer id, producer epoch, coordinator epoch, 1 commit + 2 bumped)
 //	version 1 | flags 0 | n | n × code
@@ -18,13 +18,15 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/balsamq/balsa/raft"
 )
 
 const (
 	// maxMarkers bounds the markers of one call; a transaction of more partitions takes several.
 	maxMarkers = 4096
-	// maxCode bounds Kafka's error codes.
+	// maxCode bounds Kafka's error codes, and stands for the only one below 0, UNKNOWN_SERVER_ERROR.
 	maxCode = 1 << 10
 
 	markerCommits = 1
@@ -132,7 +134,10 @@ func encodeCodes(codes []int16) []byte {
 	b := append(make([]byte, 0, 8+2*len(codes)), rpcVersion, 0)
 	b = binary.AppendUvarint(b, uint64(len(codes)))
 	for _, c := range codes {
-		b = binary.AppendUvarint(b, uint64(max(c, 0)))
+		if c < 0 {
+			c = maxCode
+		}
+		b = binary.AppendUvarint(b, uint64(c))
 	}
 	return b
 }
@@ -147,7 +152,9 @@ func decodeCodes(body []byte, want int) ([]int16, error) {
 	}
 	codes := make([]int16, want)
 	for i := range codes {
-		codes[i] = int16(r.number(maxCode))
+		if codes[i] = int16(r.number(maxCode)); codes[i] == maxCode {
+			codes[i] = kerr.UnknownServerError.Code
+		}
 	}
 	return codes, r.end("answers to markers")
 }

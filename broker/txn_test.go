@@ -454,11 +454,24 @@ func TestTransactionCodes(t *testing.T) {
 	}
 }
 
+// No failure is taken for a marker that is written, or for a transaction that is verified, on its way to the other broker.
+func TestTxnCodesOnTheWire(t *testing.T) {
+	codes := []int16{0, kerr.NotLeaderForPartition.Code, kerr.InvalidProducerEpoch.Code, codeOf(errors.New("what nobody thought of"))}
+	again, err := decodeCodes(encodeCodes(codes), len(codes))
+	if err != nil || !slices.Equal(again, codes) {
+		t.Fatalf("%v becomes %v, %v", codes, again, err)
+	}
+	if err := markerError(again[3]); err == nil || errors.Is(err, coordinator.ErrMarkerFenced) {
+		t.Fatalf("a marker that failed: %v", err)
+	}
+}
+
 // What brokers say to each other about transactions.
 func FuzzTxnRPC(f *testing.F) {
 	f.Add(encodeMarkers([]markerEntry{{group: 7, producer: 9, epoch: 3, coordinator: 5, commit: true}, {group: 8, bumped: true}}))
 	f.Add((&txnQuestion{id: "tx", producer: 4, epoch: 2, add: true, topic: "t", partition: 3}).encode())
 	f.Add(encodeCodes([]int16{0, 6}))
+	f.Add(encodeCodes([]int16{-1, 0}))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if ms, err := decodeMarkers(body); err == nil {
 			if again, err := decodeMarkers(encodeMarkers(ms)); err != nil || !slices.Equal(again, ms) {
