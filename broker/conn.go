@@ -309,8 +309,9 @@ func (c *conn) serve(r *request) error {
 	c.queue = append(c.queue, r)
 	c.mu.Unlock()
 
-	if c.s.b.Image().HasQuotas() {
-		// What the client owes is in this answer; what the request itself costs is known afterwards.
+	if c.session.Load() != nil && c.s.b.Image().HasQuotas() {
+		// What the client owes is in this answer; what the request itself costs is known afterwards. Who has not proved yet who it is has
+		// no account: all such connections would share one, and a few failed logins would mute them all.
 		begun := time.Now()
 		r.quotaClient = string(r.header.ClientID)
 		r.charge(quotaRequest, 0, false)

@@ -652,3 +652,35 @@ func FuzzBeforeAuthentication(f *testing.F) {
 		becomes(t, "all is given back", func() bool { return h.hellos.used.Load() == 0 && h.connections() == 0 })
 	})
 }
+
+// Failed logins, each of which takes its time, are on nobody's account: all who have not authenticated yet would have it together.
+func TestFailedLoginsHoldUpNobody(t *testing.T) {
+	h := newSASLHarness(t, 0)
+	h.sasl.delay = time.Millisecond
+	user, rate := "", 1e-7
+	quota := coordinator.QuotaChange{QuotaEntity: coordinator.QuotaEntity{User: &user}, Set: map[string]*float64{quotaRequest: &rate}}
+	if r := h.back.apply(&coordinator.Command{AlterQuotas: &coordinator.AlterQuotas{Entries: []coordinator.QuotaChange{quota}}}); r.Err() != nil || r.Items[0].Err() != nil {
+		t.Fatal(r)
+	}
+	c := h.dial()
+	ask[*kmsg.SASLHandshakeResponse](c, handshakeRequest(1, MechanismPlain))
+	if resp := ask[*kmsg.SASLAuthenticateResponse](c, authenticateRequest(1, "\x00alice\x00wrong")); resp.ErrorCode != kerr.SaslAuthenticationFailed.Code {
+		t.Fatalf("%+v", resp)
+	}
+	c = h.dial()
+	if resp := ask[*kmsg.ApiVersionsResponse](c, apiVersionsRequest(3)); resp.ThrottleMillis != 0 {
+		t.Errorf("another client is to wait for %d ms", resp.ThrottleMillis)
+	}
+	ask[*kmsg.SASLHandshakeResponse](c, handshakeRequest(1, MechanismPlain))
+	if resp := ask[*kmsg.SASLAuthenticateResponse](c, authenticateRequest(1, "\x00alice\x00wonder")); resp.ErrorCode != 0 {
+		t.Errorf("%+v", resp)
+	}
+	if n := h.server.quotas.size(); n != 0 {
+		t.Errorf("%d accounts before anybody has done anything", n)
+	}
+	// From then on the user's own counts.
+	ask[*kmsg.MetadataResponse](c, metadataRequest(9))
+	if n := h.server.quotas.size(); n != 1 {
+		t.Errorf("%d accounts", n)
+	}
+}
