@@ -94,9 +94,19 @@ func describeClusterGuard(_ *server, r *request) kmsg.Response {
 	return nil
 }
 
-func topicPartitionsGuard(_ *server, r *request) kmsg.Response {
+func topicPartitionsGuard(s *server, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeTopicPartitionsRequest)
-	everything := len(req.Topics) == 0
+	if len(req.Topics) == 0 {
+		// All are those that may be described, and are named to the handler: its pages and their cursors are to know of no other.
+		for _, t := range s.b.Image().Topics() {
+			if r.mayQuietly(coordinator.OpDescribe, onTopic, t.Name) {
+				req.Topics = append(req.Topics, kmsg.DescribeTopicPartitionsRequestTopic{Topic: t.Name})
+			}
+		}
+		if len(req.Topics) == 0 {
+			return req.ResponseKind()
+		}
+	}
 	var refused []kmsg.DescribeTopicPartitionsResponseTopic
 	req.Topics = slices.DeleteFunc(req.Topics, func(t kmsg.DescribeTopicPartitionsRequestTopic) bool {
 		if r.may(coordinator.OpDescribe, onTopic, t.Topic) {
@@ -107,16 +117,13 @@ func topicPartitionsGuard(_ *server, r *request) kmsg.Response {
 		refused = append(refused, e)
 		return true
 	})
-	if !everything && len(req.Topics) == 0 { // none, which would mean all
+	if len(req.Topics) == 0 { // none, which would mean all
 		resp := req.ResponseKind().(*kmsg.DescribeTopicPartitionsResponse)
 		resp.Topics = refused
 		return resp
 	}
 	r.amendWith(func(resp kmsg.Response) {
 		d := resp.(*kmsg.DescribeTopicPartitionsResponse)
-		d.Topics = slices.DeleteFunc(d.Topics, func(t kmsg.DescribeTopicPartitionsResponseTopic) bool {
-			return everything && !r.mayQuietly(coordinator.OpDescribe, onTopic, *t.Topic)
-		})
 		for i := range d.Topics {
 			if t := &d.Topics[i]; t.ErrorCode == 0 && t.Topic != nil {
 				t.AuthorizedOperations = r.operations(onTopic, *t.Topic)

@@ -470,6 +470,40 @@ func TestAllowEveryone(t *testing.T) {
 	}
 }
 
+// A page's cursor names the topic with which the next one begins: never one that may not be seen.
+func TestCursorHidesTopics(t *testing.T) {
+	h := newACLHarness(t, false)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		h.back.addTopic(name, 1, nil)
+	}
+	page := func(from string) (topics []string, next string) {
+		t.Helper()
+		req := kmsg.NewPtrDescribeTopicPartitionsRequest()
+		req.ResponsePartitionLimit = 1
+		if from != "" {
+			req.Cursor = &kmsg.DescribeTopicPartitionsRequestCursor{Topic: from}
+		}
+		resp := ask[*kmsg.DescribeTopicPartitionsResponse](h.dial(), req)
+		for i := range resp.Topics {
+			topics = append(topics, *resp.Topics[i].Topic)
+		}
+		if resp.NextCursor != nil {
+			next = resp.NextCursor.Topic
+		}
+		return topics, next
+	}
+	if got, next := page(""); len(got) != 0 || next != "" {
+		t.Errorf("without a right: %v, then %q", got, next)
+	}
+	h.grant(allow(coordinator.OpDescribe, onTopic, "a"), allow(coordinator.OpDescribe, onTopic, "c"))
+	if got, next := page(""); !slices.Equal(got, []string{"a"}) || next != "c" {
+		t.Errorf("the first page: %v, then %q", got, next)
+	}
+	if got, next := page("c"); !slices.Equal(got, []string{"c"}) || next != "" {
+		t.Errorf("the second page: %v, then %q", got, next)
+	}
+}
+
 // A group of the new protocol is shown only to those who may see all that its members read.
 func TestGroupsHideTopics(t *testing.T) {
 	h := newACLHarness(t, false)
