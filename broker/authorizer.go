@@ -8,7 +8,9 @@ package broker
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,8 +22,12 @@ import (
 const (
 	// auditRepeat is for how long the same refusal to the same connection is counted instead of logged again.
 	auditRepeat = 10 * time.Second
-	// maxAuditKeys bounds the refusals that a connection has counted.
+	// maxAuditKeys bounds the refusals that a connection has counted, and so what it can have logged in auditRepeat: one request may name
+	// a hundred thousand topics. maxAuditName bounds what is kept of a name.
 	maxAuditKeys = 64
+	maxAuditName = 256
+	// auditSweep is between two looks for refusals that need not be counted any more.
+	auditSweep = time.Second
 )
 
 // authorizer decides by the ACLs of the newest Image.
@@ -131,8 +137,10 @@ type auditKey struct {
 
 // auditLog is a connection's part in keeping the log readable: a client that is refused tries again, often many times a second.
 type auditLog struct {
-	mu   sync.Mutex // guards keys; a leaf
-	keys map[auditKey]*auditCount
+	mu    sync.Mutex // guards the rest; a leaf
+	keys  map[auditKey]*auditCount
+	swept time.Time
+	over  int // refusals that were not logged and have no count of their own
 }
 
 type auditCount struct {
@@ -147,11 +155,20 @@ func (l *auditLog) note(k auditKey, now time.Time) (log bool, more int) {
 	c := l.keys[k]
 	switch {
 	case c == nil:
-		if l.keys == nil || len(l.keys) >= maxAuditKeys {
+		if len(l.keys) >= maxAuditKeys && now.Sub(l.swept) >= auditSweep {
+			l.sweep(now)
+		}
+		if len(l.keys) >= maxAuditKeys {
+			l.over++
+			return false, 0
+		}
+		if l.keys == nil {
 			l.keys = make(map[auditKey]*auditCount)
 		}
+		k.name = strings.Clone(k.name)
 		l.keys[k] = &auditCount{logged: now}
-		return true, 0
+		more, l.over = l.over, 0
+		return true, more
 	case now.Sub(c.logged) < auditRepeat:
 		c.since++
 		return false, 0
@@ -161,12 +178,24 @@ func (l *auditLog) note(k auditKey, now time.Time) (log bool, more int) {
 	return true, more
 }
 
+// sweep forgets the refusals that would be logged again. l.mu is held.
+func (l *auditLog) sweep(now time.Time) {
+	l.swept = now
+	maps.DeleteFunc(l.keys, func(_ auditKey, c *auditCount) bool {
+		old := now.Sub(c.logged) >= auditRepeat
+		if old {
+			l.over += c.since
+		}
+		return old
+	})
+}
+
 func (r *request) logDecision(a *authorizer, s *session, ok bool, op coordinator.Operation, t coordinator.ResourceType, name string) {
 	level, word, more := slog.LevelDebug, "allowed", 0
 	if !ok {
 		level, word = slog.LevelWarn, "denied"
 		var log bool
-		if log, more = r.c.audited.note(auditKey{r.header.Key, op, t, name}, time.Now()); !log {
+		if log, more = r.c.audited.note(auditKey{r.header.Key, op, t, name[:min(len(name), maxAuditName)]}, time.Now()); !log {
 			return
 		}
 	}
