@@ -10,6 +10,7 @@
 package broker
 
 import (
+	"crypto/sha256"
 	"math"
 	"net"
 	"strings"
@@ -37,8 +38,10 @@ const (
 	quotaWindow = 10 * time.Second
 	// maxThrottle bounds how long a connection is muted. The rest of a debt is waited for with the next request.
 	maxThrottle = 10 * time.Minute
-	// maxQuotaAccounts bounds the buckets; beyond it clients share one for each limit.
+	// maxQuotaAccounts bounds the buckets; beyond it the clients of a user share one for each limit, and beyond twice as many all do.
 	maxQuotaAccounts = 10_000
+	// maxAccountName bounds the name of an account that a client makes up: of a longer client id there is a sum.
+	maxAccountName = 256
 	// sweepPause is between two looks for accounts that can be dropped: made-up client ids must not make each request a walk through all.
 	sweepPause = time.Second
 	// maxHeldSockets bounds the connections that are kept waiting before they are closed, so that their clients do not come again at once.
@@ -128,8 +131,11 @@ func (q *quotas) bucket(a account, now time.Time) *bucket {
 		q.swept = now
 		q.sweep(now)
 	}
-	if len(q.accounts) >= maxQuotaAccounts {
-		a = account{limit: a.limit}
+	if n := len(q.accounts); n >= maxQuotaAccounts {
+		// A client can make up client ids, and be in debt under each, but not users: let the others not pay for it.
+		if a = (account{limit: a.limit, user: a.user}); q.accounts[a] == nil && n >= 2*maxQuotaAccounts {
+			a.user = ""
+		}
 		if b = q.accounts[a]; b != nil {
 			return b
 		}
@@ -179,7 +185,7 @@ func (r *request) charge(limit string, amount float64, strict bool) bool {
 		a.user = user
 	}
 	if m.ByClientID {
-		a.clientID = client
+		a.clientID = accountName(client)
 	}
 	wait, taken := s.quotas.charge(a, m.Limit, amount, strict)
 	if wait > 0 {
@@ -187,6 +193,15 @@ func (r *request) charge(limit string, amount float64, strict bool) bool {
 		r.throttle(wait)
 	}
 	return taken
+}
+
+// accountName is a client id as accounts have it.
+func accountName(client string) string {
+	if len(client) <= maxAccountName {
+		return client
+	}
+	sum := sha256.Sum256([]byte(client))
+	return string(sum[:])
 }
 
 // throttle lets the connection be muted for so long from now on, and the answer say so: the longest counts.

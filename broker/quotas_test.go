@@ -230,12 +230,31 @@ func TestQuotaAccountsAreBounded(t *testing.T) {
 	if wait, _ := q.charge(account{limit: quotaProduce, clientID: "new"}, 1, 0, false); wait == 0 {
 		t.Error("one more has none of the debt")
 	}
+	// But not that of another user.
+	if wait, _ := q.charge(account{limit: quotaProduce, user: "alice", clientID: "new"}, 1, 1, false); wait != 0 {
+		t.Errorf("alice pays for clients without a user: wait %v", wait)
+	}
+	for i := range 3 * maxQuotaAccounts {
+		q.charge(account{limit: quotaProduce, user: fmt.Sprint(i), clientID: "c"}, 1, 100, false)
+	}
+	if n := q.size(); n > 2*maxQuotaAccounts+1 {
+		t.Errorf("%d accounts", n)
+	}
 	now = now.Add(2 * maxThrottle)
 	if wait, _ := q.charge(account{limit: quotaProduce, clientID: "new"}, 1, 1, false); wait != 0 {
 		t.Errorf("after a long time: wait %v", wait)
 	}
 	if n := q.size(); n > 2 {
 		t.Errorf("%d accounts are left", n)
+	}
+}
+
+// A client id may be 32 KiB long; ten thousand of them in the accounts must not be.
+func TestAccountNamesAreBounded(t *testing.T) {
+	long := strings.Repeat("x", 32<<10)
+	a, b := accountName(long), accountName(long+"y")
+	if len(a) > maxAccountName || len(b) > maxAccountName || a == b || accountName("short") != "short" {
+		t.Errorf("%d and %d bytes, the same: %v", len(a), len(b), a == b)
 	}
 }
 
