@@ -177,6 +177,9 @@ func parseHost(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, ErrMalformed
 	}
 	if p, err := netip.ParsePrefix(s); err == nil {
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 { // a network of IPv4 in other words: who asks has an address of IPv4
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
 		return p.Masked(), nil
 	}
 	a, err := netip.ParseAddr(s)

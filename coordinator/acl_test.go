@@ -271,3 +271,14 @@ func BenchmarkACLDecide(b *testing.B) {
 		}
 	}
 }
+
+// A network of IPv4 in IPv6's words is the network that it means: a denial for it must not be taken and then match nobody.
+func TestMappedNetwork(t *testing.T) {
+	p, err := parseHost("::ffff:10.0.0.0/104")
+	if err != nil || !p.Contains(netip.MustParseAddr("10.1.2.3")) || p.Contains(netip.MustParseAddr("11.1.2.3")) {
+		t.Errorf("%v, %v", p, err)
+	}
+	if p, err := parseHost("::/64"); err != nil || p.Contains(netip.MustParseAddr("10.1.2.3")) {
+		t.Errorf("%v, %v", p, err)
+	}
+}
