@@ -214,7 +214,7 @@ func (v *tokenVerifier) verify(ctx context.Context, token string) (*proof, error
 	if len(keys) == 0 {
 		_ = v.fetch(ctx, jwksPause) // has been logged
 		if keys = v.candidates(kid); len(keys) == 0 {
-			return nil, fmt.Errorf("no key %q is known", kid)
+			return nil, fmt.Errorf("no key %.64q is known", kid)
 		}
 	}
 	var claims jwt.Claims
@@ -274,7 +274,7 @@ func (x *oauthExchange) step(ctx context.Context, message []byte) ([]byte, *proo
 	}
 	p, err := x.v.verify(ctx, token)
 	if err == nil && id != "" && id != p.user {
-		err = fmt.Errorf("user %q wants to be %q", p.user, id)
+		err = fmt.Errorf("user %.64q wants to be %.64q", p.user, id)
 	}
 	if err != nil {
 		x.failed = fmt.Errorf("%w: %w", errCredentials, err)

@@ -684,3 +684,12 @@ func TestFailedLoginsHoldUpNobody(t *testing.T) {
 		t.Errorf("%d accounts", n)
 	}
 }
+
+// What a stranger's token says is not written into the log at length.
+func TestTokenFailureIsShort(t *testing.T) {
+	h := newSASLHarness(t, 0)
+	stranger := newTokenIssuer(t, strings.Repeat("k", 30_000))
+	if _, err := h.sasl.oauth.verify(t.Context(), stranger.token("alice")); err == nil || len(err.Error()) > 1000 {
+		t.Errorf("%.200v", err)
+	}
+}
