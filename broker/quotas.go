@@ -270,9 +270,13 @@ func (s *server) admitIP(nc net.Conn, im *coordinator.Image) bool {
 		return true
 	}
 	ip := remoteIP(nc)
-	rate, ok := im.IPQuota(quotaConnection, ip)
+	rate, own, ok := im.IPQuota(quotaConnection, ip)
 	if !ok {
 		return true
+	}
+	if !own {
+		// In version 6 one customer has more addresses than there are accounts, and could have them all shared.
+		ip = sourceOf(ip).String()
 	}
 	wait, taken := s.quotas.charge(account{limit: quotaConnection, ip: ip}, rate, 1, true)
 	if taken {

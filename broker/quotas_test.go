@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -369,6 +371,52 @@ func TestConnectionRateOfAnAddress(t *testing.T) {
 		ask[*kmsg.ApiVersionsResponse](h.dial(), apiVersionsRequest(0))
 	}
 	h.dial().closed()
+}
+
+// comesFrom is a connection from an address.
+type comesFrom struct {
+	net.Conn
+	addr string
+}
+
+func (c comesFrom) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.addr))
+}
+
+// The quota for all addresses counts the networks of version 6 that one customer has: with addresses of his own making he would use up the accounts, and
+// the others would share what is left. An address that has a quota of its own is counted by itself.
+func TestConnectionRateOfANetwork(t *testing.T) {
+	h := newHarness(t, serverOptions{})
+	c := h.dial()
+	now := time.Unix(1_000_000, 0)
+	h.server.quotas.now = func() time.Time { return now }
+	resp := ask[*kmsg.AlterClientQuotasResponse](c, alterQuotas(1, testQuota{map[string]string{"ip": ""}, quotaConnection, 1}, testQuota{map[string]string{"ip": "2001:db8::1"}, quotaConnection, 1}))
+	if resp.Entries[0].ErrorCode != 0 || resp.Entries[1].ErrorCode != 0 {
+		t.Fatalf("%+v", resp)
+	}
+	admitted := func(addr string) bool {
+		nc, far := net.Pipe()
+		defer nc.Close()
+		defer far.Close()
+		return h.server.admitIP(comesFrom{nc, addr}, h.back.Image())
+	}
+	n := 0
+	for i := range 1000 {
+		if admitted(fmt.Sprintf("[2001:db8::%x]:1000", i+2)) {
+			n++
+		}
+	}
+	if n == 0 || n > 50 {
+		t.Errorf("%d of a thousand connections from one network are admitted", n)
+	}
+	for _, addr := range []string{"[2001:db8::1]:1000", "[2001:db8:0:1::2]:1000", "192.0.2.1:1000"} {
+		if !admitted(addr) {
+			t.Errorf("%s pays for them", addr)
+		}
+	}
+	if n := h.server.quotas.size(); n > 4 {
+		t.Errorf("%d accounts", n)
+	}
 }
 
 // A real producer and consumer on a real broker: they come through, and are slowed down.

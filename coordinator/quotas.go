@@ -237,15 +237,15 @@ func (im *Image) ClientQuota(limit, user, clientID string) (QuotaMatch, bool) {
 }
 
 // IPQuota finds the limit of that name for an address: its own, or that of all.
-func (im *Image) IPQuota(limit, ip string) (float64, bool) {
+func (im *Image) IPQuota(limit, ip string) (v float64, own, ok bool) {
 	if len(im.quotas) == 0 {
-		return 0, false
+		return 0, false, false
 	}
 	if v, ok := im.quotas[quotaKey{ip: ip, hasIP: true}][limit]; ok {
-		return v, true
+		return v, true, true
 	}
-	v, ok := im.quotas[quotaKey{hasIP: true}][limit]
-	return v, ok
+	v, ok = im.quotas[quotaKey{hasIP: true}][limit]
+	return v, false, ok
 }
 
 // HasQuotas reports whether there is any quota at all.
