@@ -6,7 +6,7 @@
 //	/debug/flight  an execution trace of the last seconds: flight.go
 //	/v1/…          JSON: what no Kafka API covers. admin_routes.go has the list; GET /v1 shows it
 //
-// It asks nobody who they are, as the Kafka listener does not yet, and so listens on loopback unless it is told otherwise.
+// Without TLS and client certificates (Config.AdminTLS) it asks nobody who they are, and so listens on loopback unless it is told otherwise.
 // There it refuses what a web page could make its reader's browser send: names that merely resolve to this machine (DNS
 // rebinding), and requests from other sites. It serves from the moment the data directory is open: a broker that waits for
 // its cluster is the one that people want to look into.
