@@ -73,6 +73,9 @@ func growthOf(im *coordinator.Image, q *kmsg.CreatePartitionsRequestTopic) (g co
 	case t.Internal():
 		return g, refuse(kerr.InvalidRequest, fmt.Sprintf("%s belongs to the brokers, and keeps its number of partitions", t.Name))
 	}
+	if q.Count > coordinator.MaxPartitionsPerTopic { // the controller says so, too, but not before the client's quota has been charged for them all
+		return g, fmt.Errorf("%w: %d, allowed are 1 to %d", coordinator.ErrInvalidPartitions, q.Count, coordinator.MaxPartitionsPerTopic)
+	}
 	g.Topic, g.Count = t.ID, q.Count
 	for i := range q.Assignment {
 		nodes := make([]raft.NodeID, len(q.Assignment[i].Replicas))

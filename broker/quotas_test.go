@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -330,6 +331,15 @@ func TestClientsAreThrottled(t *testing.T) {
 		if got := kerr.ErrorForCode(resp.Topics[0].ErrorCode); want == nil && got != nil || want != nil && got != want || (i > 0) != (resp.ThrottleMillis > 0) {
 			t.Errorf("topic %d: %v, throttle %d", i, got, resp.ThrottleMillis)
 		}
+	}
+	set(quotaMutation, 0)
+	set(quotaMutation, 100)
+	c = h.dial()
+	grow := kmsg.NewPtrCreatePartitionsRequest()
+	grow.Version, grow.TimeoutMillis = 3, 5000
+	grow.Topics = append(grow.Topics, kmsg.CreatePartitionsRequestTopic{Topic: "t", Count: math.MaxInt32})
+	if resp := ask[*kmsg.CreatePartitionsResponse](c, grow); resp.Topics[0].ErrorCode != kerr.InvalidPartitions.Code || resp.ThrottleMillis > 1000 {
+		t.Errorf("more partitions than there can be: %d, throttle %d: a debt of years for nothing", resp.Topics[0].ErrorCode, resp.ThrottleMillis)
 	}
 	set(quotaMutation, 0)
 
