@@ -219,6 +219,9 @@ func (c *Groups) TxnEnded(partition, epoch int32, producer int64, commit bool, o
 func (s *shard) loadTxn(b protocol.Batch) (ok bool, skipped int) {
 	switch {
 	case b.Control():
+		if b.RecordCount() == 0 {
+			break // compaction keeps the last batch, emptied: nothing of its transaction is left
+		}
 		if m, err := b.Marker(); err == nil {
 			s.endTxn(b.ProducerID(), m.Commit)
 		} else {

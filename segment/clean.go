@@ -210,6 +210,9 @@ type cleaning struct {
 	written Offset // behind the last batch that was written
 	last    record // the last batch that was met
 	keeps   []bool // which records of the batch at hand stay
+	// held are the producers of whose transaction, at the place at hand, records stay: its marker must stay as well. No more than
+	// there were open transactions at once.
+	held map[int64]bool
 }
 
 // Clean prepares a cleaning, which the next Prune lets take effect. It reads and writes files, at its pace, and may be called beside
@@ -412,7 +415,7 @@ func (c *cleaning) look(r *record) (b protocol.Batch, raw []byte, ok bool) {
 
 // write writes what is left.
 func (c *cleaning) write() error {
-	c.written = c.o.Start
+	c.written, c.held = c.o.Start, make(map[int64]bool)
 	err := c.each(c.o.Start, func(r *record) error {
 		b, raw, ok := c.look(r)
 		c.last = *r
@@ -424,6 +427,9 @@ func (c *cleaning) write() error {
 			return nil
 		}
 		c.stats.Unreadable++
+		if b, err := protocol.ParseBatch(r.Payload); err == nil {
+			c.hold(b)
+		}
 		return c.put(r)
 	})
 	if err != nil {
@@ -447,7 +453,11 @@ func (c *cleaning) write() error {
 // filter writes what is left of a batch.
 func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 	count, kept, gone := int64(0), int64(0), int64(0)
-	expired := b.DeleteHorizon() && c.o.Now >= b.BaseTimestamp()
+	held := b.Control() && c.held[b.ProducerID()]
+	if b.Control() {
+		delete(c.held, b.ProducerID())
+	}
+	expired := b.DeleteHorizon() && c.o.Now >= b.BaseTimestamp() && !held
 	tombstones, broken := false, false
 	c.keeps = c.keeps[:0]
 	keep := func(rec *protocol.Record) bool {
@@ -457,7 +467,7 @@ func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 		case o < c.o.Start || b.Control() && expired:
 			return false
 		case b.Control():
-			tombstones = true
+			tombstones = !held // as Kafka: its time begins when nothing of its transaction is left
 		case rec.Key == nil:
 			return false // from a time when the topic was not compacted
 		default:
@@ -481,7 +491,11 @@ func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 	}
 	if broken {
 		c.stats.Unreadable++
+		c.hold(b)
 		return c.put(r)
+	}
+	if kept > 0 {
+		c.hold(b)
 	}
 	c.stats.Records, c.stats.Kept, c.stats.Tombstones = c.stats.Records+count, c.stats.Kept+kept, c.stats.Tombstones+gone
 	// The time begins when all that a tombstone deletes is gone: once its key is in the map.
@@ -501,6 +515,14 @@ func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 		return err
 	}
 	return c.put(c.framed(r, left))
+}
+
+// hold notes that something of a transaction stays. Who folds the log, and not only reads it, needs the marker then: to a group coordinator offsets
+// without one are pending for ever.
+func (c *cleaning) hold(b protocol.Batch) {
+	if b.Transactional() && !b.Control() {
+		c.held[b.ProducerID()] = true
+	}
 }
 
 // framed is r with another payload.

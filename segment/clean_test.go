@@ -501,3 +501,51 @@ func BenchmarkClean(b *testing.B) {
 	}
 	b.ReportMetric(float64(batches*100)*float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
+
+// The marker of a transaction stays as long as a record of the transaction does, and its time begins when none is left.
+func TestMarkerStaysWithItsRecords(t *testing.T) {
+	l := mustOpen(t, vfs.NewMem(1), Options{IndexBytes: 200, FirstExtent: 4096, Checkpoints: true, Past: NeverRan})
+	defer l.Close()
+	add := func(payload protocol.Batch) {
+		payload.SetBaseOffset(int64(l.NextOffset()))
+		e := raft.Entry{Term: 1, Index: l.LastIndex() + 1, Type: raft.EntryRecords, Payload: payload}
+		AppendFrame(nil, l.group, &e, l.NextOffset(), 1)
+		mustAppend(t, l, 1, []raft.Entry{e})
+		mustSync(t, l)
+	}
+	record := func(producer int64, key string) {
+		o := protocol.NewBatchOptions()
+		if producer >= 0 {
+			o.ProducerID, o.ProducerEpoch, o.BaseSequence, o.Transactional = producer, 0, 0, true
+		}
+		add(protocol.BuildBatch([]protocol.Record{{Timestamp: 1000, Key: []byte(key), Value: []byte("value")}}, o))
+	}
+	now := int64(10_000)
+	clean := func() {
+		record(-1, "another") // a cleaning needs something new
+		mustCheckpoint(t, l)
+		now += 1000
+		mustClean(t, l, CleanOptions{Now: now, DeleteRetention: 500})
+	}
+	marker := func() bool {
+		offsets, err := readAll(t, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.Contains(offsets, 1)
+	}
+	record(7, "key")
+	add(protocol.BuildMarker(7, 0, protocol.Marker{Commit: true, CoordinatorEpoch: 1}, 1000))
+	for range 4 {
+		if clean(); !marker() {
+			t.Fatal("the marker has gone, and its record has not")
+		}
+	}
+	record(-1, "key")
+	if clean(); !marker() {
+		t.Fatal("the marker has gone before its time")
+	}
+	if clean(); marker() {
+		t.Fatal("the marker is still there")
+	}
+}
