@@ -19,12 +19,21 @@ import (
 type Compaction struct {
 	// MinDirtyRatio is min.cleanable.dirty.ratio: the part of the log that must be dirty before it is cleaned. Default 0.5; negative: any.
 	MinDirtyRatio float64
-	// MinLag is min.compaction.lag.ms: younger records stay. Default none.
+	// MinLag is min.compaction.lag.ms: younger records stay. Default none; negative: unbounded, and so nothing is cleaned.
 	MinLag time.Duration
 	// MaxLag is max.compaction.lag.ms: a log with dirty records older than that is cleaned however little is dirty. Default, and negative: unbounded.
 	MaxLag time.Duration
-	// DeleteRetention is delete.retention.ms: how long tombstones and transaction markers stay after all that they delete is gone. Default 24 h.
+	// DeleteRetention is delete.retention.ms: how long tombstones and transaction markers stay after all that they delete is gone. Default 24 h;
+	// negative: for ever.
 	DeleteRetention time.Duration
+}
+
+// deleteRetention is in milliseconds; math.MaxInt64: for ever.
+func (c Compaction) deleteRetention() int64 {
+	if c.DeleteRetention < 0 {
+		return math.MaxInt64
+	}
+	return c.DeleteRetention.Milliseconds()
 }
 
 const (
@@ -89,7 +98,10 @@ func (r *Replica) Dirt() Dirt {
 // cleanBound is how far the log may be cleaned: no record that is not stable, and none that is younger than the topic wants.
 func (r *Replica) cleanBound(v view, s *Settings, now time.Time) segment.CleanBound {
 	q := segment.CleanBound{Index: v.pub.applied, Offset: segment.Offset(v.pub.stable), Before: math.MaxInt64}
-	if s.Compaction.MinLag > 0 {
+	switch {
+	case s.Compaction.MinLag < 0:
+		q.Offset = 0
+	case s.Compaction.MinLag > 0:
 		q.Before = now.Add(-s.Compaction.MinLag).UnixMilli()
 	}
 	if v.lead.Serving() {
@@ -134,7 +146,7 @@ func (r *Replica) Compact(o CompactOptions) (segment.CleanStats, error) {
 		return segment.CleanStats{}, segment.ErrNothingToClean
 	}
 	stats, err := v.m.log.Clean(segment.CleanOptions{UpTo: c.UpTo, Start: segment.Offset(v.pub.start), Now: now.UnixMilli(),
-		DeleteRetention: s.Compaction.DeleteRetention.Milliseconds(), MapBytes: o.MapBytes, Aborted: v.m.abortedBelow(int64(c.Next)), Pace: o.Pace})
+		DeleteRetention: s.Compaction.deleteRetention(), MapBytes: o.MapBytes, Aborted: v.m.abortedBelow(int64(c.Next)), Pace: o.Pace})
 	if err != nil {
 		return stats, err
 	}

@@ -159,6 +159,34 @@ func TestCompactionLags(t *testing.T) {
 	}
 }
 
+// Without bound is for ever, and not no time at all.
+func TestCompactionUnbounded(t *testing.T) {
+	c := newCompacted(t, func(s *Settings) { s.Compaction = Compaction{MinDirtyRatio: -1, MinLag: -1, DeleteRetention: -1} })
+	l := c.leader()
+	gone := keyed(l.rep.now().UnixMilli(), "gone", "")
+	gone.Value = nil
+	l.mustProduce(withCodec(protocol.CodecNone, gone))
+	c.fill(l, 20)
+	if l.compact() {
+		t.Fatal("records were compacted that are never old enough")
+	}
+	s := l.rep.Settings()
+	s.Compaction.MinLag = 0
+	if err := l.rep.UpdateSettings(s); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		c.fill(l, 20)
+		if !l.compact() {
+			t.Fatal("nothing is due")
+		}
+		c.pass(time.Minute)
+	}
+	if got := l.left(); got[0] != 0 {
+		t.Fatalf("the tombstone has gone: %d is the first record", got[0])
+	}
+}
+
 // keyedTxn is a transactional batch of one producer with a record for each key.
 func keyedTxn(l *node, id int64, first int32, value string, keys ...string) protocol.Batch {
 	records := make([]protocol.Record, len(keys))

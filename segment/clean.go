@@ -160,7 +160,7 @@ type CleanOptions struct {
 	// Start is the first offset that is not deleted.
 	Start Offset
 	// Now is the wall clock, and DeleteRetention how long tombstones and markers stay after they have first been cleaned;
-	// both milliseconds.
+	// both milliseconds; math.MaxInt64: for ever.
 	Now, DeleteRetention int64
 	// MapBytes bounds the memory for keys. What finds no room in it is cleaned next time.
 	MapBytes int64
@@ -500,8 +500,8 @@ func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 	c.stats.Records, c.stats.Kept, c.stats.Tombstones = c.stats.Records+count, c.stats.Kept+kept, c.stats.Tombstones+gone
 	// The time begins when all that a tombstone deletes is gone: once its key is in the map.
 	horizon := int64(-1)
-	if tombstones && !b.DeleteHorizon() && r.next() <= c.mapped {
-		horizon = c.o.Now + min(c.o.DeleteRetention, math.MaxInt64-c.o.Now)
+	if tombstones && !b.DeleteHorizon() && r.next() <= c.mapped && c.o.DeleteRetention < math.MaxInt64-c.o.Now {
+		horizon = c.o.Now + c.o.DeleteRetention
 	}
 	switch {
 	case kept == 0:
