@@ -164,6 +164,15 @@ func (l *Log) undisturbed(look func() error) error {
 
 // cleanedSince is OffsetForTime for the cleaned part.
 func (l *Log) cleanedSince(ts int64, from Offset) (off Offset, at int64, r record, ok bool, err error) {
+	for tries := 0; ; tries++ {
+		off, at, r, ok, err = l.cleanedSinceOnce(ts, from)
+		if tries >= maxRelocate || !errors.Is(err, fs.ErrNotExist) { // else cleaned again meanwhile
+			return off, at, r, ok, err
+		}
+	}
+}
+
+func (l *Log) cleanedSinceOnce(ts int64, from Offset) (off Offset, at int64, r record, ok bool, err error) {
 	l.mu.RLock()
 	files := l.cleanedAt(from)
 	l.mu.RUnlock()
@@ -183,8 +192,6 @@ func (l *Log) cleanedSince(ts int64, from Offset) (off Offset, at int64, r recor
 				return !ok
 			})
 			switch {
-			case errors.Is(err, fs.ErrNotExist):
-				return l.cleanedSince(ts, from) // cleaned again meanwhile
 			case err != nil:
 				return 0, 0, record{}, false, l.cleanedError(f, err)
 			case ok:
@@ -197,6 +204,15 @@ func (l *Log) cleanedSince(ts int64, from Offset) (off Offset, at int64, r recor
 
 // cleanedMax is MaxTimestamp for the cleaned part: the first batch with the largest time of at least ts; false: there is none.
 func (l *Log) cleanedMax(ts int64, from Offset) (best record, found bool, err error) {
+	for tries := 0; ; tries++ {
+		best, found, err = l.cleanedMaxOnce(ts, from)
+		if tries >= maxRelocate || !errors.Is(err, fs.ErrNotExist) { // else cleaned again meanwhile
+			return best, found, err
+		}
+	}
+}
+
+func (l *Log) cleanedMaxOnce(ts int64, from Offset) (best record, found bool, err error) {
 	l.mu.RLock()
 	files := l.cleanedAt(from)
 	l.mu.RUnlock()
@@ -214,10 +230,7 @@ func (l *Log) cleanedMax(ts int64, from Offset) (best record, found bool, err er
 				}
 				return true
 			})
-			switch {
-			case errors.Is(err, fs.ErrNotExist):
-				return l.cleanedMax(ts, from) // cleaned again meanwhile
-			case err != nil:
+			if err != nil {
 				return record{}, false, l.cleanedError(f, err)
 			}
 			if top >= ts && top != noTimestamp { // an equal one further down is the first

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"path"
 	"slices"
@@ -547,5 +548,66 @@ func TestMarkerStaysWithItsRecords(t *testing.T) {
 	}
 	if clean(); marker() {
 		t.Fatal("the marker is still there")
+	}
+}
+
+// A cleaned file that somebody has removed is an error of every look-up, and not one that never ends.
+func TestCleanedFileMissing(t *testing.T) {
+	m := vfs.NewMem(1)
+	l := mustCompacted(t, m, Options{IndexBytes: 200, FirstExtent: 4096, Past: NeverRan})
+	defer l.Close()
+	if err := m.Remove(path.Join(testDir, l.cleaned[0].name())); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, _, err := l.OffsetForTime(0, 0, l.LastIndex()); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, found, err := l.cleanedMax(noTimestamp, 0); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(found, err)
+	}
+	if _, err := l.ReadOffsets(0, l.LastIndex(), 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// Neither the snapshot nor a checkpoint is left that the log could go on with: all of it is set aside, the cleaned part too, once.
+func TestCleanedSetAsideWithDamage(t *testing.T) {
+	m := vfs.NewMem(1)
+	o := Options{IndexBytes: 200, FirstExtent: 4096, Checkpoints: true, Past: NeverRan}
+	l := mustCompacted(t, m, o)
+	mustCheckpoint(t, l)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := m.ReadDir(testDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		at := int64(-1)
+		switch {
+		case strings.HasPrefix(name, checkpoints):
+			at = 20
+		case strings.HasSuffix(name, segmentSuffix):
+			at = SegmentHeaderSize + 2
+		case strings.HasSuffix(name, indexSuffix):
+			at = 10
+		}
+		if at < 0 {
+			continue
+		}
+		f, err := m.Open(path.Join(testDir, name))
+		if err == nil {
+			_, err = f.WriteAt([]byte{0xff, 0xff, 0xff, 0xff}, at)
+		}
+		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.Past = RanBefore
+	l = mustOpen(t, m, o)
+	defer l.Close()
+	if r := l.Recovery(); !r.Corrupt || len(l.cleaned) != 0 || l.FirstIndex() != 1 {
+		t.Fatalf("%+v, %d cleaned files, first %d", r, len(l.cleaned), l.FirstIndex())
 	}
 }
