@@ -400,7 +400,10 @@ func TestCleanedFilesExpire(t *testing.T) {
 	if o := l.Expired(q); o != l.cleaned[1].end {
 		t.Fatalf("by age all below %d goes, want %d", o, l.cleaned[1].end)
 	}
-	q.MaxAge, q.MaxBytes = -1, l.Size()-l.cleaned[0].size-1
+	q.MaxAge, q.MaxBytes = -1, 0
+	for _, f := range l.cleaned[1:] { // what is not cleaned is less than one of them
+		q.MaxBytes += f.size
+	}
 	if o := l.Expired(q); o != l.cleaned[0].end {
 		t.Fatalf("by size all below %d goes, want %d", o, l.cleaned[0].end)
 	}
@@ -609,5 +612,31 @@ func TestCleanedSetAsideWithDamage(t *testing.T) {
 	defer l.Close()
 	if r := l.Recovery(); !r.Corrupt || len(l.cleaned) != 0 || l.FirstIndex() != 1 {
 		t.Fatalf("%+v, %d cleaned files, first %d", r, len(l.cleaned), l.FirstIndex())
+	}
+}
+
+// What the cleaned part stands for does not count twice, though the file that it came from is still there.
+func TestRetentionCountsOnce(t *testing.T) {
+	l := mustOpen(t, vfs.NewMem(1), Options{IndexBytes: 200, FirstExtent: 4096, Checkpoints: true, Past: NeverRan})
+	defer l.Close()
+	mustAppend(t, l, 1, keyedEntries(l, 1, 1, 30, 60))
+	mustSync(t, l)
+	mustCheckpoint(t, l)
+	mustClean(t, l, CleanOptions{})
+	if len(l.segs) != 1 {
+		t.Fatalf("%d segments: the file that is written to stays", len(l.segs))
+	}
+	q := Expiry{MaxAge: -1, MaxBytes: 1, End: l.NextOffset()}
+	if got := l.Expired(q); got != 0 {
+		t.Errorf("retention.bytes lets all of the log go up to %d: only the file that it was cleaned from is larger", got)
+	}
+	mustAppend(t, l, 1, keyedEntries(l, 1, l.LastIndex()+1, 1, 60))
+	mustSync(t, l)
+	q.End = l.NextOffset()
+	if got := l.Expired(q); got != l.CleanedEnd() {
+		t.Errorf("records up to %d may go, %d is the first that is not cleaned", got, l.CleanedEnd())
+	}
+	if q.MaxBytes = l.segs[0].size; l.Expired(q) != 0 {
+		t.Errorf("what is not cleaned takes less than the file that it is in")
 	}
 }

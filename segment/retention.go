@@ -19,7 +19,11 @@ func (l *Log) Expired(q Expiry) Offset {
 	defer l.mu.RUnlock()
 	var bytes int64
 	for _, s := range l.segs {
-		if s.next > q.Start {
+		switch {
+		case s.next <= q.Start || len(l.cleaned) > 0 && s.next <= l.start:
+		case len(l.cleaned) > 0 && s.base < l.start:
+			bytes += s.size - s.posOf(l.start) // the rest is in the cleaned part
+		default:
 			bytes += s.size
 		}
 	}
