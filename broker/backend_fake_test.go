@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -44,8 +45,8 @@ type fakeBackend struct {
 	groups   *coordinator.Groups
 	txns     *coordinator.Txns
 	logs     *loggers
-	hang     bool // creations do not end before their context does
-	frozen   bool // nothing is created
+	hang     atomic.Bool // creations do not end before their context does
+	frozen   atomic.Bool // nothing is created
 }
 
 func newFakeBackend(t testing.TB) *fakeBackend {
@@ -158,7 +159,7 @@ func (b *fakeBackend) Leader(topic coordinator.TopicID, p int32) (raft.NodeID, i
 
 func (b *fakeBackend) CreateTopics(ctx context.Context, topics []newTopic, validateOnly bool, done func([]topicResult)) {
 	go func() {
-		if b.hang {
+		if b.hang.Load() {
 			<-ctx.Done()
 		}
 		results := make([]topicResult, len(topics))
@@ -166,7 +167,7 @@ func (b *fakeBackend) CreateTopics(ctx context.Context, topics []newTopic, valid
 			switch {
 			case ctx.Err() != nil:
 				results[i].Err = ctx.Err()
-			case b.frozen:
+			case b.frozen.Load():
 				results[i].Err = coordinator.ErrStale
 			case validateOnly:
 				results[i] = topicResult{Partitions: t.Partitions, ReplicationFactor: t.ReplicationFactor}
@@ -228,7 +229,7 @@ func (b *fakeBackend) UnregisterBroker(_ context.Context, node raft.NodeID, done
 
 func (b *fakeBackend) Change(_ context.Context, c *coordinator.Command, done func(*coordinator.Result, error)) {
 	b.mu.Lock()
-	frozen := b.frozen
+	frozen := b.frozen.Load()
 	b.mu.Unlock()
 	if frozen {
 		go done(nil, coordinator.ErrTooManyUsers)
@@ -251,7 +252,7 @@ func (b *fakeBackend) UpdateFeatures(_ context.Context, in *coordinator.FeatureU
 func (b *fakeBackend) GrowTopics(_ context.Context, g *coordinator.Growth, done func([]error)) {
 	errs := make([]error, len(g.Topics))
 	for i := range g.Topics {
-		if b.frozen {
+		if b.frozen.Load() {
 			errs[i] = coordinator.ErrStale
 			continue
 		}
@@ -287,7 +288,7 @@ func (b *fakeBackend) AlterQuotas(_ context.Context, entries []coordinator.Quota
 }
 
 func (b *fakeBackend) items(c *coordinator.Command, done func([]error)) {
-	if b.frozen {
+	if b.frozen.Load() {
 		n := 0
 		if c.SetConfigs != nil {
 			n = len(c.SetConfigs.Changes)

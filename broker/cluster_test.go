@@ -575,6 +575,9 @@ func TestStrangersMayOnlyJoin(t *testing.T) {
 
 // A broker that is closed with grace leads nothing at its end, and the others lead before an election could have ended.
 func TestCloseHandsOver(t *testing.T) {
+	if testing.Short() {
+		t.Skip("twenty seconds")
+	}
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
 		n.cfg.CloseTimeout = 20 * time.Second

@@ -333,7 +333,12 @@ func TestGroupOffsetsOfDeletedTopic(t *testing.T) {
 func TestGroupOverKills(t *testing.T) { groupOverKills(t, false) }
 
 // The same with members of the new protocol (KIP-848), whose coordinator goes in the middle of what it has begun.
-func TestConsumerGroupOverKills(t *testing.T) { groupOverKills(t, true) }
+func TestConsumerGroupOverKills(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a minute; TestGroupOverKills is run")
+	}
+	groupOverKills(t, true)
+}
 
 func groupOverKills(t *testing.T, modern bool) {
 	c := newCluster(t, 3, true)

@@ -440,7 +440,7 @@ func TestCreateTopics(t *testing.T) {
 		}
 	}
 	// At the time-out the answer comes, and says so.
-	h.back.hang = true
+	h.back.hang.Store(true)
 	slow := kmsg.NewPtrCreateTopicsRequest()
 	slow.Version, slow.TimeoutMillis = 7, 5
 	slow.Topics = append(slow.Topics, createTopic("slow", 1, 1))
@@ -786,7 +786,7 @@ func FuzzRequests(f *testing.F) {
 	h := newHarness(f, serverOptions{MaxRequestBytes: 1 << 16})
 	h.back.addTopic("t", 1, nil)
 	h.back.coordinate(1)
-	h.back.frozen = true // or the fuzzer would fill the memory with topics
+	h.back.frozen.Store(true) // or the fuzzer would fill the memory with topics
 	f.Fuzz(func(t *testing.T, in []byte) {
 		// What the fuzzer changes is a frame's content; its length is kept true, or little would get through.
 		if len(in) < 12 || len(in) > 1<<16 {
