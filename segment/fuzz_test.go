@@ -134,8 +134,8 @@ func FuzzPart(f *testing.F) {
 				if !bytes.Equal(p.encode(testGroup), b[:partHeaderSize]) {
 					t.Fatal("decoded and encoded again it is another header")
 				}
-				// What comes next is written, and what is complete read into memory, by these.
-				if p.got < 0 || p.got > p.snap.Size || p.snap.Size > MaxSnapshotSize || p.at < snapshotHeaderSize || p.at > maxSnapshotHead {
+				// What comes next is written by these. Read into memory is no more than MaxSnapshotSize, see finishPart.
+				if p.got < 0 || p.got > p.snap.Size || p.snap.Size > maxWholeSize || p.at < snapshotHeaderSize || p.at > maxSnapshotHead {
 					t.Fatalf("%d of %d bytes at %d", p.got, p.snap.Size, p.at)
 				}
 			}
