@@ -32,7 +32,8 @@ failed=()
 tool() { # CLASS ARGUMENT…
 	local class=$1
 	shift
-	timeout 120 java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -Xmx256m -cp "$jars/*" "$class" "$@" 2>&1 | grep -vE '^(SLF4J|Warning: |WARN)' || true
+	timeout 120 java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -Xmx256m -cp "$jars/*" "$class" "$@" 2>&1 | grep -vE '^(SLF4J|Warning: |WARN)'
+	((PIPESTATUS[0] != 124)) || echo "Error: $class did not end within 120 s" # else a check for silence would pass
 }
 topics() { tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$brokers" --command-config "$config" "$@"; }
 configs() { tool kafka.admin.ConfigCommand --bootstrap-server "$brokers" --command-config "$config" "$@"; }
@@ -99,8 +100,8 @@ check "verifiable producer" '"acked":500' tool org.apache.kafka.tools.Verifiable
 check "verifiable consumer" '"name":"records_consumed"' tool org.apache.kafka.tools.VerifiableConsumer --bootstrap-server "$brokers" --topic "$t" --group-id "$run-v" --max-messages 500 --reset-policy earliest --consumer.config "$config"
 check "end-to-end latency" "Percentiles" tool org.apache.kafka.tools.EndToEndLatency "$brokers" "$t" 200 all 100 "$config"
 
-join() { consumer --topic "$t" --group "$run-g" --from-beginning --timeout-ms 8000 >/dev/null; }
-check "groups: a console consumer in a group" "^$" join
+join() { consumer --topic "$t" --group "$run-g" --from-beginning --timeout-ms 8000 | grep -c .; }
+check "groups: a console consumer in a group" "^[0-9]{4,}$" join
 check "groups: list" "$run-g" groups --list
 check "groups: describe" "$run-g +$t +0 +[0-9]+ +[0-9]+ +0" groups --describe --group "$run-g"
 check "groups: state" "$run-g.*Empty" groups --describe --group "$run-g" --state
