@@ -556,8 +556,15 @@ func (s *session) status(n *memNode) {
 		return
 	}
 	st := n.r.Status()
-	s.printf("%d: %v T%d vote=%d leader=%d commit=%d applied=%d stable=%d last=%d %v\n", n.id, st.Role, st.Term, st.Vote, st.Leader,
-		st.Commit, st.Applied, st.Stable, st.Last, st.Conf)
+	after := ""
+	switch {
+	case st.VoteAfter == UntilTold:
+		after = " vote-after=told"
+	case st.VoteAfter > 0:
+		after = fmt.Sprintf(" vote-after=%d", st.VoteAfter)
+	}
+	s.printf("%d: %v T%d vote=%d leader=%d commit=%d applied=%d stable=%d last=%d %v%s\n", n.id, st.Role, st.Term, st.Vote, st.Leader,
+		st.Commit, st.Applied, st.Stable, st.Last, st.Conf, after)
 	for _, p := range n.r.Peers() {
 		learner := ""
 		if p.Learner {

@@ -63,6 +63,7 @@ var mutants = []mutant{
 	{"lost-log-told-before-own-term", "replication.go", "if r.commit >= r.termStart {\n\t\tm.Lost = p.lost", "if true {\n\t\tm.Lost = p.lost", 0, "TestLostLogIsNotToldBeforeOwnTermCommits"},
 	{"lost-log-told-by-any-message", "follower.go", "m.Lost == r.cfg.Boot && m.Commit > 0", "m.Commit > 0", 0, "TestLostLogIsToldByWhoKnowsOfTheLoss"},
 	{"lost-log-votes-at-once", "follower.go", "r.voteAfter = m.Commit\n", "r.voteAfter = 1\n", 0, "TestLostLogIsToldByWhoKnowsOfTheLoss"},
+	{"reset-pardons-before-durable", "reset.go", "r.epoch, r.pardoned = s.Epoch, true", "r.epoch, r.voteAfter = s.Epoch, 0", 0, "TestInteraction"},
 	{"lost-log-rests-untold", "leader.go", "p.State == Replicate && p.lost == 0 &&", "p.State == Replicate &&", 0, "TestLostLogIsNotToldBeforeOwnTermCommits"},
 	{"boot-forgotten-with-membership", "membership.go", "p.boot = r.departed[i].boot", "_ = i", 0, "TestLostLogIsNotToldBeforeOwnTermCommits"},
 	{"restart-keeps-match", "replication.go", "p.Match, p.fastRound = 0, false", "p.fastRound = false", 1500, ""},

@@ -139,6 +139,7 @@ type Raft struct {
 	electionDeadline Time
 	resting          bool
 	votes            []ballot
+	pardoned         bool       // by a reset: when its epoch is durable, voteAfter, which is of the epoch before, is over
 	resetTo          *ConfState // candidate by a reset: leads with this membership once its vote is durable, asking nobody
 
 	priorities []NodePriority
@@ -308,6 +309,11 @@ func (r *Raft) HardStateSynced(now Time, hs HardState) {
 	}
 	clear(r.held[len(kept):])
 	r.held = kept
+	if r.pardoned && r.synced.Epoch == r.epoch {
+		r.pardoned = false
+		r.changed = r.changed || r.voteAfter != 0
+		r.voteAfter = 0
+	}
 	if r.role == Candidate && r.synced == r.hardState() {
 		if r.resetTo != nil {
 			r.leadReset()

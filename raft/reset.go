@@ -26,7 +26,8 @@ func (s *Reset) Conf() ConfState { return ConfState{Voters: slices.Clone(s.Survi
 
 // Reset takes this replica into a new epoch of its group: it no longer hears the other epochs', and, if it is the one to
 // lead, leads as soon as that is durable, whatever damage was found in its log. What it had not committed is committed thereby; what others
-// had acknowledged without it is lost. The same reset again does nothing, unless its leader has not got the new
+// had acknowledged without it is lost. The others' damage counts for nothing from then on, either: none of them has acknowledged
+// anything in the new epoch, whose leaders all have the log that it began with. The same reset again does nothing, unless its leader has not got the new
 // membership into its log yet: then it goes on from there, unless its log is damaged.
 //
 // [ErrHasLeader]: this replica leads, or is bound by its promise to a leader; try again an election timeout later.
@@ -62,11 +63,10 @@ func (r *Raft) Reset(now Time, s Reset) error {
 		term = r.term + 1 // in the first one it may have led already, in a life that the disk has forgotten
 	}
 	r.becomeFollower(term, 0, 0)
-	r.epoch = s.Epoch
+	r.epoch, r.pardoned = s.Epoch, true
 	if s.Leader != r.self.ID {
 		return nil
 	}
-	r.voteAfter = 0
 	r.vote, r.voteInc = r.self.ID, r.self.Incarnation
 	r.setRole(Candidate, 0, 0)
 	r.votes, r.resetTo = nil, &conf

@@ -473,8 +473,8 @@ func (l *Log) MarkPending() bool {
 func (l *Log) Told(upTo raft.Index) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.damaged == raft.UntilTold {
-		l.damaged = upTo // off the record, which still says that it is not known, as soon as the log is durable up to there
+	if upTo = max(upTo, 1); upTo < l.damaged {
+		l.damaged = upTo // off the record, which still says more, or that it is not known, as soon as the log is durable up to there
 	}
 }
 

@@ -205,3 +205,39 @@ func TestFailedWriteBehindDamage(t *testing.T) {
 		t.Errorf("damaged up to %d, and after a failed write up to %d", want, got)
 	}
 }
+
+// A reset of the group goes on without what the damage took, the extent of which is known: when that is on the disk, the log is sound.
+func TestToldThatLessMatters(t *testing.T) {
+	m := vfs.NewMem(1)
+	o := Options{SegmentBytes: 1 << 20, FirstExtent: 4096, Past: NeverRan}
+	l := mustOpen(t, m, o)
+	for range 3 {
+		mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 10, 300))
+		mustSync(t, l)
+	}
+	name := path.Join(testDir, l.w.seg.name)
+	b := contents(t, m, testDir)[name]
+	overwrite(t, m, name, l.w.pos/2, []byte{b[l.w.pos/2] ^ 1})
+	o.Past = RanBefore
+	l = mustOpen(t, crash(m), o)
+	was := l.Health().DamagedUpTo
+	if was <= l.LastIndex() || was == raft.UntilTold {
+		t.Fatalf("damaged up to %d of a log up to %d", was, l.LastIndex())
+	}
+	mustSync(t, l) // what the recovery has begun
+	l.Told(was + 1)
+	if l.MarkPending() {
+		t.Error("more than was there is no news, and yet to be noted")
+	}
+	l.Told(l.LastIndex())
+	if !l.MarkPending() {
+		t.Error("nothing to be noted")
+	}
+	if got := mustOpen(t, crash(l.fs.(*vfs.Mem)), o).Health().DamagedUpTo; got != was {
+		t.Errorf("damaged up to %d, and after a crash before that was noted up to %d", was, got)
+	}
+	mustSync(t, l)
+	if got := mustOpen(t, crash(l.fs.(*vfs.Mem)), o).Health().DamagedUpTo; got != 0 {
+		t.Errorf("noted, and damaged up to %d all the same", got)
+	}
+}

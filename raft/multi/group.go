@@ -367,13 +367,16 @@ func (g *Group) publish() {
 			s.peers = old.peers
 		}
 	}
-	if old != nil && old.VoteAfter == raft.UntilTold && s.VoteAfter != raft.UntilTold {
-		upTo := s.VoteAfter
-		if upTo == 0 { // it was that far already
+	if old != nil && old.VoteAfter != s.VoteAfter && (old.VoteAfter == raft.UntilTold || s.VoteAfter == 0 && s.Stable < old.VoteAfter) {
+		upTo, why := s.VoteAfter, "a leader has told how far the lost log went"
+		if upTo == 0 { // it was that far already, or is a survivor of a reset
 			upTo = s.Stable
 		}
+		if s.Epoch > s.Conf.Epoch {
+			why = "a reset goes on without what the damaged log lacks"
+		}
 		g.log.Told(upTo)
-		g.h.o.Logger.Info("a leader has told how far the lost log went", "group", uint64(g.id), "upTo", uint64(upTo))
+		g.h.o.Logger.Info(why, "group", uint64(g.id), "upTo", uint64(upTo))
 		if g.markAt == 0 && g.log.MarkPending() {
 			g.markSoon(g.h.now())
 		}
