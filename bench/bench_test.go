@@ -47,7 +47,7 @@ func (f *fake) ReadBack(_ context.Context, fn func(int, []byte)) error {
 	return nil
 }
 
-var smallCell = Cell{"T1", ClassB, 2, 2, 64, 1024}
+var smallCell = Cell{Scenario: "T1", Class: ClassB, Replicas: 3, Partitions: 2, Producers: 2, RecordBytes: 64, InflightBytes: 1024}
 
 func runFake(t *testing.T, f *fake) (Result, error) {
 	t.Helper()
@@ -90,7 +90,7 @@ func TestACellThatIsNotOfferedIsSaidSo(t *testing.T) {
 }
 
 func TestTableHasTheRatio(t *testing.T) {
-	rep := NewReport([]string{"jetstream"})
+	rep := NewReport("", nil)
 	for i := range 3 {
 		rep.Results = append(rep.Results, Result{Cell: smallCell, System: "balsa", Round: i + 1, RecordsSec: 300},
 			Result{Cell: smallCell, System: "jetstream", Mode: "async", Round: i + 1, RecordsSec: 100})

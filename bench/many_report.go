@@ -31,7 +31,7 @@ func (r *Report) writeMany(out io.Writer) error {
 		hi = max(hi, m.LoadBefore, m.LoadAfter)
 	}
 	fmt.Fprintf(out, "\nM2: three-replica partitions that nobody uses, on three brokers; median of %d rounds, machine load %.1f to %.1f on %d CPUs\n",
-		slices.MaxFunc(r.Many, func(a, b Many) int { return a.Round - b.Round }).Round, lo, hi, r.CPUs)
+		slices.MaxFunc(r.Many, func(a, b Many) int { return a.Round - b.Round }).Round, lo, hi, r.Machine.CPUs)
 	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "partitions\tsystem\tidle CPU %\tRSS MB\tKB each\tcreate s\tstart s\tleaderless\tp50 s\tp99 s\tall s\tothers\tleft CPU %\t")
 	for _, k := range order {

@@ -130,7 +130,7 @@ func TestManyBoundsPeers(t *testing.T) {
 	if !slices.Equal(lines, want) {
 		t.Fatalf("%q", lines)
 	}
-	r := NewReport([]string{"peer"})
+	r := NewReport("", nil)
 	r.Many = got
 	var b strings.Builder
 	if err := r.WriteTable(&b); err != nil {

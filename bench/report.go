@@ -4,48 +4,11 @@ package bench
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"text/tabwriter"
-	"time"
 )
-
-// Report is a whole run, as it is written to JSON.
-type Report struct {
-	Taken   time.Time `json:"taken"`
-	Go      string    `json:"go"`
-	CPUs    int       `json:"cpus"`
-	OS      string    `json:"os"`
-	Version string    `json:"version"` // of Balsa: module version or VCS revision
-	Peers   []string  `json:"peers"`
-	Results []Result  `json:"results"`
-	Many    []Many    `json:"many,omitempty"` // M2
-}
-
-// NewReport notes when and where.
-func NewReport(peers []string) *Report {
-	r := &Report{Taken: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(), CPUs: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH, Peers: peers}
-	if bi, ok := debug.ReadBuildInfo(); ok {
-		r.Version = bi.Main.Version
-		for _, s := range bi.Settings {
-			if s.Key == "vcs.revision" {
-				r.Version = s.Value
-			}
-		}
-	}
-	return r
-}
-
-// WriteJSON writes the report.
-func (r *Report) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
 
 // row is the rounds of one system under one cell.
 type row struct {
@@ -111,12 +74,12 @@ func (r *Report) WriteTable(out io.Writer) error {
 				continue
 			}
 			lo, hi := spread(x.rounds, rate)
-			_, worst := spread(x.rounds, func(x Result) float64 { return x.Max })
+			_, worst := spread(x.rounds, func(x Result) float64 { return x.Latency.Max })
 			fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t%.1f\t%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.0f\t%s\t%s\t\n", name, median(x.rounds, rate), lo, hi,
 				median(x.rounds, func(x Result) float64 { return x.MBSec }),
-				median(x.rounds, func(x Result) float64 { return x.P50 }), median(x.rounds, func(x Result) float64 { return x.P99 }),
-				median(x.rounds, func(x Result) float64 { return x.P999 }), worst,
-				median(x.rounds, func(x Result) float64 { return x.CPUSecGB }), median(x.rounds, func(x Result) float64 { return x.RSSMax }),
+				median(x.rounds, func(x Result) float64 { return x.Latency.P50 }), median(x.rounds, func(x Result) float64 { return x.Latency.P99 }),
+				median(x.rounds, func(x Result) float64 { return x.Latency.P999 }), worst,
+				median(x.rounds, func(x Result) float64 { return x.CPUSecGB }), median(x.rounds, func(x Result) float64 { return x.RSSSum }),
 				verified(x.rounds), ratio(ours, x))
 		}
 		if err := w.Flush(); err != nil {

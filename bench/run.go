@@ -54,7 +54,7 @@ func Run(ctx context.Context, o Options, cells []Cell, systems func(Cell) []Syst
 }
 
 func runOne(ctx context.Context, o Options, c Cell, s System) (r Result, err error) {
-	r = Result{Cell: c, System: s.Name(), Mode: s.Mode()}
+	r = Result{Cell: c, System: s.Name(), Mode: s.Mode(), Began: time.Now().UTC()}
 	dir, err := os.MkdirTemp(o.Dir, "bench-"+s.Name()+"-")
 	if err != nil {
 		return r, err
@@ -176,34 +176,33 @@ func (l *load) run(ctx context.Context, o Options, r *Result) error {
 		})
 	}
 	pause(ctx, o.Warmup)
-	usage := watch(l.system.Pids())
+	usage := watch(l.system.Pids)
 	measuring.Store(true)
 	begin := time.Now()
 	pause(ctx, o.Measure)
 	measuring.Store(false)
 	r.Seconds = time.Since(begin).Seconds()
-	cpu, rss := usage.end()
+	used := usage.end()
 	stop.Store(true)
 	wg.Wait()
 	r.Records = records.Load()
 	r.Errors = failures.Load()
-	l.fill(r, hist, cpu, rss)
+	l.fill(r, hist, used)
 	if r.Records == 0 {
 		return errors.Join(errors.New("nothing was acknowledged"), firstErr, ctx.Err())
 	}
 	return ctx.Err()
 }
 
-func (l *load) fill(r *Result, h *hdrhistogram.Histogram, cpu, rss float64) {
-	ms := func(q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1e6 }
+func (l *load) fill(r *Result, h *hdrhistogram.Histogram, used spent) {
 	bytes := float64(r.Records) * float64(l.cell.RecordBytes)
 	r.RecordsSec = float64(r.Records) / r.Seconds
 	r.MBSec = bytes / 1e6 / r.Seconds
-	r.P50, r.P99, r.P999, r.Max = ms(50), ms(99), ms(99.9), float64(h.Max())/1e6
+	r.Latency = latencyOf(h)
+	r.CPUSec, r.ClientCPU, r.RSSMax, r.RSSSum = used.cpu, used.client, used.rssMax/1e6, used.rssSum/1e6
 	if bytes > 0 {
-		r.CPUSecGB = cpu / (bytes / 1e9)
+		r.CPUSecGB = used.cpu / (bytes / 1e9)
 	}
-	r.RSSMax = rss / 1e6
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -1,4 +1,4 @@
-// CPU and memory of the server processes, read from /proc (Linux; elsewhere they are reported as 0).
+// CPU and memory of the server processes and of the load generator, read from /proc (Linux; elsewhere they are reported as 0).
 
 package bench
 
@@ -13,44 +13,82 @@ import (
 )
 
 const (
-	clockTicks  = 100 // USER_HZ, fixed by the Linux ABI
-	rssInterval = 200 * time.Millisecond
+	clockTicks    = 100 // USER_HZ, fixed by the Linux ABI
+	usageInterval = 200 * time.Millisecond
 )
 
+// usage accounts for the server processes, and for this one.
 type usage struct {
-	pids  []int
-	begin float64
-	stop  chan struct{}
-	wg    sync.WaitGroup
-	rss   float64
+	pids   func() []int // those that run; they may change
+	begin  map[int]float64
+	client float64
+	stop   chan struct{}
+	wg     sync.WaitGroup
+	spent  spent // owned by the watching goroutine until wg is done
 }
 
-// watch starts to account for the processes.
-func watch(pids []int) *usage {
-	u := &usage{pids: pids, stop: make(chan struct{}), begin: cpuSeconds(pids)}
+// spent is what was used: seconds and bytes.
+type spent struct {
+	cpu, client    float64
+	rssMax, rssSum float64 // of the largest process; of all together
+}
+
+// watch starts to account.
+func watch(pids func() []int) *usage {
+	u := &usage{pids: pids, stop: make(chan struct{}), begin: make(map[int]float64), client: cpuSeconds([]int{os.Getpid()})}
+	now := u.look()
+	for pid, cpu := range now {
+		u.begin[pid] = cpu
+	}
 	u.wg.Go(func() {
-		t := time.NewTicker(rssInterval)
+		t := time.NewTicker(usageInterval)
 		defer t.Stop()
+		last := now
 		for {
-			for _, pid := range pids {
-				u.rss = max(u.rss, rssBytes(pid))
-			}
 			select {
 			case <-u.stop:
+				for pid, cpu := range u.look() {
+					last[pid] = cpu
+				}
+				for pid, cpu := range last {
+					u.spent.cpu += cpu - u.begin[pid] // a process that began meanwhile counts from its start
+				}
 				return
 			case <-t.C:
+				// What a process used that ends before the next look is lost: a fifth of a second.
+				for pid, cpu := range u.look() {
+					last[pid] = cpu
+				}
 			}
 		}
 	})
 	return u
 }
 
-// end returns the CPU seconds of all processes since watch, and the largest resident size of any one, in bytes.
-func (u *usage) end() (cpu, rss float64) {
-	cpu = cpuSeconds(u.pids) - u.begin
+// look weighs the processes, and returns what each has used since it began.
+func (u *usage) look() map[int]float64 {
+	cpu := make(map[int]float64)
+	sum := 0.0
+	for _, pid := range u.pids() {
+		if pid == 0 {
+			continue
+		}
+		if rss := rssBytes(pid); rss > 0 { // else it has ended
+			cpu[pid] = cpuSeconds([]int{pid})
+			u.spent.rssMax = max(u.spent.rssMax, rss)
+			sum += rss
+		}
+	}
+	u.spent.rssSum = max(u.spent.rssSum, sum)
+	return cpu
+}
+
+// end returns what was used since watch.
+func (u *usage) end() spent {
 	close(u.stop)
 	u.wg.Wait()
-	return cpu, u.rss
+	u.spent.client = cpuSeconds([]int{os.Getpid()}) - u.client
+	return u.spent
 }
 
 func cpuSeconds(pids []int) (sum float64) {

@@ -137,14 +137,14 @@ func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) erro
 		}
 		return all
 	}
-	report := bench.NewReport(o.peers)
+	report := bench.NewReport(o.dir, os.Args[1:])
 	log := func(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
 	if len(cells) > 0 {
 		opts := bench.Options{Rounds: o.rounds, Warmup: o.warmup, Measure: o.measure, Verify: o.verify, Dir: o.dir, Log: log}
 		if err := bench.Run(cmd.Context(), opts, cells, systems, func(r bench.Result) {
 			report.Results = append(report.Results, r)
 			if r.Skipped == "" {
-				log("  %.0f records/s, p50 %.2f ms, p99 %.2f ms", r.RecordsSec, r.P50, r.P99)
+				log("  %.0f records/s, p50 %.2f ms, p99 %.2f ms", r.RecordsSec, r.Latency.P50, r.Latency.P99)
 			}
 		}); err != nil {
 			return err
