@@ -75,7 +75,7 @@ nats-servers, built with 'go install', one replicated stream for each partition)
 	f.IntSliceVar(&o.parts, "partitions", nil, "only cells with `N,...` partitions; M2: with any such numbers")
 	f.IntVar(&o.peerMax, "peer-partitions", 0, "M2: the most partitions of a peer; 0: as many as ours")
 	f.DurationVar(&o.limit, "limit", 10*time.Minute, "M2: how long one step may take; what a system cannot do in it is said")
-	return group("bench", "Measure Balsa beside its peers", run)
+	return group("bench", "Measure Balsa beside its peers", run, newBenchLimitsCommand(a))
 }
 
 func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) error {

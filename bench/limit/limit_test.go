@@ -1,0 +1,163 @@
+package limit
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/bench"
+)
+
+// Everything is measured, and nothing is left behind.
+func TestMeasure(t *testing.T) {
+	dir := t.TempDir()
+	m, err := Measure(t.Context(), Options{Rounds: 2, Each: time.Millisecond, Bytes: 8 << 20, Dir: dir, Log: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, v := range map[string]float64{
+		"growing sync": m.SyncGrowing.P50.Median, "written sync": m.SyncWritten.P99.Median, "buffered append": m.AppendBuffered.MBSec.Median,
+		"cached read": m.ReadCached.MBSec.Median, "open": m.OpenFile.Median, "CRC": m.CRC.MBSec.Median, "copy": m.Copy.MBSec.Median, "loopback": m.Loopback.MBSec.Median,
+		"sendfile": m.SendFile.MBSec.Median, "ping-pong": m.PingPong.P50.Median, "hand over": m.HandOver.Median, "wake": m.Wake.Median,
+	} {
+		if v <= 0 {
+			t.Errorf("%s was not measured: %v", what, v)
+		}
+	}
+	if len(m.SyncMany) != len(manyFiles) {
+		t.Errorf("syncs of %d numbers of files, want %d", len(m.SyncMany), len(manyFiles))
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+
+	file := filepath.Join(dir, "limits.json")
+	text, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	back, err := Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back.Throughput(Load{bench.ClassB, 1, 1, 1024, 1 << 20, 3}).Value != m.Throughput(Load{bench.ClassB, 1, 1, 1024, 1 << 20, 3}).Value {
+		t.Error("what was written gives another limit than what was measured")
+	}
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(file); err == nil {
+		t.Error("an empty object was taken for measurements")
+	}
+}
+
+// example is a machine with round figures: a byte costs 1 ns on the loopback, 0.5 ns on the disk.
+func example() *Machine {
+	f := func(v float64) Figure { return Figure{v, v, v} }
+	w := func(p50, p99 float64) Wait { return Wait{f(p50), f(p99)} }
+	return &Machine{
+		Host:           bench.Machine{CPUs: 2},
+		SyncMany:       []Syncs{{1, f(5000), w(200, 400)}, {3, f(10000), w(300, 900)}, {48, f(12000), w(4000, 8000)}},
+		AppendBuffered: Stream{f(400), f(2.5)}, AppendDirect: Stream{f(1200), f(0.5)}, ReadDirect: Stream{f(1200), f(0.5)},
+		Loopback: Stream{f(1000), f(1)}, CRC: Stream{f(20000), f(0.05)}, Copy: Stream{f(10000), f(0.1)},
+		PingPong: w(20, 50), OpenFile: f(10),
+	}
+}
+
+func TestModel(t *testing.T) {
+	m := example()
+	want := func(what string, b Bound, value float64, by string) {
+		t.Helper()
+		if math.Abs(b.Value-value) > value*1e-6 || !strings.Contains(b.By, by) {
+			t.Errorf("%s: %+v, want %v by %s", what, b, value, by)
+		}
+	}
+	// 3 connections, 3 writes, 5 checksums, a copy: 3 + 1.5 + 0.25 + 0.1 ns a byte on 2 processors.
+	// 4.85 ns a byte: 412 MB/s; the disk's 1,200 MB/s are a third for each replica, which is less.
+	want("many bytes in flight", m.Throughput(Load{bench.ClassB, 1, 8, 1024, 1 << 20, 3}), 400, "disk")
+	// Five replicas: 5 + 2.5 + 0.35 + 0.1 = 7.95 ns; the disk gives each a fifth.
+	want("five replicas", m.Throughput(Load{bench.ClassB, 1, 8, 1024, 1 << 20, 5}), 240, "disk")
+	// One replica: 1 + 0.5 + 0.15 + 0.1 = 1.75 ns.
+	want("one replica", m.Throughput(Load{bench.ClassA, 1, 8, 1024, 1 << 20, 1}), 2e3/1.75, "CPU")
+	// Two round trips of 20 µs, twice a KiB at 1 ns, three syncs side by side.
+	ack := 0.02 + 0.02 + 2*1024e-6 + 0.3
+	median, worst := m.Latency(Load{bench.ClassB, 1, 1, 1024, 1024, 3})
+	want("L1 p50", median, ack, "round trips")
+	want("L1 p99", worst, 0.05+0.05+2*1024e-6+0.9, "round trips")
+	median, _ = m.Latency(Load{bench.ClassA, 1, 1, 1024, 1024, 3})
+	want("L1 class A", median, ack-0.3, "round trips")
+	// 10 KB in flight can be acknowledged once in that time.
+	want("a small window", m.Throughput(Load{bench.ClassB, 1, 1, 1024, 10_000, 3}), 10/ack, "flight")
+	// 16 partitions: 12,000 syncs a second are 4,000 rounds of a replica, each with a sixteenth of 1 MB.
+	want("a sync per log", m.SyncPerLog(Load{bench.ClassB, 16, 1, 1024, 1_000_000, 3}), 4000./16, "a sync per log")
+	want("F1", m.Failover(time.Second, 3), 1+5*20e-6-20e-6+2*200e-6, "election")
+	want("M2", m.LeadAll(time.Second, 3000), 1.5, "election")
+	want("F2", m.CatchUp(), 600, "disk")
+	want("C1", m.Backlog(1), 1000, "connection")
+	want("C1, two readers", m.Backlog(2), 1200, "disk")
+	want("R1", m.Open(400), 0.002, "files")
+
+	if s := (Bound{Value: 400, Unit: MBSec}).Share(100); s != 0.25 {
+		t.Errorf("100 of 400 MB/s is a share of %v", s)
+	}
+	if s := (Bound{Value: 0.5, Unit: Millis}).Share(2); s != 0.25 {
+		t.Errorf("2 ms where 0.5 are possible is a share of %v", s)
+	}
+}
+
+// A file system without direct I/O leaves the model with what there is.
+func TestModelWithoutDirect(t *testing.T) {
+	m := example()
+	m.AppendDirect, m.ReadDirect = Stream{}, Stream{}
+	if b := m.Throughput(Load{bench.ClassA, 1, 8, 1024, 1 << 20, 3}); math.Abs(b.Value-400./3) > 1e-6 {
+		t.Errorf("%+v, want a third of 400 MB/s", b)
+	}
+	if b := m.CatchUp(); b.Value <= 0 || math.IsInf(b.Value, 0) {
+		t.Errorf("%+v", b)
+	}
+	var out strings.Builder
+	if err := m.WriteModel(&out); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "Inf") || strings.Contains(out.String(), "NaN") {
+		t.Error(out.String())
+	}
+}
+
+func TestCompare(t *testing.T) {
+	m := example()
+	cell := bench.Cell{Scenario: "T1", Class: bench.ClassB, Replicas: 3, Partitions: 1, Producers: 8, RecordBytes: 1024, InflightBytes: 1 << 20}
+	r := &bench.Report{Results: []bench.Result{
+		{Cell: cell, System: "balsa", Round: 1, MBSec: 100}, {Cell: cell, System: "balsa", Round: 2, MBSec: 120}, {Cell: cell, System: "balsa", Round: 3, MBSec: 90},
+		{Cell: cell, System: "balsa", Round: 4, MBSec: 1, Failed: "it did"},
+		{Cell: cell, System: "other", Skipped: "not offered"},
+		{Cell: bench.Cell{Scenario: "L1", Class: bench.ClassB, Replicas: 3, Partitions: 1, Producers: 1, RecordBytes: 1024, InflightBytes: 1024}, System: "balsa", Latency: bench.Latency{P50: 0.684096, P99: 2}},
+	}, Many: []bench.Many{{System: "balsa", Partitions: 9000, Orphaned: 3000, RecoverMax: 3}}}
+	near := m.Compare(r)
+	if len(near) != 4 {
+		t.Fatalf("%d figures: %+v", len(near), near)
+	}
+	for i, want := range []float64{0.25, 0.5, 1.002048 / 2, 0.5} {
+		if math.Abs(near[i].Share-want) > 1e-6 {
+			t.Errorf("%s %s: %v of the limit, want %v", near[i].Cell.Scenario, near[i].What, near[i].Share, want)
+		}
+	}
+	var out strings.Builder
+	if err := WriteNear(&out, near); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "25.0 %") {
+		t.Error(out.String())
+	}
+}

@@ -1,0 +1,87 @@
+// What `broker bench limits` prints.
+
+package limit
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/balsamq/balsa/bench"
+)
+
+// WriteMachine prints what was measured.
+func (m *Machine) WriteMachine(out io.Writer) error {
+	fmt.Fprintf(out, "%s, %s, %d processors (%s), %s; median of %d rounds, machine load %.1f before\n", m.Host.OS, m.Go, m.Host.CPUs, m.Host.CPU, m.Host.FileSystem, m.Rounds, m.Host.Load)
+	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "what\tmedian\tmin\tmax\t")
+	row := func(what string, f Figure, unit string) {
+		if f.Median > 0 {
+			fmt.Fprintf(w, "%s\t%.4g %s\t%.4g\t%.4g\t\n", what, f.Median, unit, f.Min, f.Max)
+		}
+	}
+	waits := func(what string, x Wait) {
+		row(what+", p50", x.P50, "µs")
+		row(what+", p99", x.P99, "µs")
+	}
+	streams := func(what string, s Stream) {
+		row(what, s.MBSec, "MB/s")
+		row("  CPU", s.NsPerByte, "ns/byte")
+	}
+	waits("4 KiB append + fdatasync, growing file", m.SyncGrowing)
+	waits("4 KiB write + fdatasync, written extents", m.SyncWritten)
+	waits("4 KiB direct, synced write, written extents", m.SyncDirect)
+	for _, s := range m.SyncMany {
+		row(fmt.Sprintf("syncs of %d files at once", s.Files), s.PerSec, "/s")
+		row("  one, p50", s.P50, "µs")
+		row("  one, p99", s.P99, "µs")
+	}
+	streams("append, buffered", m.AppendBuffered)
+	streams("append, direct, laid-out file", m.AppendDirect)
+	streams("read, cached", m.ReadCached)
+	streams("read, direct", m.ReadDirect)
+	row("open a file, read its end", m.OpenFile, "µs")
+	streams("CRC32C", m.CRC)
+	streams("memcpy", m.Copy)
+	streams("TCP loopback, one connection", m.Loopback)
+	streams("the same by sendfile", m.SendFile)
+	waits("round trip over the loopback", m.PingPong)
+	row("to another goroutine and back", m.HandOver, "µs")
+	row("to another thread and back", m.Wake, "µs")
+	return w.Flush()
+}
+
+// Election is the brokers' default election timeout, which some bounds consist of.
+const Election = time.Second
+
+// WriteModel prints the best possible figures of the scenarios.
+func (m *Machine) WriteModel(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "scenario\tbest possible\tset by\tof\t")
+	row := func(what string, b Bound) {
+		fmt.Fprintf(w, "%s\t%.4g %s\t%s\t%s\t\n", what, b.Value, b.Unit, b.By, strings.Join(b.Parts, ", "))
+	}
+	for _, class := range []bench.Class{bench.ClassB, bench.ClassA} {
+		for _, producers := range []int{1, 8} {
+			row(fmt.Sprintf("T1, T2 class %s, %d producers, 1 MiB in flight each", class, producers), m.Throughput(Load{class, 1, producers, 1024, 1 << 20, 3}))
+		}
+	}
+	for _, class := range []bench.Class{bench.ClassB, bench.ClassA} {
+		median, worst := m.Latency(Load{class, 1, 1, 1024, 1024, 3})
+		row(fmt.Sprintf("L1, L2 class %s, p50", class), median)
+		row(fmt.Sprintf("L1, L2 class %s, p99", class), worst)
+	}
+	for _, n := range []int{1, 16, 128, 1024} {
+		l := Load{bench.ClassB, n, 8, 1024, 1 << 20, 3}
+		row(fmt.Sprintf("M1, %d partitions", n), m.Throughput(l))
+		row("  with a sync per log", m.SyncPerLog(l))
+	}
+	row("M2, 3,333 partitions led again", m.LeadAll(Election, 3333))
+	row("F1, time without acknowledgements", m.Failover(Election, 3))
+	row("F2, catching up", m.CatchUp())
+	row("C1, reading a backlog", m.Backlog(1))
+	row("R1, 400 files of 128 MiB", m.Open(400))
+	return w.Flush()
+}
