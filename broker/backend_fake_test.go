@@ -46,7 +46,7 @@ type fakeBackend struct {
 	txns     *coordinator.Txns
 	logs     *loggers
 	hang     atomic.Bool // creations do not end before their context does
-	frozen   atomic.Bool // nothing is created
+	frozen   atomic.Bool // nothing is created or deleted
 }
 
 func newFakeBackend(t testing.TB) *fakeBackend {
@@ -199,8 +199,15 @@ func (b *fakeBackend) EnsureTxnTopic() {}
 
 func (b *fakeBackend) DeleteTopics(_ context.Context, ids []coordinator.TopicID, done func([]error)) {
 	go func() {
-		res := b.apply(&coordinator.Command{DeleteTopics: &coordinator.DeleteTopics{IDs: ids}})
 		errs := make([]error, len(ids))
+		if b.frozen.Load() {
+			for i := range errs {
+				errs[i] = coordinator.ErrStale
+			}
+			done(errs)
+			return
+		}
+		res := b.apply(&coordinator.Command{DeleteTopics: &coordinator.DeleteTopics{IDs: ids}})
 		for i := range ids {
 			errs[i] = res.Topics[i].Err()
 		}
@@ -224,6 +231,10 @@ func (b *fakeBackend) Reassign(_ context.Context, moves []coordinator.Move, done
 }
 
 func (b *fakeBackend) UnregisterBroker(_ context.Context, node raft.NodeID, done func(error)) {
+	if b.frozen.Load() {
+		done(coordinator.ErrStale)
+		return
+	}
 	done(b.apply(&coordinator.Command{Unregister: &coordinator.UnregisterBroker{Node: node}}).Err())
 }
 

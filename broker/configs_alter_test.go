@@ -241,38 +241,6 @@ func TestIncrementalAlterConfigs(t *testing.T) {
 	}
 }
 
-// seedOf is a request of req's kind that says something, for the fuzzer to begin with; nil: nothing of ours.
-func seedOf(req kmsg.Request) kmsg.Request {
-	switch r := req.(type) {
-	case *kmsg.IncrementalAlterConfigsRequest:
-		return incrementalAlter(0, kmsg.ConfigResourceTypeTopic, "t", setTo("retention.ms", "1"), appendOp("cleanup.policy", "delete"), unsetOp("segment.ms"))
-	case *kmsg.AlterConfigsRequest:
-		rr := kmsg.NewAlterConfigsRequestResource()
-		rr.ResourceType, rr.ResourceName = kmsg.ConfigResourceTypeTopic, "t"
-		rr.Configs = append(rr.Configs, kmsg.NewAlterConfigsRequestResourceConfig())
-		r.Resources = append(r.Resources, rr)
-	case *kmsg.CreatePartitionsRequest:
-		rt := kmsg.NewCreatePartitionsRequestTopic()
-		rt.Topic, rt.Count = "t", 2
-		rt.Assignment = append(rt.Assignment, kmsg.CreatePartitionsRequestTopicAssignment{Replicas: []int32{1}})
-		r.Topics = append(r.Topics, rt)
-	case *kmsg.AlterClientQuotasRequest:
-		return alterQuotas(0, testQuota{map[string]string{"user": "u", "client-id": ""}, quotaProduce, 1e9})
-	case *kmsg.DescribeClientQuotasRequest:
-		r.Components = append(r.Components, component("user", matchExact, "u"), component("client-id", matchAny))
-	case *kmsg.DescribeTopicPartitionsRequest:
-		r.ResponsePartitionLimit, r.Cursor = 1, &kmsg.DescribeTopicPartitionsRequestCursor{Topic: "t"}
-		r.Topics = append(r.Topics, kmsg.DescribeTopicPartitionsRequestTopic{Topic: "t"})
-	case *kmsg.UpdateFeaturesRequest:
-		return updateFeaturesRequest(0, metadataVersion, 2, featureSafeDowngrade)
-	case *kmsg.AlterReplicaLogDirsRequest:
-		r.Dirs = append(r.Dirs, kmsg.AlterReplicaLogDirsRequestDir{Dir: "/", Topics: []kmsg.AlterReplicaLogDirsRequestDirTopic{{Topic: "t", Partitions: []int32{0}}}})
-	default:
-		return nil
-	}
-	return req
-}
-
 // What is wrong is said in words that help.
 func TestBrokerConfigRefusals(t *testing.T) {
 	for _, tc := range []struct{ name, value, want string }{

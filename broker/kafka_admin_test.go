@@ -3,11 +3,7 @@ package broker
 // Metadata, offsets, topics, configs and the rest of the handlers that answer from the cluster's state.
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +14,6 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/partition"
-	"github.com/balsamq/balsa/protocol"
 )
 
 func metadataRequest(version int16, names ...string) *kmsg.MetadataRequest {
@@ -749,111 +744,4 @@ func TestFetchSessionsAreBounded(t *testing.T) {
 	if ctx, err := sc.begin(huge); err != nil || ctx.session != nil || len(ctx.parts) != maxSessionPartitions+1 {
 		t.Fatal("no room, yet a session")
 	}
-}
-
-// FuzzRequests throws bytes at every API that is served, as a connection would: none may take the broker down, or leave
-// memory or requests behind.
-func FuzzRequests(f *testing.F) {
-	fm := kmsg.NewRequestFormatter(kmsg.FormatterClientID("fuzz"))
-	for _, a := range apiByKey {
-		if a == nil {
-			continue
-		}
-		for _, v := range []int16{a.min, a.max} {
-			req := kmsg.RequestForKey(a.key)
-			req.SetVersion(v)
-			switch r := req.(type) {
-			case *kmsg.ProduceRequest:
-				*r = *produceRequest(v, 1, "t", [16]byte{1}, 0, testBatch("a"))
-			case *kmsg.FetchRequest:
-				*r = *fetchRequest(v, "t", [16]byte{1}, 0, 0, 0)
-			case *kmsg.MetadataRequest:
-				*r = *metadataRequest(v, "t")
-			case *kmsg.ListOffsetsRequest:
-				*r = *listOffsetsRequest(v, "t", -1)
-			case *kmsg.ApiVersionsRequest:
-				*r = *apiVersionsRequest(v)
-			case *kmsg.CreateTopicsRequest:
-				r.Topics = append(r.Topics, createTopic("new", 1, 1, "retention.ms", "1"), assigned("placed", []int32{1}))
-			}
-			if full := seedOf(req); full != nil {
-				full.SetVersion(v)
-				req = full
-			}
-			f.Add(fm.AppendRequest(nil, req, 1))
-		}
-	}
-	h := newHarness(f, serverOptions{MaxRequestBytes: 1 << 16})
-	h.back.addTopic("t", 1, nil)
-	h.back.coordinate(1)
-	h.back.frozen.Store(true) // or the fuzzer would fill the memory with topics
-	f.Fuzz(func(t *testing.T, in []byte) {
-		// What the fuzzer changes is a frame's content; its length is kept true, or little would get through.
-		if len(in) < 12 || len(in) > 1<<16 {
-			return
-		}
-		binary.BigEndian.PutUint32(in, uint32(len(in)-4))
-		wait := patience
-		key := int16(binary.BigEndian.Uint16(in[4:]))
-		if waits := key == keyFetch || key == 11 || key == 14; waits {
-			wait = 20 * time.Millisecond // it may wait for what never comes, and rightly
-		}
-		nc, err := net.Dial("tcp", h.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		nc.Write(in)
-		// A request behind it: answered after it, or the connection is closed.
-		const last = 7777
-		nc.Write(fm.AppendRequest(nil, apiVersionsRequest(0), last))
-		nc.SetReadDeadline(time.Now().Add(wait))
-		for {
-			answer, err := protocol.ReadFrame(nc, 1<<20)
-			if errors.Is(err, os.ErrDeadlineExceeded) && wait == patience {
-				t.Fatal("neither an answer nor the end of the connection")
-			}
-			if err != nil || binary.BigEndian.Uint32(answer) == last {
-				return
-			}
-		}
-	})
-}
-
-// FuzzDecode is FuzzRequests without the socket: the decoder alone, and what it allocates.
-func FuzzDecode(f *testing.F) {
-	for _, a := range apiByKey {
-		if a != nil {
-			for v := a.min; v <= a.max; v++ {
-				req := kmsg.RequestForKey(a.key)
-				req.SetVersion(v)
-				f.Add(a.key, v, req.AppendTo(nil))
-			}
-		}
-	}
-	f.Add(int16(0), int16(9), produceRequest(9, 1, "t", [16]byte{}, 0, testBatch("a")).AppendTo(nil))
-	h := newHarness(f, serverOptions{})
-	c := newConn(h.server, nil, "", Listener{})
-	f.Fuzz(func(t *testing.T, key, version int16, body []byte) {
-		a := findAPI(key)
-		if a == nil || version < a.min || version > a.max {
-			return
-		}
-		req := kmsg.RequestForKey(key)
-		req.SetVersion(version)
-		_, refused := prescan(a, version, req.IsFlexible(), body)
-		err := c.decode(a, req, body)
-		if (err == nil) != (refused == nil) {
-			t.Fatalf("the scan says %v, the decoder %v", refused, err) // what it refuses must not reach kmsg, the rest kmsg must read
-		}
-		if err == nil && key == keyProduce {
-			n := 0
-			for _, rt := range req.(*kmsg.ProduceRequest).Topics {
-				n += len(rt.Partitions)
-			}
-			if n > maxProducePartitions || n > len(body) {
-				t.Fatalf("%d partitions from %d bytes", n, len(body))
-			}
-		}
-	})
 }

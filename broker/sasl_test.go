@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -27,7 +26,6 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
-	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -605,51 +603,6 @@ func FuzzJWKS(f *testing.F) {
 		if set, err := parseJWKS(raw); err == nil && len(set.Keys) == 0 {
 			t.Fatal("an empty set")
 		}
-	})
-}
-
-// FuzzBeforeAuthentication: whatever a stranger sends to a listener that wants SASL, on a cluster without users, he becomes nobody,
-// and all that he took is given back.
-func FuzzBeforeAuthentication(f *testing.F) {
-	fm := kmsg.NewRequestFormatter(kmsg.FormatterClientID("fuzz"))
-	join := func(reqs ...kmsg.Request) (out []byte) {
-		for i, r := range reqs {
-			out = fm.AppendRequest(out, r, int32(i))
-		}
-		return out
-	}
-	f.Add(join(apiVersionsRequest(3), handshakeRequest(1, MechanismScramSHA512), authenticateRequest(2, "n,,n=alice,r=abc"), authenticateRequest(2, "c=biws,r=abc,p=AAAA")))
-	f.Add(join(handshakeRequest(1, MechanismPlain), authenticateRequest(0, "\x00alice\x00wonder"), kmsg.NewPtrMetadataRequest()))
-	f.Add(append(join(handshakeRequest(0, MechanismPlain)), "\x00\x00\x00\x0d\x00alice\x00wonder"...))
-	f.Add(join(kmsg.NewPtrMetadataRequest()))
-	mechanisms := []string{MechanismScramSHA512, MechanismScramSHA256, MechanismPlain}
-	h := newHarnessOn(f, serverOptions{}, Listener{Name: ProtocolSASLPlaintext, Protocol: ProtocolSASLPlaintext}, func(b *fakeBackend, o *serverOptions) {
-		o.Security.SASL = newSASLServer(mechanisms, b.Image, nil, 0)
-		o.Security.SASL.delay = 0
-	})
-	f.Fuzz(func(t *testing.T, in []byte) {
-		if len(in) > maxHelloRequest {
-			return
-		}
-		nc, err := net.Dial("tcp", h.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		nc.SetDeadline(time.Now().Add(patience))
-		if _, err := nc.Write(in); err == nil {
-			_ = nc.(*net.TCPConn).CloseWrite()
-		}
-		if _, err := io.Copy(io.Discard, nc); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatal("the connection stays open")
-		}
-		for _, m := range mechanisms {
-			var got dto.Metric
-			if err := h.met.authentications.WithLabelValues(m, "ok").Write(&got); err != nil || got.Counter.GetValue() != 0 {
-				t.Fatalf("somebody is authenticated by %s (%v)", m, err)
-			}
-		}
-		becomes(t, "all is given back", func() bool { return h.hellos.used.Load() == 0 && h.connections() == 0 })
 	})
 }
 
