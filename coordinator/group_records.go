@@ -127,6 +127,11 @@ func decodeGroupRecord(key, value []byte) (r groupRecord, err error) {
 		if len(value) < 2 || int16(binary.BigEndian.Uint16(value)) > offsetValue {
 			return r, fmt.Errorf("%w: version of a committed offset", ErrMalformed)
 		}
+		if int16(binary.BigEndian.Uint16(value)) >= taggedOffsetValue {
+			if err := checkTagged(value, skipOffsetValue); err != nil {
+				return r, err
+			}
+		}
 		if err := v.ReadFrom(value); err != nil {
 			return r, fmt.Errorf("%w: committed offset: %w", ErrMalformed, err)
 		}
@@ -147,6 +152,11 @@ func decodeGroupRecord(key, value []byte) (r groupRecord, err error) {
 		}
 		if len(value) < 2 || int16(binary.BigEndian.Uint16(value)) > 4 {
 			return r, fmt.Errorf("%w: version of a group's metadata", ErrMalformed)
+		}
+		if int16(binary.BigEndian.Uint16(value)) >= taggedGroupValue {
+			if err := checkTagged(value, skipGroupValue); err != nil {
+				return r, err
+			}
 		}
 		v := kmsg.NewGroupMetadataValue()
 		if err := v.ReadFrom(bytes.Clone(value)); err != nil {

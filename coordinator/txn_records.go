@@ -141,6 +141,11 @@ func decodeTxnRecord(key, value []byte) (r txnRecord, err error) {
 	if len(value) < 2 || int16(binary.BigEndian.Uint16(value)) < 0 || int16(binary.BigEndian.Uint16(value)) > txnValue {
 		return r, fmt.Errorf("%w: version of a transaction", ErrMalformed)
 	}
+	if binary.BigEndian.Uint16(value) >= taggedTxnValue {
+		if err := checkTagged(value, skipTxnValue); err != nil {
+			return r, err
+		}
+	}
 	v := kmsg.NewTxnMetadataValue()
 	if err := v.ReadFrom(value); err != nil {
 		return r, fmt.Errorf("%w: transaction: %w", ErrMalformed, err)
