@@ -54,7 +54,7 @@ func (s *server) deleteACLs(r *request) {
 				m.Principal, m.Host, m.Operation, m.PermissionType = a.Principal, a.Host, kmsg.ACLOperation(a.Operation), kmsg.ACLPermissionType(a.Permission)
 				place.MatchingACLs = append(place.MatchingACLs, m)
 			}
-			s.auditChange(r, "ACLs deleted", res.ACLs[k])
+			s.auditACLs(r, "ACLs deleted", res.ACLs[k])
 		}
 		r.respond(resp)
 	})

@@ -23,6 +23,9 @@ func (s *server) incrementalAlterConfigs(r *request) {
 	ctx, cancel := context.WithTimeout(r.c.ctx, adminTimeout(alterTimeout))
 	s.alterConfigs(ctx, alts, req.ValidateOnly, func(errs []error) {
 		cancel()
+		if !req.ValidateOnly {
+			s.auditConfigs(r, alts, errs)
+		}
 		resp := kmsg.NewPtrIncrementalAlterConfigsResponse()
 		for i := range alts {
 			rr := kmsg.NewIncrementalAlterConfigsResponseResource()

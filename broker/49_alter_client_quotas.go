@@ -64,6 +64,7 @@ func (s *server) alterClientQuotas(r *request) {
 	ctx, cancel := context.WithTimeout(r.c.ctx, adminTimeout(alterTimeout))
 	s.b.AlterQuotas(ctx, changes, func(errs []error) {
 		cancel()
+		s.auditQuotas(r, changes, errs)
 		for k, i := range places {
 			if errs[k] != nil {
 				fail(i, errs[k])

@@ -90,6 +90,7 @@ func (s *server) alterUserScramCredentials(r *request) {
 				errs[user] = err
 			}
 		}
+		s.auditUsers(r, cmd, errs)
 		answer()
 	})
 }

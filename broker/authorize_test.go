@@ -26,6 +26,7 @@ func newACLHarness(t testing.TB, everyone bool, supers ...string) *aclHarness {
 	audit := new(lockedBuffer)
 	h := newHarnessOn(t, serverOptions{}, Listener{Name: ProtocolPlaintext, Protocol: ProtocolPlaintext}, func(b *fakeBackend, o *serverOptions) {
 		o.Security.Authorizer = newAuthorizer(b.Image, everyone, textLog(audit))
+		o.Security.Audit = textLog(audit)
 		o.Security.Supers = make(map[string]struct{})
 		for _, s := range supers {
 			o.Security.Supers[s] = struct{}{}

@@ -38,8 +38,8 @@ type authorizer struct {
 	audit    *slog.Logger
 }
 
-func newAuthorizer(image func() *coordinator.Image, everyone bool, log *slog.Logger) *authorizer {
-	return &authorizer{image: image, everyone: everyone, audit: log.With("logger", "audit")}
+func newAuthorizer(image func() *coordinator.Image, everyone bool, audit *slog.Logger) *authorizer {
+	return &authorizer{image: image, everyone: everyone, audit: audit}
 }
 
 // allows decides without a word in the log.
@@ -204,11 +204,4 @@ func (r *request) logDecision(a *authorizer, s *session, ok bool, op coordinator
 		args = append(args, "more_not_logged", more)
 	}
 	a.audit.Log(context.Background(), level, word, args...)
-}
-
-// auditChange logs who has changed the ACLs, and how.
-func (s *server) auditChange(r *request, what string, acls []coordinator.ACL) {
-	if a := s.o.Security.Authorizer; a != nil && len(acls) > 0 {
-		a.audit.Info(what, "principal", r.c.who().principal, "host", r.c.ip, "acls", acls)
-	}
 }

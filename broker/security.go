@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -23,6 +24,8 @@ type serverSecurity struct {
 	SASL   *saslServer         // nil: no listener wants it
 	// Authorizer decides what they may do; nil: everything.
 	Authorizer *authorizer
+	// Audit is where decisions and changes are logged. Default: nowhere.
+	Audit *slog.Logger
 	// AuthTimeout bounds the time until a connection has proved who it is; 0: 10 s.
 	AuthTimeout time.Duration
 }
@@ -103,7 +106,7 @@ func (b *Broker) openSecurity() error {
 	if err != nil {
 		return fmt.Errorf("%w: PrincipalRules: %w", ErrConfig, err)
 	}
-	b.security = serverSecurity{Rules: rules, AuthTimeout: b.cfg.AuthTimeout, Supers: make(map[string]struct{})}
+	b.security = serverSecurity{Rules: rules, AuthTimeout: b.cfg.AuthTimeout, Supers: make(map[string]struct{}), Audit: b.log.With("logger", "audit")}
 	for _, p := range b.cfg.SuperUsers {
 		b.security.Supers[p] = struct{}{}
 	}
@@ -128,7 +131,7 @@ func (b *Broker) openSecurity() error {
 		}
 	}
 	if b.cfg.ACLs {
-		b.security.Authorizer = newAuthorizer(b.Image, b.cfg.AllowEveryoneIfNoACL, b.log)
+		b.security.Authorizer = newAuthorizer(b.Image, b.cfg.AllowEveryoneIfNoACL, b.security.Audit)
 	}
 	if kafka != nil {
 		b.security.TLS = kafka.serverConfig()

@@ -82,6 +82,9 @@ func (o serverOptions) withDefaults() serverOptions {
 	if o.Metrics == nil {
 		o.Metrics = newMetrics()
 	}
+	if o.Security.Audit == nil {
+		o.Security.Audit = slog.New(slog.DiscardHandler)
+	}
 	if o.IdleTimeout <= 0 {
 		o.IdleTimeout = 10 * time.Minute
 	}
