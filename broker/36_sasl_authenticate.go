@@ -92,10 +92,10 @@ func (c *conn) bareToken(frames stallReader) error {
 	if c.auth.hellos++; c.auth.hellos > maxHellos {
 		return fmt.Errorf("%w: more than %d messages before authentication", errProtocol, maxHellos)
 	}
-	if err := c.s.hellos.Acquire(c.ctx, int64(n)); err != nil {
+	if err := c.acquireHello(int64(n)); err != nil {
 		return err
 	}
-	defer c.s.hellos.Release(int64(n))
+	defer c.releaseHello(int64(n))
 	token := make([]byte, n)
 	if _, err := io.ReadFull(frames, token); err != nil {
 		return truncated(err)

@@ -24,6 +24,8 @@ const (
 	maxHelloSmall = 4 << 10
 	// helloMemory bounds the bytes of all of them together.
 	helloMemory = 64 << 20
+	// helloShare bounds those of one address: a few that send half of what they announce must not keep all others from logging in.
+	helloShare = helloMemory / 8
 	// maxHellos is how many requests a connection may send before it has proved who it is.
 	maxHellos = 100
 	// defaultAuthTimeout is AuthTimeout's default.

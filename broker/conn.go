@@ -53,6 +53,7 @@ type conn struct {
 	audited auditLog
 	client  atomic.Pointer[string] // software name and version, once told
 	sent    redirects              // consumers' partitions that were sent to other replicas
+	source  *source                // its address; nil before it is admitted
 	muted   atomic.Int64           // until when nothing is read, by its quotas, in nanoseconds; 0: it is
 
 	mu      sync.Mutex // guards what follows; a leaf

@@ -105,6 +105,42 @@ func (c *conn) ownBudget(a *api) *budget {
 	return c.control
 }
 
+// source is what the open connections of one address have together: sourceOf says which those are.
+type source struct {
+	connections int     // guarded by server.mu
+	hellos      *budget // helloShare
+}
+
+// acquireHello takes memory for n bytes that anybody may send: of the address's share first, so that one address holds up itself only.
+func (c *conn) acquireHello(n int64) error {
+	if c.source != nil {
+		if err := c.source.hellos.Acquire(c.ctx, n); err != nil {
+			return err
+		}
+	}
+	err := c.s.hellos.Acquire(c.ctx, n)
+	if err != nil && c.source != nil {
+		c.source.hellos.Release(n)
+	}
+	return err
+}
+
+// releaseHello is acquireHello's inverse.
+func (c *conn) releaseHello(n int64) {
+	c.s.hellos.Release(n)
+	if c.source != nil {
+		c.source.hellos.Release(n)
+	}
+}
+
+// shared takes memory of what all connections have together for a request of n bytes.
+func (c *conn) shared(a *api, n int64) error {
+	if m := c.s.memoryOf(a); m != c.s.hellos {
+		return m.Acquire(c.ctx, n)
+	}
+	return c.acquireHello(n)
+}
+
 // acquire takes memory for a request of n bytes: the connection's own first, so that who has used up his does not hold up the others.
 func (c *conn) acquire(a *api, n int) error {
 	own := c.ownBudget(a)
@@ -112,7 +148,7 @@ func (c *conn) acquire(a *api, n int) error {
 	if err := own.Acquire(c.ctx, share); err != nil {
 		return err
 	}
-	if err := c.s.memoryOf(a).Acquire(c.ctx, int64(n)); err != nil {
+	if err := c.shared(a, int64(n)); err != nil {
 		own.Release(share)
 		return err
 	}
@@ -122,7 +158,11 @@ func (c *conn) acquire(a *api, n int) error {
 // giveBack is acquire's inverse.
 func (c *conn) giveBack(a *api, n int64) {
 	own := c.ownBudget(a)
-	c.s.memoryOf(a).Release(n)
+	if m := c.s.memoryOf(a); m != c.s.hellos {
+		m.Release(n)
+	} else {
+		c.releaseHello(n)
+	}
 	own.Release(min(n, own.size))
 }
 

@@ -1,9 +1,13 @@
 package broker
 
 import (
+	"bufio"
+	"encoding/binary"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -80,4 +84,34 @@ func TestConnectionMemory(t *testing.T) {
 		slow.commit() // also of what the broker had received before
 		return h.memory.used.Load() == 0 && h.connections() <= 2
 	})
+}
+
+// Half-sent hellos of one address hold that address's share, and keep nobody else from logging in.
+func TestHellosOfOneAddress(t *testing.T) {
+	h := newSASLHarness(t, 0)
+	h.mu.Lock()
+	h.hellos, h.o.Security.AuthTimeout = newBudget(helloShare+maxHelloSmall), time.Hour
+	h.mu.Unlock()
+	half := binary.BigEndian.AppendUint32(nil, maxHelloRequest)
+	half = append(half, 0, keySaslAuthenticate, 0, 2)
+	for range helloShare/maxHelloRequest + 20 {
+		if _, err := h.dial().nc.Write(half); err != nil {
+			t.Fatal(err)
+		}
+	}
+	becomes(t, "its share is used up", func() bool { return h.hellos.used.Load() >= helloShare })
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	nc, err := d.DialContext(t.Context(), "tcp", h.addr)
+	if err != nil {
+		t.Skipf("this machine has no second address: %v", err)
+	}
+	defer nc.Close()
+	c := &kafkaClient{t: t, nc: nc, br: bufio.NewReader(nc), f: kmsg.NewRequestFormatter(kmsg.FormatterClientID("test"))}
+	ask[*kmsg.SASLHandshakeResponse](c, handshakeRequest(1, MechanismPlain))
+	if resp := ask[*kmsg.SASLAuthenticateResponse](c, authenticateRequest(2, "\x00alice\x00wonder")); resp.ErrorCode != 0 {
+		t.Errorf("%+v", resp)
+	}
+	if n := h.hellos.used.Load(); n > helloShare {
+		t.Errorf("%d bytes are held, the share is %d", n, helloShare)
+	}
 }

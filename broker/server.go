@@ -136,7 +136,7 @@ type server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
-	perIP     map[netip.Prefix]int
+	perIP     map[netip.Prefix]*source
 	rates     *connectionRates
 }
 
@@ -155,7 +155,7 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
 		listeners:  make(map[net.Listener]struct{}),
 		conns:      make(map[*conn]struct{}),
-		perIP:      make(map[netip.Prefix]int),
+		perIP:      make(map[netip.Prefix]*source),
 		rates:      newConnectionRates(o.ConnectionRate, o.ConnectionRatePerIP),
 		quotas:     newQuotas(o.Metrics),
 	}
@@ -260,19 +260,27 @@ func (s *server) admit(nc net.Conn, l Listener) (*conn, error) {
 	from := sourceOf(ip)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	open := 0
+	if src := s.perIP[from]; src != nil {
+		open = src.connections
+	}
 	switch {
 	case s.closed:
 		return nil, errServerClosed
 	case len(s.conns) >= int(s.limits.connections.Load()):
 		return nil, fmt.Errorf("%d connections are open (max.connections)", len(s.conns))
-	case s.perIP[from] >= s.limits.perIPOf(ip):
-		return nil, fmt.Errorf("%d connections from %s are open (max.connections.per.ip)", s.perIP[from], ip)
+	case open >= s.limits.perIPOf(ip):
+		return nil, fmt.Errorf("%d connections from %s are open (max.connections.per.ip)", open, ip)
 	case !s.rates.allow(from):
 		return nil, fmt.Errorf("new connections from %s come faster than %v a second (connection-rate-per-ip)", ip, s.o.ConnectionRatePerIP)
 	}
 	c := newConn(s, nc, ip, l)
+	if s.perIP[from] == nil {
+		s.perIP[from] = &source{hellos: newBudget(helloShare)}
+	}
+	c.source = s.perIP[from]
+	c.source.connections++
 	s.conns[c] = struct{}{}
-	s.perIP[from]++
 	return c, nil
 }
 
@@ -284,9 +292,8 @@ func (s *server) forget(c *conn) {
 		return
 	}
 	delete(s.conns, c)
-	from := sourceOf(c.ip)
-	if s.perIP[from]--; s.perIP[from] == 0 {
-		delete(s.perIP, from)
+	if c.source.connections--; c.source.connections == 0 {
+		delete(s.perIP, sourceOf(c.ip))
 	}
 }
 
