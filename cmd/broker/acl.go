@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,6 +58,34 @@ func (o *aclFlags) named() (out []client.ACL) {
 		out = append(out, client.ACL{Resource: "cluster", Name: clusterResource, Pattern: "literal"})
 	}
 	return out
+}
+
+// topicName is what a topic's name, or its beginning, is made of.
+var topicName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
+// pointless says which of the names no resource can ever have, or is meant otherwise than it would work: such an ACL would protect nothing,
+// and nobody would notice.
+func (o *aclFlags) pointless() error {
+	for _, r := range []struct {
+		what, flag string
+		names      []string
+	}{{"topic", "--topic", o.topics}, {"group", "--group", o.groups}, {"transactional id", "--transactional-id", o.txns}} {
+		for _, n := range r.names {
+			stars := strings.HasSuffix(n, "*")
+			switch {
+			case n == "*" && o.prefixed:
+				return usageError("leave --prefixed away: * alone is all of them", "no %s begins with \"*\"", r.what)
+			case n != "*" && stars && (o.prefixed || r.what == "topic"):
+				return usageError(fmt.Sprintf("write %s %s --prefixed", r.flag, strings.TrimRight(n, "*")), "%s %q: a * stands for others only where it stands alone", r.what, n)
+			case n != "*" && r.what == "topic" && (!topicName.MatchString(n) || !o.prefixed && strings.Trim(n, ".") == "" && len(n) < 3):
+				return usageError("names of topics have 1 to 249 letters, digits, dots, underscores and hyphens", "no topic can be called %q", n)
+			}
+		}
+	}
+	if o.prefixed && len(o.topics)+len(o.groups)+len(o.txns) == 0 {
+		return usageError("leave --prefixed away", "the cluster's name is not the beginning of others")
+	}
+	return nil
 }
 
 // principal is a user's, with or without the word before it.
@@ -114,6 +143,9 @@ A consumer needs read on its topics and on its group; a producer write on its to
 			}
 			for _, u := range deny {
 				users = append(users, "deny\x00"+principal(u))
+			}
+			if err := o.pointless(); err != nil {
+				return err
 			}
 			rules = times(rules, o.operations, setOperation)
 			rules = times(rules, o.hosts, func(a *client.ACL, v string) { a.Host = v })

@@ -54,6 +54,12 @@ func TestUsersAndACLs(t *testing.T) {
 	fails(exitUsage, "acl", "create", "--allow", "alice", "--operation", "read")
 	fails(exitUsage, "acl", "create", "--allow", "alice", "--topic", "t")
 	fails(exitUsage, "acl", "create", "--allow", "alice", "--topic", "t", "--operation", "fly")
+	for _, args := range [][]string{
+		{"--topic", "*", "--prefixed"}, {"--group", "*", "--prefixed"}, {"--topic", "ord*"}, {"--topic", "ord*", "--prefixed"}, {"--group", "g*", "--prefixed"},
+		{"--topic", "a b"}, {"--topic", ".."}, {"--topic", strings.Repeat("x", 250)}, {"--topic", "ä", "--prefixed"}, {"--cluster", "--prefixed"}, {"--topic", "ok,a/b"},
+	} {
+		fails(exitUsage, append([]string{"acl", "create", "--allow", "alice", "--operation", "all"}, args...)...)
+	}
 	fails(exitUsage, "acl", "delete")
 	fails(exitNotFound, "acl", "delete", "--principal", "bob")
 	users := func() []client.User {
