@@ -48,7 +48,8 @@ type Broker struct {
 	kafka      []kafkaListener
 	certs      []*certStore // of all that speak TLS
 	rpcCerts   *certStore   // nil: brokers do not speak TLS to each other
-	adminTLS   *tls.Config  // nil: nor does the admin listener
+	openCalls  openCalls
+	adminTLS   *tls.Config // nil: nor does the admin listener
 	security   serverSecurity
 	tr         *transport.Transport
 	hardStates multi.HardStateStore

@@ -47,6 +47,9 @@ type Config struct {
 	// KafkaTLS are the certificates of the listeners that speak TLS to Kafka clients. RPCTLS makes brokers speak TLS to each other, with
 	// certificates on both sides: all brokers of a cluster or none. AdminTLS is the admin listener's; with CA operators need a certificate.
 	KafkaTLS, RPCTLS, AdminTLS TLSFiles
+	// RPCTLSOptional takes brokers that do not speak TLS as well, and calls them without. It is for the time in which a cluster changes from the
+	// one to the other, broker by broker.
+	RPCTLSOptional bool
 	// PrincipalRules make a user's name of the subject of a client certificate: Kafka's ssl.principal.mapping.rules.
 	PrincipalRules string
 	// SASLMechanisms are those offered on listeners that want SASL, by preference. Default: SCRAM-SHA-512, SCRAM-SHA-256, and OAUTHBEARER

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +46,9 @@ func (c *Config) checkSecurity() (errs []error) {
 	add(c.AdminTLS.check("AdminTLS"))
 	if c.RPCTLS.enabled() && (c.RPCTLS.CA == "" || c.RPCTLS.clientAuth() != ClientAuthRequired) {
 		add(fmt.Errorf("RPCTLS needs the authority of the other brokers' certificates, and asks each for one"))
+	}
+	if c.RPCTLSOptional && !c.RPCTLS.enabled() {
+		add(errors.New("RPCTLSOptional without RPCTLS: there is no TLS that could be optional"))
 	}
 	if len(c.KafkaTLS.AllowedNames)+len(c.AdminTLS.AllowedNames) > 0 {
 		add(fmt.Errorf("AllowedNames are for RPCTLS only"))
@@ -132,6 +134,9 @@ func (b *Broker) openSecurity() error {
 	}
 	if b.cfg.ACLs {
 		b.security.Authorizer = newAuthorizer(b.Image, b.cfg.AllowEveryoneIfNoACL, b.security.Audit)
+		if b.rpcCerts == nil || b.cfg.RPCTLSOptional {
+			b.log.Warn("ACLs hold for Kafka clients, and whoever reaches the address for other brokers may do everything there: brokers should speak TLS to each other (rpc-tls-cert)", "rpc", b.cfg.ListenRPC, "optional", b.cfg.RPCTLSOptional)
+		}
 	}
 	if kafka != nil {
 		b.security.TLS = kafka.serverConfig()
@@ -184,29 +189,6 @@ func (b *Broker) Change(ctx context.Context, c *coordinator.Command, done func(*
 		_ = b.awaitCluster(wait, r.Index, nil)
 		done(r, nil)
 	}, func(err error) { done(nil, err) })
-}
-
-// rpcListener is ln with TLS, if brokers speak it.
-func (b *Broker) rpcListener(ln net.Listener) net.Listener {
-	if b.rpcCerts == nil {
-		return ln
-	}
-	return tls.NewListener(ln, b.rpcCerts.serverConfig())
-}
-
-// rpcDial connects to another broker; nil: as the transport does by itself.
-func (b *Broker) rpcDial() func(context.Context, string) (net.Conn, error) {
-	if b.rpcCerts == nil {
-		return nil
-	}
-	return func(ctx context.Context, addr string) (net.Conn, error) {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			return nil, err
-		}
-		d := tls.Dialer{Config: b.rpcCerts.clientConfig(host)}
-		return d.DialContext(ctx, "tcp", addr)
-	}
 }
 
 // adminURL is where operators find the admin listener; empty if there is none. Without a scheme it is http.

@@ -68,6 +68,7 @@ func (s *startSecurity) flags(f *pflag.FlagSet, cfg *broker.Config) {
 	f.Var(s.clientAuth, "kafka-tls-client-auth", "whether Kafka clients show a certificate: `none|requested|required`; auto: required where --kafka-tls-ca is given")
 	files("rpc", "other brokers", "other brokers' certificates, which each must show: all brokers of a cluster, or none", &cfg.RPCTLS)
 	f.StringSliceVar(&cfg.RPCTLS.AllowedNames, "rpc-tls-names", nil, "the `NAME,...` (DNS or common name, * for a part) that other brokers' certificates may have; default: any")
+	f.BoolVar(&cfg.RPCTLSOptional, "rpc-tls-optional", false, "take other brokers without TLS as well: while a cluster changes to TLS between brokers, one broker after the other")
 	files("admin", "operators", "operators' certificates, which each must show then", &cfg.AdminTLS)
 	f.StringVar(&cfg.PrincipalRules, "principal-rules", "", "how a client certificate's subject becomes a user's name: `RULE:PATTERN/NAME/[LU],...` (ssl.principal.mapping.rules); default: as it is")
 	f.StringSliceVar(&cfg.SASLMechanisms, "sasl-mechanisms", nil, "the `NAME,...` of SASL mechanisms to offer: SCRAM-SHA-512, SCRAM-SHA-256, PLAIN, OAUTHBEARER; default: the first two, and the last if --oauth-jwks is given")
