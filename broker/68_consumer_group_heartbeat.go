@@ -1,5 +1,5 @@
 // ConsumerGroupHeartbeat (key 68), versions 0 and 1: a member of a group of the new protocol (KIP-848) joins, says what it wants and owns,
-// learns what to consume, and leaves. v1 brought regular expressions, and members that choose their own ids.
+// learns what to consume, and leaves. An expression matches only topics that the member may describe. v1 brought regular expressions, and members that choose their own ids.
 //
 // A heartbeat that changes anything is answered when a quorum has the change.
 
@@ -19,6 +19,9 @@ func (s *server) consumerGroupHeartbeat(r *request) {
 		Group: req.Group, MemberID: req.MemberID, Epoch: req.MemberEpoch, Instance: req.InstanceID, Rack: req.RackID,
 		ClientID: string(r.header.ClientID), ClientHost: "/" + r.c.ip, Rebalance: time.Duration(req.RebalanceTimeoutMillis) * time.Millisecond,
 		Topics: req.SubscribedTopicNames, Regex: req.SubscribedTopicRegex, Assignor: req.ServerAssignor, OwnID: req.Version >= 1,
+	}
+	if s.o.Security.Authorizer != nil {
+		q.MayDescribe = func(topic string) bool { return r.mayQuietly(coordinator.OpDescribe, onTopic, topic) }
 	}
 	if req.Topics != nil {
 		q.Owned = make([]coordinator.TopicPartitions, len(req.Topics))

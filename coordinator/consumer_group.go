@@ -24,6 +24,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/balsamq/balsa/raft"
 )
 
 const (
@@ -103,7 +105,10 @@ type consumerGroup struct {
 
 	// What is not in the log.
 	compiled map[string]*regexp.Regexp
-	checked  *Image // the metadata that hash and regexes were last held against
+	checked  *Image // the metadata that hash was last held against
+	// resolved is the version of the metadata that regexes were last held against, and resolvedAt when.
+	resolved   raft.Index
+	resolvedAt time.Time
 }
 
 func newConsumerGroup() *consumerGroup {

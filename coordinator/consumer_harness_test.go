@@ -60,6 +60,8 @@ type consumer struct {
 	topics   []string
 	regex    string
 	assignor string
+	// mayDescribe is MayDescribe in each heartbeat.
+	mayDescribe func(string) bool
 
 	epoch int32
 	owned partSet // what it consumes
@@ -81,7 +83,7 @@ func (c *consumer) request() *ConsumerHeartbeatRequest {
 			c.told = false // it says nothing of what it owns while that is in flux
 		}
 	}
-	r := &ConsumerHeartbeatRequest{Group: c.group, MemberID: c.id, Epoch: c.epoch, Instance: c.instance, ClientID: "c", ClientHost: "/h", Rebalance: -1, OwnID: true}
+	r := &ConsumerHeartbeatRequest{Group: c.group, MemberID: c.id, Epoch: c.epoch, Instance: c.instance, ClientID: "c", ClientHost: "/h", Rebalance: -1, OwnID: true, MayDescribe: c.mayDescribe}
 	if c.told || c.epoch == joinEpoch {
 		r.Rebalance, r.Topics = 30*time.Second, c.topics
 		if c.regex != "" {

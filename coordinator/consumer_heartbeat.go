@@ -24,6 +24,8 @@ type ConsumerHeartbeatRequest struct {
 	Owned                []TopicPartitions
 	// OwnID: the version makes members choose their ids themselves.
 	OwnID bool
+	// MayDescribe says which topics an expression of the member may match; nil: all. It must not block.
+	MayDescribe func(topic string) bool
 }
 
 // ConsumerHeartbeatResult is the answer. Assignment is nil where the member has to change nothing.
@@ -152,6 +154,9 @@ func (g *group) consumerHeartbeat(r *ConsumerHeartbeatRequest, reply func(Consum
 		return
 	}
 	st := g.newStep()
+	if st.may = r.MayDescribe; st.may == nil {
+		st.may = func(string) bool { return true }
+	}
 	m, err := st.admit(r)
 	if err != nil {
 		reply(none, err)
@@ -304,6 +309,8 @@ type step struct {
 	gone                   map[string]bool           // members that go
 	target                 map[string]partSet        // in place of c.target, if not nil
 	checked                *Image
+	may                    func(topic string) bool // what expressions may match; nil: nobody speaks for whom they could be resolved
+	resolved               bool                    // all of them were
 }
 
 func (g *group) newStep() *step {
@@ -471,7 +478,7 @@ func (st *step) say(m *consumerMember, says *memberSays) error {
 	}
 	changed := old == nil || !slices.Equal(old.topics, says.topics) || old.regex != says.regex
 	im := st.g.s.c.cfg.Image()
-	if changed || st.c.checked == nil || st.c.checked.Version() != im.Version() {
+	if changed || st.c.checked == nil || st.c.checked.Version() != im.Version() || st.may != nil && st.c.regexDue(im, st.g.now()) {
 		st.look(im, changed)
 	}
 	return nil
@@ -525,16 +532,22 @@ func (st *step) look(im *Image, changed bool) {
 		}
 	}
 	st.regexes = make(map[string]*resolvedRegex, len(used))
+	due := st.may != nil && st.c.regexDue(im, st.g.now())
+	st.resolved = st.may != nil
 	for _, expr := range slices.Sorted(maps.Keys(used)) {
 		was := st.c.regexes[expr]
-		if was != nil && was.version >= int64(im.Version()) { // later: this coordinator's metadata is behind the last one's
+		if was != nil && (!due || was.version > int64(im.Version())) { // later: this coordinator's metadata is behind the last one's
 			st.regexes[expr] = was
+			st.resolved = st.resolved && due
 			continue
+		}
+		if st.may == nil {
+			continue // who has it will speak
 		}
 		if st.c.compiled[expr] == nil && st.c.compile(expr) != nil {
 			continue // of a coordinator that knew more than this one
 		}
-		topics := resolveRegex(st.c.compiled[expr], im)
+		topics := resolveRegex(st.c.compiled[expr], im, st.may)
 		if was != nil && slices.Equal(was.topics, topics) {
 			st.regexes[expr] = was
 			continue
@@ -622,6 +635,9 @@ func (st *step) store(then func(error)) {
 		if err == nil && g.consumer != nil {
 			if st.checked != nil {
 				g.consumer.checked = st.checked
+			}
+			if st.resolved {
+				g.consumer.resolved, g.consumer.resolvedAt = st.checked.Version(), g.now()
 			}
 			if st.c != g.consumer { // it is new: what was compiled for it is still good
 				g.consumer.compiled = st.c.compiled

@@ -1,5 +1,8 @@
 // Subscriptions by regular expression: RE2 as Go has it, matched against whole topic names. What an expression stands for is in the
 // log, so that a new coordinator does not find other topics than the one before.
+//
+// As in Kafka it is found out with the rights of the member whose heartbeat does it, and holds for all members with the same expression; at
+// once for an expression that is new, and else not more often than each regexPause.
 
 package coordinator
 
@@ -7,6 +10,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"time"
 )
 
 const (
@@ -16,6 +20,10 @@ const (
 	maxRegexProgram = 4096
 	// maxRegexes bounds the different expressions of one group.
 	maxRegexes = 100
+	// regexPause is between two looks at all topics because they have changed (Kafka's REGEX_BATCH_REFRESH_MIN_INTERVAL_MS), regexRefresh between
+	// two whether or not they have: what a member may see changes too (consumer.group.regex.refresh.interval.ms).
+	regexPause   = 10 * time.Second
+	regexRefresh = 10 * time.Minute
 )
 
 // compileRegex compiles an expression for whole names.
@@ -41,11 +49,17 @@ func compileRegex(expr string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
-// resolve finds the topics of an expression.
-func resolveRegex(re *regexp.Regexp, im *Image) []string {
+// regexDue says whether the group's expressions are to be held against the topics anew.
+func (c *consumerGroup) regexDue(im *Image, now time.Time) bool {
+	since := now.Sub(c.resolvedAt)
+	return len(c.regexes) > 0 && (since >= regexRefresh || since >= regexPause && im.Version() != c.resolved)
+}
+
+// resolveRegex finds the topics of an expression, of those that may be seen.
+func resolveRegex(re *regexp.Regexp, im *Image, may func(topic string) bool) []string {
 	var topics []string
 	for _, t := range im.Topics() {
-		if re.MatchString(t.Name) {
+		if re.MatchString(t.Name) && may(t.Name) {
 			topics = append(topics, t.Name)
 		}
 	}

@@ -336,11 +336,17 @@ func TestConsumerRegex(t *testing.T) {
 	topics.set("a.three", 1) // matches
 	topics.set("xa.one", 1)  // only a part does
 	h.settle(a, b)
+	if strings.Contains(a.owns(), "a.three0") {
+		t.Fatal("all topics are looked at each time that one comes")
+	}
+	h.advance(regexPause)
+	h.settle(a, b)
 	if !strings.Contains(a.owns(), "a.three0") || strings.Contains(a.owns(), "xa") {
 		t.Fatal(a.owns())
 	}
 	epoch := a.epoch
 	topics.set("c", 1)
+	h.advance(regexPause)
 	h.settle(a, b)
 	if a.epoch != epoch {
 		t.Fatal("a topic that nobody wants caused a rebalance")
@@ -363,6 +369,32 @@ func TestConsumerRegex(t *testing.T) {
 	if d := h.describe("g"); d.Members[0].Regex != "b" {
 		t.Fatalf("%+v", d)
 	}
+}
+
+// An expression matches what the member may see: at once when it is new, and when that changes, after a while.
+func TestConsumerRegexMatchesWhatOneMayDescribe(t *testing.T) {
+	h, topics := newConsumerHarness(t, GroupConfig{}, "open", "secret")
+	may := map[string]bool{"open": true}
+	a, b := h.consumer("a"), h.consumer("b", "open")
+	a.regex = ".*"
+	a.mayDescribe = func(topic string) bool { return may[topic] }
+	h.settle(a)
+	h.wantOwned(a, "open0 open1 open2")
+	topics.set("more", 1) // it is looked at anew, with the same rights
+	h.advance(regexPause)
+	h.settle(a, b)
+	h.wantShared(3, a, b)
+	may["secret"] = true
+	for range 30 {
+		h.advance(regexRefresh / 30)
+		h.settle(a, b)
+	}
+	h.wantShared(6, a, b)
+	// That somebody goes who has no expression of his own shows nobody anything.
+	b.epoch = leaveEpoch
+	h.beat(b.request()).get()
+	h.settle(a)
+	h.wantOwned(a, "open0 open1 open2 secret0 secret1 secret2")
 }
 
 // Heartbeats that come while a decision is on its way wait for it, and what fails is as if it had never been.
