@@ -261,7 +261,7 @@ func (g *group) subscriptions() map[string]bool {
 	return topics
 }
 
-// DeleteGroup removes an empty group and all that it has committed.
+// DeleteGroup removes an empty group and all that it has committed. One with a commit on its way is in use: what comes of it would be left.
 func (c *Groups) DeleteGroup(name string, reply func(error)) {
 	s, err := c.enterAny(name)
 	if err != nil {
@@ -273,7 +273,7 @@ func (c *Groups) DeleteGroup(name string, reply func(error)) {
 	switch {
 	case g == nil:
 		err = ErrGroupNotFound
-	case !g.empty() || len(g.pending) > 0 || g.converting || g.consumer != nil && g.writing > 0 || len(g.unstable) > 0:
+	case !g.empty() || len(g.pending) > 0 || g.converting || g.consumer != nil && g.writing > 0 || g.commits > 0 || len(g.unstable) > 0:
 		err = ErrGroupNotEmpty
 	}
 	if err != nil {

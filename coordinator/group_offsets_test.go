@@ -251,6 +251,11 @@ func TestDeleteGroupsAndOffsets(t *testing.T) {
 	h.wantOffsets("g", 1, -1, 3)
 	h.move()
 	h.wantOffsets("g", 1, -1, 3)
+	h.log.waitForCommit()
+	late := h.commit(commitOf("g", "", -1, 7, 7, 7, 7))
+	h.want(remove("g"), ErrGroupNotEmpty) // or what is on its way would be left
+	h.log.commit()
+	h.want(late.get(), nil)
 	h.want(remove("g"), nil)
 	h.wantOffsets("g", -1, -1, -1)
 	h.move()
