@@ -211,7 +211,10 @@ func (g *group) maybeDowngrade() {
 	g.storeConsumer(records, func(err error) {
 		g.converting = false
 		if err != nil {
-			g.s.c.cfg.Logger.Warn("a consumer group cannot go back to the classic protocol; it goes on with both", "group", g.name, "err", err)
+			g.s.c.cfg.Logger.Warn("a consumer group cannot go back to the classic protocol yet; it goes on with both", "group", g.name, "err", err)
+			if !g.s.closed {
+				g.s.c.timers.set(&g.downgrade, g.now().Add(expelRetry))
+			}
 			return
 		}
 		g.s.c.cfg.Logger.Info("a consumer group speaks the classic protocol from now on", "group", g.name, "generation", epoch, "members", len(members))
@@ -222,6 +225,17 @@ func (g *group) maybeDowngrade() {
 			g.tally(m, 1)
 		}
 		g.prepareRebalance()
+	})
+}
+
+// downgradeAgain is the timer's, after a write that failed; also by the coordinator before this one.
+func (g *group) downgradeAgain() {
+	g.do(func(err error) {
+		if err == nil {
+			g.maybeDowngrade()
+		} else {
+			g.s.c.timers.set(&g.downgrade, g.now().Add(expelRetry))
+		}
 	})
 }
 
@@ -422,7 +436,7 @@ func (g *group) expectRejoin(m *consumerMember, by time.Time) {
 
 // consumerRejoinExpired is the timer of a member that was told to join, or has joined and not fetched its assignment.
 func (g *group) consumerRejoinExpired(m *consumerMember) {
-	g.expel(m, "did not join or synchronise in time", &m.rejoin, func() bool { return m.rejoinBy.IsZero() || g.now().Before(m.rejoinBy) })
+	g.expel(m, "did not join or synchronise in time", &m.rejoin, true, func(o *consumerMember) bool { return !o.rejoinBy.IsZero() && !g.now().Before(o.rejoinBy) })
 }
 
 // leaveConsumer serves a LeaveGroup to a group of the new protocol.

@@ -109,6 +109,7 @@ type consumerGroup struct {
 	// resolved is the version of the metadata that regexes were last held against, and resolvedAt when.
 	resolved   raft.Index
 	resolvedAt time.Time
+	expelAfter time.Time // a write that members are gone has failed: none before this
 }
 
 func newConsumerGroup() *consumerGroup {
@@ -277,6 +278,9 @@ func (g *group) restoreConsumer() {
 		c.own(m, true)
 		g.touchConsumer(m)
 		g.watchRevoking(m, true)
+	}
+	if c.classicOnly() {
+		g.s.c.timers.set(&g.downgrade, g.now().Add(expelRetry))
 	}
 }
 

@@ -261,16 +261,17 @@ func (g *group) consumerSessionExpired(m *consumerMember) {
 		g.s.c.timers.set(&m.session, m.deadline)
 		return
 	}
-	g.expel(m, "was silent for too long", &m.session, func() bool { return g.now().Before(m.deadline) })
+	g.expel(m, "was silent for too long", &m.session, true, func(o *consumerMember) bool { return !g.now().Before(o.deadline) })
 }
 
 // consumerRevokeExpired is the timer of a member that has partitions to give back.
 func (g *group) consumerRevokeExpired(m *consumerMember) {
-	g.expel(m, "did not give back its partitions in time", &m.revoke, func() bool { return m.at().state != memberUnrevoked })
+	g.expel(m, "did not give back its partitions in time", &m.revoke, false, func(o *consumerMember) bool { return o.at().state == memberUnrevoked })
 }
 
-// expel removes a member that is late, unless it comes, or has come, in time after all.
-func (g *group) expel(m *consumerMember, why string, t *timer, spare func() bool) {
+// expel removes a member that is late, unless it comes, or has come, in time after all. With all it takes with it the others that are: where a
+// network is gone all members go, in one record and with one rebalance.
+func (g *group) expel(m *consumerMember, why string, t *timer, all bool, late func(*consumerMember) bool) {
 	retry := func() {
 		if !g.s.closed && g.consumer != nil && g.consumer.members[m.id] == m {
 			g.s.c.timers.set(t, g.now().Add(expelRetry))
@@ -281,20 +282,40 @@ func (g *group) expel(m *consumerMember, why string, t *timer, spare func() bool
 			retry()
 			return
 		}
-		if g.consumer == nil || g.consumer.members[m.id] != m || spare() {
+		if g.consumer == nil || g.consumer.members[m.id] != m || !late(m) {
 			return
 		}
-		g.s.c.cfg.Logger.Info("a consumer group's member "+why, "group", g.name, "member", m.id)
-		g.removeConsumers([]*consumerMember{m}, func(err error) {
-			if err != nil {
-				retry()
+		if g.now().Before(g.consumer.expelAfter) {
+			retry()
+			return
+		}
+		gone := []*consumerMember{m}
+		for _, o := range g.consumer.sortedMembers() {
+			if all && o != m && len(gone) < maxExpelled && late(o) {
+				gone = append(gone, o)
 			}
+		}
+		for _, o := range gone {
+			g.s.c.cfg.Logger.Info("a consumer group's member "+why, "group", g.name, "member", o.id)
+		}
+		g.removeConsumers(gone, func(err error) {
+			if err == nil {
+				return
+			}
+			if g.consumer != nil {
+				g.consumer.expelAfter = g.now().Add(expelRetry)
+			}
+			retry()
 		})
 	})
 }
 
-// expelRetry is between attempts to write that a member is gone.
-const expelRetry = time.Second
+const (
+	// expelRetry is between attempts to write that members are gone, or that a group is of the classic protocol again.
+	expelRetry = time.Second
+	// maxExpelled bounds the members that go in one record.
+	maxExpelled = maxTombstones / 4
+)
 
 // step is a decision on a consumer group: what it will be once the records are committed.
 type step struct {

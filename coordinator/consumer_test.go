@@ -586,6 +586,61 @@ func TestConsumerUpgradeAndDowngrade(t *testing.T) {
 	}
 }
 
+// A group of which only members of the classic protocol are left becomes one of that protocol, also where that cannot be written at first.
+func TestDowngradeIsTriedAgain(t *testing.T) {
+	for _, moved := range []bool{false, true} {
+		h, _ := newConsumerHarness(t, GroupConfig{}, "t")
+		id := h.joinClassic("", nil, []string{"t"}, nil).get().MemberID
+		h.sync(id, 1, nil).get()
+		h.consumer("b", "t").mustBeat()
+		h.log.waitForCommit()
+		left := h.beat(&ConsumerHeartbeatRequest{Group: "g", MemberID: "b", Epoch: leaveEpoch, OwnID: true})
+		h.log.fail(ErrCoordinatorUnavailable) // from the next one on, which is the downgrade
+		h.log.commit()
+		h.want(left.get().Err, nil)
+		if d := h.describe("g"); len(d.Members) != 1 || !d.Members[0].Classic {
+			t.Fatalf("%+v", d)
+		}
+		h.log.fail(nil)
+		if moved { // to a coordinator that knows nothing of it
+			h.move()
+		}
+		h.advance(expelRetry)
+		h.wantState("PreparingRebalance")
+	}
+}
+
+// Where many members are silent at once they go in one record, and those that come in time stay.
+func TestConsumersExpireTogether(t *testing.T) {
+	h, _ := newConsumerHarness(t, GroupConfig{}, "t")
+	stays := h.consumer("stays", "t")
+	stays.mustBeat()
+	for i := range 200 {
+		h.consumer(fmt.Sprint("m", i), "t").mustBeat()
+	}
+	h.advance(40 * time.Second)
+	stays.told = true
+	stays.mustBeat()
+	h.log.mu.Lock()
+	before := len(h.log.batches)
+	h.log.mu.Unlock()
+	h.log.fail(ErrCoordinatorUnavailable) // at first not even that is possible
+	h.advance(10 * time.Second)
+	if n := len(h.describe("g").Members); n != 201 {
+		t.Fatalf("%d members", n)
+	}
+	h.log.fail(nil)
+	h.advance(expelRetry)
+	if n := len(h.describe("g").Members); n != 1 {
+		t.Fatalf("%d members are left", n)
+	}
+	h.log.mu.Lock()
+	defer h.log.mu.Unlock()
+	if n := len(h.log.batches) - before; n != 1 {
+		t.Errorf("%d batches were written", n)
+	}
+}
+
 func TestConsumerMigrationPolicy(t *testing.T) {
 	h, _ := newConsumerHarness(t, GroupConfig{Migration: MigrateDown}, "t")
 	id := h.joinClassic("", nil, []string{"t"}, nil).get().MemberID

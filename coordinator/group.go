@@ -111,7 +111,8 @@ type group struct {
 
 	// Of the new protocol: nil in a group of the classic one. queue are requests that wait for what is on its way.
 	consumer   *consumerGroup
-	converting bool // the records that make it one of the other protocol are on their way
+	downgrade  timer // a downgrade that could not be written is tried again
+	converting bool  // the records that make it one of the other protocol are on their way
 	queue      []func(error)
 
 	// What is in the log.
@@ -234,6 +235,7 @@ func (g *group) dissolve(err error) {
 	ts := &g.s.c.timers
 	ts.stop(&g.joinTimer)
 	ts.stop(&g.syncTimer)
+	ts.stop(&g.downgrade)
 	if c := g.consumer; c != nil {
 		for _, m := range c.members {
 			g.stopConsumer(m)

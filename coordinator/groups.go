@@ -484,6 +484,7 @@ func (s *shard) newGroup(name string) *group {
 		support: make(map[string]int)}
 	g.joinTimer.fire = func() { g.s.locked(g.joinExpired) }
 	g.syncTimer.fire = func() { g.s.locked(g.syncExpired) }
+	g.downgrade.fire = func() { g.s.locked(g.downgradeAgain) }
 	s.groups[name] = g
 	return g
 }
