@@ -88,7 +88,7 @@ func (s *server) newTopicOf(im *coordinator.Image, version int16, t *kmsg.Create
 		if err != nil {
 			return spec, err
 		}
-		if err := im.CheckAssignment(assignment); err != nil {
+		if err := im.CheckAssignment(0, assignment); err != nil {
 			return spec, err
 		}
 		spec.Assignment = assignment

@@ -235,7 +235,7 @@ func validateTopic(im *coordinator.Image, t *newTopic) (r topicResult) {
 	}
 	replicas := t.Assignment
 	if len(replicas) > 0 {
-		r.Err = im.CheckAssignment(replicas)
+		r.Err = im.CheckAssignment(0, replicas)
 	} else {
 		rf := t.ReplicationFactor
 		if rf <= 0 {

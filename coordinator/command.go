@@ -431,18 +431,18 @@ func (im *Image) CheckNewTopic(name string) error {
 	return fmt.Errorf("%w: %q collides with existing topic %q", ErrInvalidTopic, name, t.Name)
 }
 
-// checkReplicas is the part of a placement's check that needs no brokers.
-func checkReplicas(replicas [][]raft.NodeID) error {
+// checkReplicas is the part of a placement's check that needs no brokers. first is the number of the first partition.
+func checkReplicas(first int, replicas [][]raft.NodeID) error {
 	if len(replicas) == 0 || len(replicas) > MaxPartitionsPerTopic {
 		return fmt.Errorf("%w: %d, allowed are 1 to %d", ErrInvalidPartitions, len(replicas), MaxPartitionsPerTopic)
 	}
 	for i, r := range replicas {
 		if len(r) == 0 || len(r) > MaxReplicationFactor {
-			return fmt.Errorf("%w: %d for partition %d, allowed are 1 to %d", ErrInvalidReplicationFactor, len(r), i, MaxReplicationFactor)
+			return fmt.Errorf("%w: %d for partition %d, allowed are 1 to %d", ErrInvalidReplicationFactor, len(r), first+i, MaxReplicationFactor)
 		}
 		for j, id := range r {
 			if slices.Contains(r[:j], id) {
-				return fmt.Errorf("%w: partition %d has broker %d twice", ErrInvalidAssignment, i, id)
+				return fmt.Errorf("%w: partition %d has broker %d twice", ErrInvalidAssignment, first+i, id)
 			}
 		}
 	}

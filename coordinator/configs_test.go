@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/balsamq/balsa/raft"
@@ -161,6 +162,12 @@ func TestAddPartitions(t *testing.T) {
 	} {
 		if err := grow(tc.g, false); !errors.Is(err, tc.want) || count() != 2 {
 			t.Errorf("%+v: %v, want %v; %d partitions", tc.g, err, tc.want, count())
+		}
+	}
+	// What is wrong is said of the partition that it is about: those that are there have numbers too.
+	for _, r := range [][]raft.NodeID{{1, 1}, {1, 9}} {
+		if err := grow(GrowTopic{Topic: id, Count: 4, Assignment: [][]raft.NodeID{{1, 2}, r}}, false); err == nil || !strings.Contains(err.Error(), "partition 3 ") {
+			t.Errorf("%v: %v", r, err)
 		}
 	}
 	if err := grow(GrowTopic{Topic: id, Count: 5}, true); err != nil || count() != 2 {

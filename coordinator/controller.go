@@ -194,7 +194,7 @@ func (c *Controller) create(ctx context.Context, in *Intent) (*Result, error) {
 		replicas := s.Assignment
 		var err error
 		if len(replicas) > 0 {
-			err = im.CheckAssignment(replicas)
+			err = im.CheckAssignment(0, replicas)
 		} else {
 			rf := int(s.Replication)
 			if rf == 0 {

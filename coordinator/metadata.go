@@ -381,7 +381,7 @@ func (d *draft) createTopic(nt *NewTopic, brokers []raft.Member, index raft.Inde
 	if d.TopicByID(nt.ID) != nil {
 		return fmt.Errorf("%w: id %s", ErrTopicExists, nt.ID)
 	}
-	if err := checkReplicas(nt.Replicas); err != nil {
+	if err := checkReplicas(0, nt.Replicas); err != nil {
 		return err
 	}
 	t := &Topic{Name: nt.Name, ID: nt.ID, Configs: nt.Configs, Created: index, Partitions: make([]Partition, len(nt.Replicas))}

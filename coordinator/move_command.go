@@ -127,7 +127,7 @@ func (b *partitionBatch) move(m *Move, brokers []raft.Member) error {
 		return fmt.Errorf("%w: %s-%d", ErrNoMove, t.Name, m.Partition)
 	case m.Cancel:
 	default:
-		switch err := checkReplicas([][]raft.NodeID{m.Replicas}); {
+		switch err := checkReplicas(int(m.Partition), [][]raft.NodeID{m.Replicas}); {
 		case errors.Is(err, ErrInvalidAssignment):
 			return err
 		case err != nil:

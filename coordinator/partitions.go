@@ -75,7 +75,7 @@ func (d *draft) growTopic(m *MorePartitions, brokers []raft.Member) error {
 	if n := len(t.Partitions) + len(m.Replicas); n > MaxPartitionsPerTopic {
 		return fmt.Errorf("%w: %d, allowed are 1 to %d", ErrInvalidPartitions, n, MaxPartitionsPerTopic)
 	}
-	if err := checkReplicas(m.Replicas); err != nil {
+	if err := checkReplicas(len(t.Partitions), m.Replicas); err != nil {
 		return err
 	}
 	nt := *t
@@ -124,7 +124,7 @@ func (c *Controller) planGrowth(im *Image, g *GrowTopic, seed uint64) ([][]raft.
 				return nil, fmt.Errorf("%w: partition %d is to have %d replicas, those of before have %d", ErrInvalidAssignment, have+i, len(r), replication)
 			}
 		}
-		return g.Assignment, im.CheckAssignment(g.Assignment)
+		return g.Assignment, im.CheckAssignment(have, g.Assignment)
 	}
 	live := im.LiveBrokers()
 	if trusted := c.trusted(live); len(trusted) >= replication {

@@ -158,18 +158,18 @@ func preferable(x, y *Broker) int {
 }
 
 // CheckAssignment checks a manual assignment against the image: known live brokers, none twice, the same number of replicas
-// everywhere.
-func (im *Image) CheckAssignment(replicas [][]raft.NodeID) error {
-	if err := checkReplicas(replicas); err != nil {
+// everywhere. first is the number of the first partition.
+func (im *Image) CheckAssignment(first int, replicas [][]raft.NodeID) error {
+	if err := checkReplicas(first, replicas); err != nil {
 		return err
 	}
 	for i, r := range replicas {
 		if len(r) != len(replicas[0]) {
-			return fmt.Errorf("%w: partition %d has %d replicas, partition 0 has %d", ErrInvalidAssignment, i, len(r), len(replicas[0]))
+			return fmt.Errorf("%w: partition %d has %d replicas, partition %d has %d", ErrInvalidAssignment, first+i, len(r), first, len(replicas[0]))
 		}
 		for _, id := range r {
 			if b := im.Broker(id); b == nil || b.Fenced {
-				return fmt.Errorf("%w: partition %d names broker %d, which is not alive", ErrInvalidAssignment, i, id)
+				return fmt.Errorf("%w: partition %d names broker %d, which is not alive", ErrInvalidAssignment, first+i, id)
 			}
 		}
 	}

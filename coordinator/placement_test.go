@@ -127,11 +127,11 @@ func TestPlacementRefuses(t *testing.T) {
 		t.Error(err)
 	}
 	for _, bad := range [][][]raft.NodeID{{{3}}, {{4}}, {{1, 1}}, {{1, 2}, {1}}, {{1}, {}}, {}} {
-		if err := im.CheckAssignment(bad); err == nil {
+		if err := im.CheckAssignment(0, bad); err == nil {
 			t.Errorf("%v was accepted", bad)
 		}
 	}
-	if err := im.CheckAssignment([][]raft.NodeID{{1, 2}, {2, 1}}); err != nil {
+	if err := im.CheckAssignment(0, [][]raft.NodeID{{1, 2}, {2, 1}}); err != nil {
 		t.Error(err)
 	}
 }
