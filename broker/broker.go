@@ -399,7 +399,6 @@ func (b *Broker) startRaft() (err error) {
 		offsets:   b.offsetsLeadership,
 		txns:      b.txnLeadership,
 		quorum:    b.cfg.ReadConsistency == ReadQuorum,
-		expiry:    b.cfg.ProducerIDExpiration,
 		open: func(c partition.Config) (*partition.Replica, error) {
 			c.Host, c.ReadIndex, c.Verify = b.host, b.reads.ask, b.verifyTxn
 			c.Priorities = b.priorities(c.Group)
@@ -410,6 +409,7 @@ func (b *Broker) startRaft() (err error) {
 	}
 	b.scrub = &scrubber{store: b.store, replicas: b.rec.replicas, meta: b.meta.segments.Load, rate: b.cfg.ScrubRate, interval: b.cfg.ScrubInterval, log: b.log}
 	b.rec.interval.Store(int64(b.cfg.RetentionCheck))
+	b.rec.expiry.Store(int64(b.cfg.ProducerIDExpiration))
 	b.mover = newMover(mover{image: b.Image, replica: b.rec.replica, led: b.peers.table.led, change: b.change, interval: max(b.cfg.ElectionTimeout/5, 10*time.Millisecond),
 		parallel: b.cfg.MovesParallel, log: b.log})
 	b.md.OnChange(func(old, now *coordinator.Image) {

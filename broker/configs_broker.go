@@ -36,6 +36,7 @@ var dynamicBrokerConfigs = map[string]configDef{
 	"max.connections.per.ip":                         {most: math.MaxInt32},
 	"max.connections.per.ip.overrides":               {valid: func(v string) error { _, err := connectionOverrides(v); return err }},
 	"num.partitions":                                 {least: 1, most: coordinator.MaxPartitionsPerTopic},
+	"producer.id.expiration.ms":                      {least: 1000, most: math.MaxInt32},
 	"replica.alter.log.dirs.io.max.bytes.per.second": {most: math.MaxInt64},
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/raft"
 )
 
@@ -103,6 +104,12 @@ func TestConfigsTakeEffect(t *testing.T) {
 	brokerSet(kadm.DeleteConfig, "message.max.bytes", "")
 	every("nothing is set", maxBytes(1<<20+12))
 
+	// The same for all topics, which no topic has a word in.
+	brokerSet(kadm.SetConfig, "producer.id.expiration.ms", "5000")
+	every("the expiry of producers is obeyed", func(n *node) bool { return n.rec.replica(group()).Settings().ProducerExpiry == 5*time.Second })
+	brokerSet(kadm.DeleteConfig, "producer.id.expiration.ms", "")
+	every("it is as at first", func(n *node) bool { return n.rec.replica(group()).Settings().ProducerExpiry == 24*time.Hour })
+
 	// Retention, with how often it is looked at: old records go while the broker runs.
 	topicSet(kadm.SetConfig, "segment.bytes", "65536")
 	for range 8 {
@@ -178,4 +185,18 @@ func TestConfigsTakeEffect(t *testing.T) {
 		ne, timeout := errors.AsType[net.Error](err)
 		return !timeout || !ne.Timeout()
 	})
+}
+
+// What is the default for all topics does not keep the coordinators from writing.
+func TestDefaultsSpareTheBrokersOwnTopics(t *testing.T) {
+	defaults := map[string]string{"message.timestamp.before.max.ms": "0", "message.timestamp.after.max.ms": "0"}
+	for _, tc := range []struct {
+		topic string
+		want  time.Duration
+	}{{"t", 1}, {coordinator.ConsumerOffsetsTopic, -1}, {coordinator.TransactionStateTopic, -1}} {
+		s := new(reconciler).settingsOf(&coordinator.Topic{Name: tc.topic, Partitions: make([]coordinator.Partition, 1)}, 0, &defaults)
+		if s.TimestampBefore != tc.want || s.TimestampAfter != tc.want {
+			t.Errorf("%s: %v before, %v after, want %v", tc.topic, s.TimestampBefore, s.TimestampAfter, tc.want)
+		}
+	}
 }

@@ -97,6 +97,7 @@ var appliers = map[string]func(b *Broker, value string){
 	},
 	"fetch.max.bytes":                 func(b *Broker, v string) { b.server.limits.fetchMaxBytes.Store(number(v)) },
 	"log.retention.check.interval.ms": func(b *Broker, v string) { b.rec.setInterval(time.Duration(number(v)) * time.Millisecond) },
+	"producer.id.expiration.ms":       func(b *Broker, v string) { b.rec.setExpiry(time.Duration(number(v)) * time.Millisecond) },
 	"max.connection.creation.rate":    func(b *Broker, v string) { b.server.rates.setAll(float64(number(v))) },
 	"max.connections":                 func(b *Broker, v string) { b.server.limits.connections.Store(number(v)) },
 	"max.connections.per.ip":          func(b *Broker, v string) { b.server.limits.perIP.Store(number(v)) },

@@ -60,10 +60,10 @@ type reconciler struct {
 	txns      func(p int32, rep *partition.Replica, l partition.Leadership) // and of __transaction_state
 	log       *slog.Logger
 	parallel  int
-	quorum    bool          // reads ask a quorum where the topic does not say
-	expiry    time.Duration // of idle producers
+	quorum    bool // reads ask a quorum where the topic does not say
 
 	defaults atomic.Pointer[map[string]string] // topic configs that were set dynamically for this broker or all
+	expiry   atomic.Int64                      // of idle producers (producer.id.expiration.ms)
 	interval atomic.Int64                      // between two looks of housekeeping
 	retimed  chan struct{}                     // capacity 1: interval has changed
 

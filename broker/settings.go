@@ -45,13 +45,17 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 		}
 		return time.Duration(v) * time.Millisecond
 	}
-	s.ProducerExpiry = r.expiry
+	s.ProducerExpiry = time.Duration(r.expiry.Load())
 	s.MaxMessageBytes = int(number("max.message.bytes", partition.MaxBatchBytes))
 	if configs["message.timestamp.type"] == "LogAppendTime" {
 		s.TimestampType = partition.LogAppendTime
 	}
 	s.TimestampBefore = ms("message.timestamp.before.max.ms")
 	s.TimestampAfter = ms("message.timestamp.after.max.ms")
+	if t.Internal() {
+		// Whatever is the default for all: what a coordinator writes it writes now, and could not go on if that were refused.
+		s.TimestampBefore, s.TimestampAfter = -1, -1
+	}
 	s.Compression = compressionOf(configs)
 	s.Compact = compacts(configs["cleanup.policy"])
 	s.Compaction = partition.Compaction{MinLag: ms("min.compaction.lag.ms"), MaxLag: ms("max.compaction.lag.ms"), DeleteRetention: ms("delete.retention.ms")}
@@ -114,6 +118,16 @@ func (r *reconciler) setInterval(d time.Duration) {
 	case r.retimed <- struct{}{}:
 	default:
 	}
+}
+
+// setExpiry changes how long idle producers are remembered. It is asked for by one goroutine, that of setDefaults.
+func (r *reconciler) setExpiry(d time.Duration) {
+	r.expiry.Store(int64(d))
+	defaults := make(map[string]string) // another map is what replicas notice
+	if p := r.defaults.Load(); p != nil {
+		maps.Copy(defaults, *p)
+	}
+	r.setDefaults(defaults)
 }
 
 // housekeeping lets each replica do what time has made due, one after the other, at every interval.
