@@ -122,37 +122,7 @@ func assignedText(assigned map[string][]int32) string {
 }
 
 func newGroupDelete(a *app) *cobra.Command {
-	var ifExists bool
-	cmd := &cobra.Command{
-		Use:   "delete NAME",
-		Short: "Delete a group without members, and all that it has committed",
-		Args:  exactly("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
-				err := adm.DeleteGroup(ctx, args[0])
-				existed := err == nil
-				if ifExists && isKind(err, client.ErrNotFound) {
-					err = nil
-				}
-				if err != nil {
-					return err
-				}
-				type result struct {
-					Name    string `json:"name" yaml:"name"`
-					Deleted bool   `json:"deleted" yaml:"deleted"`
-				}
-				return a.print(cmd, result{args[0], existed}, func(w io.Writer) {
-					if existed {
-						fmt.Fprintf(w, "group %s deleted\n", args[0])
-					} else {
-						fmt.Fprintf(w, "group %s was not there\n", args[0])
-					}
-				})
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&ifExists, "if-exists", false, "a group that is not there is no error")
-	return cmd
+	return newDelete(a, "group", "Delete a group without members, and all that it has committed", (*client.Admin).DeleteGroup)
 }
 
 // topicsArg reads TOPIC and TOPIC/PARTITION,...

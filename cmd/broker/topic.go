@@ -237,35 +237,5 @@ func newTopicTrim(a *app) *cobra.Command {
 }
 
 func newTopicDelete(a *app) *cobra.Command {
-	var ifExists bool
-	cmd := &cobra.Command{
-		Use:   "delete NAME",
-		Short: "Delete a topic and its records, for good",
-		Args:  exactly("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
-				err := adm.DeleteTopic(ctx, args[0])
-				existed := err == nil
-				if ifExists && isKind(err, client.ErrNotFound) {
-					err = nil
-				}
-				if err != nil {
-					return err
-				}
-				type result struct {
-					Name    string `json:"name" yaml:"name"`
-					Deleted bool   `json:"deleted" yaml:"deleted"`
-				}
-				return a.print(cmd, result{args[0], existed}, func(w io.Writer) {
-					if existed {
-						fmt.Fprintf(w, "topic %s deleted\n", args[0])
-					} else {
-						fmt.Fprintf(w, "topic %s was not there\n", args[0])
-					}
-				})
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&ifExists, "if-exists", false, "a topic that is not there is no error")
-	return cmd
+	return newDelete(a, "topic", "Delete a topic and its records, for good", (*client.Admin).DeleteTopic)
 }
