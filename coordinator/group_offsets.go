@@ -79,6 +79,14 @@ func (g *group) mayCommit(r *CommitRequest) error {
 	return nil
 }
 
+// committer is the group of a commit: one that nobody is a member of is made by it.
+func (s *shard) committer(r *CommitRequest) (*group, error) {
+	if s.group(r.Group) == nil && r.Generation >= 0 {
+		return nil, ErrIllegalGeneration
+	}
+	return s.obtain(r.Group)
+}
+
 // Commit calls reply exactly once, with an error for each offset or with one for all.
 func (c *Groups) Commit(r *CommitRequest, reply func(errs []error, err error)) {
 	s, err := c.enterAny(r.Group)
@@ -88,16 +96,10 @@ func (c *Groups) Commit(r *CommitRequest, reply func(errs []error, err error)) {
 	}
 	defer s.unlock()
 	answer := func(errs []error, err error) { s.later(func() { reply(errs, err) }) }
-	g := s.group(r.Group)
-	if g == nil {
-		if r.Generation >= 0 {
-			answer(nil, ErrIllegalGeneration)
-			return
-		}
-		if g, err = s.obtain(r.Group); err != nil {
-			answer(nil, err)
-			return
-		}
+	g, err := s.committer(r)
+	if err != nil {
+		answer(nil, err)
+		return
 	}
 	if err := g.mayCommit(r); err != nil {
 		answer(nil, err)

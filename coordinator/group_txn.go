@@ -48,16 +48,10 @@ func (c *Groups) CommitTxn(r *CommitRequest, p TxnProducer, reply func(errs []er
 	}
 	defer s.unlock()
 	answer := func(errs []error, err error) { s.later(func() { reply(errs, err) }) }
-	g := s.group(r.Group)
-	if g == nil {
-		if r.Generation >= 0 {
-			answer(nil, ErrIllegalGeneration)
-			return
-		}
-		if g, err = s.obtain(r.Group); err != nil {
-			answer(nil, err)
-			return
-		}
+	g, err := s.committer(r)
+	if err != nil {
+		answer(nil, err)
+		return
 	}
 	// Producers of before KIP-447 do not say for which member they commit.
 	if r.Generation >= 0 || r.MemberID != "" || r.Instance != nil {
@@ -132,21 +126,11 @@ func (s *shard) appendTxn(p TxnProducer, records []groupRecord, now time.Time, t
 	o := protocol.NewBatchOptions()
 	o.ProducerID, o.ProducerEpoch, o.Transactional = p.ID, p.Epoch, true
 	batch := protocol.BuildBatch(out, o)
-	s.later(func() {
-		s.log.AppendTxn(batch, p.TransactionalID, p.Add, func(err error) {
-			s.mu.Lock()
-			switch {
-			case s.closed:
-				err = ErrNotCoordinator
-			case err == nil:
-				for i := range records {
-					s.applyPending(p.ID, &records[i])
-				}
-			}
-			then(err)
-			s.unlock()
-		})
-	})
+	s.write(func(done func(error)) { s.log.AppendTxn(batch, p.TransactionalID, p.Add, done) }, func() {
+		for i := range records {
+			s.applyPending(p.ID, &records[i])
+		}
+	}, then)
 }
 
 // applyPending folds in one record of a transaction that is open.
@@ -199,7 +183,7 @@ func (s *shard) endTxn(producer int64, commit bool) {
 // of the log, with the answers of appends.
 func (c *Groups) TxnEnded(partition, epoch int32, producer int64, commit bool, offset int64) {
 	c.mu.Lock()
-	s := c.shards[partition]
+	s := c.led[partition]
 	c.mu.Unlock()
 	if s == nil || s.epoch != epoch {
 		return

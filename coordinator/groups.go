@@ -14,7 +14,6 @@ import (
 	"errors"
 	"log/slog"
 	"math"
-	"sync"
 	"time"
 	"unicode/utf16"
 
@@ -122,78 +121,31 @@ func (c GroupConfig) withDefaults() GroupConfig {
 //
 // Lock order: Groups.mu, then shard.mu, then timers.mu. None is held while the log or a reply is called.
 type Groups struct {
-	cfg    GroupConfig
-	timers timers
-	stop   chan struct{}
-	wg     sync.WaitGroup // the clock's loop, and loads
-
-	mu     sync.Mutex // guards the rest
-	shards map[int32]*shard
-	closed bool
+	cfg GroupConfig
+	shards[*shard]
 }
 
 // NewGroups makes a coordinator that leads nothing yet. Start runs its clock.
 func NewGroups(cfg GroupConfig) *Groups {
-	c := &Groups{cfg: cfg.withDefaults(), stop: make(chan struct{}), shards: make(map[int32]*shard)}
-	c.timers.wake = make(chan struct{}, 1)
+	c := &Groups{cfg: cfg.withDefaults()}
+	c.setUp()
 	return c
 }
 
 // Start runs the clock until Close.
-func (c *Groups) Start() { c.wg.Go(func() { c.timers.run(c.cfg.Now, c.stop) }) }
+func (c *Groups) Start() { c.run(c.cfg.Now) }
 
 // fireDue fires what is due, and says when the next one is.
 func (c *Groups) fireDue() time.Time { return c.timers.fireDue(c.cfg.Now) }
 
-// Close resigns everything and waits for the loads to end.
-func (c *Groups) Close() error {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil
-	}
-	c.closed = true
-	shards := c.shards
-	c.shards = nil
-	c.mu.Unlock()
-	close(c.stop)
-	for _, s := range shards {
-		s.close()
-	}
-	c.wg.Wait()
-	return nil
-}
-
 // Lead says that this node leads the partition in epoch and that its log is complete up to there. The state is read by a
 // goroutine; until it is there, requests are told so.
 func (c *Groups) Lead(partition, epoch int32, log ReplicatedLog) {
-	c.mu.Lock()
-	old := c.shards[partition]
-	if c.closed || (old != nil && old.epoch >= epoch) {
-		c.mu.Unlock()
-		return
-	}
-	s := &shard{c: c, partition: partition, epoch: epoch, log: log, loading: true}
-	s.sweep.fire = func() { s.locked(s.expire) }
-	c.shards[partition] = s
-	c.wg.Go(s.load)
-	c.mu.Unlock()
-	if old != nil {
-		old.close()
-	}
-}
-
-// Resign says that this node no longer leads the partition in epoch, nor in any before.
-func (c *Groups) Resign(partition, epoch int32) {
-	c.mu.Lock()
-	s := c.shards[partition]
-	if s == nil || s.epoch > epoch {
-		c.mu.Unlock()
-		return
-	}
-	delete(c.shards, partition)
-	c.mu.Unlock()
-	s.close()
+	c.lead(partition, epoch, func() *shard {
+		s := &shard{c: c, ledPartition: ledPartition{partition: partition, epoch: epoch, log: log, loading: true}}
+		s.sweep.fire = func() { s.locked(s.expire) }
+		return s
+	})
 }
 
 // PartitionOf is the partition of __consumer_offsets that a group or a transactional id belongs to: Kafka's hash, by which
@@ -219,16 +171,7 @@ func (c *Groups) shardOf(group string) (*shard, error) {
 	if len(group) > maxGroupID {
 		return nil, ErrInvalidGroupID
 	}
-	n := c.cfg.Partitions()
-	if n <= 0 {
-		return nil, ErrNotCoordinator
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s := c.shards[PartitionOf(group, n)]; s != nil {
-		return s, nil
-	}
-	return nil, ErrNotCoordinator
+	return c.of(group, c.cfg.Partitions())
 }
 
 // enter locks the shard of a group that may have members, if it may answer. The caller ends with shard.unlock.
@@ -245,87 +188,23 @@ func (c *Groups) enterAny(group string) (*shard, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	if err := s.usable(); err != nil {
-		s.mu.Unlock()
+	if err := s.enter(); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// all are the shards at this moment.
-func (c *Groups) all() []*shard {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]*shard, 0, len(c.shards))
-	for _, s := range c.shards {
-		out = append(out, s)
-	}
-	return out
-}
-
 // shard is one partition's coordinator in one leader epoch.
 type shard struct {
-	c         *Groups
-	partition int32
-	epoch     int32
-	log       ReplicatedLog
-	sweep     timer
+	c *Groups
 
-	mu      sync.Mutex // guards the rest, and the groups
-	loading bool
-	closed  bool
-	groups  map[string]*group
+	ledPartition
+	groups map[string]*group
 	// Of transactions: see group_txn.go.
 	pendingTxns pendingOffsets
-	applied     uint64   // records of offsets so far: the order in which they were committed
-	loadedTo    int64    // offset up to which the load has read
-	markedTo    int64    // while loading: offset after the last marker that is known to be committed
-	out         []func() // effects, to be carried out by unlock
-	draining    bool
-}
-
-func (s *shard) usable() error {
-	switch {
-	case s.closed:
-		return ErrNotCoordinator
-	case s.loading:
-		return ErrCoordinatorLoading
-	}
-	return nil
-}
-
-// later adds an effect: a call to the log, or of a reply. mu is held.
-func (s *shard) later(fn func()) { s.out = append(s.out, fn) }
-
-// unlock releases mu and carries the effects out. If another goroutine is at it, that one does these too: they must not
-// overtake each other.
-func (s *shard) unlock() {
-	if s.draining {
-		s.mu.Unlock()
-		return
-	}
-	s.draining = true
-	for len(s.out) > 0 {
-		out := s.out
-		s.out = nil
-		s.mu.Unlock()
-		for _, fn := range out {
-			fn()
-		}
-		s.mu.Lock()
-	}
-	s.draining = false
-	s.mu.Unlock()
-}
-
-// locked runs fn under mu unless the shard is closed or not loaded: what timers do.
-func (s *shard) locked(fn func()) {
-	s.mu.Lock()
-	if s.usable() == nil {
-		fn()
-	}
-	s.unlock()
+	applied     uint64 // records of offsets so far: the order in which they were committed
+	loadedTo    int64  // offset up to which the load has read
+	markedTo    int64  // while loading: offset after the last marker that is known to be committed
 }
 
 // append appends records as one batch. then is called under mu, after they were applied, or with the error. mu is held.
@@ -335,21 +214,11 @@ func (s *shard) append(records []groupRecord, then func(error)) {
 		records[i].at = now
 	}
 	batch := groupBatch(records, now)
-	s.later(func() {
-		s.log.Append(batch, func(err error) {
-			s.mu.Lock()
-			switch {
-			case s.closed:
-				err = ErrNotCoordinator
-			case err == nil:
-				for i := range records {
-					s.apply(&records[i])
-				}
-			}
-			then(err)
-			s.unlock()
-		})
-	})
+	s.write(func(done func(error)) { s.log.Append(batch, done) }, func() {
+		for i := range records {
+			s.apply(&records[i])
+		}
+	}, then)
 }
 
 // apply folds one committed record into the state: the only way in which anything stored changes, live and at a load.

@@ -10,7 +10,6 @@ package coordinator
 import (
 	"errors"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -116,78 +115,31 @@ func (c TxnConfig) withDefaults() TxnConfig {
 //
 // Lock order: Txns.mu, then txnShard.mu, then timers.mu. None is held while the log, a reply or a function of TxnConfig is called.
 type Txns struct {
-	cfg    TxnConfig
-	timers timers
-	stop   chan struct{}
-	wg     sync.WaitGroup // the clock's loop, and loads
-	ended  [2]atomic.Int64
-	late   atomic.Int64
-	again  atomic.Int64
-
-	mu     sync.Mutex // guards the rest
-	shards map[int32]*txnShard
-	closed bool
+	cfg   TxnConfig
+	ended [2]atomic.Int64
+	late  atomic.Int64
+	again atomic.Int64
+	shards[*txnShard]
 }
 
 // NewTxns makes a coordinator that leads nothing yet. Start runs its clock.
 func NewTxns(cfg TxnConfig) *Txns {
-	c := &Txns{cfg: cfg.withDefaults(), stop: make(chan struct{}), shards: make(map[int32]*txnShard)}
-	c.timers.wake = make(chan struct{}, 1)
+	c := &Txns{cfg: cfg.withDefaults()}
+	c.setUp()
 	return c
 }
 
 // Start runs the clock until Close.
-func (c *Txns) Start() { c.wg.Go(func() { c.timers.run(c.cfg.Now, c.stop) }) }
-
-// Close resigns everything and waits for the loads to end.
-func (c *Txns) Close() error {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil
-	}
-	c.closed = true
-	shards := c.shards
-	c.shards = nil
-	c.mu.Unlock()
-	close(c.stop)
-	for _, s := range shards {
-		s.close()
-	}
-	c.wg.Wait()
-	return nil
-}
+func (c *Txns) Start() { c.run(c.cfg.Now) }
 
 // Lead says that this node leads the partition in epoch and that its log is complete up to there. The state is read by a goroutine;
 // until it is there, requests are told so.
 func (c *Txns) Lead(partition, epoch int32, log ReplicatedLog) {
-	c.mu.Lock()
-	old := c.shards[partition]
-	if c.closed || old != nil && old.epoch >= epoch {
-		c.mu.Unlock()
-		return
-	}
-	s := &txnShard{c: c, partition: partition, epoch: epoch, log: log, loading: true}
-	s.sweep.fire = func() { s.locked(s.expire) }
-	c.shards[partition] = s
-	c.wg.Go(s.load)
-	c.mu.Unlock()
-	if old != nil {
-		old.close()
-	}
-}
-
-// Resign says that this node no longer leads the partition in epoch, nor in any before.
-func (c *Txns) Resign(partition, epoch int32) {
-	c.mu.Lock()
-	s := c.shards[partition]
-	if s == nil || s.epoch > epoch {
-		c.mu.Unlock()
-		return
-	}
-	delete(c.shards, partition)
-	c.mu.Unlock()
-	s.close()
+	c.lead(partition, epoch, func() *txnShard {
+		s := &txnShard{c: c, ledPartition: ledPartition{partition: partition, epoch: epoch, log: log, loading: true}}
+		s.sweep.fire = func() { s.locked(s.expire) }
+		return s
+	})
 }
 
 // enter locks the shard of a transactional id, if it may answer. The caller ends with unlock.
@@ -195,65 +147,22 @@ func (c *Txns) enter(id string) (*txnShard, error) {
 	if id == "" || len(id) > maxTransactionalID {
 		return nil, ErrInvalidTxnID
 	}
-	n := c.cfg.Partitions()
-	if n <= 0 {
-		return nil, ErrNotCoordinator
+	s, err := c.of(id, c.cfg.Partitions())
+	if err != nil {
+		return nil, err
 	}
-	c.mu.Lock()
-	s := c.shards[PartitionOf(id, n)]
-	c.mu.Unlock()
-	if s == nil {
-		return nil, ErrNotCoordinator
-	}
-	s.mu.Lock()
-	if err := s.usable(); err != nil {
-		s.mu.Unlock()
+	if err := s.enter(); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func (c *Txns) all() []*txnShard {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]*txnShard, 0, len(c.shards))
-	for _, s := range c.shards {
-		out = append(out, s)
-	}
-	return out
-}
-
-// txnShard is one partition's coordinator in one leader epoch. The outbox's mutex guards what follows it, and the transactions.
+// txnShard is one partition's coordinator in one leader epoch.
 type txnShard struct {
-	c         *Txns
-	partition int32
-	epoch     int32
-	log       ReplicatedLog
-	sweep     timer
+	c *Txns
 
-	outbox
-	loading bool
-	closed  bool
-	txns    map[string]*txn
-}
-
-func (s *txnShard) usable() error {
-	switch {
-	case s.closed:
-		return ErrNotCoordinator
-	case s.loading:
-		return ErrCoordinatorLoading
-	}
-	return nil
-}
-
-// locked runs fn under mu unless the shard is closed or not loaded.
-func (s *txnShard) locked(fn func()) {
-	s.mu.Lock()
-	if s.usable() == nil {
-		fn()
-	}
-	s.unlock()
+	ledPartition
+	txns map[string]*txn
 }
 
 // confirmed calls reply with err, nil or not, if at this moment no later coordinator can have decided anything, else with what
@@ -276,21 +185,11 @@ func (s *txnShard) confirmed(err error, reply func(error)) {
 // append appends records as one batch. then is called under mu, after they were applied, or with the error. mu is held.
 func (s *txnShard) append(records []txnRecord, then func(error)) {
 	batch := txnBatch(records, s.c.cfg.Now().UnixMilli())
-	s.later(func() {
-		s.log.Append(batch, func(err error) {
-			s.mu.Lock()
-			switch {
-			case s.closed:
-				err = ErrNotCoordinator
-			case err == nil:
-				for i := range records {
-					s.apply(&records[i])
-				}
-			}
-			then(err)
-			s.unlock()
-		})
-	})
+	s.write(func(done func(error)) { s.log.Append(batch, done) }, func() {
+		for i := range records {
+			s.apply(&records[i])
+		}
+	}, then)
 }
 
 // apply folds one committed record into the state: the only way in which anything stored changes, live and at a load.
