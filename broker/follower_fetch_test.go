@@ -408,20 +408,21 @@ func TestRackAwareClient(t *testing.T) {
 		}
 	}
 	from, read := consumer()
-	write(20)
-	read()
-	if from.count(nearID) == 0 {
-		t.Fatalf("nothing was fetched from broker %d in the client's rack: %v", nearID, from.n)
-	}
-	// All it asks of the leader is where to read.
-	before := from.count(int32(leader))
-	for range 50 {
-		write(1)
+	soon(t, "the broker in the client's rack is read from", func() bool {
+		write(20)
 		read()
-	}
-	if n := from.count(int32(leader)) - before; n > 0 {
-		t.Fatalf("%d fetches from the leader while a follower in the rack is in sync", n)
-	}
+		return from.count(nearID) > 0
+	})
+	// All it asks of the leader is where to read. On a slow machine the follower is out of sync now and then, and the leader is asked rightly.
+	var before int
+	soon(t, "nothing is fetched from the leader", func() bool {
+		before = from.count(int32(leader))
+		for range 50 {
+			write(1)
+			read()
+		}
+		return from.count(int32(leader)) == before
+	})
 	// franz-go goes on trying a broker that is gone until it is time to ask the leader again.
 	from, read = consumer(kgo.RecheckPreferredReplicaInterval(time.Second))
 	read()

@@ -352,7 +352,7 @@ func TestBalanceCanBeSwitchedOff(t *testing.T) {
 func TestCloseSpreadsLeadership(t *testing.T) {
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
-		n.cfg.CloseTimeout = 25 * time.Second
+		n.cfg.CloseTimeout = 2 * time.Minute    // it ends when all is handed over, however slow the machine
 		n.cfg.ElectionTimeout = 2 * time.Second // so many groups at once, and a slow machine, shall not elect twice
 	}
 	c.start(c.nodes...)
