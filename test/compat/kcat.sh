@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # kcat.sh HOST:PORT,…: what kcat, and so librdkafka, does against a cluster. Prints a line per check; fails if one did.
-# KCAT_LINES sets the size of the exact read-back (default 20000).
+# KCAT_LINES sets the size of the exact read-back (default 20000); KCAT_CONFIG is kcat's own: a file that says how to connect.
+# With COMPAT_KILLS brokers are killed meanwhile: producers are idempotent then, and what loses or repeats records by its nature is left out.
 set -uo pipefail
 
 brokers=$1
@@ -9,6 +10,7 @@ run=compat-kcat-$$-$RANDOM
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/balsa-kcat.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 failures=0
+kills=${COMPAT_KILLS:-}
 
 check() { # NAME WANT GOT
 	if [[ $2 == "$3" ]]; then
@@ -20,7 +22,7 @@ check() { # NAME WANT GOT
 }
 
 kc() { timeout 40 kcat -b "$brokers" "$@" 2>"$tmp/err" || { echo "kcat failed: $(tail -n 3 "$tmp/err")" >&2; return 1; }; }
-produce() { kc -P "$@"; }
+produce() { kc -P ${kills:+-X enable.idempotence=true} "$@"; }
 # read TOPIC PARTITION ARGS…: to the end, nothing else printed
 read_all() { kc -C -q -e -t "$1" -p "$2" "${@:3}"; }
 # offset TOPIC PARTITION WHERE: -1 the end, -2 the beginning, else a time
@@ -28,7 +30,7 @@ offset() { kc -Q -t "$1:$2:$3" | sed 's/.*offset //'; }
 # A topic of one partition is made by the first produce to it; one of more is made by the CLI's way, CreateTopics.
 exists() { kc -L -t "$1" | grep -c '  partition '; }
 
-check "metadata lists the brokers" "$(tr ',' '\n' <<<"$brokers" | grep -c .)" "$(kc -L | grep -c '^  broker ')"
+[[ -n $kills ]] || check "metadata lists the brokers" "$(tr ',' '\n' <<<"$brokers" | grep -c .)" "$(kc -L | grep -c '^  broker ')"
 
 t=$run-auto
 seq 1 "$lines" | produce -t "$t" -p 0 -X acks=all -X enable.idempotence=true
@@ -42,7 +44,9 @@ check "the tail" "$(seq $((lines - 4)) "$lines" | paste -sd,)" "$(read_all "$t" 
 check "nothing at the end" "" "$(read_all "$t" 0 -o end)"
 check "by a time before all" 0 "$(offset "$t" 0 1)"
 
-for acks in 0 1 all; do
+levels=(0 1 all)
+[[ -z $kills ]] || levels=() # without idempotence there is nothing to expect
+for acks in "${levels[@]}"; do
 	t=$run-acks-$acks
 	echo first | produce -t "$t" -p 0 -X acks=all # makes the topic, so that acks=0 is not lost to its making
 	seq 1 50 | produce -t "$t" -p 0 -X acks="$acks" -X enable.idempotence=false

@@ -1,5 +1,6 @@
-// Streams.java HOST:PORT,… [LINES]: a Kafka Streams application, word count with exactly_once_v2, unmodified, against a cluster. In the
-// middle it is closed and started again. Prints a line per check; the exit code says whether all held.
+// Streams.java HOST:PORT,… LINES CONFIG SECONDS: a Kafka Streams application, word count with exactly_once_v2, unmodified, against a cluster. In the
+// middle it is closed and started again. Prints a line per check; the exit code says whether all held. CONFIG is a file of client properties, and
+// the second half of the lines is written over so many seconds.
 //
 // One file without a build: test/compat/java/apps.sh fetches the jars and runs it.
 
@@ -22,12 +23,19 @@ public class Streams {
 
     public static void main(String[] args) throws Exception {
         String brokers = args[0], run = "streams-" + ProcessHandle.current().pid();
-        int lines = args.length > 1 ? Integer.parseInt(args[1]) : 20000;
-        Map<String, Object> common = Map.of("bootstrap.servers", brokers);
+        int lines = Integer.parseInt(args[1]), seconds = Integer.parseInt(args[3]);
+        Properties connection = new Properties();
+        try (var in = Files.newInputStream(Path.of(args[2]))) {
+            connection.load(in);
+        }
+        Map<String, Object> common = new HashMap<>();
+        connection.forEach((k, v) -> common.put((String) k, v));
+        common.put("bootstrap.servers", brokers);
         try (Admin admin = Admin.create(common)) {
             admin.createTopics(List.of(new NewTopic(run + "-in", 4, (short) 3), new NewTopic(run + "-out", 4, (short) 3))).all().get(60, TimeUnit.SECONDS);
         }
         Properties p = new Properties();
+        p.putAll(connection);
         p.put(StreamsConfig.APPLICATION_ID_CONFIG, run);
         p.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, brokers);
         p.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
@@ -49,6 +57,9 @@ public class Streams {
                     want.merge(a, 1L, Long::sum);
                     want.merge(b, 1L, Long::sum);
                     producer.send(new ProducerRecord<>(run + "-in", Integer.toString(i), a + " " + b));
+                    if (app != null && seconds > 0 && i % 100 == 0) {
+                        Thread.sleep(100_000L * seconds / (lines / 2));
+                    }
                 }
             }
             if (app != null) {

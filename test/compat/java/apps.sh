@@ -2,36 +2,48 @@
 # apps.sh HOST:PORT,…: unmodified applications of Kafka's ecosystem against a cluster: a Kafka Streams word count with exactly_once_v2, and
 # Kafka Connect with a file source and a file sink. Needs what tools.sh needs; what is missing ends it with code 3.
 #
+#   COMMAND_CONFIG=FILE    client properties that say how to connect
+#   COMPAT_KILLS=SECONDS   brokers are killed meanwhile: the input takes so long to come. Streams must be exact all the same; Connect's connectors
+#                          promise every line at least once, so that a line may come twice
+#   ONLY=streams|connect   only that
+#
 # About 2 minutes. Not part of .ci/run: HACKING.md says when to run it.
 set -uo pipefail
 cd "$(dirname "$0")"
 brokers=$1
-jars=${JAVA_TOOLS_JARS:-${XDG_CACHE_HOME:-$HOME/.cache}/balsa-compat-java/tools-4.1.0}
-
-skip() {
-	echo "SKIPPED: $1, so that Kafka Streams and Connect were not checked"
-	exit 3
-}
-command -v java >/dev/null || skip "java is not installed (Debian: apt-get install openjdk-17-jdk-headless)"
-if ! compgen -G "$jars/kafka-streams-*.jar" >/dev/null; then
-	command -v mvn >/dev/null || skip "mvn is not installed (Debian: apt-get install maven)"
-	timeout 600 mvn -q -B -Dstyle.color=never -f tools/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars" >/dev/null ||
-		skip "mvn cannot fetch the jars of tools/pom.xml"
-fi
+checked="neither Streams nor Connect" && . ./jars.sh
+need_tools
 work=$(mktemp -d "${TMPDIR:-/tmp}/balsa-apps.XXXXXX")
-connect=
+connect='' writer=''
 cleanup() {
 	[[ -z $connect ]] || { kill "$connect" 2>/dev/null; wait "$connect" 2>/dev/null; }
+	[[ -z $writer ]] || kill "$writer" 2>/dev/null
 	rm -rf "$work"
 }
 trap cleanup EXIT
 failed=0
 
-timeout 400 java -XX:+UseSerialGC -Xmx512m -cp "$jars/*" Streams.java "$brokers" "${STREAMS_LINES:-20000}" || failed=1
+kills=${COMPAT_KILLS:-}
+config=${COMMAND_CONFIG:-$work/client.properties}
+[[ -n ${COMMAND_CONFIG:-} ]] || : >"$config"
+
+if [[ streams =~ ${ONLY:-.} ]]; then
+	timeout $((400 + ${kills:-0})) java -XX:+UseSerialGC -Xmx512m -cp "$jars/*" Streams.java "$brokers" "${STREAMS_LINES:-20000}" "$config" "${kills:-0}" || failed=1
+fi
+[[ connect =~ ${ONLY:-.} ]] || exit "$failed"
 
 topic=connect-$$-$RANDOM
 mkdir "$work/plugins" && cp "$jars"/connect-file-*.jar "$work/plugins/"
-seq -f "line %.0f" 1 5000 >"$work/source.txt"
+lines=5000
+if [[ -z $kills ]]; then
+	seq -f "line %.0f" 1 $lines >"$work/source.txt"
+else
+	for ((i = 0; i < kills; i++)); do # a line here and there: the connector reads on where it was
+		seq -f "line %.0f" $((lines * i / kills + 1)) $((lines * (i + 1) / kills)) >>"$work/source.txt"
+		sleep 1
+	done &
+	writer=$!
+fi
 cat >"$work/worker.properties" <<-EOF
 	bootstrap.servers=$brokers
 	key.converter=org.apache.kafka.connect.storage.StringConverter
@@ -41,6 +53,7 @@ cat >"$work/worker.properties" <<-EOF
 	plugin.path=$work/plugins
 	listeners=http://127.0.0.1:0
 EOF
+for of in '' producer. consumer.; do sed "s/^/$of/" "$config"; done >>"$work/worker.properties"
 cat >"$work/source.properties" <<-EOF
 	name=$topic-source
 	connector.class=org.apache.kafka.connect.file.FileStreamSourceConnector
@@ -58,15 +71,22 @@ EOF
 java -XX:+UseSerialGC -Xmx384m -cp "$jars/*" org.apache.kafka.connect.cli.ConnectStandalone \
 	"$work/worker.properties" "$work/source.properties" "$work/sink.properties" >"$work/connect.log" 2>&1 &
 connect=$!
-for ((i = 0; i < 240; i++)); do
-	cmp -s "$work/source.txt" "$work/sink.txt" && break
+same() {
+	if [[ -z $kills ]]; then
+		cmp -s "$work/source.txt" "$work/sink.txt"
+	else
+		! kill -0 "$writer" 2>/dev/null && cmp -s <(sort "$work/source.txt") <(sort -u "$work/sink.txt")
+	fi
+}
+for ((i = 0; i < 240 + 2 * ${kills:-0}; i++)); do
+	same && break
 	kill -0 "$connect" 2>/dev/null || break
 	sleep 0.5
 done
-if cmp -s "$work/source.txt" "$work/sink.txt"; then
-	echo "ok    Connect: file source to topic to file sink, 5000 lines, the same"
+if same; then
+	echo "ok    Connect: file source to topic to file sink, $lines lines, $(($(wc -l <"$work/sink.txt") - lines)) of them twice"
 else
-	echo "FAIL  Connect: $(wc -l <"$work/sink.txt" 2>/dev/null || echo no) lines of 5000 in the sink's file"
+	echo "FAIL  Connect: $(wc -l <"$work/sink.txt" 2>/dev/null || echo no) lines of $lines in the sink's file"
 	tail -n 20 "$work/connect.log"
 	failed=1
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# run.sh HOST:PORT,…: the Java client (Smoke.java) against a cluster. It needs java 17 or later, and mvn to fetch the jars once,
+# run.sh HOST:PORT,… [PART…]: the Java client (Smoke.java) against a cluster. It needs java 17 or later, and mvn to fetch the jars once,
 # into JAVA_COMPAT_JARS; what is missing is said, and ends it with code 3: nothing was checked.
-# KAFKA_CLIENTS_VERSION chooses another client.
+# KAFKA_CLIENTS_VERSION chooses another client, COMMAND_CONFIG a file of properties that say how to connect.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -10,18 +10,12 @@ jars=${JAVA_COMPAT_JARS:-${XDG_CACHE_HOME:-$HOME/.cache}/balsa-compat-java/$vers
 artifacts=(org.apache.kafka:kafka-clients:"$version" org.slf4j:slf4j-api:1.7.36 org.slf4j:slf4j-nop:1.7.36
 	org.lz4:lz4-java:1.8.0 org.xerial.snappy:snappy-java:1.1.10.7 com.github.luben:zstd-jni:1.5.6-10)
 
-skip() {
-	echo "SKIPPED: $1, so that the Java client was not checked"
-	exit 3
-}
-command -v java >/dev/null || skip "java is not installed (Debian: apt-get install openjdk-17-jdk-headless)"
-major=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)
-((${major:-0} >= 17)) || skip "java is ${major:-of an unknown version}, not 17 or later"
-java --list-modules | grep -q '^jdk.compiler' || skip "java has no compiler (Debian: apt-get install openjdk-17-jdk-headless)"
+checked="nothing of the Java client" && . ./jars.sh
+need_java
 for a in "${artifacts[@]}"; do
 	IFS=: read -r _ name v <<<"$a"
 	[[ -s $jars/$name-$v.jar ]] && continue
 	command -v mvn >/dev/null || skip "mvn is not installed (Debian: apt-get install maven)"
 	timeout 300 mvn -q -B -Dstyle.color=never dependency:copy -Dartifact="$a" -DoutputDirectory="$jars" >/dev/null || skip "mvn cannot fetch $a"
 done
-exec timeout 300 java -cp "$jars/*" Smoke.java "$1"
+exec timeout 300 java -cp "$jars/*" Smoke.java "$@"

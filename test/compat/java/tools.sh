@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tools.sh HOST:PORT,…: Kafka's own command-line tools against a cluster, as an operator types them. It needs java 17 or later, and mvn to
-# fetch the jars once (124 MiB, tools/pom.xml) into JAVA_TOOLS_JARS; what is missing is said, and ends it with code 3.
+# tools.sh HOST:PORT,…: Kafka's own command-line tools against a cluster, as an operator types them. It needs what jars.sh
+# says, and JAVA_TOOLS_JARS says where the jars are.
 #
 #   COMMAND_CONFIG=FILE   client properties for all of them (SASL, TLS)
 #   ONLY=REGEX            only the checks whose names match
@@ -9,18 +9,8 @@
 set -uo pipefail
 cd "$(dirname "$0")"
 brokers=$1
-jars=${JAVA_TOOLS_JARS:-${XDG_CACHE_HOME:-$HOME/.cache}/balsa-compat-java/tools-4.1.0}
-
-skip() {
-	echo "SKIPPED: $1, so that Kafka's tools were not checked"
-	exit 3
-}
-command -v java >/dev/null || skip "java is not installed (Debian: apt-get install openjdk-17-jdk-headless)"
-if ! compgen -G "$jars/kafka-tools-*.jar" >/dev/null; then
-	command -v mvn >/dev/null || skip "mvn is not installed (Debian: apt-get install maven)"
-	timeout 600 mvn -q -B -Dstyle.color=never -f tools/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars" >/dev/null ||
-		skip "mvn cannot fetch the jars of tools/pom.xml"
-fi
+checked="none of Kafka's tools" && . ./jars.sh
+need_tools
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/balsa-tools.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -1,19 +1,24 @@
 // Command roundtrip writes numbered records to a new topic of six partitions with an unmodified franz-go client, and reads
 // back exactly those: in order within each partition, the first at offset 0, the end minus the beginning being the count.
+// It connects as the broker's command line does: BALSA_TLS_CA, BALSA_TLS_CLIENT_CERT, BALSA_USER and so on.
 package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 const partitions = 6
@@ -27,15 +32,48 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), *limit)
 	defer cancel()
 	topic := fmt.Sprintf("compat-roundtrip-%d", time.Now().UnixNano())
-	if err := run(ctx, strings.Split(*brokers, ","), topic, *records, int16(*replicas)); err != nil {
+	connect, err := connection(strings.Split(*brokers, ","))
+	if err == nil {
+		err = run(ctx, connect, topic, *records, int16(*replicas))
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "FAIL  %v\n", err)
 		os.Exit(1)
 	}
 	fmt.Printf("ok    %d records in %d partitions came back exactly\n", *records, partitions)
 }
 
-func run(ctx context.Context, brokers []string, topic string, records int, replicas int16) error {
-	producer, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+// connection is how to reach the brokers, by what the environment says.
+func connection(brokers []string) ([]kgo.Opt, error) {
+	opts := []kgo.Opt{kgo.SeedBrokers(brokers...)}
+	if file := os.Getenv("BALSA_TLS_CA"); file != "" {
+		ca, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		c := &tls.Config{RootCAs: x509.NewCertPool()}
+		c.RootCAs.AppendCertsFromPEM(ca)
+		if cert := os.Getenv("BALSA_TLS_CLIENT_CERT"); cert != "" {
+			pair, err := tls.LoadX509KeyPair(cert, os.Getenv("BALSA_TLS_CLIENT_KEY"))
+			if err != nil {
+				return nil, err
+			}
+			c.Certificates = append(c.Certificates, pair)
+		}
+		opts = append(opts, kgo.DialTLSConfig(c))
+	}
+	if user := os.Getenv("BALSA_USER"); user != "" {
+		password, err := os.ReadFile(os.Getenv("BALSA_PASSWORD_FILE"))
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, kgo.SASL(scram.Auth{User: user, Pass: strings.TrimSpace(string(password))}.AsSha512Mechanism()))
+	}
+	return opts, nil
+}
+
+func run(ctx context.Context, connect []kgo.Opt, topic string, records int, replicas int16) error {
+	producer, err := kgo.NewClient(slices.Concat(connect, []kgo.Opt{kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner())})...)
 	if err != nil {
 		return err
 	}
@@ -80,7 +118,7 @@ func run(ctx context.Context, brokers []string, topic string, records int, repli
 		}
 	}
 
-	consumer, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	consumer, err := kgo.NewClient(slices.Concat(connect, []kgo.Opt{kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())})...)
 	if err != nil {
 		return err
 	}
