@@ -68,6 +68,8 @@ var rules = []rule{
 	{pkg: "sim", own: []string{"raft", "raft/multi", "raft/transport", "segment", "partition", "coordinator", "protocol", "internal/vfs", "sim"},
 		reason: "the simulator runs the real floors 0 to 3 on fake time, network and disk: nothing of the broker, which owns sockets"},
 	{pkg: "test", own: []string{"client", "broker"}, others: []string{"github.com/twmb/franz-go/"}, reason: "compatibility checks meet a broker over the network"},
+	{pkg: "test/compat/clients", others: []string{"github.com/IBM/sarama", "github.com/segmentio/kafka-go", "github.com/xdg-go/scram"},
+		reason: "other clients have a module of their own, so that the broker's requires none of them"},
 	{pkg: "internal/archtest", reason: "the rules depend on nothing"},
 }
 
