@@ -45,7 +45,8 @@ func main() {
 
 // connection is how to reach the brokers, by what the environment says.
 func connection(brokers []string) ([]kgo.Opt, error) {
-	opts := []kgo.Opt{kgo.SeedBrokers(brokers...)}
+	// A broker that is killed at the first request of a connection looks to the client as one that wants SASL.
+	opts := []kgo.Opt{kgo.SeedBrokers(brokers...), kgo.AlwaysRetryEOF()}
 	if file := os.Getenv("BALSA_TLS_CA"); file != "" {
 		ca, err := os.ReadFile(file)
 		if err != nil {
