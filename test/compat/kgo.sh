@@ -13,6 +13,8 @@
 # KGO_COUNT         how many times (default 1)
 # KGO_TIMEOUT       seconds for all of it (default 240)
 # KGO_LOG_LEVEL     what the clients log (none, info, debug; default none); shown if a test fails
+# COMPAT_KILLS      brokers are killed meanwhile. The tests are not made for that: one that ends because its client says that it could not reach the broker
+#                   that is down has not passed, and says nothing; what any other has found is a failure
 set -uo pipefail
 
 left_out=() # none
@@ -40,6 +42,12 @@ code=$?
 printf 'left out: %s\n' "${left_out[@]}"
 sed -n 's/^ *--- SKIP: \([^ ]*\).*/left out by itself: \1/p' "$tmp/out" | sort -u
 passed=$(grep -c '^--- PASS' "$tmp/out")
+unreachable='poll got unexpected errs: .*(EOF|connection refused|connection reset|broken pipe)'
+if ((code == 1 && passed > 0)) && [[ -n ${COMPAT_KILLS:-} ]] && grep -qE "$unreachable" "$tmp/out" &&
+	! grep -E '^ +[a-z0-9_]+_test\.go:[0-9]+: ' "$tmp/out" | grep -qvE "deleting (group|topic)|NOT DELETING|completed in|unable to delete|$unreachable"; then
+	grep -E '^--- FAIL' "$tmp/out" | sed 's/^--- FAIL: \([^ ]*\).*/said nothing, as a broker was down: \1/'
+	code=0
+fi
 if ((code != 0)); then
 	grep -v '^=== ' "$tmp/out" | grep -vE '^ *--- (PASS|SKIP)' | head -n 200
 	echo "--- what the clients said last"

@@ -77,7 +77,7 @@ refused "topics: a wrong config" "[Ii]nvalid|nknown topic config" topics --creat
 
 produce() { seq 1 1000 | sed 's/.*/key&:value&/' | producer --topic "$t" --property parse.key=true --property key.separator=:; }
 check "console producer" "^>*$" produce
-consume() { consumer --topic "$t" --from-beginning --timeout-ms 8000 --property print.key=true | grep -c '^key[0-9]*.value[0-9]*$'; }
+consume() { consumer --topic "$t" --from-beginning --max-messages 1000 --timeout-ms 60000 --property print.key=true | grep -c '^key[0-9]*.value[0-9]*$'; }
 check "console consumer" "^1000$" consume
 check "get-offsets: latest" "$t:5:[0-9]+" offsets --topic "$t" --time latest
 sum() { offsets --topic "$t" --time "$1" | awk -F: '{n += $3} END {print n}'; }
@@ -90,7 +90,7 @@ check "verifiable producer" '"acked":500' tool org.apache.kafka.tools.Verifiable
 check "verifiable consumer" '"name":"records_consumed"' tool org.apache.kafka.tools.VerifiableConsumer --bootstrap-server "$brokers" --topic "$t" --group-id "$run-v" --max-messages 500 --reset-policy earliest --consumer.config "$config"
 check "end-to-end latency" "Percentiles" tool org.apache.kafka.tools.EndToEndLatency "$brokers" "$t" 200 all 100 "$config"
 
-join() { consumer --topic "$t" --group "$run-g" --from-beginning --timeout-ms 8000 | grep -c .; }
+join() { consumer --topic "$t" --group "$run-g" --from-beginning --max-messages 21500 --timeout-ms 60000 | grep -c .; }
 check "groups: a console consumer in a group" "^[0-9]{4,}$" join
 check "groups: list" "$run-g" groups --list
 check "groups: describe" "$run-g +$t +0 +[0-9]+ +[0-9]+ +0" groups --describe --group "$run-g"
@@ -101,7 +101,7 @@ check "groups: reset by duration" "$run-g +$t +0 +0" groups --reset-offsets --gr
 check "groups: delete offsets" "Successful|TOPIC" groups --delete-offsets --group "$run-g" --topic "$t"
 check "groups: delete" "Deletion of requested consumer groups .* was successful" groups --delete --group "$run-g"
 check "groups: all kinds" "GROUP" tool org.apache.kafka.tools.GroupsCommand --bootstrap-server "$brokers" --command-config "$config" --list
-join848() { consumer --topic "$t" --group "$run-n" --consumer-property group.protocol=consumer --from-beginning --timeout-ms 10000 | grep -c .; }
+join848() { consumer --topic "$t" --group "$run-n" --consumer-property group.protocol=consumer --from-beginning --max-messages 21500 --timeout-ms 60000 | grep -c .; }
 check "groups: KIP-848" "^[0-9]{4,}$" join848
 check "groups: KIP-848 describe" "$run-n +$t +0 +[0-9]+ +[0-9]+ +0" groups --describe --group "$run-n"
 
