@@ -1,4 +1,5 @@
-// Balsa as a system under test: `broker dev` in processes of its own, loaded through franz-go.
+// Balsa as a system under test: `broker start` in processes of its own. Not `broker dev`, which would ask them all the while whether
+// they are ready.
 
 package bench
 
@@ -7,201 +8,151 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"net/http"
 	"os"
-	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
-	"sync"
-	"syscall"
-	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-const (
-	benchTopic    = "bench"
-	batchMaxBytes = 1 << 20 // for every system that batches
-	stopLimit     = 20 * time.Second
-)
-
-// Balsa runs `<Binary> dev --nodes 3`.
+// Balsa runs `<Binary> start` for each node.
 type Balsa struct {
-	Binary string // the broker's executable
+	Binary string   // the broker's executable
+	Args   []string // more flags for each broker
 
-	cell  Cell
-	cmd   *exec.Cmd
-	seeds []string
+	kafkaNodes
+	ports []int // Kafka's, then those between brokers, then for administration
+	dir   string
 }
 
-// Name implements System.
-func (b *Balsa) Name() string { return "balsa" }
+// NewBalsa is a cluster that is yet to be started.
+func NewBalsa(binary string, client Client, args ...string) *Balsa {
+	return &Balsa{Binary: binary, Args: args, kafkaNodes: kafkaNodes{client: client, nodes: nodes{stopSignal: os.Interrupt}}}
+}
+
+// Name implements Cluster.
+func (b *Balsa) Name() string { return OurName }
+
+// OurName is Balsa's in results.
+const OurName = "balsa"
 
 // Mode implements System.
 func (b *Balsa) Mode() string { return "" }
 
-// Start implements System.
-func (b *Balsa) Start(ctx context.Context, dir string, c Cell) error {
+const balsaReady = "ready: "
+
+// Start implements Cluster.
+func (b *Balsa) Start(ctx context.Context, dir string, c Cell) (err error) {
+	n := c.Nodes()
+	again := b.ports != nil
+	if !again {
+		if b.ports, err = keepPorts(3 * n); err != nil {
+			return err
+		}
+		for i := range n {
+			b.addrs = append(b.addrs, loopback(b.ports[i]))
+		}
+	}
+	b.cell, b.dir = c, dir
+	for i := range n {
+		if err := b.start(i, again); err != nil {
+			return err
+		}
+	}
+	return b.connect()
+}
+
+// StartNode implements System.
+func (b *Balsa) StartNode(_ context.Context, node int) error { return b.start(node, true) }
+
+func (b *Balsa) start(i int, again bool) error {
+	n := b.cell.Nodes()
+	data := filepath.Join(b.dir, fmt.Sprintf("n%d", i+1))
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return err
+	}
+	admin := "none"
+	if b.cell.Scenario == "R1" { // which asks whether logs are open
+		admin = loopback(b.ports[2*n+i])
+	}
+	args := []string{"start", "--config", os.DevNull, "--data-dir", data, "--node-id", strconv.Itoa(i + 1), "--cluster-id", "bench",
+		"--kafka-listen", b.addrs[i], "--rpc-listen", loopback(b.ports[n+i]), "--admin-listen", admin}
+	args = append(args, b.Args...)
+	if i > 0 || again { // the first one founds the cluster
+		var others []string
+		for j := range n {
+			if j != i {
+				others = append(others, loopback(b.ports[n+j]))
+			}
+		}
+		args = append(args, "--join", strings.Join(others, ","))
+	}
+	return b.run(i, program{path: b.Binary, args: args, log: filepath.Join(b.dir, fmt.Sprintf("n%d.log", i+1)), seen: []string{balsaReady}})
+}
+
+// Create implements Cluster. Class A asks for what its peers have by default.
+func (b *Balsa) Create(ctx context.Context, c Cell, made func(int)) error {
+	var configs map[string]*string
 	if c.Class == ClassA {
+		relaxed := "relaxed"
+		configs = map[string]*string{"balsa.durability": &relaxed}
+	}
+	err := b.create(ctx, c, configs, made)
+	if c.Class == ClassA && errors.Is(err, kerr.InvalidConfig) {
 		return fmt.Errorf("%w: class A needs balsa.durability=relaxed, which does not exist yet", ErrNotOffered)
 	}
-	b.cell = c
-	b.cmd = exec.Command(b.Binary, "dev", "--nodes", "3", "--data-dir", dir, "--kafka-port", "0")
-	b.cmd.Stderr = os.Stderr
-	out, err := b.cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := b.cmd.Start(); err != nil {
-		return err
-	}
-	ready := make(chan []string, 1)
-	go func() {
-		sc := bufio.NewScanner(out)
-		for sc.Scan() {
-			if addrs, ok := strings.CutPrefix(sc.Text(), "ready: "); ok {
-				ready <- strings.Split(addrs, ",")
-				break
-			}
-		}
-		close(ready)
-		_, _ = io.Copy(io.Discard, out)
-	}()
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for `broker dev` to be ready: %w", ctx.Err())
-	case addrs, ok := <-ready:
-		if !ok {
-			return errors.New("`broker dev` ended before it was ready")
-		}
-		b.seeds = addrs
-	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.seeds...))
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	_, err = kadm.NewClient(cl).CreateTopic(ctx, int32(c.Partitions), 3, nil, benchTopic)
 	return err
 }
 
-// Pids implements System.
-func (b *Balsa) Pids() []int { return children(b.cmd.Process.Pid) }
-
-// Stop implements System.
-func (b *Balsa) Stop() error {
-	if b.cmd == nil || b.cmd.Process == nil {
-		return nil
-	}
-	_ = b.cmd.Process.Signal(os.Interrupt)
-	return waitOrKill(b.cmd)
-}
-
-// stopAll asks processes to end, and waits for each; status is what they end with then.
-func stopAll(cmds []*exec.Cmd, status int) error {
-	for _, c := range cmds {
-		_ = c.Process.Signal(os.Interrupt) // it may have ended by itself
-	}
-	errs := make([]error, len(cmds))
-	var wg sync.WaitGroup
-	for i, c := range cmds {
-		wg.Go(func() {
-			err := waitOrKill(c)
-			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != status {
-				errs[i] = err
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-// waitOrKill waits for a process that was asked to end, and insists after a while.
-func waitOrKill(cmd *exec.Cmd) error {
-	t := time.AfterFunc(stopLimit, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
-	err := cmd.Wait()
-	if !t.Stop() {
-		return fmt.Errorf("process %d did not stop within %v and was killed", cmd.Process.Pid, stopLimit)
-	}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && !exit.Exited() {
-		return nil // it died of the signal that we sent
-	}
-	return err
-}
-
-// Producer implements System.
-func (b *Balsa) Producer(_ context.Context, _ int) (Producer, error) {
-	opts := []kgo.Opt{
-		kgo.SeedBrokers(b.seeds...),
-		kgo.DefaultProduceTopic(benchTopic),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.ProducerBatchMaxBytes(batchMaxBytes),
-		kgo.ProducerLinger(0),
-		kgo.MaxBufferedBytes(b.cell.InflightBytes),
-		kgo.MaxBufferedRecords(max(1, b.cell.InflightBytes/b.cell.RecordBytes)),
-	}
-	cl, err := kgo.NewClient(opts...)
-	if err != nil {
-		return nil, err
-	}
-	return &kafkaProducer{cl: cl, sync: b.cell.InflightBytes <= b.cell.RecordBytes}, nil
-}
-
-// kafkaProducer is a Producer over the Kafka protocol.
-type kafkaProducer struct {
-	cl   *kgo.Client
-	sync bool // one record at a time: the wait for the one before must not count as this one's latency
-}
-
-func (p *kafkaProducer) Send(ctx context.Context, partition int, record []byte, done func(error)) {
-	if p.sync {
-		done(p.cl.ProduceSync(ctx, &kgo.Record{Partition: int32(partition), Value: record}).FirstErr())
-		return
-	}
-	p.cl.Produce(ctx, &kgo.Record{Partition: int32(partition), Value: record}, func(_ *kgo.Record, err error) { done(err) })
-}
-
-func (p *kafkaProducer) Flush(ctx context.Context) error { return p.cl.Flush(ctx) }
-
-func (p *kafkaProducer) Close() { p.cl.Close() }
-
-// ReadBack implements System.
-func (b *Balsa) ReadBack(ctx context.Context, fn func(int, []byte)) error {
-	return kafkaReadBack(ctx, b.seeds, fn)
-}
-
-func kafkaReadBack(ctx context.Context, seeds []string, fn func(int, []byte)) error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.ConsumeTopics(benchTopic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(16<<20), kgo.FetchMaxPartitionBytes(4<<20))
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, benchTopic)
-	if err != nil {
-		return err
-	}
-	if err := ends.Error(); err != nil {
-		return err
-	}
-	var left int64
-	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
-	for left > 0 {
-		fetches := cl.PollFetches(ctx)
-		if err := fetches.Err0(); err != nil {
-			return fmt.Errorf("%d records before the end: %w", left, err)
+// Leaders implements Cluster.
+func (b *Balsa) Leaders(ctx context.Context, n int) ([]int, error) {
+	for i := range b.addrs {
+		x, err := b.node(i)
+		if err != nil {
+			return nil, err
 		}
-		var failed error
-		fetches.EachError(func(_ string, p int32, err error) { failed = fmt.Errorf("partition %d: %w", p, err) })
-		if failed != nil {
-			return failed
+		if x == nil {
+			continue
 		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			fn(int(r.Partition), r.Value)
-			left--
-		})
+		if _, ready := x.printed(balsaReady); !ready {
+			return nil, fmt.Errorf("node %d is not ready", i+1)
+		}
 	}
-	return nil
+	if n == 0 {
+		return nil, nil
+	}
+	return b.kafkaNodes.Leaders(ctx, n)
+}
+
+// maxMetricsLine bounds a line of /metrics.
+const maxMetricsLine = 64 << 10
+
+// Opened implements System.
+func (b *Balsa) Opened(ctx context.Context, node int) (bool, string, error) {
+	const by = "balsa_log_replicas"
+	if _, err := b.node(node); err != nil {
+		return false, by, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askAgain)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+loopback(b.ports[2*b.cell.Nodes()+node])+"/metrics", nil)
+	if err != nil {
+		return false, by, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, by, nil // it does not serve yet
+	}
+	defer resp.Body.Close()
+	sc := bufio.NewScanner(resp.Body)
+	sc.Buffer(nil, maxMetricsLine)
+	for sc.Scan() {
+		if v, ok := strings.CutPrefix(sc.Text(), by+" "); ok {
+			open, err := strconv.ParseFloat(v, 64)
+			return err == nil && int(open) >= b.cell.Partitions*b.cell.Replicas/b.cell.Nodes(), by, nil
+		}
+	}
+	return false, by, nil
 }

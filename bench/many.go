@@ -20,24 +20,6 @@ import (
 	"time"
 )
 
-// Herd is a cluster of three nodes with many partitions: Balsa or a peer.
-type Herd interface {
-	Name() string
-	// Start starts three nodes on what is below dir, where the last ones may have left data; it does not wait for them.
-	Start(ctx context.Context, dir string) error
-	// Create makes n three-replica partitions, and returns when they exist. It tells how many do, from any goroutine.
-	Create(ctx context.Context, n int, made func(int)) error
-	// Leaders asks the nodes that run which of n partitions they lead: a node's number from 0, or -1. With n = 0 it returns
-	// without an error once the cluster is there.
-	Leaders(ctx context.Context, n int) ([]int, error)
-	// Pids are the processes by node; one that was killed is 0.
-	Pids() []int
-	// Kill ends a node by SIGKILL.
-	Kill(node int) error
-	// Stop ends all nodes that run, gently first. They may be started again.
-	Stop() error
-}
-
 // Many is what one system did with so many partitions in one round.
 type Many struct {
 	Scenario   string `json:"scenario"`
@@ -83,12 +65,13 @@ type ManyOptions struct {
 	Limit   time.Duration // of each step; default 10 min
 	Dir     string        // data goes below it
 	Log     func(format string, args ...any)
+	Status  func(format string, args ...any) // shows how it stands; nil: nobody wants to know
 
 	poll, window, settle time.Duration // defaults pollLeast, settleWindow, settleMost; tests have no time
 }
 
 const (
-	pollLeast    = 100 * time.Millisecond // between two looks at who leads
+	manyReplicas = 3
 	pollShare    = 4                      // or as many times what the look took, so that looking takes a fifth of the time …
 	pollMost     = 500 * time.Millisecond // … but no longer than this: it is what the figures are sharp to
 	settleWindow = 2 * time.Second
@@ -97,7 +80,7 @@ const (
 )
 
 // RunMany takes all systems through all numbers of partitions, in turns. What a system cannot do is a result, too.
-func RunMany(ctx context.Context, o ManyOptions, herds func() []Herd, each func(Many)) error {
+func RunMany(ctx context.Context, o ManyOptions, clusters func() []Cluster, each func(Many)) error {
 	if len(o.Partitions) == 0 {
 		o.Partitions = []int{0, 1000, 10000}
 	}
@@ -107,11 +90,14 @@ func RunMany(ctx context.Context, o ManyOptions, herds func() []Herd, each func(
 		}
 	}
 	o.Rounds = max(o.Rounds, 1)
+	if o.Status == nil {
+		o.Status = func(string, ...any) {}
+	}
 	done := make(map[string]bool)
 	for _, wanted := range o.Partitions {
 		for round := range o.Rounds {
-			for i, h := range herds() {
-				m := Many{Scenario: "M2", System: h.Name(), Partitions: wanted, Wanted: wanted, Round: round + 1}
+			for i, h := range clusters() {
+				m := Many{Scenario: manyScenario, System: h.Name(), Partitions: wanted, Wanted: wanted, Round: round + 1}
 				if i > 0 && o.PeerMax > 0 && wanted > o.PeerMax {
 					m.Partitions = o.PeerMax
 					m.Notes = append(m.Notes, fmt.Sprintf("bounded to %d of %d partitions by --peer-partitions", o.PeerMax, wanted))
@@ -135,19 +121,23 @@ func RunMany(ctx context.Context, o ManyOptions, herds func() []Herd, each func(
 }
 
 // runMany fills m. Its error is one that ends the run; what the system could not do is in m.
-func runMany(ctx context.Context, o ManyOptions, h Herd, m *Many) (err error) {
+func runMany(ctx context.Context, o ManyOptions, h Cluster, m *Many) (err error) {
 	dir, err := os.MkdirTemp(o.Dir, "bench-"+h.Name()+"-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	defer func() { err = errors.Join(err, h.Stop()) }()
+	defer func() {
+		h.Disconnect()
+		err = errors.Join(err, h.Stop())
+	}()
 	r := &manyRun{o: o, h: h, m: m, dir: filepath.Join(dir, "data")}
 	m.LoadBefore = loadAverage()
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
 	}{{"start", r.empty}, {"create the partitions", r.create}, {"measure them at rest", r.idle}, {"start again", r.restart}, {"kill a node", r.kill}, {"measure the survivors", r.left}} {
+		o.Status("M2, %d partitions, %s: %s", m.Partitions, h.Name(), step.what)
 		limited, cancel := context.WithTimeout(ctx, o.Limit)
 		err := step.do(limited)
 		cancel()
@@ -164,20 +154,22 @@ func runMany(ctx context.Context, o ManyOptions, h Herd, m *Many) (err error) {
 	return nil
 }
 
-// errEnded is what Herd.Leaders returns when a node has ended that should run: there is nothing to wait for.
-var errEnded = errors.New("a node has ended")
-
 // manyRun is one system's way through the steps.
 type manyRun struct {
 	o   ManyOptions
-	h   Herd
+	h   Cluster
 	m   *Many
-	dir string
+	dir string // that nodes have below
+}
+
+// cell is what there shall be.
+func (r *manyRun) cell() Cell {
+	return Cell{Scenario: manyScenario, Class: ClassB, Replicas: manyReplicas, Partitions: r.m.Partitions}
 }
 
 // empty starts the nodes and weighs them.
 func (r *manyRun) empty(ctx context.Context) error {
-	if err := r.h.Start(ctx, r.dir); err != nil {
+	if err := r.h.Start(ctx, r.dir, r.cell()); err != nil {
 		return err
 	}
 	if _, err := r.allLed(ctx, 0, time.Now()); err != nil {
@@ -194,7 +186,7 @@ func (r *manyRun) create(ctx context.Context) error {
 	}
 	begin, told := time.Now(), time.Now()
 	made := 0
-	if err := r.h.Create(ctx, r.m.Partitions, func(n int) {
+	if err := r.h.Create(ctx, r.cell(), func(n int) {
 		if made = n; time.Since(told) > 10*time.Second {
 			told = time.Now()
 			r.o.Log("  %d of %d made after %.0f s", n, r.m.Partitions, time.Since(begin).Seconds())
@@ -226,7 +218,7 @@ func (r *manyRun) restart(ctx context.Context) error {
 		r.m.Notes = append(r.m.Notes, "started after an unclean stop: "+err.Error())
 	}
 	begin := time.Now()
-	if err := r.h.Start(ctx, r.dir); err != nil {
+	if err := r.h.Start(ctx, r.dir, r.cell()); err != nil {
 		return err
 	}
 	took, err := r.allLed(ctx, r.m.Partitions, begin)

@@ -25,12 +25,13 @@ type fakeHerd struct {
 }
 
 func (f *fakeHerd) Name() string { return f.name }
-func (f *fakeHerd) Start(context.Context, string) error {
+func (f *fakeHerd) Start(context.Context, string, Cell) error {
 	f.starts++
 	f.running, f.dead, f.looks = true, -1, 0
 	return nil
 }
-func (f *fakeHerd) Create(_ context.Context, n int, made func(int)) error {
+func (f *fakeHerd) Create(_ context.Context, c Cell, made func(int)) error {
+	n := c.Partitions
 	made(n / 2)
 	if f.create != nil {
 		return f.create
@@ -64,12 +65,14 @@ func (f *fakeHerd) Pids() []int {
 func (f *fakeHerd) Kill(node int) error { f.dead = node; return nil }
 func (f *fakeHerd) Stop() error         { f.running = false; return nil }
 
+func (f *fakeHerd) Disconnect() {}
+
 func runHerds(t *testing.T, o ManyOptions, herds ...*fakeHerd) []Many {
 	t.Helper()
 	o.Measure, o.poll, o.window, o.settle = time.Millisecond, time.Microsecond, time.Millisecond, time.Minute
 	o.Dir, o.Log = t.TempDir(), t.Logf
 	var got []Many
-	if err := RunMany(t.Context(), o, func() (hs []Herd) {
+	if err := RunMany(t.Context(), o, func() (hs []Cluster) {
 		for _, h := range herds {
 			hs = append(hs, h)
 		}

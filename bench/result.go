@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -212,8 +213,9 @@ type Return struct {
 // CatchUp is C1: a group read what had piled up.
 type CatchUp struct {
 	BacklogRecords int64   `json:"backlog_records"`
-	Seconds        float64 `json:"seconds"` // from the group's start until it had read the backlog
-	RecordsSec     float64 `json:"records_per_second"`
+	Seconds        float64 `json:"seconds"`            // from the group's start until it had read the backlog
+	JoinSec        float64 `json:"join_seconds"`       // of that, until its first record came
+	RecordsSec     float64 `json:"records_per_second"` // all that it read, over the time since its first record
 	MBSec          float64 `json:"mb_per_second"`
 	Read           int64   `json:"read"` // all records that it read meanwhile
 	// Kept is the producers' rate meanwhile to that before: 0.9 is 90 %.
@@ -308,6 +310,18 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(r)
+}
+
+// Save replaces a file as a whole, so that one that is read meanwhile is never half of one.
+func (r *Report) Save(file string) error {
+	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".new-")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(r.WriteJSON(f), f.Chmod(0o644), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), file)
 }
 
 // maxReportBytes bounds a report that is read.

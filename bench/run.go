@@ -1,51 +1,80 @@
-// Running a cell: warm-up, measurement, resources, verification.
+// Taking systems through cells: in turns within every round, each turn on nodes and data of its own. What a system cannot do, or does wrongly,
+// is a result too; only what would make all further figures worthless ends the run: an interrupt, a full disk.
 
 package bench
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"math"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
+	"slices"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// ErrNotOffered is returned by System.Start for a cell that the system has no mode for.
-var ErrNotOffered = errors.New("not offered by this system")
-
 const (
-	startLimit = 60 * time.Second
-	flushLimit = 60 * time.Second
-	readLimit  = 5 * time.Minute
+	pollLeast = 100 * time.Millisecond // between two looks at a system
+	// readRate is what reading back takes for granted, in bytes a second, beside readLimit.
+	readRate  = 10_000_000
+	readLimit = 5 * time.Minute
+	// startLimit and startEach bound how long a system takes to be there, and to make a partition.
+	startLimit = 3 * time.Minute
+	startEach  = 250 * time.Millisecond
 )
 
-// Run takes all systems through all cells, in turns within every round. Results come in the order of running.
+// turn is one system under one cell in one round.
+type turn struct {
+	o    Options
+	cell Cell
+	sys  System
+	dir  string
+	load *load
+	res  *Result
+	used *usage // nil: not measuring
+}
+
+// Run takes all systems through all cells. Results come in the order of running.
 func Run(ctx context.Context, o Options, cells []Cell, systems func(Cell) []System, each func(Result)) error {
-	if o.Rounds == 0 {
-		o.Rounds = 5
-	}
-	if o.Warmup == 0 {
-		o.Warmup = 2 * time.Second
-	}
-	if o.Measure == 0 {
-		o.Measure = 8 * time.Second
+	o.setDefaults()
+	rates := make(map[Cell]int)
+	began, done := time.Now(), 0
+	total := 0
+	for _, c := range cells {
+		total += o.Rounds * len(systems(c))
 	}
 	for _, c := range cells {
+		s, err := scenarioOf(c)
+		if err != nil {
+			return err
+		}
+		if free := freeBytes(o.dataDir()); free > 0 && c.DiskBytes() > free {
+			return fmt.Errorf("%s needs about %s of the disk, %s has %s: give it less with --backlog, or another --dir", c, gigabytes(c.DiskBytes()), o.dataDir(), gigabytes(free))
+		}
+		if s.Open && c.Rate == 0 {
+			if c.Rate, err = o.calibrate(ctx, c, systems(c), rates); err != nil {
+				return err
+			}
+		}
 		for round := range o.Rounds {
-			for _, s := range systems(c) {
-				o.Log("%s: %s %s, round %d of %d", c, s.Name(), s.Mode(), round+1, o.Rounds)
-				r, err := runOne(ctx, o, c, s)
-				if err != nil {
-					return fmt.Errorf("%s, %s %s: %w", c, s.Name(), s.Mode(), err)
+			for _, sys := range systems(c) {
+				left := ""
+				if done > 0 {
+					left = fmt.Sprintf(" · about %v left", (time.Since(began) / time.Duration(done) * time.Duration(total-done)).Round(time.Second))
 				}
+				o.Log("%s: %s, round %d of %d%s", c, title(sys), round+1, o.Rounds, left)
+				r, err := o.turn(ctx, c, sys, s.run)
+				done++
 				r.Round = round + 1
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", c, title(sys), err)
+				}
+				if r.Failed != "" {
+					o.Log("  failed: %s", r.Failed)
+				}
 				each(r)
 			}
 		}
@@ -53,210 +82,275 @@ func Run(ctx context.Context, o Options, cells []Cell, systems func(Cell) []Syst
 	return nil
 }
 
-func runOne(ctx context.Context, o Options, c Cell, s System) (r Result, err error) {
+func (o *Options) dataDir() string {
+	if o.Dir == "" {
+		return os.TempDir()
+	}
+	return o.Dir
+}
+
+func title(s System) string {
+	if s.Mode() == "" {
+		return s.Name()
+	}
+	return s.Name() + " " + s.Mode()
+}
+
+// calibrate finds the rate of an open loop: half of what the slowest system manages in a closed one, with two significant digits. Cells
+// that differ only in what a closed loop does not have share it.
+func (o *Options) calibrate(ctx context.Context, c Cell, systems []System, known map[Cell]int) (int, error) {
+	c.Scenario, c.Backlog, c.Consumers, c.InflightBytes = "T1", 0, 0, closedWindow
+	if rate := known[c]; rate > 0 {
+		return rate, nil
+	}
+	short := *o
+	short.Verify, short.Warmup, short.Measure = false, min(o.Warmup, 2*time.Second), min(o.Measure, 4*time.Second)
+	slowest := math.Inf(1)
+	for _, sys := range systems {
+		o.Log("%s: %s, to find the rate of the open loop", c, title(sys))
+		r, err := short.turn(ctx, c, sys, steady)
+		if err != nil {
+			return 0, fmt.Errorf("find the rate of the open loop, %s: %w", title(sys), err)
+		}
+		if r.Failed != "" {
+			o.Log("  %s does not count: %s", title(sys), r.Failed)
+			continue
+		}
+		if r.Skipped == "" {
+			o.Log("  %.0f records/s", r.RecordsSec)
+			slowest = min(slowest, r.RecordsSec)
+		}
+	}
+	if math.IsInf(slowest, 1) {
+		return 1, nil // nobody offers the cell, or nobody can do it: the turns will say so
+	}
+	half := slowest / 2
+	unit := math.Pow(10, max(0, math.Floor(math.Log10(half))-1))
+	rate := max(1, int(math.Floor(half/unit)*unit))
+	o.Log("  the rate is %d records/s, half of the slowest", rate)
+	known[c] = rate
+	return rate, nil
+}
+
+// turn takes a system through a cell. Its error is one that ends the run.
+func (o *Options) turn(ctx context.Context, c Cell, s System, run func(context.Context, *turn) error) (r Result, err error) {
 	r = Result{Cell: c, System: s.Name(), Mode: s.Mode(), Began: time.Now().UTC()}
 	dir, err := os.MkdirTemp(o.Dir, "bench-"+s.Name()+"-")
 	if err != nil {
 		return r, err
 	}
+	t := &turn{o: *o, cell: c, sys: s, dir: filepath.Join(dir, "data"), load: newLoad(c, s), res: &r}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	defer func() { err = errors.Join(err, s.Stop()) }()
-	startCtx, cancel := context.WithTimeout(ctx, startLimit)
-	err = s.Start(startCtx, filepath.Join(dir, "data"), c)
-	cancel()
-	if errors.Is(err, ErrNotOffered) {
-		r.Skipped = err.Error()
-		return r, nil
+	defer func() {
+		s.Disconnect()
+		if stop := s.Stop(); stop != nil {
+			r.Notes = append(r.Notes, "while stopping: "+stop.Error())
+		}
+	}()
+	defer t.load.end() // before the nodes stop
+	fail := t.whole(ctx, run)
+	switch {
+	case ctx.Err() != nil:
+		return r, ctx.Err()
+	case errors.Is(fail, ErrNotOffered):
+		r.Skipped = fail.Error()
+	case fail != nil:
+		r.Failed = fail.Error()
 	}
-	if err != nil {
-		return r, err
+	return r, nil
+}
+
+// whole is a turn from the start of the nodes to the verification.
+func (t *turn) whole(ctx context.Context, run func(context.Context, *turn) error) error {
+	if t.cell.RecordBytes < recordHeader {
+		return fmt.Errorf("records have %d bytes at least: they say who sent them when", recordHeader)
 	}
-	l := &load{cell: c, system: s, acked: make([]atomic.Uint64, c.Producers*c.Partitions), failed: make([]sync.Map, c.Producers*c.Partitions)}
-	if err := l.run(ctx, o, &r); err != nil {
-		return r, err
+	limited, cancel := context.WithTimeout(ctx, startLimit+time.Duration(t.cell.Partitions)*startEach)
+	defer cancel()
+	t.status("starting")
+	if err := t.sys.Start(limited, t.dir, t.cell); err != nil {
+		return fmt.Errorf("start: %w", err)
 	}
-	if o.Verify {
-		readCtx, cancel := context.WithTimeout(ctx, readLimit)
-		defer cancel()
-		r.Verified, err = l.verify(readCtx)
-		if err == nil && !r.Verified.OK() {
-			err = fmt.Errorf("verification failed: %+v", *r.Verified)
+	if err := t.sys.Create(limited, t.cell, func(n int) { t.status("%d of %d partitions made", n, t.cell.Partitions) }); err != nil {
+		return fmt.Errorf("create the partitions: %w", err)
+	}
+	if err := t.allLed(limited); err != nil {
+		return err
+	}
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	go t.watchNodes(ctx)
+	err := run(ctx, t)
+	done()
+	t.load.end()
+	if t.used != nil {
+		t.used.end()
+	}
+	t.res.Errors = t.load.refused.Load()
+	t.res.Series, t.res.Marks = t.load.series()
+	if err == nil {
+		if t.load.totalAck.Load() == 0 {
+			return errors.Join(errors.New("nothing was acknowledged"), t.load.failure())
+		}
+		if t.res.Errors > 0 {
+			t.res.Notes = append(t.res.Notes, fmt.Sprintf("%d records were refused, the first: %v", t.res.Errors, t.load.failure()))
 		}
 	}
-	return r, err
+	return err
 }
 
-// load is one run of one cell.
-type load struct {
-	cell   Cell
-	system System
-	// By producer and partition: how many records were sent so far, and which of them failed.
-	acked  []atomic.Uint64 // count of acknowledged records
-	sent   []uint64        // owned by the producer's goroutine until it ends
-	failed []sync.Map
-}
-
-// Record header: producer, partition, sequence within the two.
-const recordHeader = 4 + 4 + 8
-
-func (l *load) run(ctx context.Context, o Options, r *Result) error {
-	var (
-		wg        sync.WaitGroup
-		measuring atomic.Bool
-		stop      atomic.Bool
-		records   atomic.Int64
-		failures  atomic.Int64
-		mu        sync.Mutex
-		hist      = newHistogram()
-		firstErr  error
-	)
-	l.sent = make([]uint64, l.cell.Producers*l.cell.Partitions)
-	producers := make([]Producer, l.cell.Producers)
-	for i := range producers {
-		p, err := l.system.Producer(ctx, i)
-		if err != nil {
-			return fmt.Errorf("producer %d: %w", i, err)
-		}
-		producers[i] = p
-		defer p.Close()
-	}
-	filler := make([]byte, 1<<20) // what compression cannot shrink
-	rng := rand.NewChaCha8([32]byte{1})
-	_, _ = rng.Read(filler)
-	for i, p := range producers {
-		wg.Go(func() {
-			local := newHistogram()
-			var localMu sync.Mutex
-			n := 0
-			for !stop.Load() && ctx.Err() == nil {
-				part := (n + i) % l.cell.Partitions
-				slot := i*l.cell.Partitions + part
-				rec := make([]byte, l.cell.RecordBytes)
-				binary.BigEndian.PutUint32(rec, uint32(i))
-				binary.BigEndian.PutUint32(rec[4:], uint32(part))
-				seq := l.sent[slot]
-				binary.BigEndian.PutUint64(rec[8:], seq)
-				off := (n * 131) % (len(filler) - l.cell.RecordBytes)
-				copy(rec[recordHeader:], filler[off:])
-				l.sent[slot]++
-				n++
-				begin := time.Now()
-				p.Send(ctx, part, rec, func(err error) {
-					if err != nil {
-						failures.Add(1)
-						l.failed[slot].Store(seq, struct{}{})
-						mu.Lock()
-						if firstErr == nil {
-							firstErr = err
-						}
-						mu.Unlock()
-						return
-					}
-					l.acked[slot].Add(1)
-					if measuring.Load() {
-						records.Add(1)
-						localMu.Lock()
-						_ = local.RecordValue(min(int64(time.Since(begin)), maxLatency))
-						localMu.Unlock()
-					}
-				})
-			}
-			flushCtx, cancel := context.WithTimeout(ctx, flushLimit)
-			defer cancel()
-			if err := p.Flush(flushCtx); err != nil {
-				mu.Lock()
-				firstErr = errors.Join(firstErr, fmt.Errorf("flush: %w", err))
-				mu.Unlock()
-			}
-			localMu.Lock()
-			mu.Lock()
-			hist.Merge(local)
-			mu.Unlock()
-			localMu.Unlock()
-		})
-	}
-	pause(ctx, o.Warmup)
-	usage := watch(l.system.Pids)
-	measuring.Store(true)
-	begin := time.Now()
-	pause(ctx, o.Measure)
-	measuring.Store(false)
-	r.Seconds = time.Since(begin).Seconds()
-	used := usage.end()
-	stop.Store(true)
-	wg.Wait()
-	r.Records = records.Load()
-	r.Errors = failures.Load()
-	l.fill(r, hist, used)
-	if r.Records == 0 {
-		return errors.Join(errors.New("nothing was acknowledged"), firstErr, ctx.Err())
-	}
-	return ctx.Err()
-}
-
-func (l *load) fill(r *Result, h *hdrhistogram.Histogram, used spent) {
-	bytes := float64(r.Records) * float64(l.cell.RecordBytes)
-	r.RecordsSec = float64(r.Records) / r.Seconds
-	r.MBSec = bytes / 1e6 / r.Seconds
-	r.Latency = latencyOf(h)
-	r.CPUSec, r.ClientCPU, r.RSSMax, r.RSSSum = used.cpu, used.client, used.rssMax/1e6, used.rssSum/1e6
-	if bytes > 0 {
-		r.CPUSecGB = used.cpu / (bytes / 1e9)
+// watchNodes shows how it stands, each second.
+func (t *turn) watchNodes(ctx context.Context) {
+	last, at := int64(0), time.Now()
+	for ctx.Err() == nil {
+		pause(ctx, time.Second)
+		now := t.load.totalAck.Load()
+		took := time.Since(at).Seconds()
+		rate := float64(now-last) / took
+		last, at = now, time.Now()
+		t.load.mu.Lock()
+		name := t.load.phase.name
+		t.load.mu.Unlock()
+		t.status("%s · %.0f records/s, %.1f MB/s · %s acknowledged", name, rate, rate*float64(t.cell.RecordBytes)/1e6, gigabytes(now*int64(t.cell.RecordBytes)))
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
+func (t *turn) status(format string, args ...any) {
+	t.o.Status("%s %s: "+format, append([]any{t.cell.Scenario, title(t.sys)}, args...)...)
 }
 
-// verify reads everything back. A record that was refused may be there or not; one that was acknowledged must be there
-// once, and records of one producer must be in order within their partition.
-func (l *load) verify(ctx context.Context) (*Verification, error) {
-	v := &Verification{}
-	seen := make([][]uint8, len(l.acked))
-	last := make([]int64, len(l.acked))
-	for i := range seen {
-		seen[i] = make([]uint8, l.sent[i])
-		last[i] = -1
-		v.Acked += int64(l.acked[i].Load())
-	}
-	var broken error
-	err := l.system.ReadBack(ctx, func(partition int, rec []byte) {
-		v.Read++
-		if len(rec) != l.cell.RecordBytes {
-			broken = fmt.Errorf("a record of %d bytes came back, %d were sent", len(rec), l.cell.RecordBytes)
-			return
-		}
-		producer, part, seq := int(binary.BigEndian.Uint32(rec)), int(binary.BigEndian.Uint32(rec[4:])), binary.BigEndian.Uint64(rec[8:])
-		slot := producer*l.cell.Partitions + part
-		if part != partition || slot >= len(seen) || seq >= uint64(len(seen[slot])) {
-			broken = fmt.Errorf("partition %d holds a record that was never sent there: producer %d, partition %d, sequence %d", partition, producer, part, seq)
-			return
-		}
-		if seen[slot][seq] > 0 {
-			v.Duplicated++
-		} else if int64(seq) < last[slot] {
-			v.OutOfOrder++
-		}
-		seen[slot][seq] = 1
-		last[slot] = max(last[slot], int64(seq))
+func (t *turn) note(format string, args ...any) {
+	t.res.Notes = append(t.res.Notes, fmt.Sprintf(format, args...))
+}
+
+// allLed waits until each partition has a leader.
+func (t *turn) allLed(ctx context.Context) error {
+	return t.await(ctx, "leaders of all partitions", func() (bool, error) {
+		leaders, err := t.sys.Leaders(ctx, t.cell.Partitions)
+		return err == nil && !slices.Contains(leaders, -1), err
 	})
-	if err = errors.Join(err, broken); err != nil {
-		return v, fmt.Errorf("read back: %w", err)
-	}
-	for slot := range seen {
-		for seq, n := range seen[slot] {
-			if n == 0 {
-				if _, failed := l.failed[slot].Load(uint64(seq)); !failed {
-					v.Lost++
-				}
-			}
+}
+
+// await asks again and again whether something is so. An error is reported only if it stays; that a node has ended is one at once.
+func (t *turn) await(ctx context.Context, what string, is func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, t.o.Limit)
+	defer cancel()
+	for {
+		ok, err := is()
+		if ok {
+			return nil
+		}
+		if errors.Is(err, errEnded) {
+			return fmt.Errorf("waiting for %s: %w", what, err)
+		}
+		if pause(ctx, t.o.poll); ctx.Err() != nil {
+			return fmt.Errorf("waiting for %s: %w", what, errors.Join(err, ctx.Err()))
 		}
 	}
-	return v, nil
+}
+
+// measure begins to account for what the nodes use.
+func (t *turn) measure() { t.used = watch(t.sys.Pids) }
+
+// fill puts the measured phase into the result. moved is what the servers moved, in bytes of records.
+func (t *turn) fill(p Phase, moved float64) {
+	r := t.res
+	used := t.used.end()
+	t.used = nil
+	r.Seconds, r.Records, r.RecordsSec, r.Latency = p.Seconds, p.Records, p.RecordsSec, p.Latency
+	r.MBSec = r.RecordsSec * float64(t.cell.RecordBytes) / 1e6
+	r.CPUSec, r.ClientCPU, r.RSSMax, r.RSSSum = used.cpu, used.client, used.rssMax/1e6, used.rssSum/1e6
+	if moved > 0 {
+		r.CPUSecGB = used.cpu / (moved / gigabyte)
+	}
+}
+
+func (t *turn) bytes(records int64) float64 { return float64(records) * float64(t.cell.RecordBytes) }
+
+// verify reads everything back, if that is asked for. Lost, duplicated and disordered records fail the turn; but where nodes are killed
+// they are, of a peer, what the scenario is there to show.
+func (t *turn) verify(ctx context.Context) (err error) {
+	t.load.end()
+	if !t.o.Verify {
+		return nil
+	}
+	t.status("reading everything back")
+	ctx, cancel := context.WithTimeout(ctx, readLimit+time.Duration(t.bytes(t.load.totalAck.Load())/readRate*float64(time.Second)))
+	defer cancel()
+	t.res.Verified, err = t.load.verify(ctx)
+	if err == nil && !t.res.Verified.OK() {
+		err = fmt.Errorf("verification failed: %+v", *t.res.Verified)
+		if t.cell.Faults() && t.sys.Name() != OurName {
+			t.note("%v", err)
+			return nil
+		}
+	}
+	return err
+}
+
+// begin makes the producers, and lets them go at a rate once each partition has acknowledged a record: what a system takes to hand out
+// producer ids and to load its code is not what is measured.
+func (t *turn) begin(ctx context.Context, rate int) error {
+	if err := t.load.start(ctx, -1); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, t.o.Limit)
+	defer cancel()
+	if err := t.load.probe(limited); err != nil {
+		return fmt.Errorf("the first record of each partition: %w", err)
+	}
+	t.load.setPace(rate)
+	return nil
+}
+
+// warmUp lets the load run for a while.
+func (t *turn) warmUp(ctx context.Context) { pause(ctx, t.warmup()) }
+
+func (t *turn) warmup() time.Duration {
+	if w, ok := t.sys.(warmer); ok && t.o.Warmup > 0 {
+		return max(t.o.Warmup, w.LeastWarmup())
+	}
+	return t.o.Warmup
+}
+
+// steady is T1, T2, L1, L2 and M1: a warm-up, and a measurement.
+func steady(ctx context.Context, t *turn) error {
+	consumers, err := t.consumers(ctx)
+	if err != nil {
+		return err
+	}
+	defer consumers.stop()
+	if err := t.begin(ctx, t.cell.Rate); err != nil {
+		return err
+	}
+	t.warmUp(ctx)
+	t.load.next("measuring")
+	t.measure()
+	if err := t.lasts(ctx); err != nil {
+		return err
+	}
+	p, endToEnd := t.load.next("ending")
+	t.fill(p, t.bytes(p.Records))
+	if t.cell.Consumers > 0 {
+		t.res.EndToEnd = endToEndOf(endToEnd)
+	}
+	t.load.end()
+	if err := consumers.stop(); err != nil {
+		return err
+	}
+	return t.verify(ctx)
+}
+
+// lasts waits for as long as a phase is measured, and longer if nothing was acknowledged, or read where somebody reads along.
+func (t *turn) lasts(ctx context.Context) error {
+	pause(ctx, t.o.Measure)
+	return t.await(ctx, "a record that is acknowledged, and read", func() (bool, error) {
+		acked, read := t.load.soFar()
+		return acked > 0 && (read > 0 || t.cell.Scenario != "L2"), t.load.failure()
+	})
+}
+
+func endToEndOf(h *hdrhistogram.Histogram) *Latency {
+	l := latencyOf(h)
+	return &l
 }

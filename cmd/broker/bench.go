@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,24 +19,30 @@ import (
 )
 
 type benchOptions struct {
-	peers   []string
-	rounds  int
-	warmup  time.Duration
-	measure time.Duration
-	verify  bool
-	dir     string
-	json    string
-	class   string
-	parts   []int
-	peerMax int
-	limit   time.Duration
+	peers       []string
+	rounds      int
+	warmup      time.Duration
+	measure     time.Duration
+	verify      bool
+	dir         string
+	json        string
+	class       string
+	parts       []int
+	producers   []int
+	consumers   []int
+	replicas    []int
+	record      []int
+	rate        int
+	backlog     float64
+	batch       int
+	linger      time.Duration
+	inflight    int
+	modes       []string
+	kafkaWarmup time.Duration
+	peerMax     int
+	limit       time.Duration
+	args        []string
 }
-
-// manyScenario loads nothing, and so has no cells.
-const manyScenario = "M2"
-
-// scenarios by name.
-var scenarios = map[string]func() []bench.Cell{"T1": bench.T1, "L1": bench.L1}
 
 func newBenchCommand(a *app) *cobra.Command {
 	o := &benchOptions{}
@@ -45,15 +53,20 @@ func newBenchCommand(a *app) *cobra.Command {
 for every round. Only ratios within one run mean anything.
 
 Scenarios:
-  T1  throughput: 1 KiB records; 1 and 16 partitions, 1 and 8 producers, durability classes A and B
-  L1  latency of one synchronous producer
-  M2  partitions that nobody uses, 0, 1,000 and 10,000: CPU and memory at rest, time to start, time until all are led again
-      after kill -9 of a broker
+` + scenarioHelp() + `
+Class A acknowledges from the page cache of a quorum, class B once a quorum has synced to disk. Latency counts from when a
+record was due. L2, F1, F2 and C1 send at a fixed rate: --rate, or half of what the slowest system can do, which is found first.
 
-Class A acknowledges from the page cache of a quorum, class B once a quorum has synced to disk. Peers: jetstream (three
-nats-servers, built with 'go install', one replicated stream for each partition).`,
-		Example: `  broker bench run T1 --peer jetstream --verify
-  broker bench run L1 --rounds 3 --measure 5s --json l1.json
+Peers bring themselves up:
+  jetstream  three nats-servers, built with 'go install'; one replicated stream for each partition
+  kafka      three Apache Kafka processes (KRaft), fetched with 'mvn'; needs Java 17 or later
+
+What --peer, --partitions and so on name replaces the scenario's own. All data of a turn is removed when it ends, and its
+processes are stopped, also after an error or an interrupt; what was measured until then is still written.`,
+		Example: `  broker bench run T1 --peer jetstream,kafka --json t1.json
+  broker bench run T1 --class B --partitions 16 --producers 1,8 --replicas 1,3,5
+  broker bench run L1 L2 --rounds 3 --measure 5s
+  broker bench run C1 --backlog 2 --peer kafka
   broker bench run M2 --partitions 0,1000 --peer jetstream`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -64,127 +77,275 @@ nats-servers, built with 'go install', one replicated stream for each partition)
 		RunE: func(cmd *cobra.Command, args []string) error { return a.benchRun(cmd, args, o) },
 	}
 	f := run.Flags()
-	f.StringSliceVar(&o.peers, "peer", nil, "measure `NAME,...` too: jetstream")
+	f.StringSliceVar(&o.peers, "peer", nil, "measure `NAME,...` too: jetstream, kafka")
 	f.IntVar(&o.rounds, "rounds", 0, "rounds of each cell; medians are printed; 0: 5, and 1 of M2")
 	f.DurationVar(&o.warmup, "warmup", 2*time.Second, "before each measurement; M2 waits for rest instead")
 	f.DurationVar(&o.measure, "measure", 0, "length of each measurement; 0: 8s, and 20s of M2")
-	f.BoolVar(&o.verify, "verify", false, "read everything back: every acknowledged record once, in order")
+	f.BoolVar(&o.verify, "verify", true, "read everything back: every acknowledged record once, in order")
 	f.StringVar(&o.dir, "dir", "", "put all data below `DIR`; default: the system's temporary directory")
-	f.StringVar(&o.json, "json", "", "write the report to `FILE` too")
+	f.StringVar(&o.json, "json", "", "write the report to `FILE` too, anew after each turn")
 	f.StringVar(&o.class, "class", "", "only this durability class: A or B")
-	f.IntSliceVar(&o.parts, "partitions", nil, "only cells with `N,...` partitions; M2: with any such numbers")
+	f.IntSliceVar(&o.parts, "partitions", nil, "with `N,...` partitions")
+	f.IntSliceVar(&o.producers, "producers", nil, "with `N,...` producers")
+	f.IntSliceVar(&o.consumers, "consumers", nil, "with `N,...` consumers, where the scenario has any")
+	f.IntSliceVar(&o.replicas, "replicas", nil, "with `N,...` replicas, on as many brokers, three at least")
+	f.IntSliceVar(&o.record, "record-bytes", nil, "with records of `N,...` bytes")
+	f.IntVar(&o.inflight, "inflight-bytes", 0, "unacknowledged bytes of each producer; 0: as the scenario has it")
+	f.IntVar(&o.batch, "batch-bytes", 1<<20, "the most bytes of a batch, in clients that batch")
+	f.DurationVar(&o.linger, "linger", 0, "how long a batch waits for more records, likewise")
+	f.IntVar(&o.rate, "rate", 0, "L2, F1, F2, C1: records a second of all producers; 0: half of what the slowest system can do")
+	f.Float64Var(&o.backlog, "backlog", 0, "F2, C1, R1: `GB` of records that are missed, read, or on the disks of all brokers together (R1); 0: as the scenario has it")
+	f.StringSliceVar(&o.modes, "jetstream-modes", []string{bench.JetStreamAsync, bench.JetStreamFast, bench.JetStreamAtomic}, "client modes `NAME,...` of T1, T2 and M1; other scenarios have one that fits")
+	f.DurationVar(&o.kafkaWarmup, "kafka-warmup", 20*time.Second, "warm Kafka up for so long at least: its JVM compiles what a load needs while it runs")
 	f.IntVar(&o.peerMax, "peer-partitions", 0, "M2: the most partitions of a peer; 0: as many as ours")
-	f.DurationVar(&o.limit, "limit", 10*time.Minute, "M2: how long one step may take; what a system cannot do in it is said")
+	f.DurationVar(&o.limit, "limit", 10*time.Minute, "how long one step may take; what a system cannot do in it is said")
+	f.StringArrayVar(&o.args, "broker-arg", nil, "give each of our brokers this flag, as in --broker-arg=--cache-bytes=1000000; may be repeated")
 	return group("bench", "Measure Balsa beside its peers", run, newBenchLimitsCommand(a))
 }
 
-func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) error {
-	var cells []bench.Cell
-	many := false
+// scenarioHelp has a line for each.
+func scenarioHelp() string {
+	var b strings.Builder
+	for _, s := range bench.Scenarios() {
+		var classes []string
+		for _, c := range s.Classes {
+			classes = append(classes, string(c))
+		}
+		slices.Sort(classes)
+		fmt.Fprintf(&b, "  %s  %s (class %s)\n", s.ID, s.What, strings.Join(classes, ", "))
+	}
+	return b.String()
+}
+
+// benchPlan is what the arguments ask for.
+type benchPlan struct {
+	cells []bench.Cell
+	many  bool
+}
+
+func (o *benchOptions) plan(names []string) (p benchPlan, err error) {
+	if o.rounds < 0 || o.measure < 0 || o.warmup < 0 || o.limit <= 0 || o.peerMax < 0 || o.rate < 0 || o.backlog < 0 || o.inflight < 0 || o.batch <= 0 || o.linger < 0 ||
+		slices.ContainsFunc(o.parts, func(n int) bool { return n < 0 }) {
+		return p, usageError("give positive numbers and times", "a number or a time is out of range")
+	}
+	for what, list := range map[string][]int{"--producers": o.producers, "--consumers": o.consumers, "--replicas": o.replicas, "--record-bytes": o.record} {
+		if slices.ContainsFunc(list, func(n int) bool { return n <= 0 }) {
+			return p, usageError("give positive numbers", "%s has %v", what, list)
+		}
+	}
+	if o.class != "" && !strings.EqualFold(o.class, string(bench.ClassA)) && !strings.EqualFold(o.class, string(bench.ClassB)) {
+		return p, usageError("there are A and B", "unknown class %q", o.class)
+	}
+	class := bench.Class(strings.ToUpper(o.class))
 	for _, name := range names {
-		name = strings.ToUpper(name)
-		if name == manyScenario {
-			many = true
+		s, ok := bench.Find(name)
+		if !ok {
+			var all []string
+			for _, s := range bench.Scenarios() {
+				all = append(all, s.ID)
+			}
+			return p, usageError("there are "+strings.Join(all, ", "), "unknown scenario %q", name)
+		}
+		if s.IsMany() {
+			if class == bench.ClassA {
+				return p, usageError("leave out --class", "%s is of class B", s.ID)
+			}
+			p.many = true
 			continue
 		}
-		make, ok := scenarios[name]
-		if !ok {
-			return usageError("there are T1, L1 and M2", "unknown scenario %q", name)
+		if class != "" {
+			s.Classes = []bench.Class{class}
 		}
-		for _, c := range make() {
-			if (o.class == "" || strings.EqualFold(o.class, string(c.Class))) && (len(o.parts) == 0 || slices.Contains(o.parts, c.Partitions)) {
-				cells = append(cells, c)
+		for list, given := range map[*[]int][]int{&s.Partitions: o.parts, &s.Producers: o.producers, &s.Replicas: o.replicas, &s.RecordBytes: o.record} {
+			if len(given) > 0 {
+				*list = given
 			}
 		}
+		if slices.Contains(s.Partitions, 0) {
+			return p, usageError("only M2 can have none", "%s loads partitions: 0 are too few", s.ID)
+		}
+		if len(s.Consumers) > 0 && len(o.consumers) > 0 {
+			s.Consumers = o.consumers
+		}
+		if s.Backlog > 0 && o.backlog > 0 {
+			s.Backlog = int64(o.backlog * 1e9)
+			if s.ID == "R1" { // of all brokers together
+				s.Backlog /= int64(s.Replicas[0])
+			}
+		}
+		if s.Inflight > 0 && o.inflight > 0 {
+			s.Inflight = o.inflight
+		}
+		p.cells = append(p.cells, s.Cells(o.rate)...)
 	}
-	if len(cells) == 0 && !many {
-		return usageError("leave out --class or --partitions", "no cell of %s is of class %q with %v partitions", strings.Join(names, " "), o.class, o.parts)
+	return p, nil
+}
+
+// peer is another system, brought here.
+type benchPeer struct {
+	peer    bench.Peer
+	systems func(bench.Cell) []bench.System
+	cluster func() bench.Cluster // for M2
+}
+
+// bringPeers fetches what is asked for.
+func (o *benchOptions) bringPeers(ctx context.Context, client bench.Client, log func(string, ...any)) ([]benchPeer, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
 	}
-	if o.rounds < 0 || o.measure < 0 || o.warmup < 0 || o.limit <= 0 || o.peerMax < 0 || slices.ContainsFunc(o.parts, func(n int) bool { return n < 0 }) {
-		return usageError("give positive numbers and times", "%d rounds of %v after %v, %v partitions, at most %d of a peer, %v for a step", o.rounds, o.measure, o.warmup, o.parts, o.peerMax, o.limit)
+	cache = filepath.Join(cache, "balsa-bench")
+	known := []string{bench.JetStreamAsync, bench.JetStreamFast, bench.JetStreamAtomic, bench.JetStreamSync}
+	for _, m := range o.modes {
+		if !slices.Contains(known, m) {
+			return nil, usageError("there are "+strings.Join(known, ", "), "unknown client mode %q of JetStream", m)
+		}
 	}
-	if many && strings.EqualFold(o.class, string(bench.ClassA)) {
-		return usageError("leave out --class", "M2 is of class B")
+	var peers []benchPeer
+	for _, name := range o.peers {
+		switch name {
+		case "jetstream":
+			server, err := bench.BuildNATSServer(ctx, cache)
+			if err != nil {
+				return nil, err
+			}
+			peers = append(peers, benchPeer{bench.JetStreamPeer(), func(c bench.Cell) (all []bench.System) {
+				for _, m := range jetStreamModes(c, o.modes) {
+					all = append(all, bench.NewJetStream(server, m))
+				}
+				return all
+			}, func() bench.Cluster { return bench.NewJetStream(server, bench.JetStreamAsync) }})
+		case "kafka":
+			log("kafka: making sure that its jars are there")
+			program, err := bench.FetchKafka(ctx, cache)
+			if err != nil {
+				return nil, err
+			}
+			peers = append(peers, benchPeer{program.Peer(), func(bench.Cell) []bench.System { return []bench.System{bench.NewKafka(program, client, o.kafkaWarmup)} },
+				func() bench.Cluster { return bench.NewKafka(program, client, o.kafkaWarmup) }})
+		default:
+			return nil, usageError("there are jetstream and kafka", "unknown peer %q", name)
+		}
+	}
+	return peers, nil
+}
+
+// jetStreamModes are the client modes that make sense for a cell: all of them at full speed, one where latency is what counts.
+func jetStreamModes(c bench.Cell, modes []string) []string {
+	s, _ := bench.Find(c.Scenario)
+	switch {
+	case s.Inflight == 0:
+		return []string{bench.JetStreamSync}
+	case s.Open, s.Backlog > 0:
+		return []string{bench.JetStreamAsync}
+	}
+	return modes
+}
+
+func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) (err error) {
+	plan, err := o.plan(names)
+	if err != nil {
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	server := ""
-	for _, p := range o.peers {
-		if p != "jetstream" {
-			return usageError("there is jetstream", "unknown peer %q", p)
-		}
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			cache = os.TempDir()
-		}
-		if server, err = bench.BuildNATSServer(cmd.Context(), filepath.Join(cache, "balsa-bench")); err != nil {
-			return err
-		}
-	}
-	systems := func(c bench.Cell) []bench.System {
-		all := []bench.System{&bench.Balsa{Binary: self}}
-		if server == "" {
-			return all
-		}
-		modes := []string{bench.JetStreamAsync, bench.JetStreamFast}
-		if c.InflightBytes <= c.RecordBytes {
-			modes = []string{bench.JetStreamSync}
-		}
-		for _, m := range modes {
-			all = append(all, &bench.JetStream{Server: server, ClientMode: m})
-		}
-		return all
+	progress := bench.NewProgress(a.err)
+	defer progress.Close()
+	client := bench.Client{BatchBytes: o.batch, Linger: o.linger}
+	peers, err := o.bringPeers(cmd.Context(), client, progress.Log)
+	if err != nil {
+		return err
 	}
 	report := bench.NewReport(o.dir, os.Args[1:])
-	log := func(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
-	if len(cells) > 0 {
-		opts := bench.Options{Rounds: o.rounds, Warmup: o.warmup, Measure: o.measure, Verify: o.verify, Dir: o.dir, Log: log}
-		if err := bench.Run(cmd.Context(), opts, cells, systems, func(r bench.Result) {
-			report.Results = append(report.Results, r)
-			if r.Skipped == "" {
-				log("  %.0f records/s, p50 %.2f ms, p99 %.2f ms", r.RecordsSec, r.Latency.P50, r.Latency.P99)
-			}
-		}); err != nil {
-			return err
-		}
+	for _, p := range peers {
+		report.Peers = append(report.Peers, p.peer)
 	}
-	if many {
-		opts := bench.ManyOptions{Partitions: o.parts, PeerMax: o.peerMax, Rounds: o.rounds, Measure: o.measure, Limit: o.limit, Dir: o.dir, Log: log}
-		herds := func() []bench.Herd {
-			all := []bench.Herd{&bench.BalsaHerd{Binary: self}}
-			if server != "" {
-				all = append(all, &bench.JetStreamHerd{Server: server})
-			}
-			return all
-		}
-		if err := bench.RunMany(cmd.Context(), opts, herds, func(m bench.Many) { report.Many = append(report.Many, m) }); err != nil {
-			return err
-		}
+	opts := bench.Options{Rounds: o.rounds, Warmup: o.warmup, Measure: o.measure, Verify: o.verify, Dir: o.dir, Limit: o.limit, Log: progress.Log, Status: progress.Status}
+	if opts.Warmup == 0 {
+		opts.Warmup = -1 // none; 0 is the default there
 	}
-	if o.json != "" {
-		f, err := os.Create(o.json)
-		if err != nil {
-			return err
+	report.Settings = opts.Settings(client)
+	// save keeps what there is on the disk: a run takes long.
+	save := func() error {
+		if o.json == "" {
+			return nil
 		}
-		if err := report.WriteJSON(f); err != nil {
-			_ = f.Close() // the write's error is the one to report
-			return err
-		}
-		if err := f.Close(); err != nil {
-			return err
-		}
+		return report.Save(o.json)
+	}
+	if err := save(); err != nil { // a file that cannot be written is better known now
+		return err
+	}
+	run := a.benchCells(cmd.Context(), plan, opts, self, client, peers, o, report, save)
+	report.Finished = time.Now().UTC().Truncate(time.Second)
+	report.Complete = run == nil
+	progress.Close()
+	if err := save(); err != nil {
+		return errors.Join(run, err)
+	}
+	if run != nil && len(report.Results)+len(report.Many) == 0 {
+		return run
 	}
 	var tableErr error
 	if err := a.print(cmd, report, func(w io.Writer) { tableErr = report.WriteTable(w) }); err != nil {
+		return errors.Join(run, err)
+	}
+	if err := errors.Join(run, tableErr); err != nil {
 		return err
 	}
-	if tableErr != nil {
-		return tableErr
+	return benchFailure(report)
+}
+
+// benchCells runs all that the plan asks for.
+func (a *app) benchCells(ctx context.Context, plan benchPlan, opts bench.Options, self string, client bench.Client, peers []benchPeer, o *benchOptions, report *bench.Report, save func() error) error {
+	systems := func(c bench.Cell) []bench.System {
+		all := []bench.System{bench.NewBalsa(self, client, o.args...)}
+		for _, p := range peers {
+			all = append(all, p.systems(c)...)
+		}
+		return all
+	}
+	var saved error
+	if len(plan.cells) > 0 {
+		if err := bench.Run(ctx, opts, plan.cells, systems, func(r bench.Result) {
+			report.Results = append(report.Results, r)
+			if line := r.Line(); line != "" {
+				opts.Log("  %s", line)
+			}
+			saved = errors.Join(saved, save())
+		}); err != nil {
+			return errors.Join(err, saved)
+		}
+	}
+	if plan.many {
+		many := bench.ManyOptions{Partitions: o.parts, PeerMax: o.peerMax, Rounds: o.rounds, Measure: o.measure, Limit: o.limit, Dir: o.dir, Log: opts.Log, Status: opts.Status}
+		clusters := func() []bench.Cluster {
+			all := []bench.Cluster{bench.NewBalsa(self, client, o.args...)}
+			for _, p := range peers {
+				all = append(all, p.cluster())
+			}
+			return all
+		}
+		if err := bench.RunMany(ctx, many, clusters, func(m bench.Many) {
+			report.Many = append(report.Many, m)
+			saved = errors.Join(saved, save())
+		}); err != nil {
+			return errors.Join(err, saved)
+		}
+	}
+	return saved
+}
+
+// benchFailure is an error if our own brokers could not do what was asked of them; what a peer could not do is in the report.
+func benchFailure(report *bench.Report) error {
+	for i := range report.Results {
+		if r := &report.Results[i]; r.System == bench.OurName && r.Failed != "" {
+			return &cliError{code: exitFailure, what: fmt.Sprintf("%s, round %d: %s", r.Cell, r.Round, r.Failed), mend: "the brokers' logs end with the turn; --limit allows each step more time"}
+		}
 	}
 	for i := range report.Many {
-		if m := &report.Many[i]; m.System == (&bench.BalsaHerd{}).Name() && m.Failed != "" {
+		if m := &report.Many[i]; m.System == bench.OurName && m.Failed != "" {
 			return &cliError{code: exitFailure, what: fmt.Sprintf("M2 with %d partitions: %s", m.Partitions, m.Failed), mend: "--limit allows each step more time"}
 		}
 	}

@@ -1,0 +1,468 @@
+// The load: producers that send records by a schedule or as fast as they may, and the account of what became of each record.
+//
+// A load has a pace, which may change while it runs: as fast as the bytes in flight allow (a closed loop), a fixed rate (an open loop), or
+// still. At a rate, record k of a producer is due at a moment that does not depend on the system, and its latency counts from
+// then, however late it could be sent: a stall shows in all records that were due in it (no coordinated omission). In a
+// closed loop it counts from when the producer had the record ready, before it waits for its turn in the window.
+
+package bench
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Record header: producer, partition, sequence within the two, when it was due (ns since the load began).
+const recordHeader = 4 + 4 + 8 + 8
+
+const (
+	flushLimit = 2 * time.Minute
+	// stillPoll is how often producers that stand still look whether to go on.
+	stillPoll = 10 * time.Millisecond
+)
+
+// pacing is how fast to send.
+type pacing struct {
+	begin time.Time
+	rate  int // of all producers, a second; 0: closed loop; below 0: still
+}
+
+// load is one run of one cell.
+type load struct {
+	cell   Cell
+	system System
+	epoch  time.Time
+	pace   atomic.Pointer[pacing]
+	stop   atomic.Bool
+
+	producers []Producer
+	shards    []*shard
+	wg        sync.WaitGroup
+
+	// By producer and partition: how many records were sent so far, acknowledged, which was the last of those, and which failed.
+	acked     []atomic.Uint64
+	lastAcked []atomic.Uint64 // sequence + 1
+	sent      []atomic.Uint64 // written under the shard's sending
+	failed    []sync.Map
+
+	gaps atomic.Pointer[gaps] // nil: nobody watches
+
+	mu       sync.Mutex // guards what follows
+	firstErr error
+	phase    *phase
+	origin   time.Time // of the series; zero: there is none yet
+	endToEnd *hdrhistogram.Histogram
+	consumed []int64 // by step of the series
+	read     int64   // records consumed in this phase
+	marks    []Mark
+
+	refused  atomic.Int64
+	totalAck atomic.Int64 // for whoever watches the progress
+}
+
+// phase is a part of the run that is being accounted for.
+type phase struct {
+	name  string
+	begin time.Time
+}
+
+// shard is one producer's part of the account, so that producers do not wait for each other.
+type shard struct {
+	sending sync.Mutex // held while a record is sent: a probe may come between
+
+	mu      sync.Mutex // guards the rest
+	hist    *hdrhistogram.Histogram
+	records int64
+	origin  time.Time
+	series  []step
+}
+
+type step struct {
+	acked int64
+	worst time.Duration
+}
+
+func newLoad(c Cell, s System) *load {
+	slots := c.Producers * c.Partitions
+	l := &load{cell: c, system: s, epoch: time.Now(), acked: make([]atomic.Uint64, slots), lastAcked: make([]atomic.Uint64, slots), sent: make([]atomic.Uint64, slots),
+		failed: make([]sync.Map, slots), phase: &phase{name: "warming up", begin: time.Now()}, endToEnd: newHistogram()}
+	for range c.Producers {
+		l.shards = append(l.shards, &shard{hist: newHistogram()})
+	}
+	return l
+}
+
+// setPace is for rate as in pacing.
+func (l *load) setPace(rate int) { l.pace.Store(&pacing{begin: time.Now(), rate: rate}) }
+
+// start makes the producers, and lets them go at a rate.
+func (l *load) start(ctx context.Context, rate int) error {
+	for i := range l.cell.Producers {
+		p, err := l.system.Producer(ctx, i)
+		if err != nil {
+			return fmt.Errorf("producer %d: %w", i, err)
+		}
+		l.producers = append(l.producers, p)
+	}
+	l.setPace(rate)
+	filler := make([]byte, max(1<<20, 2*l.cell.RecordBytes)) // what compression cannot shrink
+	rng := rand.NewChaCha8([32]byte{1})
+	_, _ = rng.Read(filler)
+	for i := range l.producers {
+		l.wg.Go(func() { l.produce(ctx, i, filler) })
+	}
+	return nil
+}
+
+// produce is the i-th producer.
+func (l *load) produce(ctx context.Context, i int, filler []byte) {
+	var pace *pacing
+	k := 0 // records sent at this pace
+	for n := 0; !l.stop.Load() && ctx.Err() == nil; {
+		if now := l.pace.Load(); now != pace {
+			pace, k = now, 0
+		}
+		due := time.Now()
+		switch {
+		case pace.rate < 0:
+			pause(ctx, stillPoll)
+			continue
+		case pace.rate > 0:
+			due = pace.begin.Add(time.Duration(float64(k*l.cell.Producers+i) / float64(pace.rate) * float64(time.Second)))
+			k++
+			if wait := time.Until(due); wait > 0 {
+				pause(ctx, wait)
+			}
+		}
+		l.send(ctx, i, (n+i)%l.cell.Partitions, due, filler[(n*131)%(len(filler)-l.cell.RecordBytes):], nil)
+		n++
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushLimit)
+	defer cancel()
+	if err := l.producers[i].Flush(ctx); err != nil {
+		l.fail(fmt.Errorf("flush: %w", err))
+	}
+}
+
+// send sends one record. after, if it is not nil, is told its fate.
+func (l *load) send(ctx context.Context, i, part int, due time.Time, filler []byte, after func(error)) {
+	l.shards[i].sending.Lock()
+	defer l.shards[i].sending.Unlock()
+	slot := i*l.cell.Partitions + part
+	seq := l.sent[slot].Load()
+	rec := make([]byte, l.cell.RecordBytes)
+	binary.BigEndian.PutUint32(rec, uint32(i))
+	binary.BigEndian.PutUint32(rec[4:], uint32(part))
+	binary.BigEndian.PutUint64(rec[8:], seq)
+	binary.BigEndian.PutUint64(rec[16:], uint64(due.Sub(l.epoch)))
+	copy(rec[recordHeader:], filler)
+	l.sent[slot].Store(seq + 1)
+	l.producers[i].Send(ctx, part, rec, func(err error) {
+		if err != nil {
+			l.refused.Add(1)
+			l.failed[slot].Store(seq, struct{}{})
+			l.fail(err)
+		} else {
+			l.ack(i, part, slot, seq, due)
+		}
+		if after != nil {
+			after(err)
+		}
+	})
+}
+
+func (l *load) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.firstErr == nil {
+		l.firstErr = err
+	}
+}
+
+// failure is the first error there was.
+func (l *load) failure() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.firstErr
+}
+
+func (l *load) ack(i, part, slot int, seq uint64, due time.Time) {
+	now := time.Now()
+	took := now.Sub(due)
+	l.acked[slot].Add(1)
+	for {
+		last := l.lastAcked[slot].Load()
+		if last > seq || l.lastAcked[slot].CompareAndSwap(last, seq+1) {
+			break
+		}
+	}
+	l.totalAck.Add(1)
+	s := l.shards[i]
+	s.mu.Lock()
+	_ = s.hist.RecordValue(min(int64(took), maxLatency)) // it is in range
+	s.records++
+	if !s.origin.IsZero() {
+		if n := int(now.Sub(s.origin) / SeriesStep); n < maxPoints {
+			for len(s.series) <= n {
+				s.series = append(s.series, step{})
+			}
+			s.series[n].acked++
+			s.series[n].worst = max(s.series[n].worst, took)
+		}
+	}
+	s.mu.Unlock()
+	if g := l.gaps.Load(); g != nil {
+		g.ack(part, due, now)
+	}
+}
+
+// slotOf says which record of a load it is; ok is false for one that no load of the cell can have sent.
+func slotOf(c Cell, rec []byte) (slot int, seq uint64, ok bool) {
+	if len(rec) < recordHeader {
+		return 0, 0, false
+	}
+	producer, part := int(binary.BigEndian.Uint32(rec)), int(binary.BigEndian.Uint32(rec[4:]))
+	if producer >= c.Producers || part >= c.Partitions {
+		return 0, 0, false
+	}
+	return producer*c.Partitions + part, binary.BigEndian.Uint64(rec[8:]), true
+}
+
+// consume takes a record that a consumer has read.
+func (l *load) consume(rec []byte) {
+	now := time.Now()
+	if len(rec) < recordHeader {
+		return // it is found when everything is read back
+	}
+	due := l.epoch.Add(time.Duration(binary.BigEndian.Uint64(rec[16:])))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.endToEnd.RecordValue(max(0, min(int64(now.Sub(due)), maxLatency))) // it is in range
+	l.read++
+	if !l.origin.IsZero() {
+		if n := int(now.Sub(l.origin) / SeriesStep); n < maxPoints {
+			for len(l.consumed) <= n {
+				l.consumed = append(l.consumed, 0)
+			}
+			l.consumed[n]++
+		}
+	}
+}
+
+// next ends a phase, and begins the next one. What is acknowledged counts in the phase in which it is. The first phase is what has to be
+// done before there is something to measure: the series begins with the second.
+func (l *load) next(name string) (ended Phase, endToEnd *hdrhistogram.Histogram) {
+	now := time.Now()
+	hist := newHistogram()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.shards {
+		s.mu.Lock()
+		hist.Merge(s.hist)
+		s.hist.Reset()
+		ended.Records += s.records
+		s.records = 0
+		if l.origin.IsZero() {
+			s.origin = now
+		}
+		s.mu.Unlock()
+	}
+	if l.origin.IsZero() {
+		l.origin = now
+	}
+	ended.Name, ended.Seconds, ended.Consumed, ended.Latency = l.phase.name, now.Sub(l.phase.begin).Seconds(), l.read, latencyOf(hist)
+	if ended.Seconds > 0 {
+		ended.RecordsSec = float64(ended.Records) / ended.Seconds
+	}
+	endToEnd, l.endToEnd, l.read = l.endToEnd, newHistogram(), 0
+	l.phase = &phase{name: name, begin: now}
+	return ended, endToEnd
+}
+
+// soFar counts what this phase has seen.
+func (l *load) soFar() (acked, read int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.shards {
+		s.mu.Lock()
+		acked += s.records
+		s.mu.Unlock()
+	}
+	return acked, l.read
+}
+
+// mark notes that something happens now.
+func (l *load) mark(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.origin.IsZero() {
+		l.marks = append(l.marks, Mark{Seconds: time.Since(l.origin).Seconds(), What: what})
+	}
+}
+
+// series is what happened over time.
+func (l *load) series() (points []Point, marks []Mark) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.consumed)
+	for _, s := range l.shards {
+		s.mu.Lock()
+		n = max(n, len(s.series))
+		s.mu.Unlock()
+	}
+	for i := range n {
+		p := Point{Seconds: (time.Duration(i+1) * SeriesStep).Seconds()}
+		if i < len(l.consumed) {
+			p.Consumed = l.consumed[i]
+		}
+		for _, s := range l.shards {
+			s.mu.Lock()
+			if i < len(s.series) {
+				p.Acked += s.series[i].acked
+				p.MaxLatency = max(p.MaxLatency, float64(s.series[i].worst)/1e6)
+			}
+			s.mu.Unlock()
+		}
+		points = append(points, p)
+	}
+	return points, l.marks
+}
+
+// outstanding counts the records whose fate is not known yet.
+func (l *load) outstanding() int64 {
+	var sent int64
+	for i := range l.sent {
+		sent += int64(l.sent[i].Load())
+	}
+	return sent - l.totalAck.Load() - l.refused.Load()
+}
+
+// settle waits until the fate of all that was sent is known; the pace must be still.
+func (l *load) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushLimit)
+	defer cancel()
+	for l.outstanding() > 0 {
+		if pause(ctx, stillPoll); ctx.Err() != nil {
+			return fmt.Errorf("%d records have had no answer: %w", l.outstanding(), errors.Join(ctx.Err(), l.failure()))
+		}
+	}
+	return nil
+}
+
+// probe sends one record to each partition, and waits until each was acknowledged. The pace must be still.
+func (l *load) probe(ctx context.Context) error {
+	filler := make([]byte, l.cell.RecordBytes)
+	errs := make([]error, l.cell.Partitions)
+	var wg sync.WaitGroup
+	for part := range l.cell.Partitions {
+		wg.Add(1)
+		l.send(ctx, part%l.cell.Producers, part, time.Now(), filler, func(err error) { errs[part] = err; wg.Done() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// end stops the producers, which flush, and closes them.
+func (l *load) end() {
+	l.stop.Store(true)
+	l.wg.Wait()
+	for _, p := range l.producers {
+		p.Close()
+	}
+	l.producers = nil
+}
+
+// verify reads everything back. A record that was refused may be there or not; one that was acknowledged must be there
+// once, and records of one producer must be in order within their partition.
+func (l *load) verify(ctx context.Context) (*Verification, error) {
+	v := &Verification{}
+	seen := make([][]uint8, len(l.acked))
+	last := make([]int64, len(l.acked))
+	for i := range seen {
+		seen[i] = make([]uint8, l.sent[i].Load())
+		last[i] = -1
+		v.Acked += int64(l.acked[i].Load())
+	}
+	var broken error
+	err := l.system.ReadBack(ctx, func(partition int, rec []byte) {
+		v.Read++
+		if len(rec) != l.cell.RecordBytes {
+			broken = fmt.Errorf("a record of %d bytes came back, %d were sent", len(rec), l.cell.RecordBytes)
+			return
+		}
+		producer, part, seq := int(binary.BigEndian.Uint32(rec)), int(binary.BigEndian.Uint32(rec[4:])), binary.BigEndian.Uint64(rec[8:])
+		slot := producer*l.cell.Partitions + part
+		if part != partition || slot >= len(seen) || seq >= uint64(len(seen[slot])) {
+			broken = fmt.Errorf("partition %d holds a record that was never sent there: producer %d, partition %d, sequence %d", partition, producer, part, seq)
+			return
+		}
+		if seen[slot][seq] > 0 {
+			v.Duplicated++
+		} else if int64(seq) < last[slot] {
+			v.OutOfOrder++
+		}
+		seen[slot][seq] = 1
+		last[slot] = max(last[slot], int64(seq))
+	})
+	if err = errors.Join(err, broken); err != nil {
+		return v, fmt.Errorf("read back: %w", err)
+	}
+	for slot := range seen {
+		for seq, n := range seen[slot] {
+			if n == 0 {
+				if _, failed := l.failed[slot].Load(uint64(seq)); !failed {
+					v.Lost++
+				}
+			}
+		}
+	}
+	return v, nil
+}
+
+// gaps watches how long partitions go without an acknowledgement.
+type gaps struct {
+	from  time.Time // what was due before does not count as the first one after
+	parts []gap
+}
+
+type gap struct {
+	mu      sync.Mutex
+	last    time.Time
+	longest time.Duration // between two acknowledgements, the later one after from
+	first   time.Duration // from from until one that was due after it; 0: not yet
+}
+
+func newGaps(partitions int) *gaps {
+	g := &gaps{from: time.Now(), parts: make([]gap, partitions)}
+	for p := range g.parts {
+		g.parts[p].last = g.from
+	}
+	return g
+}
+
+func (g *gaps) ack(part int, due, now time.Time) {
+	p := &g.parts[part]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.longest = max(p.longest, now.Sub(p.last))
+	p.last = now
+	if p.first == 0 && due.After(g.from) {
+		p.first = now.Sub(g.from)
+	}
+}
+
+// of is what it has seen of a partition; a silence that still lasts counts.
+func (g *gaps) of(part int) (longest, first time.Duration) {
+	p := &g.parts[part]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(p.longest, time.Since(p.last)), p.first
+}
