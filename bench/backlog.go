@@ -96,7 +96,9 @@ func catchUp(ctx context.Context, t *turn) error {
 	if err := t.begin(ctx, t.cell.Rate); err != nil {
 		return err
 	}
-	t.warmUp(ctx)
+	if err := t.warmUp(ctx); err != nil {
+		return err
+	}
 	t.load.next("backlog")
 	if err := t.fillBacklog(ctx); err != nil {
 		return err

@@ -19,7 +19,9 @@ func failover(ctx context.Context, t *turn) error {
 	if err := t.begin(ctx, t.cell.Rate); err != nil {
 		return err
 	}
-	t.warmUp(ctx)
+	if err := t.warmUp(ctx); err != nil {
+		return err
+	}
 	t.load.next("before")
 	if err := t.lasts(ctx); err != nil {
 		return err
@@ -86,7 +88,9 @@ func comeBack(ctx context.Context, t *turn) error {
 	if err := t.begin(ctx, t.cell.Rate); err != nil {
 		return err
 	}
-	t.warmUp(ctx)
+	if err := t.warmUp(ctx); err != nil {
+		return err
+	}
 	leaders, err := t.sys.Leaders(ctx, t.cell.Partitions)
 	if err != nil {
 		return err

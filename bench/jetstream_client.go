@@ -46,7 +46,7 @@ func (j *JetStream) Producer(_ context.Context, i int) (Producer, error) {
 	window := max(1, j.cell.InflightBytes/j.cell.RecordBytes)
 	p := &natsProducer{nc: nc, mode: j.ClientMode, timeout: natsTimeout, window: make(chan struct{}, window)}
 	if j.cell.Faults() {
-		p.again, p.timeout, p.name = true, idempotentTimeout, strconv.Itoa(i)
+		p.again, p.timeout, p.name, p.gates = true, idempotentTimeout, strconv.Itoa(i), make([]gate, j.cell.Partitions)
 	}
 	p.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(window), jetstream.WithPublishAsyncTimeout(p.timeout))
 	if err != nil {
@@ -81,6 +81,7 @@ type natsProducer struct {
 	seq   atomic.Uint64
 
 	window chan struct{} // async: one for each message that is out
+	gates  []gate        // by partition, if again
 	wg     sync.WaitGroup
 	fast   []*fastStream
 	atomic []*atomicStream
@@ -127,10 +128,11 @@ func (p *natsProducer) sendAsync(ctx context.Context, partition int, record []by
 	if p.again {
 		m.Header = nats.Header{jetstream.MsgIDHeader: []string{p.name + "-" + strconv.FormatUint(p.seq.Add(1), 10)}}
 	}
-	publish := func() (jetstream.PubAckFuture, error) {
-		return p.js.PublishMsgAsync(m, jetstream.WithStallWait(natsTimeout))
+	var f jetstream.PubAckFuture
+	err := errHeld
+	if !p.again || p.gates[partition].waiting() == nil {
+		f, err = p.js.PublishMsgAsync(m, jetstream.WithStallWait(natsTimeout))
 	}
-	f, err := publish()
 	if err != nil && !p.again {
 		<-p.window
 		done(err)
@@ -138,28 +140,92 @@ func (p *natsProducer) sendAsync(ctx context.Context, partition int, record []by
 	}
 	p.wg.Go(func() {
 		defer func() { <-p.window }()
-		for {
-			if err == nil {
-				select {
-				case <-f.Ok():
-					done(nil)
-					return
-				case err = <-f.Err():
-				}
-			}
-			if !p.again {
-				done(err)
-				return
-			}
-			select {
-			case <-ctx.Done():
-				done(err)
-				return
-			case <-time.After(retryBackoff):
-			}
-			f, err = publish()
+		if err == nil {
+			err = acked(f)
 		}
+		if err != nil && p.again {
+			err = p.publishUntilAcked(ctx, &p.gates[partition], m)
+		}
+		done(err)
 	})
+}
+
+// errHeld is why a message was not sent at once: its stream does not answer.
+var errHeld = errors.New("held back")
+
+func acked(f jetstream.PubAckFuture) error {
+	select {
+	case <-f.Ok():
+		return nil
+	case err := <-f.Err():
+		return err
+	}
+}
+
+// gate is closed while a stream does not answer. One message tries on; the others wait for it, or thousands of them would keep the servers from
+// electing.
+type gate struct {
+	mu sync.Mutex
+	up chan struct{} // closed when the stream answers again; nil: it does
+}
+
+// shut closes it, and reports whether the caller is the one that tries.
+func (g *gate) shut() (try bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.up == nil {
+		g.up = make(chan struct{})
+		return true
+	}
+	return false
+}
+
+// waiting is what to wait for; nil: the gate is open.
+func (g *gate) waiting() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.up
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.up)
+	g.up = nil
+}
+
+// publishUntilAcked is for a message that was not acknowledged.
+func (p *natsProducer) publishUntilAcked(ctx context.Context, g *gate, m *nats.Msg) (err error) {
+	publish := func() error {
+		f, err := p.js.PublishMsgAsync(m, jetstream.WithStallWait(natsTimeout))
+		if err == nil {
+			err = acked(f)
+		}
+		return err
+	}
+	for {
+		if g.shut() {
+			for {
+				if pause(ctx, retryBackoff); ctx.Err() != nil {
+					err = ctx.Err()
+				} else if err = publish(); err != nil {
+					continue
+				}
+				g.open()
+				return err
+			}
+		}
+		if up := g.waiting(); up != nil {
+			select {
+			case <-up:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err = publish(); err == nil {
+			return nil
+		}
+	}
 }
 
 func (p *natsProducer) sendFast(partition int, record []byte, done func(error)) {

@@ -122,6 +122,8 @@ type Result struct {
 	Round  int       `json:"round"`          // from 1
 	Began  time.Time `json:"began"`
 
+	WarmupSec float64 `json:"warmup_seconds"` // Settings', or what the system needs
+
 	// The measured phase. F1: from the kill on; F2: while the broker catches up; C1: while the group catches up; R1: nothing.
 	Seconds    float64 `json:"seconds"`
 	Records    int64   `json:"records"` // acknowledged while measuring

@@ -140,6 +140,7 @@ func (o *Options) turn(ctx context.Context, c Cell, s System, run func(context.C
 		return r, err
 	}
 	t := &turn{o: *o, cell: c, sys: s, dir: filepath.Join(dir, "data"), load: newLoad(c, s), res: &r}
+	r.WarmupSec = t.warmup().Seconds()
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	defer func() {
 		s.Disconnect()
@@ -303,8 +304,23 @@ func (t *turn) begin(ctx context.Context, rate int) error {
 	return nil
 }
 
-// warmUp lets the load run for a while.
-func (t *turn) warmUp(ctx context.Context) { pause(ctx, t.warmup()) }
+// afterWarmup is how long a schedule has been under way when its measurement begins.
+const afterWarmup = 500 * time.Millisecond
+
+// warmUp lets the load run for a while. A schedule begins anew then: what a system that is not warm has left behind shall not be waited for
+// by what is measured.
+func (t *turn) warmUp(ctx context.Context) error {
+	pause(ctx, t.warmup())
+	if t.cell.Rate > 0 {
+		t.load.setPace(-1)
+		if err := t.load.settle(ctx); err != nil {
+			return err
+		}
+		t.load.setPace(t.cell.Rate)
+		pause(ctx, min(t.warmup(), afterWarmup))
+	}
+	return ctx.Err()
+}
 
 func (t *turn) warmup() time.Duration {
 	if w, ok := t.sys.(warmer); ok && t.o.Warmup > 0 {
@@ -323,7 +339,9 @@ func steady(ctx context.Context, t *turn) error {
 	if err := t.begin(ctx, t.cell.Rate); err != nil {
 		return err
 	}
-	t.warmUp(ctx)
+	if err := t.warmUp(ctx); err != nil {
+		return err
+	}
 	t.load.next("measuring")
 	t.measure()
 	if err := t.lasts(ctx); err != nil {
