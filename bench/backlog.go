@@ -182,6 +182,7 @@ func restart(ctx context.Context, t *turn) error {
 	t.res.Restart = r
 	t.load.next("clean restart")
 	t.status("stopping all nodes")
+	t.load.mark("all nodes are stopped")
 	begin := time.Now()
 	if err := t.sys.Stop(); err != nil {
 		return fmt.Errorf("stop: %w", err)
@@ -196,6 +197,7 @@ func restart(ctx context.Context, t *turn) error {
 	pause(ctx, max(t.o.Warmup, t.o.poll))
 	t.load.next("unclean restart")
 	begin = time.Now()
+	t.load.mark("kill -9 of all nodes")
 	for node := range t.cell.Nodes() {
 		if err := t.sys.Kill(node); err != nil {
 			return err
@@ -220,6 +222,7 @@ func (t *turn) startAgain(ctx context.Context, r *Recovery) (err error) {
 		return err
 	}
 	t.status("starting all nodes")
+	t.load.mark("all nodes are started")
 	begin := time.Now()
 	if err := t.sys.Start(ctx, t.dir, t.cell); err != nil {
 		return err

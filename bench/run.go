@@ -275,7 +275,9 @@ func (t *turn) verify(ctx context.Context) (err error) {
 	if !t.o.Verify {
 		return nil
 	}
-	t.status("reading everything back")
+	t.load.mu.Lock()
+	t.load.phase.name = "reading everything back"
+	t.load.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, readLimit+time.Duration(t.bytes(t.load.totalAck.Load())/readRate*float64(time.Second)))
 	defer cancel()
 	t.res.Verified, err = t.load.verify(ctx)
