@@ -162,8 +162,8 @@ func acked(f jetstream.PubAckFuture) error {
 	}
 }
 
-// gate is closed while a stream does not answer. One message tries on; the others wait for it, or thousands of them would keep the servers from
-// electing.
+// gate is closed while a stream does not answer. One message tries on; the others wait for it: thousands that try would load servers that
+// elect.
 type gate struct {
 	mu sync.Mutex
 	up chan struct{} // closed when the stream answers again; nil: it does
