@@ -212,5 +212,5 @@ func (m *Machine) Backlog(consumers int) Bound {
 // Open is the shortest possible time to open logs of so many files that need not be read, in s: each is opened and its last
 // block read, on all processors.
 func (m *Machine) Open(files int) Bound {
-	return sum(Seconds, "opening files", named{fmt.Sprintf("%d files", files), float64(files) * m.OpenFile.Median / 1e6 / float64(m.Host.CPUs)})
+	return sum(Seconds, "opening files", named{fmt.Sprintf("%d files", files), float64(files) * m.OpenFile.Median / 1e6 / float64(max(m.Host.CPUs, 1))})
 }

@@ -1,4 +1,4 @@
-// What `broker bench limits` prints.
+// What was measured and what follows from it as lines of tables, and how `broker bench limits` prints them.
 
 package limit
 
@@ -12,14 +12,18 @@ import (
 	"github.com/balsamq/balsa/bench"
 )
 
-// WriteMachine prints what was measured.
-func (m *Machine) WriteMachine(out io.Writer) error {
-	fmt.Fprintf(out, "%s, %s, %d processors (%s), %s; median of %d rounds, machine load %.1f before\n", m.Host.OS, m.Go, m.Host.CPUs, m.Host.CPU, m.Host.FileSystem, m.Rounds, m.Host.Load)
-	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "what\tmedian\tmin\tmax\t")
+// Line is one figure of a machine.
+type Line struct {
+	What string
+	Figure
+	Unit string
+}
+
+// Figures are all that were measured.
+func (m *Machine) Figures() (all []Line) {
 	row := func(what string, f Figure, unit string) {
 		if f.Median > 0 {
-			fmt.Fprintf(w, "%s\t%.4g %s\t%.4g\t%.4g\t\n", what, f.Median, unit, f.Min, f.Max)
+			all = append(all, Line{what, f, unit})
 		}
 	}
 	waits := func(what string, x Wait) {
@@ -50,19 +54,32 @@ func (m *Machine) WriteMachine(out io.Writer) error {
 	waits("round trip over the loopback", m.PingPong)
 	row("to another goroutine and back", m.HandOver, "µs")
 	row("to another thread and back", m.Wake, "µs")
+	return all
+}
+
+// WriteMachine prints what was measured.
+func (m *Machine) WriteMachine(out io.Writer) error {
+	fmt.Fprintf(out, "%s, %s, %d processors (%s), %s; median of %d rounds, machine load %.1f before\n", m.Host.OS, m.Go, m.Host.CPUs, m.Host.CPU, m.Host.FileSystem, m.Rounds, m.Host.Load)
+	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "what\tmedian\tmin\tmax\t")
+	for _, l := range m.Figures() {
+		fmt.Fprintf(w, "%s\t%.4g %s\t%.4g\t%.4g\t\n", l.What, l.Median, l.Unit, l.Min, l.Max)
+	}
 	return w.Flush()
 }
 
 // Election is the brokers' default election timeout, which some bounds consist of.
 const Election = time.Second
 
-// WriteModel prints the best possible figures of the scenarios.
-func (m *Machine) WriteModel(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "scenario\tbest possible\tset by\tof\t")
-	row := func(what string, b Bound) {
-		fmt.Fprintf(w, "%s\t%.4g %s\t%s\t%s\t\n", what, b.Value, b.Unit, b.By, strings.Join(b.Parts, ", "))
-	}
+// Best is the bound of a scenario's load.
+type Best struct {
+	What string
+	Bound
+}
+
+// Model are the best possible figures of all scenarios.
+func (m *Machine) Model() (all []Best) {
+	row := func(what string, b Bound) { all = append(all, Best{what, b}) }
 	for _, class := range []bench.Class{bench.ClassB, bench.ClassA} {
 		for _, producers := range []int{1, 8} {
 			row(fmt.Sprintf("T1, T2 class %s, %d producers, 1 MiB in flight each", class, producers), m.Throughput(Load{class, 1, producers, 1024, 1 << 20, 3}))
@@ -83,5 +100,15 @@ func (m *Machine) WriteModel(out io.Writer) error {
 	row("F2, catching up", m.CatchUp())
 	row("C1, reading a backlog", m.Backlog(1))
 	row("R1, 400 files of 128 MiB", m.Open(400))
+	return all
+}
+
+// WriteModel prints them.
+func (m *Machine) WriteModel(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "scenario\tbest possible\tset by\tof\t")
+	for _, b := range m.Model() {
+		fmt.Fprintf(w, "%s\t%.4g %s\t%s\t%s\t\n", b.What, b.Value, b.Unit, b.By, strings.Join(b.Parts, ", "))
+	}
 	return w.Flush()
 }
