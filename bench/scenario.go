@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// Scenario is a set of cells: all combinations of its lists.
+// Scenario is a set of cells: all combinations of its lists, or with Star one list after the other, while of the others the first values
+// stand.
 type Scenario struct {
 	ID   string
 	What string // one line
@@ -22,6 +23,7 @@ type Scenario struct {
 	Consumers   []int // nil: none
 	Inflight    int   // record bytes per producer; 0: one record
 	Open        bool  // an open loop: at a fixed rate
+	Star        bool
 	Backlog     int64
 
 	run func(ctx context.Context, t *turn) error // nil: M2, which loads nothing
@@ -60,7 +62,50 @@ func Scenarios() []Scenario {
 			Partitions: []int{16}, Producers: []int{4}, Consumers: []int{4}, Inflight: openWindow, Open: true, Backlog: 10 * gigabyte, run: catchUp},
 		{ID: "R1", What: "restart with 50 GB on the disks of all brokers, clean and after kill -9: time until the logs are open", Classes: synced, Replicas: three,
 			RecordBytes: []int{1024}, Partitions: []int{16}, Producers: []int{4}, Inflight: openWindow, Backlog: 50 * gigabyte / 3, run: restart},
+		{ID: "G1", What: "how throughput and p99 grow with record size, partitions, producers, consumers, replicas: one at a time (--over)", Classes: synced,
+			Replicas: []int{3, 1, 5}, RecordBytes: []int{1024, 100, 16384, 131072}, Partitions: []int{16, 1, 4, 64, 256}, Producers: []int{4, 1, 2, 8, 16},
+			Consumers: []int{0, 1, 2, 4}, Inflight: closedWindow, Star: true, run: steady},
 	}
+}
+
+// The lists of a Scenario that grow one after the other with Star.
+const (
+	OverReplicas    = "replicas"
+	OverRecordBytes = "record-bytes"
+	OverPartitions  = "partitions"
+	OverProducers   = "producers"
+	OverConsumers   = "consumers"
+)
+
+// Over are the names of those lists.
+func Over() []string {
+	return []string{OverRecordBytes, OverPartitions, OverProducers, OverConsumers, OverReplicas}
+}
+
+// Only leaves of a Star only the lists of these names to grow.
+func (s Scenario) Only(over []string) Scenario {
+	for name, list := range map[string]*[]int{OverReplicas: &s.Replicas, OverRecordBytes: &s.RecordBytes, OverPartitions: &s.Partitions, OverProducers: &s.Producers, OverConsumers: &s.Consumers} {
+		if !slices.Contains(over, name) && len(*list) > 1 {
+			*list = (*list)[:1]
+		}
+	}
+	return s
+}
+
+// star are the cells of a Star, each once.
+func (s Scenario) star(rate int) (cells []Cell) {
+	for _, class := range s.Classes {
+		for _, over := range Over() {
+			one := s.Only([]string{over})
+			one.Star, one.Classes = false, []Class{class}
+			for _, c := range one.Cells(rate) {
+				if !slices.Contains(cells, c) {
+					cells = append(cells, c)
+				}
+			}
+		}
+	}
+	return cells
 }
 
 // Find is the scenario of that id, in whatever case.
@@ -78,6 +123,9 @@ func (s Scenario) IsMany() bool { return s.ID == manyScenario }
 
 // Cells are the scenario's loads. Those of one class follow each other, so that no chart mixes them.
 func (s Scenario) Cells(rate int) []Cell {
+	if s.Star {
+		return s.star(rate)
+	}
 	consumers := s.Consumers
 	if len(consumers) == 0 {
 		consumers = []int{0}

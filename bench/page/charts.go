@@ -68,7 +68,7 @@ func (p *painter) throughput(ts []*table) (rates, cpu template.HTML) {
 	return draw(megabytes, "MB/s", "Throughput in MB/s by load and system"), draw(cpuPerGB, "s/GB", "CPU seconds per GB by load and system")
 }
 
-// quantiles are how far from 1 a curve's points are, from 1/2 on.
+// perDecade is how many points a curve has from one nine to the next.
 const perDecade = 12
 
 // latency are the curves of all systems under one cell: latency by percentile, the axis stretched towards the rare.
@@ -96,8 +96,8 @@ func percentiles(h *hdrhistogram.Histogram) (points []point) {
 }
 
 // timeline follows one system's load: records a second, those consumed, and what happened when.
-func (p *painter) timeline(r *row, which func(bench.Result) bool) template.HTML {
-	i := slices.IndexFunc(r.rounds, func(x bench.Result) bool { return len(x.Series) > 1 && which(x) })
+func (p *painter) timeline(r *row) template.HTML {
+	i := slices.IndexFunc(r.rounds, func(x bench.Result) bool { return len(x.Series) > 1 })
 	if i < 0 {
 		return ""
 	}
@@ -106,14 +106,14 @@ func (p *painter) timeline(r *row, which func(bench.Result) bool) template.HTML 
 	pl := &plot{alt: "Records a second over time, " + r.name(), x: "seconds", y: "records/s", zero: true}
 	acked := line{name: r.name() + ", acknowledged", class: p.class(r.system, r.mode)}
 	consumed := line{name: "consumed", class: p.class(r.system, r.mode) + " thin"}
-	any := false
+	reads := false
 	for _, q := range x.Series {
 		acked.points = append(acked.points, point{q.Seconds, float64(q.Acked) / step})
 		consumed.points = append(consumed.points, point{q.Seconds, float64(q.Consumed) / step})
-		any = any || q.Consumed > 0
+		reads = reads || q.Consumed > 0
 	}
 	pl.lines = []line{acked}
-	if any {
+	if reads {
 		pl.lines = append(pl.lines, consumed)
 	}
 	for _, m := range x.Marks {

@@ -41,10 +41,10 @@ func peers(r *bench.Report) (names []string) {
 	return names
 }
 
-// asked picks the cell that a goal speaks of: the last of the scenario and class that ok likes.
+// asked picks the cell that a goal speaks of: the last of the scenario and class with three replicas that ok likes.
 func asked(ts []*table, scenario string, class bench.Class, ok func(bench.Cell) bool) *table {
 	for _, t := range slices.Backward(ts) {
-		if t.cell.Scenario == scenario && t.cell.Class == class && (ok == nil || ok(t.cell)) {
+		if t.cell.Scenario == scenario && t.cell.Class == class && t.cell.Replicas == 3 && (ok == nil || ok(t.cell)) {
 			return t
 		}
 	}

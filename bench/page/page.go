@@ -52,8 +52,14 @@ type section struct {
 // figures is a drawing or a table, or both, under a title.
 type figures struct {
 	Title, Text string
-	Drawings    []template.HTML
+	Drawings    []drawn
 	Tables      []cells
+}
+
+// drawn is a drawing and what stands below it.
+type drawn struct {
+	SVG     template.HTML
+	Caption string
 }
 
 // cells is a table of text.
@@ -115,7 +121,7 @@ func (r Run) view() view {
 	for _, g := range growth(ts) {
 		rates, p99 := p.curves(g)
 		rest := load(filled(g))
-		v.Growth = append(v.Growth, figures{Title: fmt.Sprintf("By %s, class %s", strings.TrimSuffix(g.name, ", bytes"), g.rest.Class), Text: rest, Drawings: []template.HTML{rates, p99}})
+		v.Growth = append(v.Growth, figures{Title: fmt.Sprintf("By %s, class %s", strings.TrimSuffix(g.name, ", bytes"), g.rest.Class), Text: rest, Drawings: []drawn{{rates, ""}, {p99, ""}}})
 	}
 	return v
 }
@@ -157,11 +163,14 @@ func (p *painter) section(id string, ts []*table, m *limit.Machine, near []limit
 		open := mine[0].cell.Rate > 0 || mine[0].cell.Backlog > 0
 		if !open && mine[0].cell.InflightBytes > mine[0].cell.RecordBytes {
 			rates, cpu := p.throughput(mine)
-			f.Drawings = append(f.Drawings, rates, cpu)
+			if id == "G1" {
+				rates, cpu = "", "" // the curves of growth show it
+			}
+			f.Drawings = append(f.Drawings, drawn{rates, "Throughput: medians, the whiskers reach from the worst round to the best."}, drawn{cpu, "What it costs: CPU seconds of all servers for 10⁹ bytes of records; less is better."})
 		} else if mine[0].cell.Backlog == 0 {
 			for _, t := range mine {
-				f.Drawings = append(f.Drawings, p.latency(t, "latency", func(r bench.Result) *bench.Latency { return &r.Latency }))
-				f.Drawings = append(f.Drawings, p.latency(t, "produce to consume", func(r bench.Result) *bench.Latency { return r.EndToEnd }))
+				f.Drawings = append(f.Drawings, drawn{p.latency(t, "latency", func(r bench.Result) *bench.Latency { return &r.Latency }), "Until the producer has its acknowledgement, all rounds together."},
+					drawn{p.latency(t, "produce to consume", func(r bench.Result) *bench.Latency { return r.EndToEnd }), "Until a consumer has the record."})
 			}
 		}
 		for _, t := range mine {
@@ -169,12 +178,12 @@ func (p *painter) section(id string, ts []*table, m *limit.Machine, near []limit
 				if id != "F1" && id != "F2" && id != "C1" && id != "R1" {
 					break
 				}
-				f.Drawings = append(f.Drawings, p.timeline(r, func(bench.Result) bool { return true }))
+				f.Drawings = append(f.Drawings, drawn{p.timeline(r), r.name() + ", the first round that was drawn: every tenth of a second."})
 			}
 			f.Tables = append(f.Tables, p.special(t)...)
 			f.Tables = append(f.Tables, p.common(t, m, near))
 		}
-		f.Drawings = slices.DeleteFunc(f.Drawings, func(d template.HTML) bool { return d == "" })
+		f.Drawings = slices.DeleteFunc(f.Drawings, func(d drawn) bool { return d.SVG == "" })
 		s.Figures = append(s.Figures, f)
 		s.Notes = append(s.Notes, notes(mine)...)
 	}
@@ -193,6 +202,7 @@ var titles = map[string]string{
 	"F2": "A broker returns",
 	"C1": "Catching up on a backlog from the disk",
 	"R1": "Restart with much on the disk",
+	"G1": "How throughput grows, one thing at a time",
 }
 
 var classes = map[bench.Class]string{
@@ -202,7 +212,7 @@ var classes = map[bench.Class]string{
 
 // common is the table that all loads have.
 func (p *painter) common(t *table, m *limit.Machine, near []limit.Near) cells {
-	c := cells{Title: load(t.cell), Head: []string{"", "records/s", "min", "max", "MB/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "CPU s/GB", "memory MB", "verified", "ours is"}}
+	c := cells{Title: load(t.cell), Head: []string{"", "records/s", "min", "max", "MB/s", "ours is", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "CPU s/GB", "memory MB", "verified"}}
 	if m != nil {
 		c.Head = append(c.Head, "of the limit")
 	}
@@ -214,8 +224,9 @@ func (p *painter) common(t *table, m *limit.Machine, near []limit.Near) cells {
 		}
 		lo, hi := r.spread(rate)
 		_, worst := r.spread(func(x bench.Result) float64 { return x.Latency.Max })
-		line := []string{r.name(), counted(r.median(rate)), counted(lo), counted(hi), figure(r.median(megabytes)), figure(r.median(latency50)), figure(r.median(latency99)),
-			figure(r.median(latency999)), figure(worst), figure(r.median(cpuPerGB)), figure(r.median(func(x bench.Result) float64 { return x.RSSSum })), r.verified(), times(ratio(t.ours(), r, rate))}
+		line := []string{r.name(), counted(r.median(rate)), counted(lo), counted(hi), figure(r.median(megabytes)), times(ratio(t.ours(), r, rate)),
+			figure(r.median(latency50)), figure(r.median(latency99)), figure(r.median(latency999)), figure(worst), figure(r.median(cpuPerGB)),
+			figure(r.median(func(x bench.Result) float64 { return x.RSSSum })), r.verified()}
 		if m != nil {
 			text := ""
 			if n, ok := bound(m, near, r, ""); ok {
@@ -344,7 +355,7 @@ func (p *painter) many(rows []*manyRow) section {
 	}
 	f := figures{Title: "Three replicas each, nobody produces or consumes", Tables: []cells{c}}
 	if d := p.recovery(rows); d != "" {
-		f.Drawings = append(f.Drawings, d)
+		f.Drawings = append(f.Drawings, drawn{d, "After kill -9 of a broker: how many of its partitions nobody leads yet."})
 	}
 	s.Figures = append(s.Figures, f)
 	return s

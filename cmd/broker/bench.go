@@ -38,6 +38,7 @@ type benchOptions struct {
 	linger      time.Duration
 	inflight    int
 	modes       []string
+	over        []string
 	kafkaWarmup time.Duration
 	peerMax     int
 	limit       time.Duration
@@ -67,6 +68,7 @@ processes are stopped, also after an error or an interrupt; what was measured un
   broker bench run T1 --class B --partitions 16 --producers 1,8 --replicas 1,3,5
   broker bench run L1 L2 --rounds 3 --measure 5s
   broker bench run C1 --backlog 2 --peer kafka
+  broker bench run G1 --over record-bytes,replicas --peer jetstream
   broker bench run M2 --partitions 0,1000 --peer jetstream`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -97,10 +99,11 @@ processes are stopped, also after an error or an interrupt; what was measured un
 	f.Float64Var(&o.backlog, "backlog", 0, "F2, C1, R1: `GB` of records that are missed, read, or on the disks of all brokers together (R1); 0: as the scenario has it")
 	f.StringSliceVar(&o.modes, "jetstream-modes", []string{bench.JetStreamAsync, bench.JetStreamFast, bench.JetStreamAtomic}, "client modes `NAME,...` of T1, T2 and M1; other scenarios have one that fits")
 	f.DurationVar(&o.kafkaWarmup, "kafka-warmup", 20*time.Second, "warm Kafka up for so long at least: its JVM compiles what a load needs while it runs")
+	f.StringSliceVar(&o.over, "over", nil, "G1: let only `NAME,...` grow: "+strings.Join(bench.Over(), ", "))
 	f.IntVar(&o.peerMax, "peer-partitions", 0, "M2: the most partitions of a peer; 0: as many as ours")
 	f.DurationVar(&o.limit, "limit", 10*time.Minute, "how long one step may take; what a system cannot do in it is said")
 	f.StringArrayVar(&o.args, "broker-arg", nil, "give each of our brokers this flag, as in --broker-arg=--cache-bytes=1000000; may be repeated")
-	return group("bench", "Measure Balsa beside its peers", run, newBenchLimitsCommand(a))
+	return group("bench", "Measure Balsa beside its peers", run, newBenchLimitsCommand(a), newBenchReportCommand(a))
 }
 
 // scenarioHelp has a line for each.
@@ -135,6 +138,11 @@ func (o *benchOptions) plan(names []string) (p benchPlan, err error) {
 	}
 	if o.class != "" && !strings.EqualFold(o.class, string(bench.ClassA)) && !strings.EqualFold(o.class, string(bench.ClassB)) {
 		return p, usageError("there are A and B", "unknown class %q", o.class)
+	}
+	for _, name := range o.over {
+		if !slices.Contains(bench.Over(), name) {
+			return p, usageError("there are "+strings.Join(bench.Over(), ", "), "nothing called %q can grow", name)
+		}
 	}
 	class := bench.Class(strings.ToUpper(o.class))
 	for _, name := range names {
@@ -175,6 +183,9 @@ func (o *benchOptions) plan(names []string) (p benchPlan, err error) {
 		}
 		if s.Inflight > 0 && o.inflight > 0 {
 			s.Inflight = o.inflight
+		}
+		if s.Star && len(o.over) > 0 {
+			s = s.Only(o.over)
 		}
 		p.cells = append(p.cells, s.Cells(o.rate)...)
 	}
