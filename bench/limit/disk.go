@@ -14,7 +14,7 @@ import (
 	"unsafe"
 )
 
-func diskProbes() []probe {
+func diskProbes(files []int) []probe {
 	probes := []probe{
 		wait("a sync of a growing file", func(m *Machine) *Wait { return &m.SyncGrowing }, syncGrowing),
 		wait("a sync of a written file", func(m *Machine) *Wait { return &m.SyncWritten }, func(ctx context.Context, e *env) (sample, error) { return syncOver(ctx, e, 0) }),
@@ -34,7 +34,7 @@ func diskProbes() []probe {
 		}),
 		{name: "opening a file", run: openFile, set: func(m *Machine, r []sample) { m.OpenFile = figure(r, first) }},
 	}
-	for _, n := range manyFiles {
+	for _, n := range files {
 		probes = append(probes, probe{
 			name: fmt.Sprintf("syncs of %d files", n),
 			run:  func(ctx context.Context, e *env) (sample, error) { return syncMany(ctx, e, n) },

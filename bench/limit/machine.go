@@ -80,6 +80,8 @@ type Options struct {
 	Bytes  int64         // the largest file; default 256 MiB. On the disk are never more than twice that
 	Dir    string        // a directory is made below it and removed again; default: the system's temporary one
 	Log    func(format string, args ...any)
+
+	files []int // that are synced at once; default manyFiles. Tests have no time
 }
 
 const (
@@ -120,13 +122,16 @@ func Measure(ctx context.Context, o Options) (m *Machine, err error) {
 	o.Rounds = cmp.Or(o.Rounds, 5)
 	o.Each = cmp.Or(o.Each, 300*time.Millisecond)
 	o.Bytes = cmp.Or(o.Bytes, 256<<20)
+	if o.files == nil {
+		o.files = manyFiles
+	}
 	dir, err := os.MkdirTemp(o.Dir, "bench-limits-")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	e := &env{dir: dir, each: o.Each, bytes: max(o.Bytes/streamBytes, 8) * streamBytes}
-	probes := append(diskProbes(), append(netProbes(), cpuProbes()...)...)
+	probes := append(diskProbes(o.files), append(netProbes(), cpuProbes()...)...)
 	rounds := make([][]sample, len(probes))
 	cannot := make([]bool, len(probes))
 	for r := range o.Rounds {

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/balsamq/balsa/bench"
+	"github.com/balsamq/balsa/bench/limit"
+)
+
+// What one command writes the next one reads: limits, a run beside them, its page, its ratios kept and checked.
+func TestBenchFiles(t *testing.T) {
+	c := newCLI(t)
+	cell := bench.Cell{Scenario: "T1", Class: bench.ClassB, Replicas: 3, Partitions: 1, Producers: 1, RecordBytes: 1024, InflightBytes: 1 << 20}
+	r := &bench.Report{Schema: bench.Schema, Complete: true, Peers: []bench.Peer{{Name: "jetstream", Version: "v2"}}}
+	save := func(name string, ours float64) string {
+		r.Results = nil
+		for round := 1; round <= 5; round++ {
+			r.Results = append(r.Results, bench.Result{Cell: cell, System: bench.OurName, Round: round, RecordsSec: ours, MBSec: ours / 1e3},
+				bench.Result{Cell: cell, System: "jetstream", Mode: "async", Round: round, RecordsSec: 10_000, MBSec: 10})
+		}
+		var b bytes.Buffer
+		if err := r.WriteJSON(&b); err != nil {
+			t.Fatal(err)
+		}
+		return c.file(name, b.String())
+	}
+	fast, slow := save("fast.json", 50_000), save("slow.json", 24_000)
+	limits, kept, to := filepath.Join(c.dir, "limits.json"), filepath.Join(c.dir, "ratios.json"), filepath.Join(c.dir, "a", "report")
+
+	f := limit.Figure{Median: 100, Min: 90, Max: 110}
+	w := limit.Wait{P50: f, P99: f}
+	text, err := json.Marshal(limit.Machine{Host: bench.Machine{CPUs: 2}, PingPong: w, SyncMany: []limit.Syncs{{Files: 3, PerSec: f, Wait: w}}, AppendBuffered: limit.Stream{MBSec: f, NsPerByte: f}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.file("limits.json", string(text))
+	if out := c.must("bench", "limits", fast, "--from", limits); !strings.Contains(out, "balsa") || !strings.Contains(out, "%") {
+		t.Errorf("how near:\n%s", out)
+	}
+	if out := c.must("bench", "report", fast, "--limits", limits, "--to", to); !strings.Contains(out, "report.html") {
+		t.Error(out)
+	}
+	for _, name := range []string{"report.html", "report.md"} {
+		text, err := os.ReadFile(filepath.Join(to, name))
+		if err != nil || !bytes.Contains(text, []byte("jetstream async")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if out := c.must("bench", "check", fast, "--keep", kept); !strings.Contains(out, "5.00 times jetstream async") {
+		t.Error(out)
+	}
+	c.must("bench", "check", fast, "--against", kept)
+	for _, x := range []struct {
+		args []string
+		code int
+		text string
+	}{
+		{[]string{"check", slow, "--against", kept}, exitFailure, "slower than it was"}, // 2.4 of 5
+		{[]string{"check", fast}, exitUsage, "--against or --keep"},
+		{[]string{"check", fast, "--against", filepath.Join(c.dir, "none")}, exitNotFound, "none"},
+		{[]string{"check", kept, "--against", kept}, exitUsage, "no report"},
+		{[]string{"report"}, exitUsage, "missing"},
+		{[]string{"report", filepath.Join(c.dir, "none")}, exitNotFound, "none"},
+		{[]string{"report", fast, "--limits", fast}, exitUsage, "holds no limits"},
+		{[]string{"limits", "--rounds", "0"}, exitUsage, "positive"},
+		{[]string{"run", "G1", "--over", "colours"}, exitUsage, "colours"},
+	} {
+		if code, _, errs := c.run(append([]string{"bench"}, x.args...)...); code != x.code || !strings.Contains(errs, x.text) {
+			t.Errorf("bench %v: exit code %d, want %d\n%s", x.args, code, x.code, errs)
+		}
+	}
+}
