@@ -61,6 +61,7 @@ case ${1:-} in
 		echo "round $i of $count" >&2
 		once "$PWD" "$tmp/new"
 	done >"$tmp/new.txt"
+	[[ -e $baseline ]] || { echo "no baseline is recorded: bench/micro.sh --record makes one, on a machine that has nothing else to do" >&2; cat "$tmp/new.txt"; exit 1; }
 	head -n 1 "$baseline"
 	go tool benchstat "recorded=$baseline" "now=$tmp/new.txt"
 	;;

@@ -181,6 +181,9 @@ func BenchmarkFetchRequest(b *testing.B) {
 // Allocations of a request are bounded, and a record costs none. The bounds are what was seen when they were set, and a fifth more: a
 // broker ticks meanwhile. Lower them with what you save.
 func TestRequestAllocations(t *testing.T) {
+	if testing.Short() {
+		t.Skip("under the race detector, where tests are short, pools forget on purpose")
+	}
 	c := startRaw(t)
 	allocs := func(req []byte) float64 {
 		var runs []float64
