@@ -39,6 +39,7 @@ func (m *machine) Apply(entries []raft.Entry) ([]any, error) {
 	if err := m.foldAll(entries); err != nil {
 		return nil, err
 	}
+	m.forgetCleaned()
 	m.publish()
 	if m.fold.start > start {
 		m.cut()
@@ -137,7 +138,10 @@ func (m *machine) askClock() {
 }
 
 // Snapshot implements [multi.StateMachine].
-func (m *machine) Snapshot() ([]byte, error) { return m.fold.encode(), nil }
+func (m *machine) Snapshot() ([]byte, error) {
+	m.forgetCleaned()
+	return m.fold.encode(), nil
+}
 
 // Restore implements [multi.StateMachine].
 func (m *machine) Restore(meta raft.SnapshotMeta, state []byte) error {
@@ -146,6 +150,8 @@ func (m *machine) Restore(meta raft.SnapshotMeta, state []byte) error {
 		return fmt.Errorf("restore at index %d: %w", meta.Index, err)
 	}
 	f.count(m.fold.bytes)
+	f.most = m.fold.most
+	f.trim(max(f.start, int64(m.log.CleanedEnd())))
 	// Leadership and a snapshot from another leader exclude each other, so nothing staged can be pending.
 	m.look.Lock()
 	m.fold, m.applied, m.staging = f, meta.Index, staging{}

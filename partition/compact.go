@@ -6,10 +6,8 @@ package partition
 import (
 	"errors"
 	"math"
-	"slices"
 	"time"
 
-	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
 	"github.com/balsamq/balsa/segment"
@@ -80,15 +78,16 @@ func (r *Replica) Dirt() Dirt {
 		v.m.log.RollOlder(now.Add(-age).UnixMilli())
 	}
 	c := v.m.log.Cleanable(r.cleanBound(v, s, now))
+	pressing := r.abortedPress()
 	due := func(dirty int64) bool {
 		late := s.Compaction.MaxLag >= 0 && c.Oldest >= 0 && c.Oldest < now.Add(-s.Compaction.MaxLag).UnixMilli()
-		return dirty > 0 && (late || float64(dirty) > s.Compaction.MinDirtyRatio*float64(c.Clean+dirty))
+		return dirty > 0 && (late || pressing || float64(dirty) > s.Compaction.MinDirtyRatio*float64(c.Clean+dirty))
 	}
 	d := Dirt{Clean: c.Clean, Dirty: c.Dirty, Due: c.UpTo > 0 && due(c.Dirty)}
 	if c.Clean+c.Dirty > 0 {
 		d.Ratio = float64(c.Dirty) / float64(c.Clean+c.Dirty)
 	}
-	if c.Beyond > 0 && due(c.Dirty+c.Beyond) {
+	if c.Beyond > 0 && due(c.Dirty+c.Beyond) || pressing && c.Open > 0 && c.Dirty == 0 {
 		v.m.log.WantCheckpoint()
 		v.group.Snapshot()
 	}
@@ -108,7 +107,7 @@ func (r *Replica) cleanBound(v view, s *Settings, now time.Time) segment.CleanBo
 		if i := leastMatch(v.group); i < q.Index {
 			held := q
 			held.Index = i
-			if c := v.m.log.Cleanable(q); c.Dirty <= laggardPatience*max(c.Clean, v.m.log.SegmentBytes()) {
+			if c := v.m.log.Cleanable(q); c.Dirty <= laggardPatience*max(c.Clean, v.m.log.SegmentBytes()) && !r.abortedPress() {
 				q = held
 			}
 		}
@@ -141,32 +140,27 @@ func (r *Replica) Compact(o CompactOptions) (segment.CleanStats, error) {
 		return segment.CleanStats{}, err
 	}
 	now := r.now()
-	c := v.m.log.Cleanable(r.cleanBound(v, s, now))
+	bound := r.cleanBound(v, s, now)
+	cleanable := func(known int64) segment.Cleanable {
+		b := bound
+		b.Offset = min(b.Offset, segment.Offset(known))
+		return v.m.log.Cleanable(b)
+	}
+	recalled, known, err := v.m.recallAborted(func(known int64) bool { return cleanable(known).UpTo > 0 }, o.Pace)
+	if err != nil {
+		return segment.CleanStats{}, err
+	}
+	c := cleanable(known)
 	if c.UpTo == 0 {
 		return segment.CleanStats{}, segment.ErrNothingToClean
 	}
 	stats, err := v.m.log.Clean(segment.CleanOptions{UpTo: c.UpTo, Start: segment.Offset(v.pub.start), Now: now.UnixMilli(),
-		DeleteRetention: s.Compaction.deleteRetention(), MapBytes: o.MapBytes, Aborted: v.m.abortedBelow(int64(c.Next)), Pace: o.Pace})
+		DeleteRetention: s.Compaction.deleteRetention(), MapBytes: o.MapBytes, Aborted: v.m.abortedBelow(int64(c.Next), recalled), Pace: o.Pace})
 	if err != nil {
 		return stats, err
 	}
 	v.group.Prune()
 	return stats, nil
-}
-
-// abortedBelow says which batches below the offset, all of which are stable, transactions wrote that were aborted.
-func (m *machine) abortedBelow(offset int64) func(protocol.Batch) bool {
-	byProducer := make(map[int64][]abortedTxn)
-	m.look.RLock()
-	for _, a := range m.fold.aborted {
-		if a.first < offset {
-			byProducer[a.producer] = append(byProducer[a.producer], a)
-		}
-	}
-	m.look.RUnlock()
-	return func(b protocol.Batch) bool {
-		return slices.ContainsFunc(byProducer[b.ProducerID()], func(a abortedTxn) bool { return a.first <= b.BaseOffset() && b.BaseOffset() < a.last })
-	}
 }
 
 // CompactionOvertaken reports an error of Compact that says nothing but that the log has changed meanwhile, or has nothing to clean.

@@ -163,8 +163,8 @@ type producer struct {
 	prev, next *producer
 }
 
-// fold is the state machine proper: a pure function of the committed entries, and what a snapshot holds.
-// It is touched only by the worker that holds the group.
+// fold is the state machine proper: a pure function of the committed entries (but for aborted transactions whose records this replica has
+// cleaned away: it forgets them), and what a snapshot holds. It is touched only by the worker that holds the group.
 type fold struct {
 	start int64 // first Kafka offset that is not deleted; start <= next
 	next  int64 // next Kafka offset: the high watermark once published
@@ -173,8 +173,11 @@ type fold struct {
 	// oldest and newest end the list in order of window.at.
 	oldest, newest *producer
 
-	open    []*producer // those with an open transaction, in order of its first offset
-	aborted []abortedTxn
+	open []*producer // those with an open transaction, in order of its first offset
+	// aborted is in order of the markers, all of which are at or above trimmed and lost; at most most entries. See aborted.go.
+	aborted       []abortedTxn
+	trimmed, lost int64
+	most          int
 	// forgotten is the largest index of a marker of any producer that was forgotten: see [AppendRequest.TransactionalID].
 	forgotten raft.Index
 
@@ -183,7 +186,7 @@ type fold struct {
 	stableBytes int64 // of those below the last stable offset
 }
 
-func newFold() *fold { return &fold{byID: map[int64]*producer{}} }
+func newFold() *fold { return &fold{byID: map[int64]*producer{}, most: maxAborted} }
 
 var errBadEntry = errors.New("partition: committed entry does not make sense")
 

@@ -281,6 +281,14 @@ func FuzzDecodeFold(f *testing.F) {
 		}
 		f.Add(s.encode())
 	}
+	s.most = 2
+	for i := range 4 {
+		s.addAborted(abortedTxn{producer: 7, first: int64(2 * i), last: int64(2*i + 1), stable: int64(2*i + 2)})
+	}
+	f.Add(s.encode())
+	if _, err := decodeFold(s.encode()); err != nil || s.lost == 0 {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := decodeFold(data)
 		if err != nil {

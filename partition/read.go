@@ -91,9 +91,15 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 	if q.Committed {
 		batches = below(batches, v.pub.stable)
 		// What ends in the cleaned part has left no record there, and perhaps no marker.
-		if res.Aborted, err = v.m.abortedIn(batches, max(q.Offset, int64(cleaned))); err != nil {
+		res.Aborted, err = v.m.abortedIn(batches, max(q.Offset, int64(cleaned)))
+		switch {
+		case errors.Is(err, errTrimmed):
 			res.LogStart = r.LogStart()
 			return res, &RangeError{Offset: q.Offset, Start: res.LogStart, HighWatermark: res.HighWatermark}
+		case v.m.log.CleanedEnd() > cleaned:
+			return r.Read(q) // cleaned meanwhile: what was aborted in batches may be forgotten
+		case err != nil:
+			return res, fmt.Errorf("%w: read offset %d: %w", ErrFailed, q.Offset, err)
 		}
 	}
 	if len(batches) == 0 && r.appliedBeyond(v.pub.applied) {
@@ -120,22 +126,6 @@ func below(batches [][]byte, stable int64) [][]byte {
 		batches = batches[:len(batches)-1]
 	}
 	return batches
-}
-
-// errTrimmed: what was read is deleted meanwhile, and with it the word on what of it was aborted.
-var errTrimmed = errors.New("partition: the start has moved past what was read")
-
-// abortedIn are the aborted transactions that batches, read from offset on, have records of.
-func (m *machine) abortedIn(batches [][]byte, from int64) ([]AbortedTxn, error) {
-	if len(batches) == 0 {
-		return []AbortedTxn{}, nil
-	}
-	m.look.RLock()
-	defer m.look.RUnlock()
-	if from < m.fold.start {
-		return nil, errTrimmed
-	}
-	return m.fold.abortedIn(from, protocol.Batch(batches[len(batches)-1]).NextOffset()), nil
 }
 
 // end is where a reader's log ends.

@@ -73,6 +73,8 @@ type Config struct {
 	OnLeadership func(r *Replica, l Leadership)
 
 	Logger *slog.Logger
+
+	maxAborted int // a test's, in place of the constant
 }
 
 // State is where a replica is in its life.
@@ -209,6 +211,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	}
 	r.sayRecovery(log.Health())
 	m := &machine{r: r, log: log, fold: newFold()}
+	m.fold.most = m.mostAborted()
 	r.mu.Lock()
 	before := r.state
 	// Callbacks may come before CreateGroup returns. Until then the state keeps everybody else out.

@@ -1,6 +1,6 @@
 // The state machine's part of a snapshot: the fold, in a fixed layout, all numbers big-endian.
 //
-//	 1  version = 3
+//	 1  version = 3, or 4 with the last field
 //	 8  start offset
 //	 8  next offset
 //	 8  clock, milliseconds
@@ -26,8 +26,10 @@
 //	      8  first offset
 //	      8  offset of the marker
 //	      8  last stable offset after the marker
+//	 8  offset of the marker from which on the index of aborted transactions lacks none
 //
-// The encoding is canonical: equal states have equal bytes on every replica, and decoding refuses everything else.
+// The encoding is canonical: equal states have equal bytes, and decoding refuses everything else. Replicas of a log that is not compacted have equal
+// states; of one that is, each has forgotten the aborted transactions that it has cleaned away.
 //
 // What moves the start (raft.EntryPrefix) is: version = 1, 8 bytes offset. A clock command (raft.EntryCommand) is: version = 1, kind = 1, 8 bytes clock, 8 bytes expiry, both milliseconds.
 
@@ -45,10 +47,12 @@ import (
 
 const (
 	snapshotVersion = 3 // 2: the start offset, 3: transactions
+	lostVersion     = 4 // the index of aborted transactions lacks some
 	snapshotHeader  = 1 + 8 + 8 + 8 + 8 + 4
 	producerHeader  = 8 + 2 + 1 + 8 + 8 + 8 + 4 + 8 + 8 + 1
 	batchSize       = 4 + 4 + 8 + 8 + 8
 	abortedSize     = 8 + 8 + 8 + 8
+	lostSize        = 8
 
 	commandVersion = 1
 	commandClock   = 1
@@ -70,13 +74,17 @@ const (
 
 // encode is the fold as a snapshot.
 func (f *fold) encode() []byte {
-	size := snapshotHeader + 4 + len(f.aborted)*abortedSize
+	size := snapshotHeader + 4 + len(f.aborted)*abortedSize + lostSize
 	for p := f.oldest; p != nil; p = p.next {
 		size += producerHeader + int(p.n)*batchSize
 	}
 	be := binary.BigEndian
 	out := make([]byte, 0, size)
-	out = append(out, snapshotVersion)
+	version := byte(snapshotVersion)
+	if f.lost > 0 {
+		version = lostVersion
+	}
+	out = append(out, version)
 	out = be.AppendUint64(out, uint64(f.start))
 	out = be.AppendUint64(out, uint64(f.next))
 	out = be.AppendUint64(out, uint64(f.clock))
@@ -115,6 +123,9 @@ func (f *fold) encode() []byte {
 		out = be.AppendUint64(out, uint64(a.last))
 		out = be.AppendUint64(out, uint64(a.stable))
 	}
+	if f.lost > 0 {
+		out = be.AppendUint64(out, uint64(f.lost))
+	}
 	return out
 }
 
@@ -123,8 +134,9 @@ func decodeFold(data []byte) (*fold, error) {
 	if len(data) < snapshotHeader {
 		return nil, fmt.Errorf("%w: %d bytes", errSnapshot, len(data))
 	}
-	if data[0] != snapshotVersion {
-		return nil, fmt.Errorf("%w: version %d", errSnapshot, data[0])
+	version := data[0]
+	if version != snapshotVersion && version != lostVersion {
+		return nil, fmt.Errorf("%w: version %d", errSnapshot, version)
 	}
 	be := binary.BigEndian
 	f := newFold()
@@ -160,6 +172,16 @@ func decodeFold(data []byte) (*fold, error) {
 		if f.open[i].first == f.open[i-1].first {
 			return nil, fmt.Errorf("%w: two transactions begin at %d", errSnapshot, f.open[i].first)
 		}
+	}
+	if version == lostVersion {
+		if len(data) < lostSize {
+			return nil, fmt.Errorf("%w: cut short", errSnapshot)
+		}
+		f.lost = int64(be.Uint64(data[len(data)-lostSize:]))
+		if f.lost <= f.start || f.lost >= f.next {
+			return nil, fmt.Errorf("%w: aborted transactions are known from %d on", errSnapshot, f.lost)
+		}
+		data = data[:len(data)-lostSize]
 	}
 	return f, f.decodeAborted(data)
 }
@@ -206,7 +228,7 @@ func (f *fold) decodeProducer(data []byte) (p *producer, rest []byte, err error)
 	return p, data, nil
 }
 
-// decodeAborted reads the index of aborted transactions, the last part.
+// decodeAborted reads the index of aborted transactions.
 func (f *fold) decodeAborted(data []byte) error {
 	if len(data) < 4 {
 		return fmt.Errorf("%w: cut short", errSnapshot)
@@ -227,7 +249,7 @@ func (f *fold) decodeAborted(data []byte) error {
 		a.last = int64(be.Uint64(data[16:]))
 		a.stable = int64(be.Uint64(data[24:]))
 		if a.producer < 0 || a.first < 0 || a.last <= a.first || a.last >= f.next || a.stable < 0 || a.stable > a.last+1 ||
-			i > 0 && a.last <= f.aborted[i-1].last {
+			a.last < f.lost || i > 0 && a.last <= f.aborted[i-1].last {
 			return fmt.Errorf("%w: aborted transaction %d", errSnapshot, i)
 		}
 		data = data[abortedSize:]
@@ -261,6 +283,6 @@ func (f *fold) prefix(i raft.Index, p []byte) error {
 		return fmt.Errorf("%w: start of the log, index %d, %d bytes", errCommand, i, len(p))
 	}
 	f.start = max(f.start, min(int64(binary.BigEndian.Uint64(p[1:])), f.next))
-	f.trimAborted()
+	f.trim(f.start)
 	return nil
 }

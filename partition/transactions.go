@@ -11,34 +11,13 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sort"
 
 	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 )
 
-const (
-	// maxOpenTxns bounds the open transactions of a partition. They hold back the last stable offset anyway.
-	maxOpenTxns = maxProducers / 2
-	// maxAborted bounds the index of aborted transactions; it shrinks as retention removes their records. At one abort a second it is
-	// filled in twelve days, and takes 32 MiB.
-	maxAborted = 1 << 20
-)
-
-// AbortedTxn is an aborted transaction as a fetch answers it: the producer's records from First on, up to its next marker, do
-// not count.
-type AbortedTxn struct {
-	ProducerID int64
-	First      int64
-}
-
-// abortedTxn is an entry of the index, which is in order of last.
-type abortedTxn struct {
-	producer    int64
-	first, last int64 // offsets of its first record and of the marker
-	// stable is the last stable offset once the marker was there: transactions that are aborted later begin at or above it.
-	stable int64
-}
+// maxOpenTxns bounds the open transactions of a partition. They hold back the last stable offset anyway.
+const maxOpenTxns = maxProducers / 2
 
 // end folds a marker into what is known of its producer.
 func (w *window) end(b protocol.Batch, i raft.Index) {
@@ -56,7 +35,7 @@ func (f *fold) close(p *producer, first int64, marker protocol.Batch) {
 	i := slices.Index(f.open, p)
 	f.open = slices.Delete(f.open, i, i+1)
 	if m, _ := marker.Marker(); !m.Commit {
-		f.aborted = append(f.aborted, abortedTxn{producer: p.id, first: first, last: marker.BaseOffset(), stable: f.stable()})
+		f.addAborted(abortedTxn{producer: p.id, first: first, last: marker.BaseOffset(), stable: f.stable()})
 	}
 }
 
@@ -84,37 +63,6 @@ func (f *fold) count(bytes int64) {
 		p.before = bytes
 	}
 	f.settle()
-}
-
-// trimAborted drops what lies below the start of the log.
-func (f *fold) trimAborted() {
-	n := sort.Search(len(f.aborted), func(i int) bool { return f.aborted[i].last >= f.start })
-	switch {
-	case n == len(f.aborted):
-		f.aborted = nil
-	case n > 0:
-		f.aborted = slices.Clone(f.aborted[n:])
-	}
-}
-
-// abortedIn are the aborted transactions that have records in [from, to), in order of their first offsets. to is at most the last
-// stable offset of some moment: what was aborted since begins above it.
-func (f *fold) abortedIn(from, to int64) []AbortedTxn {
-	out := []AbortedTxn{}
-	i := sort.Search(len(f.aborted), func(i int) bool { return f.aborted[i].last >= from })
-	for ; i < len(f.aborted); i++ {
-		a := &f.aborted[i]
-		if a.first < to {
-			out = append(out, AbortedTxn{ProducerID: a.producer, First: a.first})
-		}
-		if a.stable >= to {
-			break
-		}
-	}
-	slices.SortFunc(out, func(a, b AbortedTxn) int {
-		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.ProducerID, b.ProducerID))
-	})
-	return out
 }
 
 // MarkerRequest ends a producer's transaction in this partition.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -453,6 +454,7 @@ type txnClient struct {
 	ending      bool
 	ended       bool // and of the next one nothing was sent
 	last        bool // it begins no more
+	keyed       bool // its records have their values as keys, and what makes them long
 	res         *AppendResult
 	busy        bool
 	target      *node
@@ -510,7 +512,12 @@ func (p *txnClient) step(t *testing.T, leader *node, rng *rand.Rand) {
 		leader.rep.WriteMarker(m)
 		return
 	}
-	leader.rep.Append(&AppendRequest{Batch: txnBatch(p.id, int16(p.epoch), p.seq, p.values[p.at]), Acks: -1, TransactionalID: fmt.Sprint(p.id), Done: done})
+	batch := txnBatch(p.id, int16(p.epoch), p.seq, p.values[p.at])
+	if p.keyed {
+		batch = keyedTxn(leader, p.id, p.seq, p.values[p.at]+strings.Repeat("/", 200), p.values[p.at])
+		batch.SetProducer(p.id, int16(p.epoch), p.seq)
+	}
+	leader.rep.Append(&AppendRequest{Batch: batch, Acks: -1, TransactionalID: fmt.Sprint(p.id), Done: done})
 }
 
 // Transactions under crashes, power losses, partitions and changes of leadership: readers of committed records see each record of a

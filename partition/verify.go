@@ -80,9 +80,14 @@ func (m *machine) judgeTxn(req *AppendRequest, w *window, b protocol.Batch, term
 		req.refused = ticket{term: term, index: m.staging.index}
 		return errUnverified
 	}
-	if n := len(m.fold.open) + len(m.staging.over); n >= maxOpenTxns {
+	n := len(m.fold.open) + len(m.staging.over)
+	if n >= maxOpenTxns {
 		return fmt.Errorf("%w: %d transactions are open on the partition", ErrOverloaded, n)
-	} else if n += len(m.fold.aborted); n >= maxAborted {
+	}
+	if n+len(m.fold.aborted) >= m.fold.most {
+		m.forgetCleaned() // perhaps since the last entry
+	}
+	if n+len(m.fold.aborted) >= m.fold.most {
 		return fmt.Errorf("%w: the partition holds %d aborted transactions", ErrOverloaded, len(m.fold.aborted))
 	}
 	return nil

@@ -60,6 +60,8 @@ type Cleanable struct {
 	Clean, Dirty int64
 	// Beyond are the bytes in closed files that could be cleaned, if only there were a checkpoint (WantCheckpoint) behind them.
 	Beyond int64
+	// Open are those in the file that is written to, if there is no checkpoint behind them either.
+	Open int64
 	// Oldest is the timestamp of about the first dirty record; -1: it has none, or there is none.
 	Oldest int64
 }
@@ -103,6 +105,9 @@ func (l *Log) Cleanable(q CleanBound) Cleanable {
 		c.Dirty += dirty
 		if s != active && s.next <= bound && s.last <= q.Index && s.next > covered {
 			c.Beyond += s.posOf(s.next) - s.posOf(l.start) - dirty
+		}
+		if s == active && bound > covered {
+			c.Open = s.posOf(bound) - s.posOf(covered)
 		}
 	}
 	return c
