@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -556,6 +557,13 @@ func TestSettingsOfJitterAndThrottle(t *testing.T) {
 	compacted := &coordinator.Topic{Configs: map[string]string{"cleanup.policy": "compact", "retention.bytes": "0", "retention.ms": "0"}, Partitions: make([]coordinator.Partition, 1)}
 	if s := r.settingsOf(compacted, 0, nil); s.RetentionBytes >= 0 || s.RetentionAge >= 0 {
 		t.Errorf("records of a topic that is compacted only go by age or size: %+v", s)
+	}
+	// No lag is none, not a very short one: that would hold back what bears a time yet to come.
+	for v, want := range map[string]time.Duration{"0": 0, "1": time.Millisecond, "9223372036854775807": -1} {
+		compacted.Configs["min.compaction.lag.ms"] = v
+		if s := r.settingsOf(compacted, 0, nil); s.Compaction.MinLag != want {
+			t.Errorf("min.compaction.lag.ms=%s: %v", v, s.Compaction.MinLag)
+		}
 	}
 	if s := r.settingsOf(topic, 0, nil); s.SegmentJitter.Milliseconds() != 500 || !s.Throttled {
 		t.Errorf("%+v", s)

@@ -59,6 +59,9 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 	s.Compression = compressionOf(configs)
 	s.Compact = compacts(configs["cleanup.policy"])
 	s.Compaction = partition.Compaction{MinLag: ms("min.compaction.lag.ms"), MaxLag: ms("max.compaction.lag.ms"), DeleteRetention: ms("delete.retention.ms")}
+	if configs["min.compaction.lag.ms"] == "0" {
+		s.Compaction.MinLag = 0 // no lag, which here is the default; 1 ns would keep what bears a time yet to come
+	}
 	if f, err := strconv.ParseFloat(configs["min.cleanable.dirty.ratio"], 64); err == nil {
 		if s.Compaction.MinDirtyRatio = f; f == 0 {
 			s.Compaction.MinDirtyRatio = -1 // a zero would stand for the default

@@ -17,7 +17,7 @@ import (
 type Compaction struct {
 	// MinDirtyRatio is min.cleanable.dirty.ratio: the part of the log that must be dirty before it is cleaned. Default 0.5; negative: any.
 	MinDirtyRatio float64
-	// MinLag is min.compaction.lag.ms: younger records stay. Default none; negative: unbounded, and so nothing is cleaned.
+	// MinLag is min.compaction.lag.ms: younger records stay. Zero, the default: none, whatever times records bear; negative: unbounded, and so nothing is cleaned.
 	MinLag time.Duration
 	// MaxLag is max.compaction.lag.ms: a log with dirty records older than that is cleaned however little is dirty. Default, and negative: unbounded.
 	MaxLag time.Duration
