@@ -241,3 +241,30 @@ func TestToldThatLessMatters(t *testing.T) {
 		t.Errorf("noted, and damaged up to %d all the same", got)
 	}
 }
+
+// A file was begun with a mark and nothing else, and its header rots; then it takes an entry, which has no mark yet. What stands behind
+// the mark shows that the header was durable: a power loss in the making of the file leaves nothing there.
+func TestHeaderRotsBeforeTheFirstEntry(t *testing.T) {
+	for _, entries := range []int{0, 3} {
+		m := vfs.NewMem(1)
+		l := forgotten(t, m)
+		mustSync(t, l)
+		if l.w.seg == nil || l.w.pos != SegmentHeaderSize+blockHeaderSize {
+			t.Fatal("there is no file with a mark and nothing else")
+		}
+		name := testDir + "/" + l.w.seg.name
+		overwrite(t, m, name, 15, []byte{contents(t, m, testDir)[name][15] ^ 1})
+		if entries > 0 {
+			mustAppend(t, l, 1, records(l, 1, 21, entries, 300))
+			mustSync(t, l)
+		}
+		o := forgetting
+		o.Past = RanBefore
+		r := mustOpen(t, crash(m), o).Recovery()
+		if want := raft.Index(20 + entries); entries > 0 && (!r.Corrupt || r.DamagedUpTo != want) {
+			t.Errorf("entries up to %d were acknowledged: %+v", want, r)
+		} else if entries == 0 && (r.Corrupt || r.DamagedUpTo != 0) {
+			t.Errorf("nothing was lost: %+v", r)
+		}
+	}
+}

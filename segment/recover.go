@@ -292,28 +292,27 @@ func (r *recoverer) evidence(fs ...*found) (raft.Index, error) {
 	mark := max(r.mark, r.meta.damaged)
 	for _, f := range fs {
 		mark = max(mark, min(f.first-1, f.upTo))
-		late, end, err := r.marksIn(f)
+		s, err := r.marksIn(f)
 		if err != nil {
 			return 0, err
 		}
-		mark = max(mark, late, end)
+		mark = max(mark, s.lateMark, s.lateEnd)
 	}
 	return mark, nil
 }
 
-// marksIn is the highest synced index that any believable block header in f notes, and the last index that one speaks of, as far as
-// f has a say.
-func (r *recoverer) marksIn(f *found) (mark, end raft.Index, err error) {
+// marksIn is what all believable block headers in f say, as far as f has a say.
+func (r *recoverer) marksIn(f *found) (segmentScan, error) {
+	s := segmentScan{end: SegmentHeaderSize - 1}
 	file, err := r.fs.Open(path.Join(r.dir, f.name))
 	if err != nil {
-		return 0, 0, err
+		return s, err
 	}
 	defer file.Close()
 	w := fileWindow{f: file, size: f.size}
-	var s segmentScan
-	s.end = SegmentHeaderSize - 1
 	err = s.lookBehind(&w, r.group, f.generation)
-	return min(s.lateMark, f.upTo), min(s.lateEnd, f.upTo), err
+	s.lateMark, s.lateEnd = min(s.lateMark, f.upTo), min(s.lateEnd, f.upTo)
+	return s, err
 }
 
 // startAnew is for a log whose beginning is lost: everything is set aside, and a leader must fill it again.
@@ -372,7 +371,7 @@ func (r *recoverer) report(from raft.Index, why error) {
 
 // order decides which files are live.
 //
-// A file with a bad header has no say unless one of its blocks proves that its entries were durable once. Its making was
+// A file with a bad header has no say unless one of its blocks proves that it was durable once. Else its making was
 // interrupted, or it was given up for lack of space and its removal undone by the power loss. Were it more than that, what
 // it held is now missing between the others, and load sees that: if older void entries took its place, the next file's
 // previous term would not match theirs (an index and a term name one entry, §5.3).
@@ -384,12 +383,12 @@ func (r *recoverer) order() error {
 			r.dead = append(r.dead, f.name)
 			continue
 		case f.headerErr != nil:
-			late, _, err := r.marksIn(f)
+			s, err := r.marksIn(f)
 			if err != nil {
 				return err
 			}
-			if late >= f.first {
-				break // its entries were durable once: live, and damaged
+			if s.lateMark >= f.first || s.behindMark {
+				break // it was durable once, header and all: live, and damaged
 			}
 			if err := r.dropTorn(f); err != nil {
 				return err

@@ -110,6 +110,9 @@ type segmentScan struct {
 	mark, lateMark raft.Index
 	// lateEnd is the last index that a believable header behind the first bad block speaks of, marked or not.
 	lateEnd raft.Index
+	// behindMark: a believable block stands there behind one that is a mark and nothing else. Such a one is a write of its own, and
+	// synced before the next: so are the file's header and all else before it.
+	behindMark bool
 	// bad is why the block at end was not accepted; nil at the limit and at the end of what was written.
 	bad error
 	// unmarked are blocks with entries above mark.
@@ -197,11 +200,14 @@ func (s *segmentScan) block(w *fileWindow, group raft.GroupID, h *segmentHeader,
 
 // lookBehind collects the evidence behind a bad block.
 func (s *segmentScan) lookBehind(w *fileWindow, group raft.GroupID, generation uint64) error {
+	marked := false
 	for pos := s.end + 1; ; {
 		at, h, ok, err := w.findBlock(group, generation, pos)
 		if err != nil || !ok {
 			return err
 		}
+		s.behindMark = s.behindMark || marked
+		marked = marked || h.count == 0
 		s.lateMark = max(s.lateMark, h.synced)
 		if h.count > 0 {
 			s.lateEnd = max(s.lateEnd, h.first+raft.Index(h.count)-1)
