@@ -212,7 +212,7 @@ func (b *Broker) listen() error {
 		if host, port, err := splitAddr(addr); err == nil && port < 0 {
 			addr = net.JoinHostPort(host, "0")
 		}
-		ln, err := net.Listen("tcp", addr)
+		ln, err := b.cfg.Network.Listen(addr)
 		if err != nil {
 			advice := "choose an address that this machine has, or 0.0.0.0 for all of them"
 			if errors.Is(err, syscall.EADDRINUSE) {
@@ -564,6 +564,13 @@ func (b *Broker) Close() error {
 		b.err = b.shutdown()
 		b.log.Info("broker has stopped", "err", b.err)
 	})
+	return b.err
+}
+
+// Abort is Close without the handing over of leadership: as near to a kill -9 as a broker comes that shares its process with others. Nobody
+// is told, and who stops the disk before (Config.FS) leaves what a killed process leaves.
+func (b *Broker) Abort() error {
+	b.closed.Do(func() { b.err = b.shutdown() })
 	return b.err
 }
 

@@ -6,6 +6,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -214,10 +215,27 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Seams for tests. FS nil: the real file system. HardStates nil: the journal in DataDir/journal, which always
-	// lives on the real file system. Clock nil: CLOCK_BOOTTIME.
+	// lives on the real file system. Clock nil: CLOCK_BOOTTIME. Network nil: TCP as the machine has it.
 	FS         vfs.FS
 	HardStates multi.HardStateStore
 	Clock      multi.Clock
+	Network    Network
+}
+
+// Network is how a broker is reached and reaches others. TLS goes through it.
+type Network interface {
+	// Listen binds an address, host:port; port 0 stands for a free one.
+	Listen(addr string) (net.Listener, error)
+	Dial(ctx context.Context, addr string) (net.Conn, error)
+}
+
+// tcp is the Network of everyday.
+type tcp struct{ net.Dialer }
+
+func (*tcp) Listen(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+
+func (t *tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	return t.DialContext(ctx, "tcp", addr)
 }
 
 // Values of Config.ReadConsistency.
@@ -280,6 +298,9 @@ func (c Config) withDefaults() Config {
 	def(&c.CloseTimeout, 2*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Network == nil {
+		c.Network = new(tcp)
 	}
 	return c
 }

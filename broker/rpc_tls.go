@@ -36,18 +36,26 @@ func (b *Broker) rpcListener(ln net.Listener) net.Listener {
 	return tls.NewListener(ln, b.rpcCerts.serverConfig())
 }
 
-// rpcDial connects to another broker; nil: as the transport does by itself.
+// rpcDial connects to another broker.
 func (b *Broker) rpcDial() func(context.Context, string) (net.Conn, error) {
 	if b.rpcCerts == nil {
-		return nil
+		return b.cfg.Network.Dial
 	}
 	secure := func(ctx context.Context, addr string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err
 		}
-		d := tls.Dialer{Config: b.rpcCerts.clientConfig(host)}
-		return d.DialContext(ctx, "tcp", addr)
+		raw, err := b.cfg.Network.Dial(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		nc := tls.Client(raw, b.rpcCerts.clientConfig(host))
+		if err := nc.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, err
+		}
+		return nc, nil
 	}
 	if !b.cfg.RPCTLSOptional {
 		return secure
@@ -59,8 +67,7 @@ func (b *Broker) rpcDial() func(context.Context, string) (net.Conn, error) {
 		if op, ok := errors.AsType[*net.OpError](err); err == nil || ctx.Err() != nil || ok && op.Op == "dial" {
 			return c, err
 		}
-		var d net.Dialer
-		plain, perr := d.DialContext(ctx, "tcp", addr)
+		plain, perr := b.cfg.Network.Dial(ctx, addr)
 		if perr != nil {
 			return nil, fmt.Errorf("with TLS: %w; without: %w", err, perr)
 		}
