@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -30,6 +31,8 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// Security says how to connect: TLS, SASL.
 	Security Security
+	// Logger receives what a program's operator wants to know: retries, dead letters, rebalances, and what franz-go reports. Nil: nobody does.
+	Logger *slog.Logger
 	// Options go to franz-go after this package's own and win over them: logging, hooks.
 	Options []kgo.Opt
 }
@@ -82,6 +85,9 @@ func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, erro
 		// of 5 s is what makes a client notice.
 		kgo.MetadataMinAge(250 * time.Millisecond),
 	}
+	if c.Logger != nil {
+		opts = append(opts, kgo.WithLogger(kgoLogger{c.Logger}))
+	}
 	secure, err := c.Security.options(timeout)
 	if err != nil {
 		return nil, err
@@ -104,4 +110,40 @@ func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, erro
 		return nil, &Error{Op: "connect to", Subject: strings.Join(seeds, ", "), Kind: kind, Err: err}
 	}
 	return cl, nil
+}
+
+// logger is Logger, or one that drops everything.
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}
+
+// kgoLogger is slog for franz-go, which reports its own routine at info: here that is debug.
+type kgoLogger struct{ *slog.Logger }
+
+// Level implements kgo.Logger.
+func (l kgoLogger) Level() kgo.LogLevel {
+	switch ctx := context.Background(); {
+	case l.Enabled(ctx, slog.LevelDebug):
+		return kgo.LogLevelInfo
+	case l.Enabled(ctx, slog.LevelWarn):
+		return kgo.LogLevelWarn
+	case l.Enabled(ctx, slog.LevelError):
+		return kgo.LogLevelError
+	}
+	return kgo.LogLevelNone
+}
+
+// Log implements kgo.Logger.
+func (l kgoLogger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	at := slog.LevelDebug
+	switch level {
+	case kgo.LogLevelError:
+		at = slog.LevelError
+	case kgo.LogLevelWarn:
+		at = slog.LevelWarn
+	}
+	l.Logger.Log(context.Background(), at, msg, keyvals...)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -86,6 +87,11 @@ type ConsumerConfig struct {
 	MaxWait time.Duration
 	// MaxBytes bounds one fetch over all partitions of a broker. Zero: 16 MiB.
 	MaxBytes int32
+	// Run is how [Consumer.Run] works.
+	Run RunConfig
+	// ClassicGroup uses Kafka's older group protocol though the cluster has the new one (KIP-848), for groups with members that cannot
+	// do otherwise. With the new one the brokers assign, and nobody stops because somebody else joins.
+	ClassicGroup bool
 	// Rack names where this program runs. Records are then read from a replica in the same rack, if there is one that is in
 	// sync, instead of from the leader. What is promised is the same; what it costs is a little delay at the end of the log.
 	Rack string
@@ -100,15 +106,21 @@ type topicPartition struct {
 	partition int32
 }
 
-// Consumer reads records. Poll, Each and Commit are for one goroutine; Close may be called from another.
+// Consumer reads records: by [Consumer.Run], which is for work, by the iterator [Consumer.Records], or by Poll and Each. These and Commit are
+// for one goroutine; everything else may be called from others.
 //
 // In a group, a record counts as processed when the program asks for more by the next Poll, calls Commit, or when the
-// function given to Each has returned. Only processed records are committed: every five seconds, when partitions move
-// to another member, and by Close. A crash therefore repeats records and never skips one.
+// function given to Each or Run has returned. Only processed records are committed: every five seconds, when partitions move
+// to another member, and by Close. A crash therefore repeats records and never skips one. Partitions do not move to another member
+// between a Poll and the next call: a program that takes longer than a minute there loses its place in the group.
 type Consumer struct {
 	cl        *kgo.Client
 	admin     *Admin
+	cfg       ConsumerConfig
+	log       *slog.Logger
 	group     bool
+	spent     bool          // a Run ended with records that it had not processed
+	rest      []*kgo.Record // of the last Poll, that Each did not come to
 	last      []*kgo.Record // returned by the last Poll, not yet counted as processed
 	deferred  error         // to be returned by the next Poll
 	stopAtEnd bool
@@ -118,6 +130,11 @@ type Consumer struct {
 	assigned bool                     // ends is meaningful: always without a group, after the first assignment with one
 	broken   error                    // finding out an end failed
 	closed   bool
+	run      *runner                  // that is running
+	owned    map[topicPartition]bool  // in a group: what this member has
+	at       map[topicPartition]int64 // where the next record that is handed out comes from; only of partitions that had one
+	seeks    map[topicPartition]int64 // asked for, not yet done
+	wake     context.CancelFunc       // of the wait for records, if there is one
 }
 
 // NewConsumer connects to the cluster, and to the group if there is one. Close it when done.
@@ -133,7 +150,11 @@ func NewConsumer(ctx context.Context, cfg ConsumerConfig) (*Consumer, error) {
 	case cfg.Group != "" && len(cfg.Partitions) > 0:
 		return nil, invalid("a group assigns partitions itself: set Group or Partitions")
 	}
-	c := &Consumer{group: cfg.Group != "", stopAtEnd: cfg.StopAtEnd, ends: make(map[topicPartition]int64)}
+	if err := cfg.Run.check(&cfg); err != nil {
+		return nil, invalid("%w", err)
+	}
+	c := &Consumer{cfg: cfg, log: cfg.logger(), group: cfg.Group != "", stopAtEnd: cfg.StopAtEnd, ends: make(map[topicPartition]int64),
+		owned: make(map[topicPartition]bool), at: make(map[topicPartition]int64), seeks: make(map[topicPartition]int64)}
 	// What to consume is told to franz-go only after the topics were seen to exist and their ends are known: it would
 	// otherwise wait for ever for a topic whose name was mistyped.
 	admin, err := NewAdmin(ctx, cfg.Config)
@@ -180,12 +201,10 @@ func (c *Consumer) options(ctx context.Context, cfg *ConsumerConfig) ([]kgo.Opt,
 		// A partition may end in a transaction's marker, which is no record but does take an offset.
 		opts = append(opts, kgo.KeepControlRecords())
 	}
-	names := cfg.Topics
-	if len(cfg.Partitions) > 0 {
-		names = nil
-		for t := range cfg.Partitions {
-			names = append(names, t)
-		}
+	topics := slices.Concat(cfg.Topics, cfg.Run.Retry.topics())
+	names := slices.Concat(topics, cfg.Run.Retry.deadLetters())
+	for t := range cfg.Partitions {
+		names = append(names, t)
 	}
 	partitions, err := c.admin.partitionsOf(ctx, names)
 	if err != nil {
@@ -204,15 +223,18 @@ func (c *Consumer) options(ctx context.Context, cfg *ConsumerConfig) ([]kgo.Opt,
 	}
 	switch {
 	case c.group:
-		opts = append(opts, kgo.ConsumerGroup(cfg.Group), kgo.ConsumeTopics(cfg.Topics...), kgo.AutoCommitMarks())
-		if cfg.StopAtEnd {
-			opts = append(opts, c.trackGroup(cfg)...)
+		opts = append(opts, kgo.ConsumerGroup(cfg.Group), kgo.ConsumeTopics(topics...), kgo.AutoCommitMarks(), kgo.BlockRebalanceOnPoll())
+		if !cfg.ClassicGroup {
+			// The first one asks the brokers for their sticky assignor. Where they have none, members agree on one of the two.
+			opts = append(opts, kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer(), kgo.CooperativeStickyBalancer()))
 		}
+		opts = append(opts, c.trackGroup(cfg)...)
 	case cfg.StopAtEnd:
 		starts := cfg.Partitions
 		if len(starts) == 0 {
 			starts = make(map[string]map[int32]Start)
-			for t, ps := range partitions {
+			for _, t := range topics {
+				ps := partitions[t]
 				starts[t] = make(map[int32]Start)
 				for _, p := range ps {
 					starts[t][p] = cfg.From
@@ -231,7 +253,7 @@ func (c *Consumer) options(ctx context.Context, cfg *ConsumerConfig) ([]kgo.Opt,
 	case len(cfg.Partitions) > 0:
 		opts = append(opts, kgo.ConsumePartitions(direct))
 	default:
-		opts = append(opts, kgo.ConsumeTopics(cfg.Topics...))
+		opts = append(opts, kgo.ConsumeTopics(topics...))
 	}
 	return opts, nil
 }
@@ -273,23 +295,43 @@ func (c *Consumer) resolve(ctx context.Context, starts map[string]map[int32]Star
 	return out, nil
 }
 
-// trackGroup notes the ends of partitions as the group hands them out. The callbacks run before the first record of an
-// assignment is returned, and after the last one of a revocation.
+// trackGroup notes which partitions are this member's and, where that is asked for, their ends. The callbacks run before the first record
+// of an assignment is returned, and after the last one of a revocation, never while records are between a poll and their place.
 func (c *Consumer) trackGroup(cfg *ConsumerConfig) []kgo.Opt {
-	gone := func(parts map[string][]int32) {
+	gone := func(ctx context.Context, parts map[string][]int32, lost bool) {
+		c.mu.Lock()
+		run := c.run
+		c.mu.Unlock()
+		if run != nil {
+			run.revoke(ctx, parts, lost)
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for t, ps := range parts {
 			for _, p := range ps {
-				delete(c.ends, topicPartition{t, p})
+				tp := topicPartition{t, p}
+				delete(c.ends, tp)
+				delete(c.owned, tp)
+				delete(c.at, tp)
+				delete(c.seeks, tp)
 			}
 		}
 	}
 	return []kgo.Opt{
 		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, parts map[string][]int32) {
-			ends, err := c.groupEnds(ctx, cfg, parts)
+			c.log.Debug("partitions assigned", "group", cfg.Group, "partitions", parts)
+			var ends map[topicPartition]int64
+			var err error
+			if cfg.StopAtEnd {
+				ends, err = c.groupEnds(ctx, cfg, parts)
+			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			for t, ps := range parts {
+				for _, p := range ps {
+					c.owned[topicPartition{t, p}] = true
+				}
+			}
 			if err != nil {
 				c.broken = err
 			}
@@ -299,10 +341,16 @@ func (c *Consumer) trackGroup(cfg *ConsumerConfig) []kgo.Opt {
 			c.assigned = true
 		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, cl *kgo.Client, parts map[string][]int32) {
-			_ = cl.CommitMarkedOffsets(ctx) // a failure means that the next owner repeats records, which is allowed
-			gone(parts)
+			c.log.Debug("partitions revoked", "group", cfg.Group, "partitions", parts)
+			gone(ctx, parts, false)
+			if err := cl.CommitMarkedOffsets(ctx); err != nil { // the next owner repeats records, which is allowed
+				c.log.Warn("offsets could not be committed as partitions were given up", "group", cfg.Group, "err", err)
+			}
 		}),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, parts map[string][]int32) { gone(parts) }),
+		kgo.OnPartitionsLost(func(ctx context.Context, _ *kgo.Client, parts map[string][]int32) {
+			c.log.Warn("partitions lost", "group", cfg.Group, "partitions", parts)
+			gone(ctx, parts, true)
+		}),
 	}
 }
 
@@ -350,10 +398,17 @@ func (c *Consumer) Poll(ctx context.Context, limit int) ([]*kgo.Record, error) {
 	if limit <= 0 {
 		limit = DefaultPollRecords
 	}
-	if c.group && len(c.last) > 0 {
-		c.cl.MarkCommitRecords(c.last...)
+	if c.spent {
+		return nil, errSpent
 	}
-	c.last = nil
+	c.countLast()
+	if n := min(len(c.rest), limit); n > 0 {
+		c.last, c.rest = c.rest[:n:n], c.rest[n:]
+		return c.last, nil
+	}
+	if c.group {
+		c.cl.AllowRebalance()
+	}
 	if err := c.deferred; err != nil {
 		c.deferred = nil
 		return nil, err
@@ -365,35 +420,71 @@ func (c *Consumer) Poll(ctx context.Context, limit int) ([]*kgo.Record, error) {
 			return nil, io.EOF
 		}
 		// In a group with nothing to read yet, no record would wake us when the assignment turns out to be empty.
-		pollCtx, cancel := ctx, context.CancelFunc(func() {})
+		var wait time.Duration
 		if c.stopAtEnd && c.group {
-			pollCtx, cancel = context.WithTimeout(ctx, 100*time.Millisecond)
+			wait = 100 * time.Millisecond
 		}
-		fetches := c.cl.PollRecords(pollCtx, limit)
-		cancel()
-		records, err := c.take(fetches)
-		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			err = nil // our own short wait
-		}
+		fetches := c.fetch(ctx, wait, limit)
+		var records []*kgo.Record
+		err := c.take(ctx, fetches, func(_ topicPartition, rs []*kgo.Record) {
+			if records == nil {
+				records = slices.Clip(rs) // what lies behind is not ours
+				return
+			}
+			records = append(records, rs...)
+		})
 		switch {
 		case len(records) > 0:
 			c.last, c.deferred = records, err
 			return records, nil
 		case err != nil:
 			return nil, err
+		case c.group:
+			c.cl.AllowRebalance() // markers were all that came
 		}
 	}
 }
 
-// take sorts a fetch into records and the first error, and advances the ends.
-func (c *Consumer) take(fetches kgo.Fetches) ([]*kgo.Record, error) {
+// countLast counts what the last Poll has returned as processed.
+func (c *Consumer) countLast() {
+	if c.group && len(c.last) > 0 {
+		c.cl.MarkCommitRecords(c.last...)
+	}
+	c.last = nil
+}
+
+// fetch waits for records: for as long as wait, if that is positive. A Seek wakes it.
+func (c *Consumer) fetch(ctx context.Context, wait time.Duration, limit int) kgo.Fetches {
+	var cancel context.CancelFunc
+	if wait > 0 {
+		ctx, cancel = context.WithTimeout(ctx, wait)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	defer cancel()
+	c.mu.Lock()
+	c.wake = cancel
+	if len(c.seeks) > 0 {
+		cancel()
+	}
+	c.mu.Unlock()
+	fetches := c.cl.PollRecords(ctx, limit)
+	c.mu.Lock()
+	c.wake = nil
+	c.mu.Unlock()
+	return fetches
+}
+
+// take hands each partition's records of a fetch to fn, advances positions and ends, does what was asked of Seek, and returns the first
+// error. That the wait for records was cut short by fetch's own doing is none.
+func (c *Consumer) take(ctx context.Context, fetches kgo.Fetches, fn func(topicPartition, []*kgo.Record)) error {
 	var first error
 	fetches.EachError(func(t string, p int32, err error) {
 		if first != nil {
 			return
 		}
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-			first = err
+			first = ctx.Err()
 			return
 		}
 		subject := ""
@@ -402,22 +493,28 @@ func (c *Consumer) take(fetches kgo.Fetches) ([]*kgo.Record, error) {
 		}
 		first = wrap("consume", subject, err)
 	})
-	records := make([]*kgo.Record, 0, fetches.NumRecords())
+	sought := c.seek()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for r := range fetches.RecordsAll() {
+	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		tp := topicPartition{p.Topic, p.Partition}
+		if len(p.Records) == 0 || sought[tp] {
+			return
+		}
+		rs := p.Records
+		next := rs[len(rs)-1].Offset + 1
+		c.at[tp] = next
 		if c.stopAtEnd {
-			tp := topicPartition{r.Topic, r.Partition}
-			if end, ok := c.ends[tp]; ok && r.Offset+1 >= end {
+			if end, ok := c.ends[tp]; ok && next >= end {
 				delete(c.ends, tp)
 			}
-			if r.Attrs.IsControl() {
-				continue
-			}
+			rs = slices.DeleteFunc(rs, func(r *kgo.Record) bool { return r.Attrs.IsControl() })
 		}
-		records = append(records, r)
-	}
-	return records, first
+		if len(rs) > 0 {
+			fn(tp, rs)
+		}
+	})
+	return first
 }
 
 func (c *Consumer) atEnd() (bool, error) {
@@ -429,45 +526,12 @@ func (c *Consumer) atEnd() (bool, error) {
 	return c.assigned && len(c.ends) == 0, c.broken
 }
 
-// Each calls fn for every record until ctx ends, fn fails, or StopAtEnd is reached: then it returns nil. A record counts
-// as processed when fn has returned nil or [ErrStop] for it.
-func (c *Consumer) Each(ctx context.Context, fn func(*kgo.Record) error) error {
-	for {
-		records, err := c.Poll(ctx, 0)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		c.last = nil // counted one by one
-		for _, r := range records {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			err := fn(r)
-			if c.group && (err == nil || errors.Is(err, ErrStop)) {
-				c.cl.MarkCommitRecords(r)
-			}
-			if errors.Is(err, ErrStop) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-}
-
 // Commit counts all records returned so far as processed, and tells the group so at once. Without a group it does nothing.
 func (c *Consumer) Commit(ctx context.Context) error {
 	if !c.group {
 		return nil
 	}
-	if len(c.last) > 0 {
-		c.cl.MarkCommitRecords(c.last...)
-		c.last = nil
-	}
+	c.countLast()
 	return wrap("commit offsets", "", c.cl.CommitMarkedOffsets(ctx))
 }
 
@@ -484,7 +548,7 @@ func (c *Consumer) Close(ctx context.Context) error {
 	if c.group {
 		err = wrap("commit offsets", "", c.cl.CommitMarkedOffsets(ctx))
 	}
-	c.cl.Close()
+	c.cl.CloseAllowingRebalance()
 	c.admin.Close()
 	return err
 }

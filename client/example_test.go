@@ -105,3 +105,23 @@ func ExampleAdmin_CreateTopic() {
 		log.Fatal(err)
 	}
 }
+
+// Work: eight records at a time, in order per key, each committed after it was processed. What fails is tried again, and put aside in the end.
+func ExampleConsumer_Run() {
+	ctx := context.Background()
+	c, err := client.NewConsumer(ctx, client.ConsumerConfig{
+		Topics: []string{"orders"}, Group: "billing",
+		Run: client.RunConfig{Concurrency: 8, Retry: client.RetryPolicy{DeadLetter: "orders-dead"}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	err = c.Run(ctx, func(ctx context.Context, r *kgo.Record) error {
+		fmt.Printf("bill %s\n", r.Value)
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+}
