@@ -136,7 +136,27 @@ func (m *meta) clean(files []*cleanedFile, dirty Offset) {
 
 // writeMeta replaces the meta file durably.
 func (l *Log) writeMeta(m *meta) error {
-	if err := replaceFile(l.fs, l.dir, metaName, m.encode(l.group)); err != nil {
+	if err := l.stageMeta(m); err != nil {
+		return err
+	}
+	return l.adoptStaged()
+}
+
+// stageMeta writes what the meta file is to be, durably, under another name: all that needs room. Who changes something else before
+// the meta file stages it first, so that a full disk cannot stop it halfway.
+func (l *Log) stageMeta(m *meta) error {
+	if err := writeFile(l.fs, path.Join(l.dir, metaName+tempSuffix), m.encode(l.group)); err != nil {
+		return fmt.Errorf("write meta of group %d: %w", l.group, err)
+	}
+	return nil
+}
+
+// dropStaged gives its room back.
+func (l *Log) dropStaged() { _ = l.fs.Remove(path.Join(l.dir, metaName+tempSuffix)) }
+
+// adoptStaged makes the staged file the meta file, durably.
+func (l *Log) adoptStaged() error {
+	if err := rename(l.fs, l.dir, metaName); err != nil {
 		return fmt.Errorf("write meta of group %d: %w", l.group, err)
 	}
 	return nil
@@ -145,12 +165,16 @@ func (l *Log) writeMeta(m *meta) error {
 // replaceFile writes the parts to dir/name, so that after a crash the file is either the old or the new one, and after
 // a return without error the new one.
 func replaceFile(f vfs.FS, dir, name string, parts ...[]byte) error {
-	tmp := path.Join(dir, name+tempSuffix)
-	err := writeFile(f, tmp, parts...)
-	if err != nil {
+	if err := writeFile(f, path.Join(dir, name+tempSuffix), parts...); err != nil {
 		return err
 	}
-	if err = f.Rename(tmp, path.Join(dir, name)); err != nil {
+	return rename(f, dir, name)
+}
+
+// rename gives what was written beside dir/name that name, durably.
+func rename(f vfs.FS, dir, name string) error {
+	tmp := path.Join(dir, name+tempSuffix)
+	if err := f.Rename(tmp, path.Join(dir, name)); err != nil {
 		_ = f.Remove(tmp)
 		return err
 	}

@@ -215,32 +215,52 @@ func (l *Log) closePart() {
 	l.recv = nil
 }
 
-// finishPart verifies what was received, as a whole, and makes a snapshot's file of it. The caller holds io, and renames the file. clean is
-// the cleaned part that has come with it, in files of its own.
-func (l *Log) finishPart(s *raft.Snapshot, floor uint64) (st *logState, name string, clean *washed, err error) {
+// arrival is a snapshot that is ready to take the log's place.
+type arrival struct {
+	state *logState
+	name  string  // of its file, which is to be renamed
+	clean *washed // the cleaned part that has come with it, in files of its own
+	meta  meta    // of the log that begins behind it: staged
+}
+
+// finishPart verifies what was received, as a whole, and makes a snapshot's file of it, and a meta file that waits for that to be
+// renamed. The caller holds io. After [vfs.ErrNoSpace] the log is what it was, and what has been received is still here.
+func (l *Log) finishPart(s *raft.Snapshot, floor uint64) (*arrival, error) {
 	p := l.recv
 	if p == nil || p.file == nil || !p.snap.Same(s) || p.got != p.snap.Size {
-		return nil, "", nil, fmt.Errorf("group %d: %w: it has not been received", l.group, ErrBadSnapshot)
+		return nil, fmt.Errorf("group %d: %w: it has not been received", l.group, ErrBadSnapshot)
 	}
 	switch w, err := l.wholeOf(p); {
 	case err != nil:
-		return nil, "", nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
+		return nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
 	case w != nil:
-		st, clean, err = l.finishWhole(s, p, w, floor)
-		return st, snapshotName + tempSuffix, clean, err
+		return l.finishWhole(s, p, w, floor)
 	case p.snap.Size > MaxSnapshotSize:
 		_ = l.dropPart()
-		return nil, "", nil, fmt.Errorf("group %d: %w: %d bytes", l.group, ErrBadSnapshot, p.snap.Size)
+		return nil, fmt.Errorf("group %d: %w: %d bytes", l.group, ErrBadSnapshot, p.snap.Size)
 	}
-	st, err = l.finishPlain(s, p, floor)
-	return st, partName, nil, err
+	return l.finishPlain(s, p, floor)
+}
+
+// stage stages the meta file of the log that begins behind s.
+func (l *Log) stage(a *arrival, s *raft.Snapshot, floor uint64) error {
+	a.meta = installedMeta(&s.Meta, a.state, floor)
+	if a.clean != nil {
+		a.meta.clean(a.clean.files, a.clean.dirty)
+	}
+	l.mu.RLock()
+	if s.Meta.Index < l.damaged {
+		a.meta.damaged = l.damaged
+	}
+	l.mu.RUnlock()
+	return l.stageMeta(&a.meta)
 }
 
 // finishWhole takes a whole log apart.
-func (l *Log) finishWhole(s *raft.Snapshot, p *receiving, w *whole, floor uint64) (*logState, *washed, error) {
+func (l *Log) finishWhole(s *raft.Snapshot, p *receiving, w *whole, floor uint64) (*arrival, error) {
 	data := make([]byte, w.stateSize)
 	if err := readFull(p.file, data, p.at+w.headerSize()); err != nil {
-		return nil, nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
+		return nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
 	}
 	st, err := decodeLogState(l.group, data)
 	if err == nil && snapshotSum(l.group, data) != w.stateSum {
@@ -251,34 +271,38 @@ func (l *Log) finishWhole(s *raft.Snapshot, p *receiving, w *whole, floor uint64
 	}
 	if err != nil {
 		_ = l.dropPart()
-		return nil, nil, fmt.Errorf("group %d: %w", l.group, err)
+		return nil, fmt.Errorf("group %d: %w", l.group, err)
 	}
-	clean, err := l.unpack(p, w, floor)
+	a := &arrival{state: &st, name: snapshotName + tempSuffix}
+	if a.clean, err = l.unpack(p, w, floor); err == nil {
+		err = l.stage(a, s, floor)
+	}
 	if err == nil {
 		head := flagged(l.group, encodeSnapshotHeader(l.group, &s.Meta, floor, w.stateSize, w.stateSum))
 		err = writeFile(l.fs, path.Join(l.dir, snapshotName+tempSuffix), head, data)
 	}
 	if errors.Is(err, vfs.ErrNoSpace) {
-		if clean != nil {
-			for _, f := range clean.files {
+		l.dropStaged()
+		if a.clean != nil {
+			for _, f := range a.clean.files {
 				l.removeCleaned(f)
 			}
 		}
-		return nil, nil, fmt.Errorf("finish the snapshot of group %d: %w", l.group, err)
+		return nil, fmt.Errorf("finish the snapshot of group %d: %w", l.group, err)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("finish the snapshot of group %d: %v", l.group, err)
+		return nil, fmt.Errorf("finish the snapshot of group %d: %v", l.group, err)
 	}
 	l.closePart()
-	return &st, clean, nil
+	return a, nil
 }
 
-func (l *Log) finishPlain(s *raft.Snapshot, p *receiving, floor uint64) (*logState, error) {
+func (l *Log) finishPlain(s *raft.Snapshot, p *receiving, floor uint64) (*arrival, error) {
 	data := make([]byte, p.snap.Size)
 	if n, err := p.file.ReadAt(data, p.at); n < len(data) {
 		return nil, fmt.Errorf("read what was received for group %d: %w", l.group, err)
 	}
-	bad := func(err error) (*logState, error) {
+	bad := func(err error) (*arrival, error) {
 		_ = l.dropPart()
 		return nil, err
 	}
@@ -289,6 +313,12 @@ func (l *Log) finishPlain(s *raft.Snapshot, p *receiving, floor uint64) (*logSta
 	if err != nil {
 		return bad(fmt.Errorf("group %d: %w", l.group, err))
 	}
+	a := &arrival{state: &st, name: partName}
+	if err := l.stage(a, s, floor); errors.Is(err, vfs.ErrNoSpace) {
+		return nil, fmt.Errorf("finish the snapshot of group %d: %w", l.group, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("finish the snapshot of group %d: %v", l.group, err)
+	}
 	_, err = p.file.WriteAt(encodeSnapshotHeader(l.group, &s.Meta, floor, p.snap.Size, p.snap.Sum), 0)
 	if err == nil {
 		err = p.file.Truncate(p.at + p.snap.Size)
@@ -298,13 +328,14 @@ func (l *Log) finishPlain(s *raft.Snapshot, p *receiving, floor uint64) (*logSta
 	}
 	if err != nil {
 		_ = l.dropPart()
+		l.dropStaged()
 		if errors.Is(err, vfs.ErrNoSpace) {
 			return nil, fmt.Errorf("finish the snapshot of group %d: %w", l.group, err)
 		}
 		return nil, fmt.Errorf("finish the snapshot of group %d: %v", l.group, err)
 	}
 	l.closePart()
-	return &st, nil
+	return a, nil
 }
 
 // cleanPart removes what was received of a snapshot that the log is past, or that no offer can be compared with.

@@ -447,7 +447,8 @@ func (l *Log) truncatePrefix(upTo raft.Index, clean *washed) error {
 }
 
 // InstallSnapshot implements multi.Log: of what has been received. The step that counts is the snapshot's rename: its floor
-// makes every file of the old log dead, and the next open finishes what a crash interrupts after it.
+// makes every file of the old log dead, and the next open finishes what a crash interrupts after it. Whatever needs room comes
+// before that: with [vfs.ErrNoSpace] nothing has changed.
 func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	l.io.Lock()
 	defer l.io.Unlock()
@@ -458,7 +459,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		return nil, err
 	}
 	floor := l.nextFloor()
-	st, name, clean, err := l.finishPart(s, floor)
+	a, err := l.finishPart(s, floor)
 	switch {
 	case errors.Is(err, ErrBadSnapshot) || errors.Is(err, vfs.ErrNoSpace):
 		return nil, fmt.Errorf("install snapshot: %w", err) // nothing has changed
@@ -468,7 +469,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	if err := l.sayEmpty(); err != nil && !errors.Is(err, vfs.ErrNoSpace) {
 		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
 	}
-	err = l.fs.Rename(path.Join(l.dir, name), path.Join(l.dir, snapshotName))
+	err = l.fs.Rename(path.Join(l.dir, a.name), path.Join(l.dir, snapshotName))
 	if err == nil {
 		err = l.fs.SyncDir(l.dir)
 	}
@@ -476,16 +477,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		// Whether the rename is durable is not known: only a new open can tell which log this is.
 		return nil, l.fail(fmt.Errorf("install snapshot: %w", err))
 	}
-	m := installedMeta(&s.Meta, st, floor)
-	if clean != nil {
-		m.clean(clean.files, clean.dirty)
-	}
-	l.mu.RLock()
-	if s.Meta.Index < l.damaged {
-		m.damaged = l.damaged
-	}
-	l.mu.RUnlock()
-	if err := l.writeMeta(&m); err != nil {
+	if err := l.adoptStaged(); err != nil {
 		return nil, l.fail(err)
 	}
 	if l.w.file != nil {
@@ -503,8 +495,8 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 	}
 	l.opt.Cache.release(freed)
 	l.tail, l.segs, l.dead, l.configs = nil, nil, nil, nil
-	old := l.setCleaned(clean)
-	l.adoptMeta(&m)
+	old := l.setCleaned(a.clean)
+	l.adoptMeta(&a.meta)
 	l.floor, l.snap = floor, snapshotInfo{index: s.Meta.Index, term: s.Meta.Term}
 	l.ticket = raft.Ticket{Term: s.Meta.Term, Index: s.Meta.Index}
 	l.grown = 0
@@ -517,11 +509,11 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		l.removeCleaned(f)
 	}
 	l.dropWashed()
-	if clean != nil {
+	if a.clean != nil {
 		_ = l.dropPart() // what stays behind of both goes at the next open
 		_ = l.fs.Remove(path.Join(l.dir, installName))
 	}
-	return st.state, nil
+	return a.state.state, nil
 }
 
 // nextFloor is a generation above all files and above the floor that is in force. The caller holds io.

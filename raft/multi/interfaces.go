@@ -62,7 +62,8 @@ type Log interface {
 	Prune() (*raft.SnapshotMeta, error)
 	// InstallSnapshot durably replaces the whole log by s, which was received before: the log is then empty with FirstIndex
 	// s.Meta.Index+1. The log's own part of the state (next offset, epoch table) is in the data as EncodeSnapshot put it there;
-	// what is returned is the rest, for the state machine.
+	// what is returned is the rest, for the state machine. [vfs.ErrNoSpace] leaves the log, and what was received, as they were: the
+	// group stops, and its owner opens it anew, as often as it takes, and it votes meanwhile.
 	InstallSnapshot(s *raft.Snapshot) (state []byte, err error)
 	// ReceiveSnapshot begins to take s in, or goes on with what an earlier connection or process has left of it, and returns how
 	// many bytes of its data are here. Whatever there was of another is dropped. WriteSnapshot appends to that, durably; with
