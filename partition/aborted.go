@@ -219,13 +219,13 @@ func (m *machine) recall(from, to, lost int64, enough func(known int64) bool, pa
 	return found, math.MaxInt64, nil
 }
 
-// recallAborted finds what the index has lost and compaction needs; as recall does.
-func (m *machine) recallAborted(enough func(known int64) bool, pace func(int) error) (found []abortedTxn, known int64, err error) {
+// recallAborted finds what the index has lost and compaction needs; as recall does. lost is from where on the index lacked none.
+func (m *machine) recallAborted(enough func(known int64) bool, pace func(int) error) (found []abortedTxn, known, lost int64, err error) {
 	m.look.RLock()
-	lost := m.fold.lost
+	lost = m.fold.lost
 	m.look.RUnlock()
 	if lost == 0 {
-		return nil, math.MaxInt64, nil
+		return nil, math.MaxInt64, 0, nil
 	}
 	if pace == nil {
 		pace = func(int) error { return nil }
@@ -233,25 +233,29 @@ func (m *machine) recallAborted(enough func(known int64) bool, pace func(int) er
 	if found, known, err = m.recall(int64(m.log.CleanedEnd()), lost, lost, enough, pace); errors.Is(err, segment.ErrOffsetOutOfRange) {
 		err = fmt.Errorf("%w: %w", segment.ErrOvertaken, err)
 	}
-	return found, known, err
+	return found, known, lost, err
 }
 
-// abortedBelow says which batches below the offset, all of which are stable, transactions wrote that were aborted. recalled is what the index has lost.
-func (m *machine) abortedBelow(offset int64, recalled []abortedTxn) func(protocol.Batch) bool {
+// abortedBelow says which batches below the offset, all of which are stable, transactions wrote that were aborted. recalled is what the index
+// had lost below lost; if it has lost more since, nobody knows that, and it would be cleaned as if it were committed.
+func (m *machine) abortedBelow(offset int64, recalled []abortedTxn, lost int64) (func(protocol.Batch) bool, error) {
 	byProducer := make(map[int64][]abortedTxn)
 	for _, a := range recalled {
 		byProducer[a.producer] = append(byProducer[a.producer], a)
 	}
 	m.look.RLock()
+	defer m.look.RUnlock()
+	if m.fold.lost > lost {
+		return nil, fmt.Errorf("%w: aborted transactions were lost meanwhile", segment.ErrOvertaken)
+	}
 	for _, a := range m.fold.aborted {
 		if a.first < offset {
 			byProducer[a.producer] = append(byProducer[a.producer], a)
 		}
 	}
-	m.look.RUnlock()
 	return func(b protocol.Batch) bool {
 		txns := byProducer[b.ProducerID()] // one after the other
 		i := sort.Search(len(txns), func(i int) bool { return txns[i].last > b.BaseOffset() })
 		return i < len(txns) && txns[i].first <= b.BaseOffset()
-	}
+	}, nil
 }

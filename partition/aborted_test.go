@@ -13,6 +13,7 @@ import (
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/segment"
 )
 
 // newAborting is a cluster with a compacted partition whose index of aborted transactions has room for so many.
@@ -301,6 +302,27 @@ func TestRecallReadsOn(t *testing.T) {
 	}
 	if _, _, err = l.rep.m.recall(0, 1000, 1000, nil, func(int) error { return nil }); err == nil {
 		t.Fatal("the log ends before that")
+	}
+}
+
+// An index that loses more while what it had lost is looked for must not have that cleaned as if it were committed.
+func TestLostWhileRecalling(t *testing.T) {
+	c, _ := newAborting(t, 1, 8, nil)
+	m := c.leader().rep.m
+	_, _, lost, err := m.recallAborted(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.abortedBelow(100, nil, lost); err != nil {
+		t.Fatal(err)
+	}
+	m.look.Lock()
+	for i := range int64(9) {
+		m.fold.addAborted(abortedTxn{producer: 1, first: 2 * i, last: 2*i + 1, stable: 2*i + 2})
+	}
+	m.look.Unlock()
+	if _, err := m.abortedBelow(100, nil, lost); !errors.Is(err, segment.ErrOvertaken) {
+		t.Fatalf("the first one is unknown: %v", err)
 	}
 }
 

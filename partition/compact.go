@@ -146,7 +146,7 @@ func (r *Replica) Compact(o CompactOptions) (segment.CleanStats, error) {
 		b.Offset = min(b.Offset, segment.Offset(known))
 		return v.m.log.Cleanable(b)
 	}
-	recalled, known, err := v.m.recallAborted(func(known int64) bool { return cleanable(known).UpTo > 0 }, o.Pace)
+	recalled, known, lost, err := v.m.recallAborted(func(known int64) bool { return cleanable(known).UpTo > 0 }, o.Pace)
 	if err != nil {
 		return segment.CleanStats{}, err
 	}
@@ -154,8 +154,12 @@ func (r *Replica) Compact(o CompactOptions) (segment.CleanStats, error) {
 	if c.UpTo == 0 {
 		return segment.CleanStats{}, segment.ErrNothingToClean
 	}
+	aborted, err := v.m.abortedBelow(int64(c.Next), recalled, lost)
+	if err != nil {
+		return segment.CleanStats{}, err
+	}
 	stats, err := v.m.log.Clean(segment.CleanOptions{UpTo: c.UpTo, Start: segment.Offset(v.pub.start), Now: now.UnixMilli(),
-		DeleteRetention: s.Compaction.deleteRetention(), MapBytes: o.MapBytes, Aborted: v.m.abortedBelow(int64(c.Next), recalled), Pace: o.Pace})
+		DeleteRetention: s.Compaction.deleteRetention(), MapBytes: o.MapBytes, Aborted: aborted, Pace: o.Pace})
 	if err != nil {
 		return stats, err
 	}
