@@ -21,6 +21,7 @@ cluster_start() {
 	cluster_program=$1 cluster_dir=$2 cluster_mode=$3
 	unset "${cluster_settings[@]}" # of the one before
 	mkdir -p "$cluster_dir"
+	: >"$cluster_dir/dev.out" # it is looked at before the program has come to it
 	if [[ $cluster_mode == secure ]]; then
 		extra=(--secure -- --listeners "SSL://127.0.0.1:0,SASL_PLAINTEXT://127.0.0.1:0" --kafka-tls-ca "$cluster_dir/data/secure/ca.pem"
 			--kafka-tls-client-auth requested --principal-rules 'RULE:^CN=admin$/soak/,DEFAULT')
