@@ -17,7 +17,9 @@
 #                   that is down has not passed, and says nothing; what any other has found is a failure
 set -uo pipefail
 
-left_out=() # none
+left_out=(
+	Test848RegexBrokerResolves # where it cannot make an internal topic it reads __consumer_offsets, and takes that one's records for those of a topic that it waits for
+)
 
 export KGO_SEEDS=$1 KGO_TEST_RF=3 KGO_TEST_RECORDS=${KGO_TEST_RECORDS:-200000} KGO_LOG_LEVEL=${KGO_LOG_LEVEL:-none}
 limit=${KGO_TIMEOUT:-240}
