@@ -170,9 +170,8 @@ func TestRebuiltIndexComesAfterTheNewestFile(t *testing.T) {
 	}
 }
 
-// A recovery has begun a new file behind damage, whose extent it knows; the first write to that file fails, and it must be there all
-// the same: else the damage's extent would not be known any more.
-func TestFailedWriteBehindDamage(t *testing.T) {
+// damagedInTheMiddle is the disk of a log of 30 entries with a bit flipped halfway, and how to open it.
+func damagedInTheMiddle(t *testing.T) (*vfs.Mem, Options) {
 	m := vfs.NewMem(1)
 	o := Options{SegmentBytes: 1 << 20, FirstExtent: 4096, Past: NeverRan}
 	l := mustOpen(t, m, o)
@@ -184,8 +183,15 @@ func TestFailedWriteBehindDamage(t *testing.T) {
 	b := contents(t, m, testDir)[name]
 	overwrite(t, m, name, l.w.pos/2, []byte{b[l.w.pos/2] ^ 1})
 	o.Past = RanBefore
+	return m, o
+}
+
+// A recovery has begun a new file behind damage, whose extent it knows; the first write to that file fails, and it must be there all
+// the same: else the damage's extent would not be known any more.
+func TestFailedWriteBehindDamage(t *testing.T) {
+	m, o := damagedInTheMiddle(t)
 	fails := false
-	l = mustOpen(t, vfs.Inject(crash(m), func(op vfs.Op, _ string) error {
+	l := mustOpen(t, vfs.Inject(crash(m), func(op vfs.Op, _ string) error {
 		if fails && op == vfs.OpWrite {
 			return errors.New("input/output error")
 		}
@@ -208,18 +214,8 @@ func TestFailedWriteBehindDamage(t *testing.T) {
 
 // A reset of the group goes on without what the damage took, the extent of which is known: when that is on the disk, the log is sound.
 func TestToldThatLessMatters(t *testing.T) {
-	m := vfs.NewMem(1)
-	o := Options{SegmentBytes: 1 << 20, FirstExtent: 4096, Past: NeverRan}
-	l := mustOpen(t, m, o)
-	for range 3 {
-		mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 10, 300))
-		mustSync(t, l)
-	}
-	name := path.Join(testDir, l.w.seg.name)
-	b := contents(t, m, testDir)[name]
-	overwrite(t, m, name, l.w.pos/2, []byte{b[l.w.pos/2] ^ 1})
-	o.Past = RanBefore
-	l = mustOpen(t, crash(m), o)
+	m, o := damagedInTheMiddle(t)
+	l := mustOpen(t, crash(m), o)
 	was := l.Health().DamagedUpTo
 	if was <= l.LastIndex() || was == raft.UntilTold {
 		t.Fatalf("damaged up to %d of a log up to %d", was, l.LastIndex())

@@ -372,7 +372,7 @@ func (g *Group) publish() {
 		if upTo == 0 { // it was that far already, or is a survivor of a reset
 			upTo = s.Stable
 		}
-		if s.Epoch > s.Conf.Epoch {
+		if s.Role == raft.Leader || s.Epoch > s.Conf.Epoch {
 			why = "a reset goes on without what the damaged log lacks"
 		}
 		g.log.Told(upTo)

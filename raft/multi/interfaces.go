@@ -32,9 +32,8 @@ type Log interface {
 	// does so when the log has been idle for 100 ms, so that recovery can tell damage from a torn tail.
 	MarkPending() bool
 
-	// Told says how far the log once went, if recovery could not know (GroupConfig.VoteAfter was raft.UntilTold), or that no more than that
-	// matters now (raft.Reset): when it is
-	// durable up to there again, what recovery has put on record is obsolete. It does not wait for the disk; MarkPending asks for
+	// Told says how far the log once went, if recovery could not know (GroupConfig.VoteAfter was raft.UntilTold), or that no more
+	// than that matters now (raft.Reset): when it is durable up to there again, what recovery has put on record is obsolete. It does not wait for the disk; MarkPending asks for
 	// the Sync that may be needed.
 	Told(upTo raft.Index)
 
