@@ -117,6 +117,10 @@ func (w *world) propose(n *node, g int, change raft.ConfChange) {
 		if r == nil {
 			return
 		}
+		if w.outlived(&change) {
+			w.rep.reach("membership: order that came after its replica's disk was replaced")
+			return
+		}
 		w.tracef("n%d group %d change %+v", n.id, g, change)
 		w.reconsider(n, g)
 		n.step(func() {
@@ -132,6 +136,14 @@ func (w *world) propose(n *node, g int, change raft.ConfChange) {
 				}
 			})
 		})
+	})
+}
+
+// outlived: the change brings in a replica that is gone by now, as the node that was to carry it out stood still meanwhile. Whoever
+// gives an order looks who is there when it is carried out: a voter that does not exist may be all that a majority lacks.
+func (w *world) outlived(change *raft.ConfChange) bool {
+	return slices.ContainsFunc(change.Steps, func(s raft.ConfStep) bool {
+		return s.Op != raft.Remove && w.nodes[s.Member.ID-1].inc != s.Member.Incarnation
 	})
 }
 
