@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -124,17 +125,21 @@ type Consumer struct {
 	last      []*kgo.Record // returned by the last Poll, not yet counted as processed
 	deferred  error         // to be returned by the next Poll
 	stopAtEnd bool
+	direct    map[topicPartition]bool // without a group: what is read, if it is not whole topics
+	sought    atomic.Bool             // seeks is not empty: a quick look
 
 	mu       sync.Mutex               // protects what follows; the group's callbacks write it
 	ends     map[topicPartition]int64 // with stopAtEnd: where each partition still being read ended
 	assigned bool                     // ends is meaningful: always without a group, after the first assignment with one
 	broken   error                    // finding out an end failed
 	closed   bool
-	run      *runner                  // that is running
-	owned    map[topicPartition]bool  // in a group: what this member has
-	at       map[topicPartition]int64 // where the next record that is handed out comes from; only of partitions that had one
-	seeks    map[topicPartition]int64 // asked for, not yet done
-	wake     context.CancelFunc       // of the wait for records, if there is one
+	run      *runner                   // that is running
+	owned    map[topicPartition]bool   // in a group: what this member has
+	at       map[topicPartition]int64  // where the next record that is handed out comes from; only of partitions that had one
+	seeks    map[topicPartition]int64  // asked for, not yet done
+	seeker   seeker                    // what became of them
+	paused   map[string]map[int32]bool // by the program; -1: the whole topic
+	wake     context.CancelFunc        // of the wait for records, if there is one
 }
 
 // NewConsumer connects to the cluster, and to the group if there is one. Close it when done.
@@ -154,7 +159,8 @@ func NewConsumer(ctx context.Context, cfg ConsumerConfig) (*Consumer, error) {
 		return nil, invalid("%w", err)
 	}
 	c := &Consumer{cfg: cfg, log: cfg.logger(), group: cfg.Group != "", stopAtEnd: cfg.StopAtEnd, ends: make(map[topicPartition]int64),
-		owned: make(map[topicPartition]bool), at: make(map[topicPartition]int64), seeks: make(map[topicPartition]int64)}
+		owned: make(map[topicPartition]bool), at: make(map[topicPartition]int64), seeks: make(map[topicPartition]int64),
+		paused: make(map[string]map[int32]bool)}
 	// What to consume is told to franz-go only after the topics were seen to exist and their ends are known: it would
 	// otherwise wait for ever for a topic whose name was mistyped.
 	admin, err := NewAdmin(ctx, cfg.Config)
@@ -221,6 +227,9 @@ func (c *Consumer) options(ctx context.Context, cfg *ConsumerConfig) ([]kgo.Opt,
 			direct[t][p] = start.offset()
 		}
 	}
+	if len(cfg.Partitions) > 0 {
+		c.reads(direct)
+	}
 	switch {
 	case c.group:
 		opts = append(opts, kgo.ConsumerGroup(cfg.Group), kgo.ConsumeTopics(topics...), kgo.AutoCommitMarks(), kgo.BlockRebalanceOnPoll())
@@ -246,6 +255,7 @@ func (c *Consumer) options(ctx context.Context, cfg *ConsumerConfig) ([]kgo.Opt,
 			return nil, err
 		}
 		c.assigned = true
+		c.reads(direct)
 		if len(direct) == 0 {
 			return opts, nil // nothing to read: the first Poll says so
 		}
@@ -258,6 +268,16 @@ func (c *Consumer) options(ctx context.Context, cfg *ConsumerConfig) ([]kgo.Opt,
 	return opts, nil
 }
 
+// reads notes which partitions are read without a group.
+func (c *Consumer) reads(direct map[string]map[int32]kgo.Offset) {
+	c.direct = make(map[topicPartition]bool)
+	for t, ps := range direct {
+		for p := range ps {
+			c.direct[topicPartition{t, p}] = true
+		}
+	}
+}
+
 // resolve turns starts into offsets, notes where each partition ends, and leaves out those with nothing to read.
 func (c *Consumer) resolve(ctx context.Context, starts map[string]map[int32]Start, committed bool) (map[string]map[int32]kgo.Offset, error) {
 	out := make(map[string]map[int32]kgo.Offset)
@@ -267,21 +287,11 @@ func (c *Consumer) resolve(ctx context.Context, starts map[string]map[int32]Star
 			return nil, err
 		}
 		for p, start := range ps {
-			begin, end := begins[p], ends[p]
-			at := begin
-			switch start.kind {
-			case startEnd:
-				at = end
-			case startOffset:
-				at = start.n
-			case startTail:
-				at = end - start.n
-			case startTime:
-				if at, err = c.admin.OffsetAt(ctx, topic, p, time.UnixMilli(start.n)); err != nil {
-					return nil, err
-				}
+			end := ends[p]
+			at, err := c.admin.position(ctx, topicPartition{topic, p}, start, begins[p], end)
+			if err != nil {
+				return nil, err
 			}
-			at = max(at, begin)
 			if at >= end {
 				continue
 			}
@@ -314,10 +324,12 @@ func (c *Consumer) trackGroup(cfg *ConsumerConfig) []kgo.Opt {
 				delete(c.owned, tp)
 				delete(c.at, tp)
 				delete(c.seeks, tp)
+				c.seeker.forget(tp)
 			}
 		}
 	}
 	return []kgo.Opt{
+		kgo.AdjustFetchOffsetsFn(c.adjustStarts),
 		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, parts map[string][]int32) {
 			c.log.Debug("partitions assigned", "group", cfg.Group, "partitions", parts)
 			var ends map[topicPartition]int64
@@ -366,22 +378,12 @@ func (c *Consumer) groupEnds(ctx context.Context, cfg *ConsumerConfig, parts map
 			return nil, err
 		}
 		for _, p := range ps {
-			at := begins[p]
+			at, err := c.admin.position(ctx, topicPartition{topic, p}, cfg.From, begins[p], ends[p])
+			if err != nil {
+				return nil, err
+			}
 			if o, ok := done.Lookup(topic, p); ok && o.At >= 0 {
-				at = max(at, o.At)
-			} else {
-				switch cfg.From.kind {
-				case startEnd:
-					at = ends[p]
-				case startOffset:
-					at = max(at, cfg.From.n)
-				case startTail:
-					at = max(at, ends[p]-cfg.From.n)
-				case startTime:
-					if at, err = c.admin.OffsetAt(ctx, topic, p, time.UnixMilli(cfg.From.n)); err != nil {
-						return nil, err
-					}
-				}
+				at = max(begins[p], o.At)
 			}
 			if at < ends[p] {
 				out[topicPartition{topic, p}] = ends[p]
@@ -402,6 +404,9 @@ func (c *Consumer) Poll(ctx context.Context, limit int) ([]*kgo.Record, error) {
 		return nil, errSpent
 	}
 	c.countLast()
+	if c.sought.Load() {
+		c.rest = c.wanted(c.rest)
+	}
 	if n := min(len(c.rest), limit); n > 0 {
 		c.last, c.rest = c.rest[:n:n], c.rest[n:]
 		return c.last, nil
@@ -447,10 +452,21 @@ func (c *Consumer) Poll(ctx context.Context, limit int) ([]*kgo.Record, error) {
 
 // countLast counts what the last Poll has returned as processed.
 func (c *Consumer) countLast() {
-	if c.group && len(c.last) > 0 {
-		c.cl.MarkCommitRecords(c.last...)
-	}
+	c.mark(c.last)
 	c.last = nil
+}
+
+// mark notes records as processed, for the next commit. Of records of one partition that stand together the last one says it for all:
+// franz-go sorts what it is given.
+func (c *Consumer) mark(rs []*kgo.Record) {
+	if !c.group {
+		return
+	}
+	for i, r := range rs {
+		if i+1 == len(rs) || rs[i+1].Partition != r.Partition || rs[i+1].Topic != r.Topic {
+			c.cl.MarkCommitRecords(r)
+		}
+	}
 }
 
 // fetch waits for records: for as long as wait, if that is positive. A Seek wakes it.
@@ -467,7 +483,13 @@ func (c *Consumer) fetch(ctx context.Context, wait time.Duration, limit int) kgo
 	if len(c.seeks) > 0 {
 		cancel()
 	}
+	doubt := c.seeker.doubt()
 	c.mu.Unlock()
+	if doubt > 0 {
+		var end context.CancelFunc
+		ctx, end = context.WithTimeout(ctx, doubt)
+		defer end()
+	}
 	fetches := c.cl.PollRecords(ctx, limit)
 	c.mu.Lock()
 	c.wake = nil
@@ -493,12 +515,12 @@ func (c *Consumer) take(ctx context.Context, fetches kgo.Fetches, fn func(topicP
 		}
 		first = wrap("consume", subject, err)
 	})
-	sought := c.seek()
+	sought := c.seek(ctx, fetches)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 		tp := topicPartition{p.Topic, p.Partition}
-		if len(p.Records) == 0 || sought[tp] {
+		if _, again := c.seeks[tp]; len(p.Records) == 0 || sought[tp] || again {
 			return
 		}
 		rs := p.Records

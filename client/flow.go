@@ -77,7 +77,15 @@ func (r *runner) takeFlow(tp topicPartition) *flow {
 		return nil
 	}
 	delete(r.flows, tp)
-	f.gone.Store(true)
+	r.emptyFlow(f)
+	return f
+}
+
+// emptyFlow drops what waits.
+func (r *runner) emptyFlow(f *flow) {
+	if f.gone.Swap(true) {
+		return
+	}
 	close(f.taken)
 	r.inFlight -= len(f.queue)
 	for _, t := range f.queue {
@@ -87,14 +95,23 @@ func (r *runner) takeFlow(tp topicPartition) *flow {
 	}
 	if len(f.parked) > 0 {
 		f.parked = nil
-		r.c.cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
+		r.resume = append(r.resume, f.tp)
 	}
 	r.cond.Broadcast()
-	return f
+}
+
+// forget drops what waits of a partition, for a seek that is about to come.
+func (r *runner) forget(tp topicPartition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.flows[tp]; f != nil {
+		r.emptyFlow(f)
+	}
 }
 
 // drop makes a new beginning with a partition, for a seek. What runs is finished, and does not count.
 func (r *runner) drop(tp topicPartition) {
+	defer r.release()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f := r.takeFlow(tp); f != nil {
@@ -106,6 +123,7 @@ func (r *runner) drop(tp topicPartition) {
 
 // revoke gives partitions up. It is called by the group, which waits for it: nobody else has them before it returns.
 func (r *runner) revoke(ctx context.Context, parts map[string][]int32, lost bool) {
+	defer r.release()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var flows []*flow
@@ -195,12 +213,24 @@ func (r *runner) unpark(ctx context.Context, take func(context.Context, *flow, [
 			all = append(all, due{f, f.parked[:n:n]})
 			room -= n
 			if f.parked = f.parked[n:]; len(f.parked) == 0 {
-				r.c.cl.ResumeFetchPartitions(map[string][]int32{f.tp.topic: {f.tp.partition}})
+				r.resume = append(r.resume, f.tp)
 			}
 		}
 	}
 	r.mu.Unlock()
+	r.release()
 	for _, d := range all {
 		take(ctx, d.f, d.rs)
+	}
+}
+
+// release lets partitions be read again that were not while records of theirs were parked. The caller does not hold mu: the consumer's comes first.
+func (r *runner) release() {
+	r.mu.Lock()
+	resume := r.resume
+	r.resume = nil
+	r.mu.Unlock()
+	for _, tp := range resume {
+		r.c.release(tp)
 	}
 }

@@ -1,4 +1,4 @@
-// Where a consumer is, and how a program changes that: seek, pause, lag, and records as an iterator.
+// Where a consumer is, and what it reads: lag, pause, and records one after the other. Seek is in seek.go.
 
 package client
 
@@ -9,7 +9,6 @@ import (
 	"io"
 	"iter"
 	"slices"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -42,92 +41,48 @@ func (c *Consumer) Records(ctx context.Context) iter.Seq2[*kgo.Record, error] {
 // Pause stops reading partitions, or with none named the whole topic, until Resume. Records that the program has got already are not
 // affected. In a group a pause outlives that the partition goes away and comes back.
 func (c *Consumer) Pause(topic string, partitions ...int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.paused[topic] == nil {
+		c.paused[topic] = make(map[int32]bool)
+	}
 	if len(partitions) == 0 {
+		c.paused[topic][-1] = true
 		c.cl.PauseFetchTopics(topic)
 		return
+	}
+	for _, p := range partitions {
+		c.paused[topic][p] = true
 	}
 	c.cl.PauseFetchPartitions(map[string][]int32{topic: partitions})
 }
 
-// Resume ends a Pause of the same partitions, or of the topic.
+// Resume ends a Pause: of these partitions, or with none named of the whole topic and of each of its partitions.
 func (c *Consumer) Resume(topic string, partitions ...int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if len(partitions) == 0 {
+		for p := range c.paused[topic] {
+			if p >= 0 {
+				partitions = append(partitions, p)
+			}
+		}
+		delete(c.paused, topic)
 		c.cl.ResumeFetchTopics(topic)
-		return
+	}
+	for _, p := range partitions {
+		delete(c.paused[topic], p)
 	}
 	c.cl.ResumeFetchPartitions(map[string][]int32{topic: partitions})
 }
 
-// Seek makes the next record of a partition the one at start. Records that are being processed are finished; those that wait in a [Consumer.Run]
-// are dropped, and what is committed follows: forwards at once, backwards as soon as the first record after the seek has been processed.
-// The error is of kind [ErrInvalid] if the consumer does not have the partition.
-func (c *Consumer) Seek(ctx context.Context, topic string, partition int32, start Start) error {
-	subject := partitionName(topic, partition)
-	tp := topicPartition{topic, partition}
-	c.mu.Lock()
-	owned := !c.group || c.owned[tp]
-	c.mu.Unlock()
-	if !owned {
-		return &Error{Op: "seek in", Subject: subject, Kind: ErrInvalid, Err: errors.New("the partition is not this member's")}
-	}
-	begins, ends, err := c.admin.bounds(ctx, topic, !c.cfg.ReadUncommitted)
-	if err != nil {
-		return err
-	}
-	begin, ok := begins[partition]
-	if !ok {
-		return c.admin.PartitionExists(ctx, topic, partition)
-	}
-	at := begin
-	switch start.kind {
-	case startEnd:
-		at = ends[partition]
-	case startOffset:
-		at = start.n
-	case startTail:
-		at = ends[partition] - start.n
-	case startTime:
-		if at, err = c.admin.OffsetAt(ctx, topic, partition, time.UnixMilli(start.n)); err != nil {
-			return err
-		}
-	}
+// release ends the pause that a Run has made for a partition, unless the program wants one, too.
+func (c *Consumer) release(tp topicPartition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.seeks[tp] = min(max(at, begin), max(ends[partition], begin))
-	if c.wake != nil {
-		c.wake()
+	if !c.paused[tp.topic][tp.partition] {
+		c.cl.ResumeFetchPartitions(map[string][]int32{tp.topic: {tp.partition}})
 	}
-	return nil
-}
-
-// seek does what Seek was asked for, between a poll and the use of what it gave, which is when franz-go allows it. It returns the partitions
-// whose records of that poll are from where nobody wants to read any more.
-func (c *Consumer) seek() map[topicPartition]bool {
-	c.mu.Lock()
-	seeks, run := c.seeks, c.run
-	if len(seeks) == 0 {
-		c.mu.Unlock()
-		return nil
-	}
-	c.seeks = make(map[topicPartition]int64)
-	for tp, at := range seeks {
-		c.at[tp] = at
-	}
-	c.mu.Unlock()
-	to := make(map[string]map[int32]kgo.EpochOffset)
-	out := make(map[topicPartition]bool)
-	for tp, at := range seeks {
-		out[tp] = true
-		if run != nil {
-			run.drop(tp)
-		}
-		if to[tp.topic] == nil {
-			to[tp.topic] = make(map[int32]kgo.EpochOffset)
-		}
-		to[tp.topic][tp.partition] = kgo.EpochOffset{Epoch: -1, Offset: at}
-	}
-	c.cl.SetOffsets(to)
-	return out
 }
 
 // Lag is how far a consumer is behind in one partition.
@@ -158,12 +113,8 @@ func (c *Consumer) Lag(ctx context.Context) ([]Lag, error) {
 			tp := topicPartition{topic, p}
 			c.mu.Lock()
 			at, known := c.at[tp]
-			mine := c.owned[tp]
+			mine := c.mineLocked(tp)
 			c.mu.Unlock()
-			if !c.group {
-				_, mine = c.cfg.Partitions[topic][p]
-				mine = mine || len(c.cfg.Partitions) == 0
-			}
 			if !mine {
 				continue
 			}
@@ -196,17 +147,7 @@ func (c *Consumer) first(ctx context.Context, tp topicPartition, begin, end int6
 	if s, ok := c.cfg.Partitions[tp.topic][tp.partition]; ok {
 		start = s
 	}
-	switch start.kind {
-	case startEnd:
-		return end, nil
-	case startOffset:
-		return max(start.n, begin), nil
-	case startTail:
-		return max(end-start.n, begin), nil
-	case startTime:
-		return c.admin.OffsetAt(ctx, tp.topic, tp.partition, time.UnixMilli(start.n))
-	}
-	return begin, nil
+	return c.admin.position(ctx, tp, start, begin, end)
 }
 
 // Each calls fn for every record until ctx ends, fn fails, or StopAtEnd is reached: then it returns nil. A record counts
@@ -220,28 +161,30 @@ func (c *Consumer) Each(ctx context.Context, fn func(*kgo.Record) error) error {
 		if err != nil {
 			return err
 		}
-		c.last = nil // counted one by one
-		for i, r := range records {
-			if err := ctx.Err(); err != nil {
-				c.rest = records[i:]
-				return err
+		c.last = nil // counted as they come
+		done := 0
+		for done < len(records) {
+			if err = ctx.Err(); err != nil {
+				break
 			}
-			err := fn(r)
-			switch {
-			case err == nil:
-			case errors.Is(err, ErrStop):
-				c.rest = records[i+1:]
-				if c.group {
-					c.cl.MarkCommitRecords(r)
-				}
-				return nil
-			default:
-				c.rest = records[i:]
-				return err
+			if err = fn(records[done]); err != nil && !errors.Is(err, ErrStop) {
+				break
 			}
-			if c.group {
-				c.cl.MarkCommitRecords(r)
+			done++
+			if done == markEvery || c.sought.Load() {
+				c.mark(records[:done])
+				records, done = c.wanted(records[done:]), 0
 			}
+			if err != nil {
+				break
+			}
+		}
+		c.mark(records[:done])
+		switch c.rest = records[done:]; {
+		case errors.Is(err, ErrStop):
+			return nil
+		case err != nil:
+			return err
 		}
 	}
 }

@@ -95,14 +95,17 @@ func (c *Consumer) Run(ctx context.Context, handler Handler) error {
 	}
 	stopHalt := context.AfterFunc(ctx, r.stop)
 	defer stopHalt()
+	asking, enough := context.WithCancel(ctx)
+	defer enough()
+	r.enough = enough
 	var err error
 	if r.o.Concurrency > 1 {
 		for range r.o.Concurrency {
 			r.workers.Go(r.work)
 		}
-		err = r.poll(ctx, r.dispatch)
+		err = r.poll(asking, r.dispatch)
 	} else {
-		err = r.poll(ctx, r.process)
+		err = r.poll(asking, r.process)
 	}
 	return r.end(ctx, err)
 }
@@ -123,6 +126,7 @@ type runner struct {
 	o       RunConfig
 	base    context.Context // of handlers; does not end with Run's
 	cancel  context.CancelFunc
+	enough  context.CancelFunc // ends the wait for more records
 	workers sync.WaitGroup
 	halted  atomic.Bool   // ctx has ended, or a handler said ErrStop: a quick look
 	halt    chan struct{} // closed when ctx ends
@@ -133,10 +137,11 @@ type runner struct {
 	flows    map[topicPartition]*flow
 	ready    []*task // each key at most once, with its oldest record
 	keys     map[keyOf]*task
-	inFlight int   // records in flows' queues; at most MaxInFlight
-	stopping bool  // no record is begun any more
-	stopped  bool  // … because a handler said ErrStop
-	failed   error // … because of this
+	inFlight int              // records in flows' queues; at most MaxInFlight
+	resume   []topicPartition // to be read again: see release
+	stopping bool             // no record is begun any more
+	stopped  bool             // … because a handler said ErrStop
+	failed   error            // … because of this
 }
 
 type keyOf struct {
@@ -348,6 +353,7 @@ func (r *runner) failure(ctx context.Context, t *task, err error) (again time.Du
 		r.jobs.Broadcast()
 		r.mu.Unlock()
 		r.halted.Store(true)
+		r.enough()
 		return 0, nil
 	}
 	if ctx.Err() != nil { // it was told to give up, and did
@@ -377,6 +383,7 @@ func (r *runner) failLocked(f *flow, err error) {
 	}
 	r.stopping = true
 	r.jobs.Broadcast()
+	r.enough()
 	if r.failed == nil && r.base.Err() == nil {
 		r.failed = err
 	}
@@ -419,20 +426,20 @@ func (r *runner) end(ctx context.Context, err error) error {
 	c.run = nil
 	c.mu.Unlock()
 	r.mu.Lock()
-	var paused []topicPartition
 	for _, f := range r.flows {
+		if f.gone.Load() { // a seek is about to come
+			continue
+		}
 		r.markLocked(f, true)
 		c.spent = c.spent || len(f.queue) > 0 || len(f.parked) > 0 || f.left > 0
 		if len(f.parked) > 0 {
-			paused = append(paused, f.tp)
+			r.resume = append(r.resume, f.tp)
 		}
 		f.gone.Store(true) // timers that are left find nothing
 	}
 	failed, stopped := r.failed, r.stopped
 	r.mu.Unlock()
-	for _, tp := range paused {
-		c.Resume(tp.topic, tp.partition)
-	}
+	r.release()
 	if c.group {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.StopGrace)
 		defer cancel()
