@@ -64,6 +64,11 @@ func (c *Config) seeds() ([]string, error) {
 
 // connect makes the franz-go client and contacts the cluster once.
 func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, error) {
+	return c.connectBy(ctx, kgo.NewClient, own...)
+}
+
+// connectBy is connect for a client that is made in some other way.
+func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo.Client, error), own ...kgo.Opt) (*kgo.Client, error) {
 	seeds, err := c.seeds()
 	if err != nil {
 		return nil, err
@@ -95,7 +100,7 @@ func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, erro
 	opts = append(opts, secure...)
 	opts = append(opts, own...)
 	opts = append(opts, c.Options...)
-	cl, err := kgo.NewClient(opts...)
+	cl, err := newClient(opts...)
 	if err != nil {
 		return nil, &Error{Op: "set up the client", Kind: ErrInvalid, Err: err}
 	}

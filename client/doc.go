@@ -1,4 +1,4 @@
-// Package client is Balsa's Go SDK: a [Producer], a [Consumer] and an [Admin], on franz-go.
+// Package client is Balsa's Go SDK: a [Producer], a [Consumer], [Transform] and an [Admin], on franz-go.
 //
 // Any Kafka client works with Balsa. This package is for those who want the safe settings without having to look them
 // up: a producer waits for a majority's disks and is idempotent, a consumer never marks a record as processed before

@@ -30,6 +30,14 @@ var (
 	ErrDenied = errors.New("denied")
 	// ErrClosed: the producer, consumer or admin was closed.
 	ErrClosed = errors.New("closed")
+	// ErrFenced: another producer has taken the transactional id over, or the cluster has ended the transaction because it took too long.
+	// Nothing of it is visible to who reads what is committed. The producer is of no more use.
+	ErrFenced = errors.New("fenced")
+	// ErrAborted: the transaction was aborted by the cluster's or the client's doing. Nothing of it is visible to who reads what is
+	// committed, and it can be tried again.
+	ErrAborted = errors.New("aborted")
+	// ErrUnknownOutcome: the answer to a commit was lost. The transaction is committed as a whole or aborted as a whole.
+	ErrUnknownOutcome = errors.New("not known whether it is committed")
 )
 
 // Error is what every call of this package returns when it fails.
@@ -126,7 +134,7 @@ func (w *worded) Unwrap() error { return w.err }
 
 // kindOf sorts an error of franz-go or of the network into one of the sentinels; nil if it is none of them.
 func kindOf(err error) error {
-	for _, kind := range []error{ErrUnreachable, ErrNotFound, ErrExists, ErrInvalid, ErrTimeout, ErrDenied, ErrClosed} {
+	for _, kind := range []error{ErrUnreachable, ErrNotFound, ErrExists, ErrInvalid, ErrTimeout, ErrDenied, ErrClosed, ErrFenced, ErrAborted, ErrUnknownOutcome} {
 		if errors.Is(err, kind) {
 			return kind
 		}
@@ -142,6 +150,10 @@ func kindOf(err error) error {
 			return ErrDenied
 		case kerr.RequestTimedOut:
 			return ErrTimeout
+		case kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.TransactionCoordinatorFenced:
+			return ErrFenced
+		case kerr.TransactionAbortable, kerr.OperationNotAttempted:
+			return ErrAborted
 		case kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidReplicationFactor, kerr.InvalidReplicaAssignment,
 			kerr.InvalidConfig, kerr.InvalidRequest, kerr.PolicyViolation, kerr.MessageTooLarge, kerr.RecordListTooLarge,
 			kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.InvalidGroupID, kerr.UnsupportedVersion, kerr.CorruptMessage,

@@ -81,6 +81,12 @@ type ProducerConfig struct {
 	// Zero: [DefaultMaxBufferedRecords], [DefaultMaxBufferedBytes].
 	MaxBufferedRecords int
 	MaxBufferedBytes   int
+	// TransactionalID makes the producer one that writes by [Producer.Transact] only. It must be one that no other running producer has, and
+	// should be the same after a restart: the new one then aborts what the old one has left open, and fences it.
+	TransactionalID string
+	// TransactionTimeout is how long a transaction may take before the cluster aborts it. Until then, readers of what is committed wait behind
+	// the open transaction of a program that has died. Zero: [DefaultTransactionTimeout].
+	TransactionTimeout time.Duration
 }
 
 // Producer writes records. It is safe for concurrent use.
@@ -90,7 +96,8 @@ type ProducerConfig struct {
 // the contexts. (franz-go's RecordDeliveryTimeout is no substitute: it counts from the record's Timestamp, so that a
 // record with an old one would fail at once.)
 type Producer struct {
-	cl *kgo.Client
+	cl  *kgo.Client
+	txn chan struct{} // has an element while a transaction runs; nil: the producer has no transactional id
 
 	mu      sync.Mutex    // protects what follows; never held while calling out
 	closed  bool          // no more records are taken
@@ -133,11 +140,25 @@ func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
 	if cfg.AllowAutoCreate {
 		opts = append(opts, kgo.AllowAutoTopicCreation())
 	}
+	if cfg.TransactionalID != "" {
+		if cfg.Acks != AcksAll {
+			return nil, &Error{Op: "set up the producer", Kind: ErrInvalid, Err: errors.New("a transaction needs AcksAll")}
+		}
+		opts = append(opts, kgo.TransactionalID(cfg.TransactionalID), kgo.TransactionTimeout(orDuration(cfg.TransactionTimeout, DefaultTransactionTimeout)))
+	}
 	cl, err := cfg.connect(ctx, opts...)
 	if err != nil {
 		return nil, err
 	}
-	return &Producer{cl: cl}, nil
+	p := &Producer{cl: cl}
+	if cfg.TransactionalID != "" {
+		p.txn = make(chan struct{}, 1)
+		if err := takeOver(ctx, cl, cfg.TransactionalID); err != nil {
+			cl.Close()
+			return nil, err
+		}
+	}
+	return p, nil
 }
 
 func orInt(v, def int) int {
@@ -186,6 +207,15 @@ func failures(n int, first error) error {
 // before done is called, which happens exactly once, on a goroutine of the client, in order within a partition: it must
 // not block. The context bounds the record's whole way. done may be nil: then a failure is reported by the next Flush or Close.
 func (p *Producer) ProduceAsync(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
+	if p.txn != nil {
+		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrInvalid, Err: errors.New("a producer with a transactional id writes by Transact")}
+		p.report(r, err, done)
+		return
+	}
+	p.produce(ctx, r, done)
+}
+
+func (p *Producer) produce(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
 	p.mu.Lock()
 	closed := p.closed
 	if !closed {
@@ -267,7 +297,7 @@ func (p *Producer) takeFailure() error {
 	return failures(n, err)
 }
 
-// Close takes no more records, waits for those under way and disconnects. If ctx ends first, the records that are left
+// Close takes no more records and transactions, waits for those under way and disconnects. If ctx ends first, the records that are left
 // fail with [ErrClosed] (their callbacks run before Close returns) and the error says how many they were. Closing twice is harmless.
 func (p *Producer) Close(ctx context.Context) error {
 	p.mu.Lock()
@@ -278,7 +308,14 @@ func (p *Producer) Close(ctx context.Context) error {
 		return nil
 	}
 	var left error
-	if err := p.drain(ctx); err != nil {
+	if p.txn != nil {
+		select {
+		case p.txn <- struct{}{}: // for good
+		case <-ctx.Done():
+			left = &Error{Op: "close", Subject: "the producer", Kind: kindOf(ctx.Err()), Err: fmt.Errorf("a transaction was not over: %w", ctx.Err())}
+		}
+	}
+	if err := p.drain(ctx); err != nil && left == nil {
 		p.mu.Lock()
 		n := p.pending
 		p.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -168,6 +169,19 @@ func (e *ProcessingError) Unwrap() error { return e.Err }
 
 // putAside sends a record on to its next topic. Only then does it count as processed.
 func (c *Consumer) putAside(ctx context.Context, r *kgo.Record, to string, attempts int, cause error) error {
+	if err := c.cl.ProduceSync(ctx, aside(r, to, attempts, cause)).FirstErr(); err != nil {
+		return wrap("put aside to", to, err)
+	}
+	logAside(c.log, r, to, attempts, cause)
+	return nil
+}
+
+func logAside(log *slog.Logger, r *kgo.Record, to string, attempts int, cause error) {
+	log.Warn("a record could not be processed and was put aside", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "to", to, "attempts", attempts, "err", cause)
+}
+
+// aside is what a record becomes in its next topic.
+func aside(r *kgo.Record, to string, attempts int, cause error) *kgo.Record {
 	text := cause.Error()
 	out := &kgo.Record{Topic: to, Key: r.Key, Value: r.Value, Headers: make([]kgo.RecordHeader, 0, len(r.Headers)+6), Context: r.Context}
 	original := false
@@ -195,9 +209,5 @@ func (c *Consumer) putAside(ctx context.Context, r *kgo.Record, to string, attem
 	}
 	add(HeaderAttempts, strconv.Itoa(attempts))
 	add(HeaderError, text[:min(len(text), maxErrorHeader)])
-	if err := c.cl.ProduceSync(ctx, out).FirstErr(); err != nil {
-		return wrap("put aside to", to, err)
-	}
-	c.log.Warn("a record could not be processed and was put aside", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "to", to, "attempts", attempts, "err", cause)
-	return nil
+	return out
 }
