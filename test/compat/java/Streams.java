@@ -1,18 +1,21 @@
 // Streams.java HOST:PORT,… LINES CONFIG SECONDS: a Kafka Streams application, word count with exactly_once_v2, unmodified, against a cluster. In the
-// middle it is closed and started again. Prints a line per check; the exit code says whether all held. CONFIG is a file of client properties, and
-// the second half of the lines is written over so many seconds.
+// middle it is closed and started again. Prints what it waits for, and a line per check; the exit code says whether all held. CONFIG is a file of
+// client properties, and the second half of the lines is written over so many seconds.
 //
 // One file without a build: test/compat/java/apps.sh fetches the jars and runs it.
 
 import java.nio.file.*;
 import java.time.Duration;
 import java.util.*;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 
 import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.serialization.*;
 import org.apache.kafka.streams.*;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler;
@@ -20,6 +23,12 @@ import org.apache.kafka.streams.kstream.*;
 
 public class Streams {
     static final String[] WORDS = {"raft", "log", "leader", "term", "quorum", "lease", "balsa", "epoch", "offset", "fence"};
+    static final long BEGAN = System.nanoTime();
+
+    // say prints where the check is, and since when.
+    static void say(String what) {
+        System.out.printf("      | %5.1f s: %s%n", (System.nanoTime() - BEGAN) / 1e9, what);
+    }
 
     public static void main(String[] args) throws Exception {
         String brokers = args[0], run = "streams-" + ProcessHandle.current().pid();
@@ -32,8 +41,18 @@ public class Streams {
         connection.forEach((k, v) -> common.put((String) k, v));
         common.put("bootstrap.servers", brokers);
         try (Admin admin = Admin.create(common)) {
-            admin.createTopics(List.of(new NewTopic(run + "-in", 4, (short) 3), new NewTopic(run + "-out", 4, (short) 3))).all().get(60, TimeUnit.SECONDS);
+            for (String topic : List.of(run + "-in", run + "-out")) {
+                try {
+                    admin.createTopics(List.of(new NewTopic(topic, 4, (short) 3))).all().get(90, TimeUnit.SECONDS);
+                } catch (ExecutionException e) {
+                    // A request whose broker died before it answered is sent again by the client, and finds it done. Nobody else makes topics of this name.
+                    if (!(e.getCause() instanceof TopicExistsException)) {
+                        throw e;
+                    }
+                }
+            }
         }
+        say("the topics are made");
         Properties p = new Properties();
         p.putAll(connection);
         p.put(StreamsConfig.APPLICATION_ID_CONFIG, run);
@@ -49,6 +68,7 @@ public class Streams {
 
         Map<String, Long> want = new TreeMap<>();
         Random random = new Random(1);
+        AtomicInteger lost = new AtomicInteger();
         KafkaStreams app = null;
         for (int half = 0; half < 2; half++) {
             try (KafkaProducer<String, String> producer = new KafkaProducer<>(common, new StringSerializer(), new StringSerializer())) {
@@ -56,19 +76,25 @@ public class Streams {
                     String a = WORDS[random.nextInt(WORDS.length)], b = WORDS[random.nextInt(WORDS.length)];
                     want.merge(a, 1L, Long::sum);
                     want.merge(b, 1L, Long::sum);
-                    producer.send(new ProducerRecord<>(run + "-in", Integer.toString(i), a + " " + b));
+                    producer.send(new ProducerRecord<>(run + "-in", Integer.toString(i), a + " " + b), (m, e) -> {
+                        if (e != null && lost.getAndIncrement() == 0) {
+                            say("a line cannot be written: " + e);
+                        }
+                    });
                     if (app != null && seconds > 0 && i % 100 == 0) {
                         Thread.sleep(100_000L * seconds / (lines / 2));
                     }
                 }
             }
+            say((half + 1) + " of 2 halves of the lines are written");
             if (app != null) {
-                app.close(Duration.ofSeconds(60));
+                say("the application is closed" + (app.close(Duration.ofSeconds(60)) ? "" : ", but not within a minute"));
             }
             app = new KafkaStreams(topology(run), p);
+            app.setStateListener((now, before) -> say("the application is " + now));
             app.setUncaughtExceptionHandler(e -> {
                 for (Throwable t = e; t != null; t = t.getCause()) {
-                    System.out.println("      | " + t);
+                    say(t.toString());
                 }
                 return StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
             });
@@ -76,8 +102,8 @@ public class Streams {
         }
         Map<String, Long> got = counts(common, run + "-out", want);
         app.close(Duration.ofSeconds(60));
-        boolean ok = want.equals(got);
-        System.out.println((ok ? "ok    " : "FAIL  ") + "word count, exactly_once_v2, of " + lines + " lines, restarted half-way" + (ok ? "" : ": want " + want + ", got " + got));
+        boolean ok = want.equals(got) && lost.get() == 0;
+        System.out.println((ok ? "ok    " : "FAIL  ") + "word count, exactly_once_v2, of " + lines + " lines, restarted half-way" + (ok ? "" : ": want " + want + ", got " + got + "; " + lost + " lines were not written"));
         System.exit(ok ? 0 : 1);
     }
 
@@ -103,8 +129,12 @@ public class Streams {
             consumer.partitionsFor(topic).forEach(i -> parts.add(new TopicPartition(topic, i.partition())));
             consumer.assign(parts);
             consumer.seekToBeginning(parts);
-            long deadline = System.nanoTime() + Duration.ofSeconds(180).toNanos();
+            long deadline = System.nanoTime() + Duration.ofSeconds(180).toNanos(), tell = 0;
             while (!want.equals(got) && System.nanoTime() < deadline) {
+                if (System.nanoTime() > tell) {
+                    tell = System.nanoTime() + Duration.ofSeconds(15).toNanos();
+                    say("counted so far: " + got.values().stream().mapToLong(n -> n).sum() + " of " + want.values().stream().mapToLong(n -> n).sum() + " words");
+                }
                 for (ConsumerRecord<String, Long> r : consumer.poll(Duration.ofMillis(500))) {
                     Long before = got.put(r.key(), r.value());
                     if (before != null && before > r.value() || r.value() > want.get(r.key())) {

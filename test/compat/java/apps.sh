@@ -13,6 +13,7 @@ cd "$(dirname "$0")"
 brokers=$1
 checked="neither Streams nor Connect" && . ./jars.sh
 need_tools
+need_log
 work=$(mktemp -d "${TMPDIR:-/tmp}/balsa-apps.XXXXXX")
 connect='' writer=''
 cleanup() {
@@ -28,7 +29,17 @@ config=${COMMAND_CONFIG:-$work/client.properties}
 [[ -n ${COMMAND_CONFIG:-} ]] || : >"$config"
 
 if [[ streams =~ ${ONLY:-.} ]]; then
-	timeout $((400 + ${kills:-0})) java -XX:+UseSerialGC -Xmx512m -cp "$jars/*" Streams.java "$brokers" "${STREAMS_LINES:-20000}" "$config" "${kills:-0}" || failed=1
+	timeout $((500 + ${kills:-0})) java -XX:+UseSerialGC -Xmx512m -Dorg.slf4j.simpleLogger.showDateTime=true -Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS \
+		-cp "$logged" Streams.java "$brokers" "${STREAMS_LINES:-20000}" "$config" "${kills:-0}" 2>"$work/streams.log"
+	code=$?
+	if ((code != 0)); then
+		((code != 124)) || echo "FAIL  Streams: not done within $((500 + ${kills:-0})) s"
+		echo "--- what it logged: $(wc -l <"$work/streams.log") lines; warnings and errors, and the end"
+		grep -E ' (WARN|ERROR) |^(Exception|Caused by)' "$work/streams.log" | cut -c 1-400 | tail -n 40
+		echo ...
+		tail -n 25 "$work/streams.log" | cut -c 1-400
+		failed=1
+	fi
 fi
 [[ connect =~ ${ONLY:-.} ]] || exit "$failed"
 
@@ -68,7 +79,7 @@ cat >"$work/sink.properties" <<-EOF
 	file=$work/sink.txt
 	topics=$topic
 EOF
-java -XX:+UseSerialGC -Xmx384m -cp "$jars/*" org.apache.kafka.connect.cli.ConnectStandalone \
+java -XX:+UseSerialGC -Xmx384m -cp "$logged" org.apache.kafka.connect.cli.ConnectStandalone \
 	"$work/worker.properties" "$work/source.properties" "$work/sink.properties" >"$work/connect.log" 2>&1 &
 connect=$!
 same() {
@@ -87,7 +98,9 @@ if same; then
 	echo "ok    Connect: file source to topic to file sink, $lines lines, $(($(wc -l <"$work/sink.txt") - lines)) of them twice"
 else
 	echo "FAIL  Connect: $(wc -l <"$work/sink.txt" 2>/dev/null || echo no) lines of $lines in the sink's file"
-	tail -n 20 "$work/connect.log"
+	grep -E ' (WARN|ERROR) ' "$work/connect.log" | cut -c 1-400 | tail -n 20
+	echo ...
+	tail -n 20 "$work/connect.log" | cut -c 1-400
 	failed=1
 fi
 exit "$failed"

@@ -27,3 +27,12 @@ need_tools() {
 		return
 	done
 }
+
+# need_log sets $logged, the class path of what need_tools has fetched, with a log on standard error: the jars have none, and an application
+# that waits for something says only there what for. If that cannot be fetched, it is the path without.
+need_log() {
+	local simple=slf4j-simple-1.7.36.jar
+	logged=$jars/*
+	[[ -s $jars/log/$simple ]] || timeout 300 mvn -q -B -Dstyle.color=never dependency:copy -Dartifact=org.slf4j:slf4j-simple:1.7.36 -DoutputDirectory="$jars/log" >/dev/null || return 0
+	logged=$jars/log/$simple:$(printf '%s\n' "$jars"/*.jar | grep -v '/slf4j-nop-' | paste -sd:)
+}
