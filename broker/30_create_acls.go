@@ -43,7 +43,7 @@ func (s *server) createACLs(r *request) {
 			resp.Results[i].ErrorCode, resp.Results[i].ErrorMessage = codeOf(err), messageOf(err)
 		}
 		if err == nil {
-			s.auditACLs(r, "ACLs created", cmd.Create)
+			s.auditACLs(r, "ACL created", cmd.Create)
 		}
 		r.respond(resp)
 	})

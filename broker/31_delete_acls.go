@@ -42,6 +42,7 @@ func (s *server) deleteACLs(r *request) {
 	ctx, cancel := context.WithTimeout(r.c.ctx, changeTimeout)
 	s.b.Change(ctx, &coordinator.Command{AlterACLs: cmd}, func(res *coordinator.Result, err error) {
 		cancel()
+		var deleted []coordinator.ACL
 		for k, i := range places {
 			place := &resp.Results[i]
 			if err != nil {
@@ -54,8 +55,9 @@ func (s *server) deleteACLs(r *request) {
 				m.Principal, m.Host, m.Operation, m.PermissionType = a.Principal, a.Host, kmsg.ACLOperation(a.Operation), kmsg.ACLPermissionType(a.Permission)
 				place.MatchingACLs = append(place.MatchingACLs, m)
 			}
-			s.auditACLs(r, "ACLs deleted", res.ACLs[k])
+			deleted = append(deleted, res.ACLs[k]...)
 		}
+		s.auditACLs(r, "ACL deleted", deleted)
 		r.respond(resp)
 	})
 }

@@ -5,6 +5,7 @@ package broker
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -44,10 +45,15 @@ func auditText(s string) string {
 	return strings.Clone(s)
 }
 
+// auditACLs logs ACLs that a request has made or deleted, each in a line of its own.
 func (s *server) auditACLs(r *request, what string, acls []coordinator.ACL) {
-	if len(acls) > 0 {
-		s.auditChanges(r, []change{{what, []any{"acls", acls}}})
+	changes := make([]change, len(acls))
+	for i := range acls {
+		a := &acls[i]
+		changes[i] = change{what, []any{slog.Group("acl", "type", a.Type.String(), "name", auditText(a.Name), "pattern", a.Pattern.String(), "principal", auditText(a.Principal),
+			"host", auditText(a.Host), "operation", a.Operation.String(), "permission", a.Permission.String())}}
 	}
+	s.auditChanges(r, changes)
 }
 
 // auditUsers logs the users of a command that got their new credentials, or lost them.

@@ -78,3 +78,49 @@ func TestChangesAreAudited(t *testing.T) {
 		t.Errorf("%d lines", n)
 	}
 }
+
+// What a request does to ACLs is a line for each, of a bounded length and number.
+func TestACLChangesAreAudited(t *testing.T) {
+	h := newACLHarness(t, false, anonymous)
+	c := h.dial()
+	create := kmsg.NewPtrCreateACLsRequest()
+	create.SetVersion(3)
+	add := func(name, user string) {
+		create.Creations = append(create.Creations, kmsg.CreateACLsRequestCreation{ResourceType: kmsg.ACLResourceTypeTopic, ResourceName: name, ResourcePatternType: kmsg.ACLResourcePatternTypePrefixed,
+			Principal: "User:" + user, Host: "10.0.0.0/8", Operation: kmsg.ACLOperationRead, PermissionType: kmsg.ACLPermissionTypeAllow})
+	}
+	drop := kmsg.NewPtrDeleteACLsRequest()
+	drop.SetVersion(3)
+	drop.Filters = []kmsg.DeleteACLsRequestFilter{{ResourceType: kmsg.ACLResourceTypeAny, ResourcePatternType: kmsg.ACLResourcePatternTypeAny, Operation: kmsg.ACLOperationAny, PermissionType: kmsg.ACLPermissionTypeAny}}
+	say := func(req kmsg.Request) string {
+		before := len(h.audit.String())
+		id := c.send(req)
+		if got, _ := c.receive(); got != id {
+			t.Fatalf("answer to %d", got)
+		}
+		return h.audit.String()[before:]
+	}
+	const who, acl = "principal=User:ANONYMOUS host=127.0.0.1 listener=PLAINTEXT", "acl.type=topic acl.name=orders- acl.pattern=prefixed acl.principal=User:alice acl.host=10.0.0.0/8 acl.operation=read acl.permission=allow"
+	add("orders-", "alice")
+	if said := say(create); strings.Count(said, "\n") != 1 || !strings.Contains(said, `msg="ACL created" `+who+" api=CreateACLs "+acl) {
+		t.Errorf("created: %s", said)
+	}
+	if said := say(drop); strings.Count(said, "\n") != 1 || !strings.Contains(said, `msg="ACL deleted" `+who+" api=DeleteACLs "+acl) {
+		t.Errorf("deleted: %s", said)
+	}
+	create.Creations = nil
+	for i := range 3 * maxAuditLines {
+		add(fmt.Sprint(i, strings.Repeat("n", 1000)), strings.Repeat("u", 1000))
+	}
+	for _, req := range []kmsg.Request{create, drop} {
+		lines := strings.Split(strings.TrimSuffix(say(req), "\n"), "\n")
+		if len(lines) != maxAuditLines || !strings.Contains(lines[len(lines)-1], fmt.Sprintf("more_not_logged=%d", 2*maxAuditLines)) {
+			t.Errorf("%s: %d lines, the last one: %s", apiName(req.Key()), len(lines), lines[len(lines)-1])
+		}
+		for _, l := range lines {
+			if len(l) > 1000 {
+				t.Fatalf("%s: a line of %d bytes: %s", apiName(req.Key()), len(l), l)
+			}
+		}
+	}
+}

@@ -454,7 +454,7 @@ func TestACLRequests(t *testing.T) {
 		if n := count(); n != 1 && !(v == 0 && n == 1) {
 			t.Errorf("v%d: %d ACLs are left", v, n)
 		}
-		if log := h.audit.String(); !strings.Contains(log, "ACLs created") || !strings.Contains(log, "ACLs deleted") {
+		if log := h.audit.String(); !strings.Contains(log, "ACL created") || !strings.Contains(log, "ACL deleted") {
 			t.Errorf("v%d: audit log: %s", v, log)
 		}
 	}
