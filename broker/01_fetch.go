@@ -114,7 +114,7 @@ func (s *server) fetch(r *request) {
 		}
 		if err == nil {
 			p.topic = topic
-			if p.rep, err = s.findReplica(topic, p.key.partition); err == nil && req.Version < 10 && topic.Configs["compression.type"] == "zstd" {
+			if p.rep, err = s.findReplica(topic, p.key.partition); err == nil && req.Version < 10 && topicText(topic.Configs, "compression.type") == "zstd" {
 				p.rep, err = nil, refuse(kerr.UnsupportedCompressionType, "zstd needs fetch version 10 or later (KIP-110)")
 			}
 		}

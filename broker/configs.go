@@ -65,7 +65,7 @@ var topicConfigDefs = []configDef{
 		doc: "What confirms an answer that speaks of the log's end. lease: the leader's lease, and a quorum only without one. quorum: a quorum each time, so that no clock matters."},
 	{name: "cleanup.policy", typ: kmsg.ConfigTypeList, def: "delete", broker: "log.cleanup.policy", does: obeyed, allowed: []string{"delete", "compact"},
 		doc: "What becomes of old records: delete drops whole segments, compact keeps the newest record of each key; both may be given."},
-	{name: "compression.gzip.level", typ: kmsg.ConfigTypeInt, def: "-1", broker: "compression.gzip.level", does: obeyed, least: -1, most: 9,
+	{name: "compression.gzip.level", typ: kmsg.ConfigTypeInt, def: "-1", broker: "compression.gzip.level", does: obeyed, least: -1, most: 9, valid: checkGzipLevel,
 		doc: "The level that compression.type=gzip compresses at, 1 to 9. -1: gzip's own."},
 	{name: "compression.lz4.level", typ: kmsg.ConfigTypeInt, def: "9", broker: "compression.lz4.level", does: obeyed, least: 1, most: 17,
 		doc: "The level that compression.type=lz4 compresses at. 9 is the fast one, as in Kafka."},
@@ -214,7 +214,7 @@ func checkTopicConfig(name, value string) error {
 
 // possible refuses a value that would promise what is not there.
 func (d *configDef) possible(value string) error {
-	if d.does != fixed || value == d.def {
+	if d.does != fixed || d.canonical(value) == d.canonical(d.def) {
 		return nil
 	}
 	def := d.def
@@ -226,6 +226,7 @@ func (d *configDef) possible(value string) error {
 
 // check holds a value against the config's type and range.
 func (d *configDef) check(value string) error {
+	value = d.canonical(value)
 	if d.valid != nil {
 		return d.valid(value)
 	}
@@ -244,7 +245,7 @@ func (d *configDef) check(value string) error {
 			return fmt.Errorf("allowed are %d to %d", d.least, d.most)
 		}
 	case kmsg.ConfigTypeDouble:
-		f, err := strconv.ParseFloat(value, 64)
+		f, err := parseDouble(value)
 		if err != nil || math.IsNaN(f) || f < float64(d.least) || f > float64(d.most) {
 			return fmt.Errorf("it is a number from %d to %d", d.least, d.most)
 		}

@@ -63,7 +63,7 @@ func (s *server) checkGroupConfig(name, value string) error {
 	if name == groupHeartbeat {
 		kind = "heartbeat.interval.ms"
 	}
-	n, _ := strconv.Atoi(value) // check has read it
+	n, _ := strconv.Atoi(d.canonical(value)) // check has read it
 	least, most := s.configInt("group.consumer.min."+kind), s.configInt("group.consumer.max."+kind)
 	if n < least || n > most {
 		return refuse(kerr.InvalidConfig, fmt.Sprintf("invalid value %q for %s: the brokers allow %d to %d (group.consumer.min.%s, max)", value, name, least, most, kind))
@@ -74,11 +74,12 @@ func (s *server) checkGroupConfig(name, value string) error {
 // checkGroupConfigs holds a group's configs against one another.
 func (s *server) checkGroupConfigs(set map[string]string) error {
 	number := func(name string) int {
+		d := groupConfigByName(name)
 		if v, ok := set[name]; ok {
-			n, _ := strconv.Atoi(v) // checked when it was set
+			n, _ := strconv.Atoi(d.canonical(v)) // checked when it was set
 			return n
 		}
-		return s.configInt(groupConfigByName(name).broker)
+		return s.configInt(d.broker)
 	}
 	if session, beat := number(groupSession), number(groupHeartbeat); session <= beat {
 		return refuse(kerr.InvalidConfig, fmt.Sprintf("%s=%d must be above %s=%d", groupSession, session, groupHeartbeat, beat))

@@ -22,6 +22,7 @@ type configValue struct {
 }
 
 func (v *configValue) add(name, value string, source kmsg.ConfigSource) {
+	value = v.def.canonical(value)
 	s := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
 	s.Name, s.Source = name, source
 	if value != unset && !sensitive(v.def) {
@@ -116,7 +117,7 @@ func (s *server) configInt(name string) int {
 }
 
 func (s *server) configText(name string) string {
-	if v, ok := s.b.Image().BrokerConfig(s.b.NodeID(), name); ok {
+	if v, ok := setForBroker(s.b.Image(), s.b.NodeID(), name); ok {
 		return v
 	}
 	if v, ok := s.b.Config(name); ok {

@@ -126,7 +126,7 @@ func (b *Broker) configure() {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(appliers)) {
-		v, ok := im.BrokerConfig(b.NodeID(), name)
+		v, ok := setForBroker(im, b.NodeID(), name)
 		if !ok {
 			v = b.startedWith(name)
 		}
@@ -139,7 +139,7 @@ func (b *Broker) configure() {
 	topics := make(map[string]string)
 	for i := range topicConfigDefs {
 		if d := &topicConfigDefs[i]; d.broker != "" {
-			if v, ok := im.BrokerConfig(b.NodeID(), d.broker); ok {
+			if v, ok := setForBroker(im, b.NodeID(), d.broker); ok {
 				topics[d.name] = v
 			}
 		}
@@ -168,11 +168,11 @@ const (
 // rate as a leader, or the lowest of any broker's as a follower.
 func (b *Broker) throttleReplication(im *coordinator.Image) {
 	rate := int64(math.MaxInt64)
-	if v, ok := im.BrokerConfig(b.NodeID(), leaderRate); ok {
+	if v, ok := setForBroker(im, b.NodeID(), leaderRate); ok {
 		rate = min(rate, number(v))
 	}
 	for _, br := range im.Brokers() {
-		if v, ok := im.BrokerConfig(br.ID, followerRate); ok && br.ID != b.NodeID() {
+		if v, ok := setForBroker(im, br.ID, followerRate); ok && br.ID != b.NodeID() {
 			rate = min(rate, number(v))
 		}
 	}

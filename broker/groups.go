@@ -157,8 +157,10 @@ func (b *Broker) consumerTiming(group string) (session, heartbeat time.Duration)
 	set := im.GroupConfigs(group)
 	ms := func(name, all string) time.Duration {
 		v, ok := set[name]
-		if !ok {
-			v, ok = im.BrokerConfig(b.NodeID(), all)
+		if ok {
+			v = groupConfigByName(name).canonical(v)
+		} else {
+			v, ok = setForBroker(im, b.NodeID(), all)
 		}
 		if !ok {
 			return 0

@@ -28,8 +28,9 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 		configs = maps.Clone(*defaults)
 		maps.Copy(configs, t.Configs)
 	}
+	text := func(name string) string { return topicText(configs, name) }
 	number := func(name string, max int64) int64 {
-		v, err := strconv.ParseInt(configs[name], 10, 64)
+		v, err := strconv.ParseInt(text(name), 10, 64)
 		if err != nil || v < 0 || v > max {
 			return 0
 		}
@@ -40,14 +41,16 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 		switch {
 		case v > int64((1<<63-1)/time.Millisecond):
 			return -1 // unbounded
-		case v == 0 && configs[name] == "0":
+		case v == 0 && text(name) == "0":
 			return 1 // no time at all; a zero would stand for the default
 		}
 		return time.Duration(v) * time.Millisecond
 	}
 	s.ProducerExpiry = time.Duration(r.expiry.Load())
-	s.MaxMessageBytes = int(number("max.message.bytes", partition.MaxBatchBytes))
-	if configs["message.timestamp.type"] == "LogAppendTime" {
+	if s.MaxMessageBytes = int(number("max.message.bytes", partition.MaxBatchBytes)); text("max.message.bytes") == "0" {
+		s.MaxMessageBytes = 1 // less than any batch has; a zero would stand for the default
+	}
+	if text("message.timestamp.type") == "LogAppendTime" {
 		s.TimestampType = partition.LogAppendTime
 	}
 	s.TimestampBefore = ms("message.timestamp.before.max.ms")
@@ -55,14 +58,15 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 	if t.Internal() {
 		// Whatever is the default for all: what a coordinator writes it writes now, and could not go on if that were refused.
 		s.TimestampBefore, s.TimestampAfter = -1, -1
+		s.MaxMessageBytes = max(s.MaxMessageBytes, partition.DefaultMaxMessageBytes)
 	}
 	s.Compression = compressionOf(configs)
-	s.Compact = compacts(configs["cleanup.policy"])
+	s.Compact = compacts(text("cleanup.policy"))
 	s.Compaction = partition.Compaction{MinLag: ms("min.compaction.lag.ms"), MaxLag: ms("max.compaction.lag.ms"), DeleteRetention: ms("delete.retention.ms")}
-	if configs["min.compaction.lag.ms"] == "0" {
+	if text("min.compaction.lag.ms") == "0" {
 		s.Compaction.MinLag = 0 // no lag, which here is the default; 1 ns would keep what bears a time yet to come
 	}
-	if f, err := strconv.ParseFloat(configs["min.cleanable.dirty.ratio"], 64); err == nil {
+	if f, err := parseDouble(text("min.cleanable.dirty.ratio")); err == nil {
 		if s.Compaction.MinDirtyRatio = f; f == 0 {
 			s.Compaction.MinDirtyRatio = -1 // a zero would stand for the default
 		}
@@ -71,18 +75,18 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 	s.SegmentAge, s.SegmentJitter = ms("segment.ms"), ms("segment.jitter.ms")
 	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)
 	switch {
-	case !deletes(configs["cleanup.policy"]):
+	case !deletes(text("cleanup.policy")):
 		s.RetentionAge, s.RetentionBytes = -1, -1
-	case configs["retention.bytes"] == "0":
+	case text("retention.bytes") == "0":
 		s.RetentionBytes = 1 // a zero would stand for the default
 	}
-	if configs["retention.ms"] == "-1" {
+	if text("retention.ms") == "-1" {
 		s.RetentionAge = -1
 	}
 	s.MinInsync = int(number("min.insync.replicas", coordinator.MaxReplicationFactor))
 	s.Throttled = throttled(configs, r.self.ID, i, &t.Partitions[i])
 	s.QuorumReads = r.quorum
-	if v, ok := configs[readConsistency]; ok {
+	if v := text(readConsistency); v != "" {
 		s.QuorumReads = v == ReadQuorum
 	}
 	return s
@@ -92,9 +96,9 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 func compressionOf(configs map[string]string) (c partition.Recompression) {
 	codecs := map[string]protocol.Codec{"uncompressed": protocol.CodecNone, "gzip": protocol.CodecGzip, "snappy": protocol.CodecSnappy,
 		"lz4": protocol.CodecLZ4, "zstd": protocol.CodecZstd}
-	name := configs["compression.type"]
+	name := topicText(configs, "compression.type")
 	if c.Codec, c.Enabled = codecs[name]; c.Enabled {
-		if level, err := strconv.Atoi(configs["compression."+name+".level"]); err == nil {
+		if level, err := strconv.Atoi(topicText(configs, "compression."+name+".level")); err == nil {
 			c.Level = level
 		}
 	}
