@@ -144,7 +144,7 @@ func (c *cleaner) clean(ctx context.Context, r *partition.Replica) {
 			l.Warn("batches that cannot be read were left as they are by compaction", "batches", s.Unreadable)
 		}
 		l.Info("compacted a log", "from", int64(s.Start), "to", int64(s.Next), "records", s.Records, "kept", s.Kept, "tombstones removed", s.Tombstones,
-			"bytes", s.Written, "files", s.Files, "whole", s.Clean == s.Next, "took", time.Since(began))
+			"bytes", s.Written, "files", s.Files, "left alone", s.Untouched, "whole", s.Clean == s.Next, "took", time.Since(began))
 	}
 }
 

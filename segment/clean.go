@@ -12,7 +12,7 @@
 // what a follower gets that is behind (clean_ship.go). The core knows nothing of it. Each replica cleans for itself.
 //
 // A cleaning reads all of the cleaned part and the entries up to a newer checkpoint, which is committed and applied, and writes new files
-// that stand for all of it. It holds no lock, and changes nothing: the log goes on meanwhile. What it has made takes effect in Prune, where
+// that stand for all of it, but for those of which nothing goes (clean_keep.go). It holds no lock, and changes nothing: the log goes on meanwhile. What it has made takes effect in Prune, where
 // the log's front is moved for other reasons, too, and only if nothing has moved it since:
 //
 //	1. the new files are durable, and their names          a crash: they are named nowhere, and removed
@@ -181,7 +181,8 @@ type CleanStats struct {
 	Records, Kept      int64
 	Tombstones         int64 // that have gone
 	Unreadable         int64 // batches that were left as they are
-	Files              int
+	Files              int   // of the new part; Untouched are those that were files of the old one
+	Untouched          int
 	Start, Clean, Next Offset // of the part that it made; cleaned up to Clean
 }
 
@@ -190,6 +191,7 @@ type washed struct {
 	life  uint64
 	upTo  raft.Index
 	files []*cleanedFile
+	made  []*cleanedFile // those of files that no meta file names yet
 	dirty Offset
 }
 
@@ -210,6 +212,8 @@ type cleaning struct {
 	mapped  Offset // keys of records below it are in the map
 	out     *cleanedWriter
 	done    []*cleanedFile
+	made    []*cleanedFile // those of done that it has written itself
+	same    *cleanedFile   // the file at hand, as long as nothing goes from it; nothing of it is written then
 	gen     uint64
 	target  int64
 	written Offset // behind the last batch that was written
@@ -251,7 +255,7 @@ func (l *Log) Clean(o CleanOptions) (CleanStats, error) {
 		return c.stats, fmt.Errorf("clean group %d: %w", l.group, err)
 	}
 	l.dropWashed()
-	l.washed = &washed{life: c.life, upTo: c.o.UpTo, files: c.done, dirty: c.mapped}
+	l.washed = &washed{life: c.life, upTo: c.o.UpTo, files: c.done, made: c.made, dirty: c.mapped}
 	c.stats.Files, c.stats.Start, c.stats.Clean, c.stats.Next = len(c.done), c.done[0].base, c.mapped, c.next
 	return c.stats, nil
 }
@@ -305,36 +309,56 @@ func (c *cleaning) prepare() error {
 	return nil
 }
 
+// errEnough ends each, eachIn and eachAbove: no more is wanted.
+var errEnough = errors.New("enough")
+
 // each yields all batches that end behind from, up to the checkpoint.
 func (c *cleaning) each(from Offset, yield func(r *record) error) error {
-	var err error
-	visit := func(r *record) bool {
-		if r.records == 0 || r.next() <= from {
-			return true
-		}
-		c.stats.Read += int64(len(r.Frame))
-		if err = c.current(); err == nil {
-			err = c.o.Pace(len(r.Frame))
-		}
-		if err == nil {
-			err = yield(r)
-		}
-		return err == nil
-	}
 	for _, f := range c.old {
 		if f.end <= from {
 			continue
 		}
-		rerr := c.scanCleaned(f, f.stretchOf(from), len(f.index), maxReadChunk, visit)
-		switch {
-		case errors.Is(rerr, fs.ErrNotExist):
-			return fmt.Errorf("%w: %w", ErrOvertaken, rerr)
-		case rerr != nil:
-			return c.cleanedError(f, rerr)
-		case err != nil:
+		if err := c.eachIn(f, from, yield); err != nil {
 			return err
 		}
 	}
+	return c.eachAbove(from, yield)
+}
+
+// visitor has yield called for batches that end behind from, at the cleaning's pace, until there is an error, which is in err then.
+func (c *cleaning) visitor(from Offset, yield func(r *record) error, err *error) func(r *record) bool {
+	return func(r *record) bool {
+		if r.records == 0 || r.next() <= from {
+			return true
+		}
+		c.stats.Read += int64(len(r.Frame))
+		if *err = c.current(); *err == nil {
+			*err = c.o.Pace(len(r.Frame))
+		}
+		if *err == nil {
+			*err = yield(r)
+		}
+		return *err == nil
+	}
+}
+
+// eachIn is each for a file of the cleaned part.
+func (c *cleaning) eachIn(f *cleanedFile, from Offset, yield func(r *record) error) error {
+	var err error
+	rerr := c.scanCleaned(f, f.stretchOf(from), len(f.index), maxReadChunk, c.visitor(from, yield, &err))
+	switch {
+	case errors.Is(rerr, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w", ErrOvertaken, rerr)
+	case rerr != nil:
+		return c.cleanedError(f, rerr)
+	case errors.Is(err, errEnough):
+		return nil
+	}
+	return err
+}
+
+// eachAbove is each for the segments.
+func (c *cleaning) eachAbove(from Offset, yield func(r *record) error) error {
 	if c.o.UpTo < c.first {
 		return nil
 	}
@@ -344,7 +368,8 @@ func (c *cleaning) each(from Offset, yield func(r *record) error) error {
 		at = max(c.indexOf(from), c.first)
 		c.mu.RUnlock()
 	}
-	if werr := c.walk(at, c.o.UpTo, maxReadChunk, visit); werr != nil {
+	var err error
+	if werr := c.walk(at, c.o.UpTo, maxReadChunk, c.visitor(from, yield, &err)); werr != nil {
 		return werr
 	}
 	return err
@@ -421,23 +446,12 @@ func (c *cleaning) look(r *record) (b protocol.Batch, raw []byte, ok bool) {
 // write writes what is left.
 func (c *cleaning) write() error {
 	c.written, c.held = c.o.Start, make(map[int64]bool)
-	err := c.each(c.o.Start, func(r *record) error {
-		b, raw, ok := c.look(r)
-		c.last = *r
-		switch {
-		case ok:
-			return c.filter(r, b, raw)
-		case b != nil: // aborted
-			c.stats.Records += int64(b.RecordCount())
-			return nil
+	for _, f := range c.old {
+		if err := c.washFile(f); err != nil {
+			return err
 		}
-		c.stats.Unreadable++
-		if b, err := protocol.ParseBatch(r.Payload); err == nil {
-			c.hold(b)
-		}
-		return c.put(r)
-	})
-	if err != nil {
+	}
+	if err := c.eachAbove(c.o.Start, c.wash); err != nil {
 		return err
 	}
 	if c.last.records == 0 {
@@ -452,10 +466,31 @@ func (c *cleaning) write() error {
 			return err
 		}
 	}
+	if c.out == nil {
+		return nil // it ends with a file that was left alone
+	}
 	return c.rotate(c.next)
 }
 
-// filter writes what is left of a batch.
+// wash writes what is left of a batch.
+func (c *cleaning) wash(r *record) error {
+	b, raw, ok := c.look(r)
+	c.last = *r
+	switch {
+	case ok:
+		return c.filter(r, b, raw)
+	case b != nil: // aborted
+		c.stats.Records += int64(b.RecordCount())
+		return c.differs(r)
+	}
+	c.stats.Unreadable++
+	if b, err := protocol.ParseBatch(r.Payload); err == nil {
+		c.hold(b)
+	}
+	return c.stays(r)
+}
+
+// filter is wash for a batch that can be read.
 func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 	count, kept, gone := int64(0), int64(0), int64(0)
 	held := b.Control() && c.held[b.ProducerID()]
@@ -497,7 +532,7 @@ func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 	if broken {
 		c.stats.Unreadable++
 		c.hold(b)
-		return c.put(r)
+		return c.stays(r)
 	}
 	if kept > 0 {
 		c.hold(b)
@@ -508,11 +543,11 @@ func (c *cleaning) filter(r *record, b protocol.Batch, raw []byte) error {
 	if tombstones && !b.DeleteHorizon() && r.next() <= c.mapped && c.o.DeleteRetention < math.MaxInt64-c.o.Now {
 		horizon = c.o.Now + c.o.DeleteRetention
 	}
-	switch {
-	case kept == 0:
-		return nil
-	case kept == count && horizon < 0:
-		return c.put(r)
+	if kept == count && horizon < 0 && kept > 0 {
+		return c.stays(r)
+	}
+	if err := c.differs(r); err != nil || kept == 0 {
+		return err
 	}
 	i := -1
 	left, err := b.Retain(raw, horizon, func(*protocol.Record) bool { i++; return c.keeps[i] })
@@ -572,7 +607,7 @@ func (c *cleaning) rotate(end Offset) error {
 	if err != nil {
 		return err
 	}
-	c.done = append(c.done, f)
+	c.done, c.made = append(c.done, f), append(c.made, f)
 	return nil
 }
 
@@ -581,7 +616,7 @@ func (c *cleaning) abandon() {
 	if c.out != nil {
 		c.out.abandon()
 	}
-	for _, f := range c.done {
+	for _, f := range c.made {
 		c.removeCleaned(f)
 	}
 }
@@ -596,7 +631,7 @@ func (l *Log) CleaningWaits() bool {
 // dropWashed drops a cleaning that was not let take effect. The caller holds io.
 func (l *Log) dropWashed() {
 	if l.washed != nil {
-		for _, f := range l.washed.files {
+		for _, f := range l.washed.made {
 			l.removeCleaned(f)
 		}
 		l.washed = nil

@@ -640,3 +640,90 @@ func TestRetentionCountsOnce(t *testing.T) {
 		t.Errorf("what is not cleaned takes less than the file that it is in")
 	}
 }
+
+// A cleaning writes the files from which something goes, and those that are dirty, and leaves the others as they are.
+func TestCleanLeavesFilesAlone(t *testing.T) {
+	m := vfs.NewMem(1)
+	o := Options{SegmentBytes: 4096, IndexBytes: 200, FirstExtent: 4096, Checkpoints: true}
+	l := mustOpen(t, m, o)
+	const keys = 1000
+	mustAppend(t, l, 1, keyedEntries(l, 1, 1, keys/2, keys))
+	mustSync(t, l)
+	mustCheckpoint(t, l)
+	mustClean(t, l, CleanOptions{})
+	before := slices.Clone(l.cleaned)
+	if len(before) < 10 {
+		t.Fatalf("%d files prove nothing", len(before))
+	}
+	// Records over those of one file in the middle, and a new one.
+	hit := len(before) / 2
+	base := l.NextOffset()
+	recs := []protocol.Record{{Offset: int64(base), Timestamp: 1, Key: fmt.Append(nil, "key", before[hit].base+9), Value: []byte("newer")}, {Offset: int64(base) + 1, Timestamp: 1, Key: []byte("new"), Value: []byte("new")}}
+	e := raft.Entry{Term: 1, Index: l.LastIndex() + 1, Type: raft.EntryRecords, Payload: protocol.BuildBatch(recs, protocol.NewBatchOptions())}
+	AppendFrame(nil, l.group, &e, base, 2)
+	mustAppend(t, l, 1, []raft.Entry{e})
+	mustSync(t, l)
+	mustCheckpoint(t, l)
+	s := mustClean(t, l, CleanOptions{})
+	if s.Records != keys+2 || s.Kept != keys+1 || s.Untouched < len(before)-2 || s.Written > 3*4096 {
+		t.Errorf("of %d files: %+v", len(before), s)
+	}
+	for i, f := range before {
+		want := i != hit && 4*f.size >= 3*4096 // but for the last one they are about full
+		if got := slices.Contains(l.cleaned, f); got != want {
+			t.Errorf("file %d of %d bytes: left alone: %v", i, f.size, got)
+		}
+	}
+	check := func(l *Log) {
+		t.Helper()
+		var want []int64
+		for o := range int64(keys + 2) {
+			if o != int64(before[hit].base)+9 {
+				want = append(want, o)
+			}
+		}
+		if got, err := readAll(t, l); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%d records, want %d: %v", len(got), len(want), err)
+		}
+	}
+	check(l)
+	// What is left alone belongs to the part that there is: a cleaning that comes to nothing removes its own files only.
+	files := func() (n int) {
+		names, err := m.ReadDir(l.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, cleanedSuffix) {
+				n++
+			}
+		}
+		return n
+	}
+	mustAppend(t, l, 1, keyedEntries(l, 1, l.LastIndex()+1, 1, 1))
+	mustSync(t, l)
+	mustCheckpoint(t, l)
+	up := l.Cleanable(everything).UpTo
+	if _, err := l.Clean(CleanOptions{UpTo: up, MapBytes: 1 << 20, Pace: func(int) error { return errKilled }}); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	for range 2 { // the second takes the place of the first, which has not taken effect
+		if s, err := l.Clean(CleanOptions{UpTo: up, MapBytes: 1 << 20}); err != nil || s.Untouched == 0 {
+			t.Fatal(s, err)
+		}
+	}
+	if got, want := files(), len(l.cleaned)+len(l.washed.made); got != want {
+		t.Errorf("%d files, want %d", got, want)
+	}
+	l.dropWashed()
+	if got := files(); got != len(l.cleaned) {
+		t.Errorf("%d files, want %d", got, len(l.cleaned))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, crash(m), o)
+	if l.CleanedEnd() != keys+2 {
+		t.Fatalf("cleaned up to %d", l.CleanedEnd())
+	}
+}
