@@ -565,10 +565,10 @@ func TestSettingsOfJitterAndThrottle(t *testing.T) {
 			t.Errorf("min.compaction.lag.ms=%s: %v", v, s.Compaction.MinLag)
 		}
 	}
-	if s := r.settingsOf(topic, 0, nil); s.SegmentJitter.Milliseconds() != 500 || !s.Throttled {
+	if s := r.settingsOf(topic, 0, nil); s.SegmentJitter.Milliseconds() != 500 || !s.Throttled.Leader {
 		t.Errorf("%+v", s)
 	}
-	if s := r.settingsOf(topic, 1, &map[string]string{"retention.ms": "7", "segment.jitter.ms": "9"}); s.Throttled || s.RetentionAge.Milliseconds() != 7 || s.SegmentJitter.Milliseconds() != 500 {
+	if s := r.settingsOf(topic, 1, &map[string]string{"retention.ms": "7", "segment.jitter.ms": "9"}); s.Throttled.Leader || s.RetentionAge.Milliseconds() != 7 || s.SegmentJitter.Milliseconds() != 500 {
 		t.Errorf("%+v", s)
 	}
 }

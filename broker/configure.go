@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
-	"github.com/balsamq/balsa/raft"
 )
 
 // SetConfigs implements backend.
@@ -71,12 +70,16 @@ type configured struct {
 
 // configureLoop tells what changes until the broker closes.
 func (b *Broker) configureLoop() {
+	share := time.NewTicker(shareInterval)
+	defer share.Stop()
 	for {
 		select {
 		case <-b.ctx.Done():
 			return
 		case <-b.reconfigure:
 			b.configure()
+		case <-share.C:
+			b.throttleReplication(b.Image())
 		}
 	}
 }
@@ -157,37 +160,4 @@ func (b *Broker) startedWith(name string) string {
 		return v
 	}
 	return brokerConfigs()[name].def
-}
-
-const (
-	leaderRate   = "leader.replication.throttled.rate"
-	followerRate = "follower.replication.throttled.rate"
-)
-
-// throttleReplication sets how fast this broker fills replicas that do not keep up, of the partitions that their topics name: at its own
-// rate as a leader, or the lowest of any broker's as a follower.
-func (b *Broker) throttleReplication(im *coordinator.Image) {
-	rate := int64(math.MaxInt64)
-	if v, ok := setForBroker(im, b.NodeID(), leaderRate); ok {
-		rate = min(rate, number(v))
-	}
-	for _, br := range im.Brokers() {
-		if v, ok := setForBroker(im, br.ID, followerRate); ok && br.ID != b.NodeID() {
-			rate = min(rate, number(v))
-		}
-	}
-	if rate == math.MaxInt64 {
-		rate = 0
-	}
-	b.host.SetReplicationRate(rate)
-}
-
-// throttled reports whether a partition's replication is within the rates of throttleReplication: its topic names this broker as its leader, or
-// one of the others as a follower.
-func throttled(configs map[string]string, self raft.NodeID, partition int32, p *coordinator.Partition) bool {
-	if throttles(configs["leader.replication.throttled.replicas"], partition, brokerName(self)) {
-		return true
-	}
-	followers := configs["follower.replication.throttled.replicas"]
-	return followers != "" && slices.ContainsFunc(p.Nodes(), func(id raft.NodeID) bool { return throttles(followers, partition, brokerName(id)) })
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
 )
 
 // TimestampType is message.timestamp.type.
@@ -52,8 +53,8 @@ type Settings struct {
 	SegmentAge   time.Duration
 	// SegmentJitter is segment.jitter.ms: by how much SegmentAge is shortened at most, by another part of it for each partition.
 	SegmentJitter time.Duration
-	// Throttled: followers that do not keep up are filled within [multi.Host.SetReplicationRate].
-	Throttled bool
+	// Throttled are the replicas that are within [multi.Host.SetReplicationRates].
+	Throttled multi.Throttled
 }
 
 const (

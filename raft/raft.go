@@ -68,10 +68,10 @@ type Config struct {
 
 // Throttle bounds the rate at which learners are caught up. It is called inside calls of the core, and must not call back.
 type Throttle interface {
-	// Allow says whether a message of entries may go out now.
-	Allow(now Time) bool
-	// Sent tells how many bytes of entries went out.
-	Sent(bytes int64)
+	// Allow says whether a message of entries may go out to a learner now.
+	Allow(to NodeID, now Time) bool
+	// Sent tells how many bytes of entries went out to it.
+	Sent(to NodeID, bytes int64)
 }
 
 func (c *Config) validate() error {

@@ -432,9 +432,9 @@ func TestReportFromBeforeSnapshot(t *testing.T) {
 // meter is a Throttle that lets a number of bytes through.
 type meter struct{ left, sent int64 }
 
-func (m *meter) Allow(Time) bool { return m.left > 0 }
+func (m *meter) Allow(to NodeID, _ Time) bool { return to == 3 && m.left > 0 }
 
-func (m *meter) Sent(n int64) {
+func (m *meter) Sent(_ NodeID, n int64) {
 	m.left -= n
 	m.sent += n
 }

@@ -85,7 +85,7 @@ func (r *Raft) sendEntries(p *Progress) bool {
 		bytes += int64(es[i].Size())
 	}
 	if r.cfg.Throttle != nil && catchingUp(p) {
-		r.cfg.Throttle.Sent(bytes)
+		r.cfg.Throttle.Sent(p.Member.ID, bytes)
 	}
 	if p.State == Replicate {
 		p.Next += Index(len(es))
@@ -100,7 +100,7 @@ func catchingUp(p *Progress) bool { return p.Learner && !p.fastRound }
 
 // throttled: no entries for p now. It is asked again when p next answers anything, a heartbeat at the latest.
 func (r *Raft) throttled(p *Progress) bool {
-	return r.cfg.Throttle != nil && catchingUp(p) && !r.cfg.Throttle.Allow(r.now)
+	return r.cfg.Throttle != nil && catchingUp(p) && !r.cfg.Throttle.Allow(p.Member.ID, r.now)
 }
 
 func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {

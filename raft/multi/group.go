@@ -130,7 +130,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 	// To its peers, a group that is closed and created again in one process is as good as restarted: its log was opened
 	// anew and may hold less, and it has forgotten the commit index. Its leader must not go by what it was told before.
 	boot := h.o.Boot<<32 | h.lives.Add(1)
-	g.throttle.all, g.throttle.listed = h.throttle, h.replication
+	g.throttle.all, g.throttle.rates = h.throttle, h.replication
 	var throttle raft.Throttle
 	if c.Throttle {
 		throttle = &g.throttle

@@ -41,8 +41,8 @@ type Host struct {
 	lives     atomic.Uint64 // groups created, below 1<<32: see CreateGroup
 
 	throttle *throttle // nil: none
-	// replication is for the groups that are throttled beyond that.
-	replication *throttle
+	// replication is for replicas that are throttled beyond that.
+	replication *replicationRates
 
 	wake   wakeWatch    // of whoever fires timers
 	wokeAt atomic.Int64 // raft.Time at which this process was last seen to wake: no lease rests on a round from before
@@ -76,7 +76,7 @@ func NewHost(o Options) (*Host, error) {
 	h.timers.init()
 	h.pairs.init(h)
 	h.manualW = &worker{h: h}
-	h.replication = newThrottle(0, raft.Time(o.HeartbeatInterval))
+	h.replication = newReplicationRates(raft.Time(o.HeartbeatInterval))
 	if o.LearnerRate > 0 {
 		h.throttle = newThrottle(o.LearnerRate, raft.Time(o.HeartbeatInterval))
 	}

@@ -38,40 +38,57 @@ func TestThrottleKeepsItsRate(t *testing.T) {
 	}
 }
 
-// A group draws from the second bucket only while it is named, and from the first always; a rate of none bounds nothing.
+// A group draws from the bucket of all always, and from those of its leader and of a follower only where they are named; a rate of none
+// bounds nothing.
 func TestGroupThrottle(t *testing.T) {
 	const second = raft.Time(1e9)
-	h := &Host{replication: newThrottle(0, second/10)}
-	g := &Group{}
-	g.throttle.all, g.throttle.listed = newThrottle(1000, second/10), h.replication
-	th := &g.throttle
+	h := &Host{replication: newReplicationRates(second / 10)}
+	g, other := &Group{}, &Group{}
+	for _, g := range []*Group{g, other} {
+		g.throttle.rates = h.replication
+	}
+	g.throttle.all = newThrottle(1000, second/10)
 	now := second
-	if !th.Allow(now) {
-		t.Fatal("a full bucket")
+	allow := func(what string, g *Group, to raft.NodeID, want bool) {
+		t.Helper()
+		if got := g.throttle.Allow(to, now); got != want {
+			t.Errorf("%s: allowed: %v", what, got)
+		}
 	}
-	th.Sent(500)
-	if th.Allow(now) {
-		t.Fatal("the host's rate does not count")
-	}
+	allow("a full bucket", g, 2, true)
+	g.throttle.Sent(2, 500)
+	allow("the rate for all", g, 2, false)
 	now += second
-	h.SetReplicationRate(10)
-	if !th.Allow(now) {
-		t.Fatal("a rate for others counts")
-	}
-	g.SetThrottled(true)
-	th.Allow(now)
-	th.Sent(20) // ten of them in debt or more, by a rate of ten
-	now += second / 2
-	if th.Allow(now) {
-		t.Fatal("its own rate does not count")
-	}
-	h.SetReplicationRate(0)
-	if !th.Allow(now) {
-		t.Fatal("a rate that is gone counts")
-	}
+	h.SetReplicationRates(10, map[raft.NodeID]int64{2: 20, 3: 1 << 40})
+	allow("rates for others", g, 2, true)
+
+	g.SetThrottled(Throttled{Leader: true})
+	other.SetThrottled(Throttled{Followers: []raft.NodeID{2, 4}})
+	allow("a leader's full bucket", g, 2, true)
+	g.throttle.Sent(2, 30)
+	allow("a leader's rate", g, 2, false)
+	allow("a leader's rate, whoever the follower", g, 3, false)
+	allow("a follower of a group whose leader is not named", other, 2, true)
+	other.throttle.Sent(2, 40)
+	allow("a follower's rate", other, 2, false)
+	allow("another follower's rate, which does not name this one", other, 3, true)
+	other.throttle.Sent(4, 1<<40)
+	allow("a follower without a rate", other, 4, true)
+
+	// All groups together have one rate.
+	g.SetThrottled(Throttled{Followers: []raft.NodeID{2, 3}})
 	g.throttle.all = nil
-	h.SetReplicationRate(1 << 40)
-	if !th.Allow(now + second) {
-		t.Fatal("no bound for all, and plenty for those that are named")
-	}
+	allow("a follower that another group has filled", g, 2, false)
+	allow("a follower with plenty", g, 3, true)
+	now += 3 * second / 2 // 40 bytes less 4 in the bucket, at 20 a second, take 1.8 seconds
+	allow("too early", g, 2, false)
+	now += second / 2
+	allow("in time", g, 2, true)
+	other.throttle.Sent(2, 1000)
+	h.SetReplicationRates(0, map[raft.NodeID]int64{2: 30})
+	allow("another rate pays no debt", g, 2, false)
+	h.SetReplicationRates(0, nil)
+	allow("a rate that is gone", g, 2, true)
+	g.SetThrottled(Throttled{Leader: true})
+	allow("a leader's rate that is gone", g, 2, true)
 }
