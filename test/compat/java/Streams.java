@@ -65,6 +65,9 @@ public class Streams {
         Path state = Files.createTempDirectory("balsa-streams");
         p.put(StreamsConfig.STATE_DIR_CONFIG, state.toString());
         p.put("auto.offset.reset", "earliest");
+        // An application of Streams that is closed does not leave its group: the next one waits until the sessions of the one before have ended, and
+        // each new coordinator gives these their time anew.
+        p.put(StreamsConfig.consumerPrefix("session.timeout.ms"), 10_000);
 
         Map<String, Long> want = new TreeMap<>();
         Random random = new Random(1);
