@@ -148,6 +148,56 @@ func TestTransactions(t *testing.T) {
 	}
 }
 
+// Transactions that a partition was added to, and that wrote nothing there, are aborted, with a marker; the producer's next ones write. Who reads what is
+// committed does not take the markers of the ones for those of the others.
+func TestMarkersThatEndNothing(t *testing.T) {
+	c := newCluster(t, 1, true)
+	c.start(c.nodes...)
+	n, ctx := c.nodes[0], t.Context()
+	n.mustCreate(t, "t", 1, 1)
+	const id = "tx"
+	old := kgo.MaxVersions(kversion.V3_8_0()) // later clients do not announce partitions
+	raw := c.client(old)
+	init := kmsg.NewPtrInitProducerIDRequest()
+	init.TransactionalID, init.TransactionTimeoutMillis, init.ProducerID, init.ProducerEpoch = kmsg.StringPtr(id), 30_000, -1, -1
+	var who *kmsg.InitProducerIDResponse
+	becomes(t, "a producer id", func() (ok bool) {
+		var err error
+		who, err = init.RequestWith(ctx, raw)
+		return err == nil && who.ErrorCode == 0
+	})
+	for range 2 {
+		add := kmsg.NewPtrAddPartitionsToTxnRequest()
+		add.TransactionalID, add.ProducerID, add.ProducerEpoch = id, who.ProducerID, who.ProducerEpoch
+		add.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: "t", Partitions: []int32{0}}}
+		becomes(t, "a transaction with the partition", func() bool {
+			resp, err := add.RequestWith(ctx, raw)
+			return err == nil && resp.Topics[0].Partitions[0].ErrorCode == 0
+		})
+		end := kmsg.NewPtrEndTxnRequest()
+		end.TransactionalID, end.ProducerID, end.ProducerEpoch = id, who.ProducerID, who.ProducerEpoch
+		if resp, err := end.RequestWith(ctx, raw); err != nil || resp.ErrorCode != 0 {
+			t.Fatal(err, resp)
+		}
+	}
+	cl := c.client(old, kgo.TransactionalID(id), kgo.DefaultProduceTopic("t"))
+	for _, commit := range []kgo.TransactionEndTry{kgo.TryAbort, kgo.TryAbort, kgo.TryCommit} {
+		if err := cl.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		r := cl.ProduceSync(ctx, kgo.StringRecord(map[kgo.TransactionEndTry]string{kgo.TryAbort: "aborted", kgo.TryCommit: "committed"}[commit]))[0]
+		if r.Err != nil || r.Record.ProducerID != who.ProducerID {
+			t.Fatalf("producer %d, and %d before: %v", r.Record.ProducerID, who.ProducerID, r.Err)
+		}
+		if err := cl.EndTransaction(ctx, commit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := c.readAll("t", kgo.ReadCommitted(), 1); !slices.Equal(got, []string{"committed"}) {
+		t.Errorf("read %v", got)
+	}
+}
+
 // A second instance fences the first, whose open transaction is aborted; a third party sees all of it.
 func TestFencing(t *testing.T) {
 	c := txnCluster(t, "t")

@@ -333,7 +333,6 @@ type truth struct {
 	records []truthRecord
 	at      map[int64]int    // by offset, of records
 	open    map[int64][]int  // by producer, what is undecided
-	repeats map[int64]bool   // markers that end nothing
 	newest  map[string]int64 // by key, the last committed offset
 }
 
@@ -369,7 +368,6 @@ func (w *truth) learn(n *node) {
 				for _, i := range w.open[b.ProducerID()] {
 					w.decide(i, m.Commit)
 				}
-				w.repeats[b.BaseOffset()] = w.open[b.ProducerID()] == nil
 				delete(w.open, b.ProducerID())
 				continue
 			}
@@ -414,8 +412,8 @@ func (w *truth) read(n *node, from int64, maxBytes int) int64 {
 		return from
 	}
 	seen := map[int64]bool{}
-	// As franz-go does, the strictest of clients: each entry holds up to its producer's next marker, and takes no effect before its first offset. But a marker
-	// of a client without KIP-890 may come twice, and the second one ends nothing.
+	// As franz-go does, the strictest of clients: each entry holds from its first offset up to its producer's next marker. So a marker that ends nothing, as the
+	// second one of a client without KIP-890, does not count for an entry that begins behind it.
 	aborting := map[int64][]int64{}
 	for _, a := range r.Aborted {
 		aborting[a.ProducerID] = append(aborting[a.ProducerID], a.First)
@@ -429,7 +427,7 @@ func (w *truth) read(n *node, from int64, maxBytes int) int64 {
 		to = b.NextOffset()
 		firsts := aborting[b.ProducerID()]
 		if b.Control() {
-			if m, err := b.Marker(); err == nil && !m.Commit && len(firsts) > 0 && !w.repeats[b.BaseOffset()] {
+			if m, err := b.Marker(); err == nil && !m.Commit && len(firsts) > 0 && firsts[0] <= b.BaseOffset() {
 				aborting[b.ProducerID()] = firsts[1:]
 			}
 			continue
@@ -507,7 +505,7 @@ func randomAborted(t *testing.T, seed uint64) (counts abortedCounts) {
 		}
 		return nil
 	}
-	w := &truth{t: t, at: map[int64]int{}, open: map[int64][]int{}, repeats: map[int64]bool{}, newest: map[string]int64{}}
+	w := &truth{t: t, at: map[int64]int{}, open: map[int64][]int{}, newest: map[string]int64{}}
 	anyLeader := func() *node {
 		for _, i := range rng.Perm(3) {
 			if n := c.nodes[i]; n.host != nil {
