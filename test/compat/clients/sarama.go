@@ -432,15 +432,16 @@ func (c *connection) saramaAdmin(version sarama.KafkaVersion, admin sarama.Clust
 	if err != nil {
 		return err
 	}
+	right := func(n int) bool { return n == partitions || c.kills && n == partitions+2 } // done again, it finds what it has made before something failed
 	list, err := admin.ListTopics()
-	if err == nil && list[topic].NumPartitions != partitions {
+	if err == nil && !right(int(list[topic].NumPartitions)) {
 		err = fmt.Errorf("the list has %+v", list[topic])
 	}
 	if err != nil {
 		return err
 	}
 	described, err := admin.DescribeTopics([]string{topic})
-	if err == nil && (len(described) != 1 || len(described[0].Partitions) != partitions) {
+	if err == nil && (len(described) != 1 || !right(len(described[0].Partitions))) {
 		err = fmt.Errorf("described as %+v", described)
 	}
 	if err != nil {
