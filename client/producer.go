@@ -96,8 +96,9 @@ type ProducerConfig struct {
 // the contexts. (franz-go's RecordDeliveryTimeout is no substitute: it counts from the record's Timestamp, so that a
 // record with an old one would fail at once.)
 type Producer struct {
-	cl  *kgo.Client
-	txn chan struct{} // has an element while a transaction runs; nil: the producer has no transactional id
+	cl    *kgo.Client
+	txn   chan struct{} // has an element while a transaction runs; nil: the producer has no transactional id
+	hooks hooks
 
 	mu      sync.Mutex    // protects what follows; never held while calling out
 	closed  bool          // no more records are taken
@@ -150,7 +151,7 @@ func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Producer{cl: cl}
+	p := &Producer{cl: cl, hooks: cfg.Hooks}
 	if cfg.TransactionalID != "" {
 		p.txn = make(chan struct{}, 1)
 		if err := takeOver(ctx, cl, cfg.TransactionalID); err != nil {

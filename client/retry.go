@@ -173,6 +173,7 @@ func (c *Consumer) putAside(ctx context.Context, r *kgo.Record, to string, attem
 		return wrap("put aside to", to, err)
 	}
 	logAside(c.log, r, to, attempts, cause)
+	hooks(c.cfg.Hooks).putAside(r, to, attempts, cause)
 	return nil
 }
 

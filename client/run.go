@@ -359,6 +359,7 @@ func (r *runner) failure(ctx context.Context, t *task, err error) (again time.Du
 	if ctx.Err() != nil { // it was told to give up, and did
 		return 0, context.Cause(ctx)
 	}
+	hooks(r.c.cfg.Hooks).attemptFailed(t.r, t.attempts, err)
 	_, hopeless := errors.AsType[permanent](err)
 	if t.attempts < p.Attempts && !hopeless {
 		d := p.backoff(t.attempts)

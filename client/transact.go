@@ -36,7 +36,7 @@ type Tx struct {
 //
 // A commit is durable when Transact returns; readers see it within moments. One transaction runs at a time: further calls wait. Calling Transact of the same producer within fn would wait for ever. To process
 // records of a topic and commit how far that went in the same transaction, use [Transform].
-func (p *Producer) Transact(ctx context.Context, fn func(tx *Tx) error) error {
+func (p *Producer) Transact(ctx context.Context, fn func(tx *Tx) error) (err error) {
 	const op = "begin a transaction"
 	if p.txn == nil {
 		return &Error{Op: op, Kind: ErrInvalid, Err: errors.New("the producer has no transactional id")}
@@ -59,15 +59,19 @@ func (p *Producer) Transact(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := p.cl.BeginTransaction(); err != nil {
 		return wrap(op, "", err)
 	}
+	began := time.Now()
 	tx := &Tx{p: p, ctx: ctx}
 	returned := false
+	defer func() {
+		p.hooks.transactionEnd(returned && err == nil, began, err)
+	}()
 	defer func() {
 		if !returned { // fn has panicked, or ended its goroutine
 			tx.end()
 			_ = p.abort(ctx)
 		}
 	}()
-	err := fn(tx)
+	err = fn(tx)
 	returned = true
 	tx.end()
 	if err == nil {

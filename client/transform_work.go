@@ -33,6 +33,8 @@ func (b *blame) is(r *kgo.Record) bool {
 
 // transact makes a transaction of records. An error ends the session. Not committed and no error: they come again.
 func (t *transformer) transact(s *kgo.GroupTransactSession, records []*kgo.Record) (committed bool, err error) {
+	began := time.Now()
+	defer func() { hooks(t.cfg.Hooks).transactionEnd(committed, began, err) }()
 	if err := s.Begin(); err != nil {
 		return false, wrap("begin a transaction of group", t.cfg.Group, err)
 	}
@@ -171,6 +173,9 @@ func (t *transformer) handle(ctx context.Context, r *kgo.Record) ([]*kgo.Record,
 			return outs, nil
 		case ctx.Err() != nil: // it was told to give up, and did
 			return nil, context.Cause(ctx)
+		}
+		hooks(t.cfg.Hooks).attemptFailed(r, attempts, err)
+		switch {
 		case attempts < p.Attempts && !hopeless:
 			d := p.backoff(attempts)
 			t.log.Debug("a record could not be processed and will be tried again", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset,
@@ -185,6 +190,7 @@ func (t *transformer) handle(ctx context.Context, r *kgo.Record) ([]*kgo.Record,
 			return nil, &ProcessingError{Record: r, Attempts: attempts, Err: err}
 		default:
 			logAside(t.log, r, p.DeadLetter, attempts, err)
+			hooks(t.cfg.Hooks).putAside(r, p.DeadLetter, attempts, err)
 			return []*kgo.Record{aside(r, p.DeadLetter, attempts, err)}, nil
 		}
 	}

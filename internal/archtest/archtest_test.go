@@ -64,6 +64,8 @@ var rules = []rule{
 		reason: "a format is a package of its own: a program that does not use it does not link it"},
 	{pkg: "client/serde/protobuf", own: []string{"client"}, others: []string{"github.com/twmb/franz-go/", "google.golang.org/protobuf"},
 		reason: "a format is a package of its own: a program that does not use it does not link it"},
+	{pkg: "client/telemetry", own: []string{"client"}, others: []string{"github.com/twmb/franz-go/", "go.opentelemetry.io/otel"},
+		reason: "OpenTelemetry is for who asks for it"},
 	{pkg: "bench", own: []string{"client", "bench"},
 		others: []string{"github.com/twmb/franz-go/", "github.com/nats-io/nats.go", "github.com/synadia-io/orbit.go", "github.com/HdrHistogram/", "golang.org/x/"},
 		reason: "the load generator meets Balsa and its peers over the network, as users do"},
