@@ -432,9 +432,13 @@ func (c *Consumer) Poll(ctx context.Context, limit int) ([]*kgo.Record, error) {
 		fetches := c.fetch(ctx, wait, limit)
 		var records []*kgo.Record
 		err := c.take(ctx, fetches, func(_ topicPartition, rs []*kgo.Record) {
-			if records == nil {
+			switch {
+			case records != nil:
+			case len(rs) == fetches.NumRecords():
 				records = slices.Clip(rs) // what lies behind is not ours
 				return
+			default:
+				records = make([]*kgo.Record, 0, fetches.NumRecords())
 			}
 			records = append(records, rs...)
 		})

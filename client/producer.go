@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -99,14 +100,27 @@ type Producer struct {
 	cl    *kgo.Client
 	txn   chan struct{} // has an element while a transaction runs; nil: the producer has no transactional id
 	hooks hooks
+	quiet func(*kgo.Record, error) // the callback of records without one
+
+	// The way of a record takes no lock, and writes nothing that those who hand records over and franz-go, which settles them, would both
+	// write. Who hands one over counts it and then looks at closed; who closes does it the other way round. So do who settles one and who
+	// waits for it, with settled and waiting.
+	closed  atomic.Bool // no more records are taken
+	waiting atomic.Bool // drained is not nil
+	_       cacheLine
+	handed  atomic.Int64 // records taken, those waiting for room in the buffer included
+	_       cacheLine
+	settled atomic.Int64 // records whose outcome is known
+	_       cacheLine
 
 	mu      sync.Mutex    // protects what follows; never held while calling out
-	closed  bool          // no more records are taken
-	pending int           // records taken whose outcome is not known yet, those waiting for room in the buffer included
 	drained chan struct{} // closed when pending falls to 0; nil unless somebody waits
 	failed  int           // records without a callback that failed since the last Flush …
 	failure error         // … and the first of their errors
 }
+
+// cacheLine keeps apart what different processors write.
+type cacheLine [64]byte
 
 // NewProducer connects to the cluster. Close it when done.
 func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
@@ -152,6 +166,7 @@ func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
 		return nil, err
 	}
 	p := &Producer{cl: cl, hooks: cfg.Hooks}
+	p.quiet = func(r *kgo.Record, err error) { p.settle(r, err, nil) }
 	if cfg.TransactionalID != "" {
 		p.txn = make(chan struct{}, 1)
 		if err := takeOver(ctx, cl, cfg.TransactionalID); err != nil {
@@ -180,17 +195,18 @@ func (p *Producer) Produce(ctx context.Context, records ...*kgo.Record) error {
 		first  error
 	)
 	wg.Add(len(records))
-	for _, r := range records {
-		p.ProduceAsync(ctx, r, func(_ *kgo.Record, err error) {
-			if err != nil {
-				mu.Lock()
-				if failed++; first == nil {
-					first = err
-				}
-				mu.Unlock()
+	done := func(_ *kgo.Record, err error) {
+		if err != nil {
+			mu.Lock()
+			if failed++; first == nil {
+				first = err
 			}
-			wg.Done()
-		})
+			mu.Unlock()
+		}
+		wg.Done()
+	}
+	for _, r := range records {
+		p.ProduceAsync(ctx, r, done)
 	}
 	wg.Wait()
 	return failures(failed, first)
@@ -217,30 +233,51 @@ func (p *Producer) ProduceAsync(ctx context.Context, r *kgo.Record, done func(*k
 }
 
 func (p *Producer) produce(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
-	p.mu.Lock()
-	closed := p.closed
-	if !closed {
-		p.pending++
-	}
-	p.mu.Unlock()
-	if closed {
+	p.handed.Add(1)
+	if p.closed.Load() {
 		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrClosed, Err: errors.New("the producer is closed")}
 		p.report(r, err, done)
+		p.count()
 		return
 	}
-	p.cl.Produce(ctx, r, func(r *kgo.Record, err error) {
-		if err != nil {
-			err = wrap("produce to", partitionName(r.Topic, r.Partition), err)
-		}
-		p.report(r, err, done)
+	promise := p.quiet
+	if done != nil {
+		promise = func(r *kgo.Record, err error) { p.settle(r, err, done) }
+	}
+	p.cl.Produce(ctx, r, promise)
+}
+
+// settle is for a record whose outcome is known.
+func (p *Producer) settle(r *kgo.Record, err error, done func(*kgo.Record, error)) {
+	if err != nil {
+		err = wrap("produce to", partitionName(r.Topic, r.Partition), err)
+	}
+	p.report(r, err, done)
+	p.count()
+}
+
+// count is for a record whose outcome has been told.
+func (p *Producer) count() {
+	if p.settled.Add(1); p.waiting.Load() {
 		p.mu.Lock()
-		p.pending--
-		if p.pending == 0 && p.drained != nil {
-			close(p.drained)
-			p.drained = nil
-		}
-		p.mu.Unlock()
-	})
+		defer p.mu.Unlock()
+		p.wakeLocked()
+	}
+}
+
+// pending is how many records have no outcome yet.
+func (p *Producer) pending() int64 {
+	settled := p.settled.Load() // first: it never overtakes the other
+	return p.handed.Load() - settled
+}
+
+// wakeLocked lets those go on who wait, if nothing is pending.
+func (p *Producer) wakeLocked() {
+	if p.drained != nil && p.pending() == 0 {
+		close(p.drained)
+		p.drained = nil
+		p.waiting.Store(false)
+	}
 }
 
 func (p *Producer) report(r *kgo.Record, err error, done func(*kgo.Record, error)) {
@@ -268,15 +305,16 @@ func (p *Producer) Flush(ctx context.Context) error {
 }
 
 func (p *Producer) drain(ctx context.Context) error {
-	p.mu.Lock()
-	if p.pending == 0 {
-		p.mu.Unlock()
+	if p.pending() == 0 {
 		return nil
 	}
+	p.mu.Lock()
 	if p.drained == nil {
 		p.drained = make(chan struct{})
+		p.waiting.Store(true)
 	}
 	drained := p.drained
+	p.wakeLocked() // the last one may have been settled by who has not seen that somebody waits
 	p.mu.Unlock()
 	// This one ends lingering. Records that still wait for room in the buffer get in as it empties, hence the channel.
 	if err := p.cl.Flush(ctx); err != nil {
@@ -301,11 +339,7 @@ func (p *Producer) takeFailure() error {
 // Close takes no more records and transactions, waits for those under way and disconnects. If ctx ends first, the records that are left
 // fail with [ErrClosed] (their callbacks run before Close returns) and the error says how many they were. Closing twice is harmless.
 func (p *Producer) Close(ctx context.Context) error {
-	p.mu.Lock()
-	again := p.closed
-	p.closed = true
-	p.mu.Unlock()
-	if again {
+	if p.closed.Swap(true) {
 		return nil
 	}
 	var left error
@@ -317,9 +351,7 @@ func (p *Producer) Close(ctx context.Context) error {
 		}
 	}
 	if err := p.drain(ctx); err != nil && left == nil {
-		p.mu.Lock()
-		n := p.pending
-		p.mu.Unlock()
+		n := p.pending()
 		left = &Error{Op: "close", Subject: "the producer", Kind: kindOf(err), Err: fmt.Errorf("%d records had no answer yet and may be lost: %w", n, err)}
 	}
 	p.cl.Close() // fails what is still buffered, and runs the callbacks

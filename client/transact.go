@@ -44,10 +44,7 @@ func (p *Producer) Transact(ctx context.Context, fn func(tx *Tx) error) (err err
 	if err := ctx.Err(); err != nil {
 		return wrap(op, "", err)
 	}
-	p.mu.Lock()
-	closed := p.closed
-	p.mu.Unlock()
-	if closed {
+	if p.closed.Load() {
 		return &Error{Op: op, Kind: ErrClosed, Err: errors.New("the producer is closed")}
 	}
 	select {
