@@ -25,6 +25,7 @@ type ACL struct {
 	Permission string `json:"permission" yaml:"permission"` // allow, deny
 }
 
+// String is how it is shown.
 func (a ACL) String() string {
 	return fmt.Sprintf("%s %s to %s %s %s (%s) from %s", a.Permission, a.Principal, a.Operation, a.Resource, a.Name, a.Pattern, a.Host)
 }

@@ -29,6 +29,7 @@ type ConfigResource struct {
 	Name string `json:"name" yaml:"name"`
 }
 
+// String is how it is shown.
 func (r ConfigResource) String() string {
 	if r.Kind == BrokerConfigs && r.Name == "" {
 		return "brokers"

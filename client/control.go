@@ -51,6 +51,7 @@ type ControlError struct {
 	Mend    string // what can be done about it; may be empty
 }
 
+// Error says what the admin listener has answered.
 func (e *ControlError) Error() string { return e.Message }
 
 // NewControl talks to admin listeners at known addresses, without asking the cluster where they are: it works where no broker

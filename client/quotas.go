@@ -30,6 +30,7 @@ func (e QuotaEntity) parts() (kinds []string, names []*string) {
 	return kinds, names
 }
 
+// String is how it is shown.
 func (e QuotaEntity) String() string {
 	kinds, names := e.parts()
 	out := make([]string, len(kinds))
