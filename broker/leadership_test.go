@@ -24,6 +24,7 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/raft"
 )
 
@@ -524,5 +525,49 @@ func TestSpread(t *testing.T) {
 	heirs := []raft.NodeID{1, 4, 3}
 	if spread(heirs, led); !slices.Equal(heirs, []raft.NodeID{4, 3, 1}) || led[4] != 1 {
 		t.Errorf("%v, %v", heirs, led)
+	}
+}
+
+// Who is told that this broker leads a partition finds it there, however soon a new group has its leader.
+func TestLeadershipIsToldOfWhatCanBeFound(t *testing.T) {
+	c := newCluster(t, 1, true)
+	c.start(c.nodes...)
+	n := c.nodes[0]
+	open := n.rec.open
+	opened := make(chan error, 1)
+	n.rec.open = func(c partition.Config) (*partition.Replica, error) {
+		leads := make(chan struct{}, 1)
+		tell := c.OnLeadership
+		c.OnLeadership = func(rep *partition.Replica, l partition.Leadership) {
+			tell(rep, l)
+			if l.Serving() {
+				select {
+				case leads <- struct{}{}:
+				default:
+				}
+			}
+		}
+		rep, err := open(c)
+		if err != nil {
+			return rep, err
+		}
+		select {
+		case <-leads:
+		case <-time.After(patience):
+			opened <- errors.New("a group of one has no leader")
+			return rep, nil
+		}
+		if l := n.peers.table.get(c.Group); l.leader != 0 {
+			err = fmt.Errorf("its leadership is told of before it can be found: %+v", l)
+		}
+		opened <- err
+		return rep, nil
+	}
+	id := n.mustCreate(t, "t", 1, 1)
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
+	if leader, _, ok := n.Leader(id, 0); !ok || leader != n.NodeID() || n.Replica(id, 0) == nil {
+		t.Errorf("leader %d", leader)
 	}
 }

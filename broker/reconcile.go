@@ -313,6 +313,7 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	if p.Epoch > 0 && !r.survives(p) {
 		voters = nil
 	}
+	var news heldNews
 	rep, err := r.open(partition.Config{
 		Group: h.group, Topic: t.Name, TopicID: t.ID, Partition: h.partition,
 		FS: r.store.fs, Dir: r.store.groupDir(h.group), Existing: existing,
@@ -321,12 +322,14 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		Settings: r.settingsOf(t, h.partition, h.defaults),
 		OnFailed: func(rep *partition.Replica, err error) {
 			_, epoch, _ := rep.Leader()
-			r.coordinates(t.Name, h.partition, rep, partition.Leadership{Epoch: epoch})
+			news.tell(func() { r.coordinates(t.Name, h.partition, rep, partition.Leadership{Epoch: epoch}) })
 			r.onFailed(h.group, err)
 		},
 		OnLeadership: func(rep *partition.Replica, l partition.Leadership) {
-			r.leads(h.group, l)
-			r.coordinates(t.Name, h.partition, rep, l)
+			news.tell(func() {
+				r.leads(h.group, l)
+				r.coordinates(t.Name, h.partition, rep, l)
+			})
 		},
 		Logger: r.log,
 	})
@@ -340,10 +343,43 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 	}
 	closed := r.closed
 	r.mu.Unlock()
+	news.release()
 	if closed { // close has passed by already
 		return rep.Close()
 	}
 	return nil
+}
+
+// heldNews holds back what a replica says of its leadership until it can be found: a new one may lead before Open has returned, and clients that were told
+// so would come in vain. Of what was said by then only the last counts.
+type heldNews struct {
+	mu   sync.Mutex // guards what follows
+	out  bool
+	held func()
+}
+
+func (n *heldNews) tell(fn func()) {
+	n.mu.Lock()
+	if !n.out {
+		n.held = fn
+		n.mu.Unlock()
+		return
+	}
+	n.mu.Unlock()
+	fn()
+}
+
+func (n *heldNews) release() {
+	for {
+		n.mu.Lock()
+		fn := n.held
+		n.held, n.out = nil, fn == nil
+		n.mu.Unlock()
+		if fn == nil {
+			return
+		}
+		fn() // what is said meanwhile is held, and comes after it
+	}
 }
 
 // onFailed is called by a worker, or the flush loop.
