@@ -21,3 +21,14 @@ func (b *Broker) MetadataVoters() []raft.NodeID {
 	}
 	return ids
 }
+
+// VotersOf is how many of n brokers come to vote on the cluster's metadata, once all have joined; the others follow.
+func VotersOf(n int) int {
+	switch {
+	case n >= 5:
+		return 5
+	case n >= 3:
+		return 3
+	}
+	return 1
+}

@@ -136,7 +136,7 @@ func (c *Brokers) settle(ctx context.Context, topics []client.TopicSpec) error {
 		return err
 	}
 	defer adm.Close()
-	if err := awaitVoters(ctx, adm, voters(len(c.brokers))); err != nil {
+	if err := awaitVoters(ctx, adm, broker.VotersOf(len(c.brokers))); err != nil {
 		return err
 	}
 	for _, spec := range topics {

@@ -52,17 +52,6 @@ func Secure() Option { return func(o *options) { o.secure = true } }
 // Logger receives the brokers' log as well. Otherwise a test that fails shows its end.
 func Logger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
-// voters is how many brokers of n vote on metadata.
-func voters(n int) int {
-	switch {
-	case n >= 5:
-		return 5
-	case n >= 3:
-		return 3
-	}
-	return 1
-}
-
 // awaitVoters waits until so many brokers vote on metadata: before, the loss of the first one would be the loss of the cluster.
 func awaitVoters(ctx context.Context, adm *client.Admin, n int) error {
 	for n > 1 {

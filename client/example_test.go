@@ -260,6 +260,8 @@ func ExampleProducer_Transact() {
 	case errors.Is(err, client.ErrAborted): // none is: try again
 	case errors.Is(err, client.ErrFenced): // none is: another shop-1 runs
 	case errors.Is(err, client.ErrUnknownOutcome): // both or none
+	default: // none is, and trying again does not help
+		log.Fatal(err)
 	}
 	show(cfg, "orders", 1)
 	show(cfg, "stock", 1)

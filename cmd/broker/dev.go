@@ -27,6 +27,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/balsamq/balsa/broker"
 	"github.com/balsamq/balsa/client"
 )
 
@@ -413,7 +414,7 @@ func (a *app) startNode(dir string, st *devState, i int, secure *devSecure, extr
 	if i < len(st.Racks) && st.Racks[i] != "" {
 		args = append(args, "--rack", st.Racks[i])
 	}
-	hidden := []string{"--report-voters", strconv.Itoa(metadataVoters(st.Nodes))}
+	hidden := []string{"--report-voters", strconv.Itoa(broker.VotersOf(st.Nodes))}
 	var others []string
 	for j, p := range st.RPCPorts {
 		if j != i {
@@ -458,17 +459,6 @@ func (a *app) startNode(dir string, st *devState, i int, secure *devSecure, extr
 		close(n.exited)
 	}()
 	return n, nil
-}
-
-// metadataVoters is how many brokers of n keep the cluster's metadata.
-func metadataVoters(n int) int {
-	switch {
-	case n >= 5:
-		return 5
-	case n >= 3:
-		return 3
-	}
-	return 1
 }
 
 // stopNodes asks all children to end, kills those that do not, and returns when none is left.

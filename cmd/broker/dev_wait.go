@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/balsamq/balsa/broker"
 	"github.com/balsamq/balsa/client"
 )
 
@@ -174,7 +175,7 @@ func (w *devWait) look(ctx context.Context, brief bool) (missing error) {
 		select {
 		case <-w.nodes[0].voters:
 		default:
-			missing = fmt.Errorf("the metadata group does not have its %d voters", metadataVoters(len(w.nodes)))
+			missing = fmt.Errorf("the metadata group does not have its %d voters", broker.VotersOf(len(w.nodes)))
 		}
 	}
 	return missing
