@@ -75,7 +75,43 @@ func TestFirstEntryBehindAMarkMayTear(t *testing.T) {
 	wantForgotten(t, m)
 }
 
-// That file is given up, and there is no room for the next.
+// All that a log held is overruled by a file of whose first write the power loss leaves the header and no block. Recovery removes the
+// overruled ones, and then nothing but that file is there; it was never durable all the same.
+func TestTornSuccessorOfAllIsNotLost(t *testing.T) {
+	m := vfs.NewMem(1)
+	o := Options{FirstExtent: 4096, Past: NeverRan}
+	dead := false // the process has ended
+	l := mustOpen(t, vfs.Inject(m, func(op vfs.Op, name string) error {
+		if dead = dead || op == vfs.OpSync && strings.HasSuffix(name, segmentName(1, 2)); dead {
+			return errKilled
+		}
+		return nil
+	}), o)
+	mustAppend(t, l, 1, records(l, 1, 1, 5, 300))
+	mustSync(t, l)
+	mustAppend(t, l, 2, records(l, 2, 1, 1, 300))
+	if _, err := l.Sync(); err == nil {
+		t.Fatal("the process did not end")
+	}
+	overwrite(t, m, testDir+"/"+segmentName(1, 2), SegmentHeaderSize, make([]byte, blockHeaderSize))
+	o.Past = RanBefore
+	for range 3 {
+		l = mustOpen(t, m, o)
+		mustBeSound(t, l)
+		if l.LastIndex() != 0 || !l.Recovery().Torn {
+			t.Fatalf("opened up to %d: %+v", l.LastIndex(), l.Recovery())
+		}
+	}
+	mustAppend(t, l, 3, records(l, 3, 1, 2, 300))
+	mustSync(t, l)
+	l = mustOpen(t, m.CrashClone(nil), o)
+	mustBeSound(t, l)
+	if l.LastIndex() != 2 {
+		t.Fatalf("opened up to %d", l.LastIndex())
+	}
+}
+
+// The file with a mark and nothing else is given up, and there is no room for the next.
 func TestFullDiskKeepsTheLastFile(t *testing.T) {
 	m := vfs.NewMem(1)
 	full := false

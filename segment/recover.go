@@ -819,6 +819,12 @@ func (r *recoverer) removeDead() error {
 			return err
 		}
 	}
+	if len(r.dead) > 0 && r.lastSeg() == nil && r.w.seg == nil {
+		// The file that overrules them all is torn at its first entry. Without them nothing tells that it was never durable: see only.
+		if err := r.sayEmpty(); err != nil {
+			return err
+		}
+	}
 	for _, name := range r.dead {
 		if r.damaged != 0 {
 			if err := r.setAside(name); err != nil {
