@@ -178,6 +178,8 @@ type Config struct {
 	MaxRequestBytes int
 	// SegmentBytes is the size at which a partition's segment file is rolled. Default 128 MiB.
 	SegmentBytes int64
+	// DisableDirectIO has segments written through the page cache even where the file system can do without.
+	DisableDirectIO bool
 	// RetentionCheck is how often records are looked for that retention.ms and retention.bytes of their topic let go. Default 5
 	// min.
 	RetentionCheck time.Duration

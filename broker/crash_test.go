@@ -170,6 +170,8 @@ func (p poweredFS) Total(n string) (total int64, err error) {
 	return total, err
 }
 
+func (p poweredFile) SetDirect() bool { return p.inner.SetDirect() }
+
 func (p poweredFile) ReadAt(b []byte, off int64) (n int, err error) {
 	err = p.m.do(func() error { n, err = p.inner.ReadAt(b, off); return err })
 	return n, err

@@ -28,6 +28,9 @@ type Options struct {
 	// and xfs a sync that finds its blocks written once before need not journal their conversion: about half the latency
 	// of a small sync, for up to twice the bytes. 128 KiB is a good value for disks; default 0, off.
 	ZeroAhead int64
+	// Direct writes segments past the system's page cache, where the file system can: a buffered, growing append costs more of a
+	// core than all else that happens to a record. What is read again soon is in Cache; the rest is read through the page cache.
+	Direct bool
 	// Checkpoints keeps earlier snapshots, behind which Prune may cut: for a log whose records are the data.
 	Checkpoints bool
 	// Past is what the owner of the log knows of the replica's life before, from its hard state.

@@ -753,7 +753,30 @@ func (r *recoverer) resume(f *found) error {
 	}
 	r.w.seg, r.w.pos, r.w.alloc = s, scan.end, f.size
 	r.w.redo = scan.markAt
+	if r.opt.Direct {
+		if err := r.resumeDirect(); err != nil {
+			return fmt.Errorf("read the end of %s: %w", f.name, err)
+		}
+	}
 	r.dropEmpty(s)
+	return nil
+}
+
+// resumeDirect goes on with direct writes in the newest file. What the first one repeats begins with the mark that is to be written
+// once more.
+func (r *recoverer) resumeDirect() error {
+	w := &r.w
+	base := unitBelow(w.pos)
+	if w.redo != 0 {
+		base = min(base, unitBelow(w.redo))
+	}
+	part := make([]byte, w.pos-base)
+	if got, err := w.file.ReadAt(part, base); got < len(part) {
+		return err
+	}
+	if w.setDirect(base, part) {
+		w.redo, w.alloc = 0, unitBelow(w.alloc)
+	}
 	return nil
 }
 
@@ -798,7 +821,7 @@ func (r *recoverer) sealDamage() error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.w.file.WriteAt(r.w.seg.encode(r.group), 0); err != nil {
+	if err := r.put(nil, 0); err != nil {
 		return err
 	}
 	if err := r.w.file.Sync(); err != nil {

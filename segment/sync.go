@@ -29,7 +29,6 @@ const (
 	reserveBytes = 16 << 10
 	// maxWriteBytes bounds one write call, unless a single frame is larger.
 	maxWriteBytes = 8 << 20
-	allocUnit     = 4096
 )
 
 // writer is the state of the file that is being written.
@@ -41,12 +40,16 @@ type writer struct {
 	alloc int64 // preallocated up to here
 	// zeroed: the extent has been overwritten with zeros up to here; see Options.ZeroAhead.
 	zeroed int64
+	// direct: the file is written past the page cache; part are the bytes in [base, pos), where base is a multiple of the unit.
+	direct bool
+	base   int64
+	part   []byte
 	// fresh: the file's name and header are not durable, and nothing of it is published.
 	fresh bool
 	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
 	// a new generation.
 	seal bool
-	// redo, if not 0, is where the mark stands that a recovery found last before pos. What it says is so, but nothing proves that it is
+	// redo, if not 0 (in a direct file the mark is in part), is where the mark stands that a recovery found last before pos. What it says is so, but nothing proves that it is
 	// itself on the disk: its sync may have failed, and its page be clean. It is written again together with what follows it,
 	// which would else have a hole before it.
 	redo int64
@@ -257,16 +260,9 @@ func (l *Log) writeFile(j *job) (int, error) {
 		if err := l.redoMark(); err != nil {
 			return 0, err
 		}
-		at := w.pos
-		if w.fresh && at == SegmentHeaderSize {
-			bufs, at = append([][]byte{w.seg.encode(l.group)}, bufs...), 0
+		if err := l.put(bufs, length); err != nil {
+			return 0, fmt.Errorf("write %s at %d: %w", w.seg.name, w.pos, err)
 		}
-		if _, err := w.file.WritevAt(bufs, at); err != nil {
-			// Some of it may be there. Never write over it: a shorter block would leave valid ones behind its end.
-			w.seal = true
-			return 0, fmt.Errorf("write %s at %d: %w", w.seg.name, at, err)
-		}
-		w.pos += length
 		done += n
 		p.commit(j.recs[:done], w.pos)
 		if err := l.zeroAhead(length); err != nil {
@@ -296,10 +292,19 @@ func (l *Log) zeroAhead(written int64) error {
 		return nil
 	}
 	from, to := max(w.pos, w.zeroed), min(w.pos+l.opt.ZeroAhead, w.alloc)
+	if w.direct {
+		from, to = unitAbove(from), unitBelow(to)
+	}
 	if from >= to {
 		return nil
 	}
-	if _, err := w.file.WriteAt(make([]byte, to-from), from); err != nil {
+	var err error
+	if w.direct {
+		err = w.zeroDirect(from, to)
+	} else {
+		_, err = w.file.WriteAt(make([]byte, to-from), from)
+	}
+	if err != nil {
 		w.seal = true
 		return fmt.Errorf("zero %s at %d: %w", w.seg.name, from, err)
 	}
@@ -426,7 +431,10 @@ func (l *Log) begin(h segmentHeader) error {
 	}
 	w.file, w.fresh, w.seal = f, true, false
 	w.seg = &seg{name: name, segmentHeader: h, last: h.first - 1, next: h.base, maxTime: noTimestamp}
-	w.pos, w.alloc, w.zeroed, w.redo = SegmentHeaderSize, 0, 0, 0
+	w.pos, w.alloc, w.zeroed, w.redo, w.direct = SegmentHeaderSize, 0, 0, 0, false
+	if l.opt.Direct {
+		w.setDirect(0, w.seg.encode(l.group)) // the header is part of what is written first
+	}
 	if err := l.reserve(0); err != nil {
 		l.abandon()
 		return err
@@ -510,7 +518,7 @@ func (l *Log) reserve(length int64) error {
 	for target < need+reserveBytes {
 		target += min(max(target, l.opt.FirstExtent), l.opt.MaxExtent)
 	}
-	target = max(min(target, l.segmentBytes.Load()), roundUp(need+reserveBytes))
+	target = unitAbove(max(min(target, l.segmentBytes.Load()), need+reserveBytes))
 	err := w.file.Allocate(w.alloc, target-w.alloc)
 	if err == nil {
 		w.alloc = target
@@ -528,14 +536,12 @@ func (l *Log) reserve(length int64) error {
 	if need <= w.alloc {
 		return nil
 	}
-	if target = roundUp(need); w.file.Allocate(w.alloc, target-w.alloc) == nil {
+	if target = unitAbove(need); w.file.Allocate(w.alloc, target-w.alloc) == nil {
 		w.alloc = target
 		return nil
 	}
 	return fmt.Errorf("allocate %s: %w", w.seg.name, err)
 }
-
-func roundUp(n int64) int64 { return (n + allocUnit - 1) / allocUnit * allocUnit }
 
 // writeMark writes an empty block that notes h.first-1 as durable, to a new file (which h describes) if there is none to
 // write to. A disk without room for it is no error: Full suppresses the mark until there is.
@@ -563,12 +569,7 @@ func (l *Log) writeMark(h segmentHeader) error {
 	bh := blockHeader{generation: w.seg.generation, first: h.first, synced: mark}
 	b := make([]byte, blockHeaderSize)
 	bh.encode(l.group, b)
-	bufs, at := [][]byte{b}, w.pos
-	if w.fresh && at == SegmentHeaderSize {
-		bufs, at = [][]byte{w.seg.encode(l.group), b}, 0
-	}
-	if _, err := w.file.WritevAt(bufs, at); err != nil {
-		w.seal = true
+	if err := l.put([][]byte{b}, blockHeaderSize); err != nil {
 		if errors.Is(err, vfs.ErrNoSpace) {
 			if w.fresh {
 				l.abandon()
@@ -580,7 +581,6 @@ func (l *Log) writeMark(h segmentHeader) error {
 		}
 		return fmt.Errorf("write mark to %s: %w", w.seg.name, err)
 	}
-	w.pos += blockHeaderSize
 	if err := l.syncFile(); err != nil {
 		return err
 	}

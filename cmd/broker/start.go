@@ -27,6 +27,7 @@ type startOptions struct {
 	autoTopic bool
 	balance   bool
 	cleaner   bool
+	direct    bool
 	voters    int
 	security  startSecurity
 }
@@ -80,6 +81,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int16Var(&o.cfg.ReplicationFactor, "default-replicas", 0, "replicas likewise; 0: three, or as many as there are brokers")
 	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
+	f.BoolVar(&o.direct, "direct-io", true, "write segments past the page cache, where the file system can")
 	f.DurationVar(&o.cfg.RetentionCheck, "retention-check-interval", 5*time.Minute, "how often records are looked for that are old enough to go")
 	f.BoolVar(&o.cleaner, "cleaner", true, "compact the logs of topics with cleanup.policy=compact")
 	f.DurationVar(&o.cfg.CleanerPause, "cleaner-interval", 15*time.Second, "how often logs are looked for that need compaction")
@@ -104,6 +106,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) error {
 	cfg := o.cfg
 	cfg.DisableAutoCreate, cfg.DisableLeaderBalance, cfg.DisableCleaner = !o.autoTopic, !o.balance, !o.cleaner
+	cfg.DisableDirectIO = !o.direct
 	cfg.ReadConsistency = o.reads.String()
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)

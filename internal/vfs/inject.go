@@ -57,9 +57,10 @@ type injectFS struct {
 }
 
 type injectFile struct {
-	inner File
-	fs    *injectFS
-	name  string
+	inner  File
+	fs     *injectFS
+	name   string
+	direct bool
 }
 
 // ask says whether to go on (nil, false), to pretend (nil, true), or to fail.
@@ -89,7 +90,7 @@ func (i *injectFS) open(op Op, name string, f func(string) (File, error)) (File,
 	if err != nil {
 		return nil, err
 	}
-	return &injectFile{file, i, name}, nil
+	return &injectFile{inner: file, fs: i, name: name}, nil
 }
 
 func (i *injectFS) Create(name string) (File, error) { return i.open(OpCreate, name, i.inner.Create) }
@@ -162,6 +163,9 @@ func (f *injectFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	}
 	var some [][]byte
 	left := short.N
+	if f.direct {
+		left -= left % DirectUnit
+	}
 	for _, b := range bufs {
 		b = b[:min(left, len(b))]
 		some, left = append(some, b), left-len(b)
@@ -176,6 +180,11 @@ func (f *injectFile) Allocate(off, length int64) error {
 
 func (f *injectFile) Truncate(size int64) error {
 	return f.fs.do(OpTruncate, f.name, func() error { return f.inner.Truncate(size) })
+}
+
+func (f *injectFile) SetDirect() bool {
+	f.direct = f.inner.SetDirect()
+	return f.direct
 }
 
 func (f *injectFile) Size() (int64, error) { return f.inner.Size() }

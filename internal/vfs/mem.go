@@ -655,6 +655,7 @@ type memFile struct {
 	n      *inode
 	name   string
 	life   uint64
+	direct bool // see SetDirect; of the handle's owner
 	closed atomic.Bool
 }
 
@@ -672,7 +673,7 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.alive("read"); err != nil {
 		return 0, err
 	}
-	if off < 0 {
+	if off < 0 || f.direct {
 		return 0, pathErr("read", f.name, fs.ErrInvalid)
 	}
 	if off >= f.n.size {
@@ -703,6 +704,9 @@ func (f *memFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	}
 	if off < 0 || off+total > maxMemFile {
 		return 0, pathErr("write", f.name, fs.ErrInvalid)
+	}
+	if f.direct && (len(bufs) != 1 || !aligned(bufs[0], off)) {
+		return 0, pathErr("direct write", f.name, fs.ErrInvalid)
 	}
 	if total == 0 {
 		return 0, nil
@@ -769,6 +773,15 @@ func (f *memFile) Sync() error {
 	}
 	f.n.sync()
 	return nil
+}
+
+// SetDirect implements [File]. A direct write is as little durable as any other before Sync, and torn the same way; the rules for
+// its place and memory are enforced.
+func (f *memFile) SetDirect() bool {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	f.direct = true
+	return true
 }
 
 func (f *memFile) Close() error {

@@ -79,6 +79,26 @@ func (o *osFile) Allocate(off, length int64) error {
 	return err
 }
 
+// SetDirect asks the system first what direct writes it takes (statx, since Linux 6.1): a file system that does not say is
+// left alone, for it may refuse the writes and not the flag. One that wants more than DirectUnit likewise.
+func (o *osFile) SetDirect() bool {
+	fd := int(o.f.Fd())
+	defer runtime.KeepAlive(o.f)
+	var st unix.Statx_t
+	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st) != nil || st.Mask&unix.STATX_DIOALIGN == 0 {
+		return false
+	}
+	if a := st.Dio_offset_align; a == 0 || DirectUnit%a != 0 || DirectUnit%max(st.Dio_mem_align, 1) != 0 {
+		return false
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return false
+	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags|unix.O_DIRECT)
+	return err == nil
+}
+
 func (osFS) Lock(name string) (func() error, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {

@@ -26,6 +26,8 @@ func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 
 func (o *osFile) Allocate(off, length int64) error { return zeroFill(o, off, length) }
 
+func (o *osFile) SetDirect() bool { return false }
+
 // Lock creates the file exclusively: a file left behind by a crash must be removed by hand.
 func (osFS) Lock(name string) (func() error, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)

@@ -9,6 +9,7 @@ package vfs
 import (
 	"errors"
 	"io/fs"
+	"unsafe"
 )
 
 // ErrNoSpace is what a full disk gives (ENOSPC, EDQUOT); test with errors.Is.
@@ -52,7 +53,27 @@ type File interface {
 	Size() (int64, error)
 	// Sync makes the file's bytes and size durable (fdatasync).
 	Sync() error
+	// SetDirect asks that what is written through this handle from now on goes to the disk without a copy in the system's
+	// cache, and reports whether it does; if not, nothing has changed. Offset, length and memory of each WriteAt must then be
+	// multiples of [DirectUnit], and nothing is read through the handle any more (through others it is). What is written is
+	// durable after Sync, as ever: the disk has a cache of its own.
+	SetDirect() bool
 	Close() error
+}
+
+// DirectUnit is what direct writes come in: the block of the file systems in use, and a multiple of any disk's sector.
+const DirectUnit = 4096
+
+// Aligned makes n bytes (a multiple of DirectUnit) that can be written directly.
+func Aligned(n int) []byte {
+	b := make([]byte, n+DirectUnit-1)
+	at := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (DirectUnit - 1)) // the collector does not move what it allocates
+	return b[at : at+n : at+n]
+}
+
+// aligned reports whether a write may be direct.
+func aligned(p []byte, off int64) bool {
+	return off&(DirectUnit-1) == 0 && len(p)&(DirectUnit-1) == 0 && uintptr(unsafe.Pointer(unsafe.SliceData(p)))&(DirectUnit-1) == 0
 }
 
 // Forget tells the system that it need not keep a part of a file in memory: before a read that shall come from the disk itself,

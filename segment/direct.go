@@ -1,0 +1,116 @@
+// Putting bytes into the file that is being written: as they come, or past the page cache.
+//
+// A buffered append is copied into the page cache, which has to find, lock, dirty and write back each page: more work for
+// the processor than all else that is done for a record. A direct write costs a copy into an aligned buffer. It must
+// begin and end at a multiple of vfs.DirectUnit, and blocks end anywhere, so the last unit is written again with what
+// follows it:
+//
+//	file     | whole units ............. | unit that pos is in     | zeros of the extent
+//	                                     ^ base         ^ pos
+//	part                                 [part..........]
+//	write                                [part..........|blocks.........................|0000]
+//
+// The bytes of part are on the disk already, durable perhaps, and the same bytes are written over them: a power loss in
+// the middle leaves each sector old or new, and both hold them. (The page cache does no different: it writes whole pages.)
+
+package segment
+
+import (
+	"sync"
+
+	"github.com/balsamq/balsa/internal/vfs"
+)
+
+// directBytes bounds one direct write, and is the size of the buffers that they are made in. Each Sync that runs holds one.
+const directBytes = 1 << 20
+
+var directBuffers = sync.Pool{New: func() any {
+	b := vfs.Aligned(directBytes)
+	return &b
+}}
+
+func unitBelow(n int64) int64 { return n &^ (vfs.DirectUnit - 1) }
+func unitAbove(n int64) int64 { return unitBelow(n + vfs.DirectUnit - 1) }
+
+// setDirect switches a file to direct writes, if that is wanted and possible. part are the bytes before pos from base on.
+func (w *writer) setDirect(base int64, part []byte) bool {
+	if w.direct = w.file.SetDirect(); w.direct {
+		w.base, w.part = base, part
+	}
+	return w.direct
+}
+
+// put writes bufs, length bytes together, at pos and moves pos behind them. A new file's header goes out with its first bytes. After
+// an error some of it may be there: never write over it, for a shorter block would leave valid ones behind its end.
+func (l *Log) put(bufs [][]byte, length int64) error {
+	w := &l.w
+	var err error
+	switch {
+	case w.direct:
+		err = w.putDirect(bufs)
+	case w.fresh && w.pos == SegmentHeaderSize:
+		_, err = w.file.WritevAt(append([][]byte{w.seg.encode(l.group)}, bufs...), 0)
+	default:
+		_, err = w.file.WritevAt(bufs, w.pos)
+	}
+	if err != nil {
+		w.seal = true
+		return err
+	}
+	w.pos += length
+	return nil
+}
+
+func (w *writer) putDirect(bufs [][]byte) error {
+	pooled := directBuffers.Get().(*[]byte)
+	defer directBuffers.Put(pooled)
+	buf := *pooled
+	at, n := w.base, 0
+	add := func(b []byte) error {
+		for len(b) > 0 {
+			c := copy(buf[n:], b)
+			b, n = b[c:], n+c
+			if n == len(buf) {
+				if _, err := w.file.WriteAt(buf, at); err != nil {
+					return err
+				}
+				at, n = at+int64(n), 0
+			}
+		}
+		return nil
+	}
+	if err := add(w.part); err != nil {
+		return err
+	}
+	for _, b := range bufs {
+		if err := add(b); err != nil {
+			return err
+		}
+	}
+	whole := int(unitBelow(int64(n)))
+	if n > 0 {
+		end := int(unitAbove(int64(n)))
+		clear(buf[n:end])
+		if _, err := w.file.WriteAt(buf[:end], at); err != nil {
+			return err
+		}
+	}
+	w.base, w.part = at+int64(whole), append(w.part[:0], buf[whole:n]...)
+	return nil
+}
+
+// zeroDirect overwrites [from, to), whole units of the extent, with zeros.
+func (w *writer) zeroDirect(from, to int64) error {
+	pooled := directBuffers.Get().(*[]byte)
+	defer directBuffers.Put(pooled)
+	buf := (*pooled)[:min(to-from, directBytes)]
+	clear(buf)
+	for from < to {
+		n, err := w.file.WriteAt(buf[:min(to-from, int64(len(buf)))], from)
+		if err != nil {
+			return err
+		}
+		from += int64(n)
+	}
+	return nil
+}
