@@ -370,7 +370,7 @@ func (b *Broker) startRaft() (err error) {
 	b.meta = &metaGroup{
 		fs: b.store.fs, dir: b.store.groupDir(raft.MetadataGroup), host: b.host, md: b.md, log: b.log,
 		epoch: id.MetadataEpoch, hardState: b.hardStates.Load, forget: b.hardStates.Delete,
-		segment:   segment.Options{SegmentBytes: metaSegmentBytes, Cache: b.cache, Direct: !b.cfg.DisableDirectIO},
+		segment:   segment.Options{SegmentBytes: metaSegmentBytes, Cache: b.cache, ZeroAhead: zeroAhead, Direct: !b.cfg.DisableDirectIO},
 		bootstrap: bootstrap,
 		campaign:  campaign,
 		caughtUp:  func(v raft.Index) []raft.NodeID { return b.peers.withImage(v) },
@@ -403,7 +403,7 @@ func (b *Broker) startRaft() (err error) {
 			c.Host, c.ReadIndex, c.Verify = b.host, b.reads.ask, b.verifyTxn
 			c.Priorities = b.priorities(c.Group)
 			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }
-			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: b.cache, Direct: !b.cfg.DisableDirectIO}
+			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: b.cache, ZeroAhead: zeroAhead, Direct: !b.cfg.DisableDirectIO}
 			return partition.Open(c)
 		},
 	}

@@ -33,6 +33,8 @@ import (
 const (
 	metaFormat   = 1
 	reserveBytes = 1 << 20
+	// zeroAhead is how far ahead of small writes a log's file is laid out with zeros; see segment.Options.
+	zeroAhead = 128 << 10
 	// maxMetaBytes bounds what is read of the small files.
 	maxMetaBytes = 1 << 20
 )

@@ -18,30 +18,36 @@ func benchmarkAppendSync(b *testing.B, ahead int64) {
 	for _, n := range []int{1, 64} {
 		for _, size := range []int{1 << 10, 64 << 10} {
 			b.Run(fmt.Sprintf("entries=%d/bytes=%d", n, size), func(b *testing.B) {
-				l, err := Open(vfs.OS(), b.TempDir(), testGroup, Options{Cache: NewCache(8 << 20), SegmentBytes: 256 << 20, ZeroAhead: ahead})
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer l.Close()
-				b.SetBytes(int64(n * size))
-				// Only the index and base of a frame change: framing is the stager's time, not the log's.
-				es := records(l, 1, 1, n, size)
-				next, base := raft.Index(1), Offset(0)
-				for b.Loop() {
-					b.StopTimer()
-					fresh := make([]raft.Entry, n)
-					for i := range es {
-						e := raft.Entry{Term: 1, Index: next, Type: raft.EntryRecords, Payload: es[i].Payload}
-						AppendFrame(nil, testGroup, &e, base, 2)
-						fresh[i] = e
-						next, base = next+1, base+2
-					}
-					b.StartTimer()
-					mustAppend(b, l, 1, fresh)
-					mustSync(b, l)
-				}
+				benchmarkSync(b, Options{SegmentBytes: 256 << 20, ZeroAhead: ahead}, n, size)
 			})
 		}
+	}
+}
+
+// benchmarkSync appends n entries of so many bytes and syncs, on the real disk.
+func benchmarkSync(b *testing.B, o Options, n, size int) {
+	o.Cache = NewCache(8 << 20)
+	l, err := Open(vfs.OS(), b.TempDir(), testGroup, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	b.SetBytes(int64(n * size))
+	// Only the index and base of a frame change: framing is the stager's time, not the log's.
+	es := records(l, 1, 1, n, size)
+	next, base := raft.Index(1), Offset(0)
+	for b.Loop() {
+		b.StopTimer()
+		fresh := make([]raft.Entry, n)
+		for i := range es {
+			e := raft.Entry{Term: 1, Index: next, Type: raft.EntryRecords, Payload: es[i].Payload}
+			AppendFrame(nil, testGroup, &e, base, 2)
+			fresh[i] = e
+			next, base = next+1, base+2
+		}
+		b.StartTimer()
+		mustAppend(b, l, 1, fresh)
+		mustSync(b, l)
 	}
 }
 

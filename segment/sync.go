@@ -285,13 +285,14 @@ func (l *Log) writeFile(j *job) (int, error) {
 // smallWrite is the write size up to which zeroing ahead pays: beyond it the data costs more than the journal.
 const smallWrite = 32 << 10
 
-// zeroAhead overwrites what comes next with zeros, to go out with the sync that is due anyway.
+// zeroAhead overwrites what comes next with zeros, to go out with the sync that is due anyway: never more than the file has already,
+// for most of ten thousand logs are written once or twice.
 func (l *Log) zeroAhead(written int64) error {
 	w := &l.w
 	if l.opt.ZeroAhead <= 0 || written > smallWrite || w.pos+written <= w.zeroed {
 		return nil
 	}
-	from, to := max(w.pos, w.zeroed), min(w.pos+l.opt.ZeroAhead, w.alloc)
+	from, to := max(w.pos, w.zeroed), min(w.pos+min(l.opt.ZeroAhead, w.pos), w.alloc)
 	if w.direct {
 		from, to = unitAbove(from), unitBelow(to)
 	}

@@ -142,6 +142,62 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// What is written directly is there for other handles, and what no disk takes directly is refused by the simulated one.
+func TestDirect(t *testing.T) {
+	for name, f := range map[string]FS{
+		"os": OS(), "mem": NewMem(1), "inject": Inject(NewMem(1), func(Op, string) error { return nil }), "quota": Quota(NewMem(1), 1<<30),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := "base"
+			if name == "os" {
+				dir = t.TempDir()
+			}
+			must(t, f.MkdirAll(dir))
+			x := filepath.Join(dir, "x")
+			file := create(t, f, x, "before")
+			must(t, file.Sync())
+			if !file.SetDirect() {
+				if name != "os" {
+					t.Fatal("refused")
+				}
+				t.Skip("this file system does not say that it takes direct writes")
+			}
+			b := Aligned(2 * DirectUnit)
+			for i := range b {
+				b[i] = byte(i * 7)
+			}
+			if _, err := file.WriteAt(b, DirectUnit); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := file.WriteAt(b[:DirectUnit], 0); err != nil {
+				t.Fatal(err)
+			}
+			must(t, file.Sync())
+			want := append(bytes.Clone(b[:DirectUnit]), b...)
+			if got, _ := read(t, f, x); got != string(want) {
+				t.Error("another handle reads other bytes")
+			}
+			if name != "os" {
+				for what, try := range map[string]func() error{
+					"at an odd place":   func() error { _, err := file.WriteAt(b, 512); return err },
+					"an odd length":     func() error { _, err := file.WriteAt(b[:512], 0); return err },
+					"from an odd place": func() error { _, err := file.WriteAt(b[8:DirectUnit+8], 0); return err },
+					"of two pieces": func() error {
+						_, err := file.WritevAt([][]byte{b[:DirectUnit], b[DirectUnit:]}, 0)
+						return err
+					},
+					"read": func() error { _, err := file.ReadAt(b, 0); return err },
+				} {
+					if try() == nil {
+						t.Errorf("%s: went through", what)
+					}
+				}
+			}
+			must(t, file.Close())
+		})
+	}
+}
+
 func TestWritevManyBuffers(t *testing.T) {
 	f, err := OS().Create(filepath.Join(t.TempDir(), "x"))
 	must(t, err)
