@@ -5,6 +5,7 @@
 package partition
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -118,6 +119,8 @@ func (m *machine) StageInternal(e *raft.Entry) {
 
 // frame makes e's frame: the one copy of the payload on its way from the socket to the log.
 func (m *machine) frame(e *raft.Entry, records uint32) {
-	frame := make([]byte, 0, segment.FrameHeaderSize+len(e.Payload))
-	segment.AppendFrame(frame, m.r.cfg.Group, e, segment.Offset(m.staging.next), records)
+	var header [segment.FrameHeaderSize]byte
+	frame := bytes.Join([][]byte{header[:], e.Payload}, nil) // unlike make, it does not clear first what is written at once
+	e.Payload = frame[segment.FrameHeaderSize:]
+	segment.AppendFrame(frame[:0], m.r.cfg.Group, e, segment.Offset(m.staging.next), records)
 }

@@ -19,8 +19,10 @@ import (
 	"hash/crc32"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 const (
@@ -129,7 +131,7 @@ func (f *frameReader) next(limit int) (frameType, []byte, error) {
 func (f *frameReader) body(n int, owned bool) ([]byte, error) {
 	var b []byte
 	if owned || n > keepRead {
-		b = make([]byte, min(n, firstRead))
+		b = uncleared(min(n, firstRead))
 	} else {
 		if cap(f.buf) < n {
 			f.buf = make([]byte, max(n, 4<<10))
@@ -142,11 +144,26 @@ func (f *frameReader) body(n int, owned bool) ([]byte, error) {
 	if len(b) == n {
 		return b, nil
 	}
-	whole := make([]byte, n)
+	whole := uncleared(n)
 	if _, err := io.ReadFull(f.r, whole[copy(whole, b):]); err != nil {
 		return nil, noEOF(err)
 	}
 	return whole, nil
+}
+
+// unclearedFrom is the size from which clearing memory costs more than a detour.
+const unclearedFrom = 4 << 10
+
+// uncleared is make for bytes that are written before they are read: clearing them first took a thirtieth of a busy broker's time.
+// Package strings knows memory that is not cleared, and nobody else has the string.
+func uncleared(n int) []byte {
+	if n < unclearedFrom {
+		return make([]byte, n)
+	}
+	var b strings.Builder
+	b.Grow(n)
+	_ = b.WriteByte(0) // never fails
+	return unsafe.Slice(unsafe.StringData(b.String()), n)
 }
 
 func noEOF(err error) error {
