@@ -2,11 +2,16 @@
 // and is never with two flushers, so that Sync never runs concurrently with itself; appends that arrive during a Sync
 // share the next one, which is what makes a busy group commit in batches. Snapshots are read, written and installed
 // here as well, in the same slot of the same group, so that they stall no worker and meet no Sync.
+//
+// A Sync costs the same work whatever it writes, and what waits for it grows meanwhile. So a few flushers (eager) run whenever
+// there is something to do, and the others only when a log has waited for as long as a Sync takes: on a disk that is fast
+// next to its processors there are fewer and larger Syncs, and on a slow one as many at once as ever.
 
 package multi
 
 import (
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -34,17 +39,33 @@ type job struct {
 	run func(g *Group)
 }
 
+const (
+	// eagerPerCore and eagerLeast say how many flushers run without waiting.
+	eagerPerCore = 2
+	eagerLeast   = 4
+	// minPatience and maxPatience bound what the others wait for.
+	minPatience = raft.Time(200 * time.Microsecond)
+	maxPatience = raft.Time(10 * time.Millisecond)
+)
+
 type flusher struct {
 	mu      sync.Mutex // protects all below, Group.fl and Host.snapshotSends
 	cond    sync.Cond
-	queue   []*Group // each at most once
-	running []*Group // at most Options.Flushers
+	eager   int       // so many run without waiting
+	typical raft.Time // what a Sync takes, on average, most of all the last eight
+	remind  bool      // a timer will signal cond
+	queue   []*Group  // each at most once
+	running []*Group  // at most Options.Flushers
 	closed  bool
 	moved   raft.Time       // when a Sync last ended: a queue that moves is long, and nothing hangs
 	waiting []*snapshotSend // sends over Options.SnapshotSends; at most one per group and follower
 }
 
-func (f *flusher) init() { f.cond.L = &f.mu }
+// init: flushers of them will run; 0: none, everything is done by hand.
+func (f *flusher) init(flushers int) {
+	f.cond.L = &f.mu
+	f.eager = min(flushers, max(eagerLeast, eagerPerCore*runtime.GOMAXPROCS(0)))
+}
 
 func (f *flusher) enqueueLocked(g *Group, clock Clock) {
 	if g.fl.queued || g.fl.running {
@@ -55,7 +76,41 @@ func (f *flusher) enqueueLocked(g *Group, clock Clock) {
 		g.fl.since = clock.Now()
 	}
 	f.queue = append(f.queue, g)
-	f.cond.Signal()
+	f.wakeLocked(clock)
+}
+
+// patienceLocked is how long a log waits for one of the eager flushers.
+func (f *flusher) patienceLocked() raft.Time { return min(max(f.typical, minPatience), maxPatience) }
+
+// dueLocked is in what time the first of the queue may be taken; 0: now. Snapshot work waits for nothing.
+func (f *flusher) dueLocked(clock Clock) raft.Time {
+	since := f.queue[0].fl.since
+	if len(f.running) < f.eager || since == 0 || f.closed {
+		return 0
+	}
+	return max(0, since+f.patienceLocked()-clock.Now())
+}
+
+// wakeLocked sees to it that a flusher looks at the queue when it may take something. One that ends a Sync looks by itself.
+func (f *flusher) wakeLocked(clock Clock) {
+	if due := f.dueLocked(clock); due == 0 || f.eager == 0 {
+		f.cond.Signal()
+	} else {
+		f.remindLocked(due)
+	}
+}
+
+func (f *flusher) remindLocked(due raft.Time) {
+	if f.remind {
+		return
+	}
+	f.remind = true
+	time.AfterFunc(time.Duration(due), func() {
+		f.mu.Lock()
+		f.remind = false
+		f.mu.Unlock()
+		f.cond.Signal()
+	})
 }
 
 // requestSync asks for a Sync that begins from now on.
@@ -111,7 +166,14 @@ func (h *Host) flushLoop() {
 	f := &h.flusher
 	for {
 		f.mu.Lock()
-		for len(f.queue) == 0 && !f.closed {
+		for !f.closed {
+			if len(f.queue) > 0 {
+				due := f.dueLocked(h.o.Clock)
+				if due == 0 {
+					break
+				}
+				f.remindLocked(due)
+			}
 			f.cond.Wait()
 		}
 		if len(f.queue) == 0 {
@@ -119,6 +181,9 @@ func (h *Host) flushLoop() {
 			return
 		}
 		g, sync, jobs := f.popLocked(0, h.o.Clock)
+		if len(f.queue) > 0 {
+			f.wakeLocked(h.o.Clock) // there was one signal for this one, and others may be due by now
+		}
 		f.mu.Unlock()
 		h.flushOne(g, sync, jobs)
 	}
@@ -146,6 +211,7 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 		h.flusher.mu.Lock()
 		g.fl.since = 0
 		h.flusher.moved = h.now()
+		h.flusher.typical += (h.flusher.moved - g.fl.began - h.flusher.typical) / 8
 		h.flusher.mu.Unlock()
 		_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
 	}

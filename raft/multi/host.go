@@ -72,7 +72,11 @@ func NewHost(o Options) (*Host, error) {
 	}
 	h := &Host{o: o, manual: o.Workers < 0, groups: make(map[raft.GroupID]*Group), bulk: NewLimiter(o.SnapshotRate)}
 	h.runq.init()
-	h.flusher.init()
+	if flushers := h.o.Flushers; h.manual {
+		h.flusher.init(0)
+	} else {
+		h.flusher.init(flushers)
+	}
 	h.timers.init()
 	h.pairs.init(h)
 	h.manualW = &worker{h: h}
