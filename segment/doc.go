@@ -58,6 +58,8 @@
 //
 // A block is accepted as a whole or not at all.
 //
+// How the bytes get there, through the page cache or past it, is not part of the format: see direct.go.
+//
 // # Segment file
 //
 // A header (SegmentHeaderSize bytes) and blocks back to back, then the zeros of the preallocated extent.
