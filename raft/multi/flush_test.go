@@ -1,0 +1,145 @@
+package multi
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+type handClock struct{ now raft.Time }
+
+func (c *handClock) Now() raft.Time { return c.now }
+
+// The eager flushers take whatever waits; the others only what has waited for as long as a Sync takes.
+func TestExtraFlushersWaitTheirTurn(t *testing.T) {
+	clock := &handClock{now: raft.Time(time.Hour)}
+	ms := func(n float64) raft.Time { return raft.Time(n * float64(time.Millisecond)) }
+	f := &flusher{}
+	f.init(16)
+	f.eager, f.typical = 2, ms(1)
+	g := &Group{}
+	g.fl.since = clock.now
+	f.queue = []*Group{g}
+	due := func(running int) raft.Time {
+		f.running = make([]*Group, running)
+		return f.dueLocked(clock)
+	}
+	for _, c := range []struct {
+		what    string
+		running int
+		set     func()
+		want    raft.Time
+	}{
+		{"nothing runs", 0, func() {}, 0},
+		{"one runs", 1, func() {}, 0},
+		{"the eager ones run", 2, func() {}, ms(1)},
+		{"for a while", 2, func() { clock.now += ms(0.75) }, ms(0.25)},
+		{"for long", 2, func() { clock.now += ms(0.25) }, 0},
+		{"the disk is slow", 5, func() { f.typical = ms(5) }, ms(4)},
+		{"the disk hangs", 5, func() { f.typical = ms(5000) }, maxPatience - ms(1)},
+		{"the disk is memory", 5, func() { f.typical, clock.now = 0, g.fl.since }, minPatience},
+		{"snapshot work", 5, func() { g.fl.since = 0 }, 0},
+		{"the end", 5, func() { g.fl.since, f.closed = clock.now, true }, 0},
+	} {
+		c.set()
+		if got := due(c.running); got != c.want {
+			t.Errorf("%s: due in %v, want %v", c.what, time.Duration(got), time.Duration(c.want))
+		}
+	}
+}
+
+// hangLog is a log on a disk that may hang.
+type hangLog struct {
+	*memLog
+	mu   sync.Mutex
+	hang chan struct{} // nil: it does not
+	in   int           // Syncs that hang
+}
+
+func (l *hangLog) Sync() (raft.Ticket, error) {
+	l.mu.Lock()
+	hang := l.hang
+	if hang != nil {
+		l.in++
+	}
+	l.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+	return l.memLog.Sync()
+}
+
+// Logs whose Sync hangs keep the others from theirs no longer than a Sync takes, though all eager flushers hang with them.
+func TestHangingSyncsHoldUpNobodyElse(t *testing.T) {
+	const groups, hanging = 6, 4
+	net := newThreadNet(1, 0)
+	self := raft.Member{ID: 1, Incarnation: 1}
+	states := newAsyncStates()
+	h, err := NewHost(Options{Self: self, Boot: 1, Workers: 2, Flushers: hanging + 1, ElectionTimeout: 100 * time.Millisecond, Transport: threadPort{net, 1}, HardStates: states})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.flusher.eager = 2
+	h.Start()
+	logs := make([]*hangLog, groups)
+	gs := make([]*Group, groups)
+	for i := range groups {
+		id := raft.GroupID(i + 1)
+		sm := &memSM{group: id}
+		logs[i] = &hangLog{memLog: newMemLog(id)}
+		gs[i], err = h.CreateGroup(GroupConfig{ID: id, Log: logs[i], Stager: sm, StateMachine: sm, Bootstrap: raft.ConfState{Voters: []raft.Member{self}}, Fresh: true, Campaign: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	propose := func(i int) <-chan error {
+		done := make(chan error, 1)
+		gs[i].Propose(&Proposal{Type: raft.EntryRecords, Payload: []byte("x"), Done: func(o Outcome) { done <- o.Err }})
+		return done
+	}
+	for i := range groups {
+		poll(t, "a leader", func() bool { return gs[i].Status().Ready })
+	}
+	release := make(chan struct{})
+	var held []<-chan error
+	for i := range hanging {
+		logs[i].mu.Lock()
+		logs[i].hang = release
+		logs[i].mu.Unlock()
+		held = append(held, propose(i))
+		poll(t, "a Sync that hangs", func() bool {
+			logs[i].mu.Lock()
+			defer logs[i].mu.Unlock()
+			return logs[i].in == 1
+		})
+	}
+	for i := hanging; i < groups; i++ {
+		select {
+		case err := <-propose(i):
+			if err != nil {
+				t.Errorf("group %d: %v", i+1, err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("group %d waits behind disks that hang", i+1)
+		}
+	}
+	for _, l := range logs[:hanging] {
+		l.mu.Lock()
+		l.hang = nil
+		l.mu.Unlock()
+	}
+	close(release)
+	for i, done := range held {
+		if err := <-done; err != nil {
+			t.Errorf("group %d, released: %v", i+1, err)
+		}
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	net.close()
+	close(states.c)
+	states.wg.Wait()
+}
