@@ -55,6 +55,8 @@ type change struct {
 	off  int64  // write: sector-aligned start; truncate: the size
 	data []byte // write: whole sectors (the last may end at the file's end)
 	end  int64  // write: file size that this write made sure of
+	// direct: a write past the cache, so that nothing but the disk has it
+	direct bool
 }
 
 type changeKind uint8
@@ -720,7 +722,7 @@ func (f *memFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	end := min((at+SectorSize-1)/SectorSize*SectorSize, f.n.size)
 	data := make([]byte, end-start)
 	f.n.get(data, start)
-	f.n.remember(change{kind: changeWrite, off: start, data: data, end: f.n.size})
+	f.n.remember(change{kind: changeWrite, off: start, data: data, end: f.n.size, direct: f.direct})
 	return total, nil
 }
 
@@ -793,7 +795,8 @@ func (f *memFile) Close() error {
 
 // FailSync is what a failed Sync leaves of a file: the disk has some of what was pending, and the system has forgotten that
 // the rest is not there. It is still read from the cache, and the next Sync reports success without having written it
-// (fsyncgate). With a nil rng the file system's own seed decides.
+// (fsyncgate). What was written directly is in no cache: it is read as the disk has it, either still from the disk's own memory or
+// as if the power had gone. With a nil rng the file system's own seed decides.
 func (m *Mem) FailSync(name string, rng *rand.Rand) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -808,8 +811,12 @@ func (m *Mem) FailSync(name string, rng *rand.Rand) error {
 		rng = m.rng
 	}
 	left := crashFile(n, rng)
+	direct := slices.ContainsFunc(n.pending, func(c change) bool { return c.direct })
 	n.dur, n.durSize = left.cur, left.size
 	n.pending, n.dirty = nil, n.dirty[:0]
+	if direct && rng.IntN(2) == 0 {
+		n.cur, n.size = slices.Clone(left.cur), left.size
+	}
 	n.epoch = pageEpoch.Add(1) // what is written again from here on is dirty again
 	return nil
 }

@@ -17,7 +17,10 @@ func OS() FS { return osFS{} }
 
 type osFS struct{}
 
-type osFile struct{ f *os.File }
+type osFile struct {
+	f      *os.File
+	direct bool // see SetDirect; of the handle's owner
+}
 
 // spaceErr marks errors that mean "disk full", so that callers test for one sentinel.
 func spaceErr(err error) error {
@@ -32,7 +35,7 @@ func (osFS) Create(name string) (File, error) {
 	if err != nil {
 		return nil, spaceErr(err)
 	}
-	return &osFile{f}, nil
+	return &osFile{f: f}, nil
 }
 
 func (osFS) Open(name string) (File, error) {
@@ -40,7 +43,7 @@ func (osFS) Open(name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &osFile{f}, nil
+	return &osFile{f: f}, nil
 }
 
 func (osFS) Remove(name string) error    { return os.Remove(name) }
@@ -75,6 +78,13 @@ func (o *osFile) ReadAt(p []byte, off int64) (int, error) { return o.f.ReadAt(p,
 
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 	n, err := o.f.WriteAt(p, off)
+	if o.direct && errors.Is(err, syscall.EINVAL) && o.setDirect(false) == nil {
+		// It said that it takes direct writes, and refuses this one: then all go through its cache from here on.
+		var more int
+		o.direct = false
+		more, err = o.f.WriteAt(p[n:], off+int64(n))
+		n += more
+	}
 	return n, spaceErr(err)
 }
 

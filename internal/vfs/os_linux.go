@@ -91,12 +91,22 @@ func (o *osFile) SetDirect() bool {
 	if a := st.Dio_offset_align; a == 0 || DirectUnit%a != 0 || DirectUnit%max(st.Dio_mem_align, 1) != 0 {
 		return false
 	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	o.direct = o.setDirect(true) == nil
+	return o.direct
+}
+
+// setDirect sets or clears the open file's O_DIRECT.
+func (o *osFile) setDirect(on bool) error {
+	defer runtime.KeepAlive(o.f)
+	flags, err := unix.FcntlInt(o.f.Fd(), unix.F_GETFL, 0)
 	if err != nil {
-		return false
+		return err
 	}
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags|unix.O_DIRECT)
-	return err == nil
+	if flags &^= unix.O_DIRECT; on {
+		flags |= unix.O_DIRECT
+	}
+	_, err = unix.FcntlInt(o.f.Fd(), unix.F_SETFL, flags)
+	return err
 }
 
 func (osFS) Lock(name string) (func() error, error) {

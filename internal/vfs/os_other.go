@@ -5,6 +5,7 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -27,6 +28,8 @@ func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 func (o *osFile) Allocate(off, length int64) error { return zeroFill(o, off, length) }
 
 func (o *osFile) SetDirect() bool { return false }
+
+func (o *osFile) setDirect(bool) error { return errors.ErrUnsupported }
 
 // Lock creates the file exclusively: a file left behind by a crash must be removed by hand.
 func (osFS) Lock(name string) (func() error, error) {

@@ -56,7 +56,8 @@ type File interface {
 	// SetDirect asks that what is written through this handle from now on goes to the disk without a copy in the system's
 	// cache, and reports whether it does; if not, nothing has changed. Offset, length and memory of each WriteAt must then be
 	// multiples of [DirectUnit], and nothing is read through the handle any more (through others it is). What is written is
-	// durable after Sync, as ever: the disk has a cache of its own.
+	// durable after Sync, as ever: the disk has a cache of its own. A system that agrees and refuses a write all the same gets
+	// that one and those after it through its cache.
 	SetDirect() bool
 	Close() error
 }

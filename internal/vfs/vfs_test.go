@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -198,6 +200,36 @@ func TestDirect(t *testing.T) {
 	}
 }
 
+// A system that agrees to direct writes and then refuses one gets it through its cache; so do the zeros where nothing can be allocated.
+func TestDirectRefusedLate(t *testing.T) {
+	for what, write := range map[string]func(File) error{
+		"odd":   func(f File) error { _, err := f.WriteAt([]byte("odd"), 7); return err },
+		"zeros": func(f File) error { return zeroFill(f, 0, 2*DirectUnit) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			x := filepath.Join(t.TempDir(), "x")
+			file := create(t, OS(), x, "before")
+			if !file.SetDirect() {
+				t.Skip("this file system does not say that it takes direct writes")
+			}
+			must(t, write(file))
+			whole := Aligned(DirectUnit)
+			copy(whole, "whole")
+			_, err := file.WriteAt(whole, 2*DirectUnit)
+			must(t, errors.Join(err, file.Sync()))
+			want := append(make([]byte, 2*DirectUnit), whole...)
+			copy(want, "before")
+			if what == "odd" {
+				copy(want[7:], "odd")
+			}
+			if got, _ := read(t, OS(), x); got != string(want) {
+				t.Errorf("read %q", strings.Trim(got, "\x00"))
+			}
+			must(t, file.Close())
+		})
+	}
+}
+
 func TestWritevManyBuffers(t *testing.T) {
 	f, err := OS().Create(filepath.Join(t.TempDir(), "x"))
 	must(t, err)
@@ -285,6 +317,53 @@ func TestCrashOutcomes(t *testing.T) {
 		}
 	}
 	t.Log(seen)
+}
+
+// The unit that a log ends in is written directly again and again. A crash leaves each of its sectors as one of the writes had it, in any
+// mixture, and so does a failed sync, which no cache hides.
+func TestDirectRewriteTears(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(400) {
+		m := NewMem(seed)
+		f := create(t, m, "f", "")
+		f.SetDirect()
+		write := func(fill string) {
+			b := Aligned(DirectUnit)
+			copy(b, strings.Repeat(fill, DirectUnit))
+			_, err := f.WriteAt(b, 0)
+			must(t, err)
+		}
+		write("1")
+		must(t, errors.Join(f.Sync(), m.SyncDir(".")))
+		write("2")
+		write("3")
+		left, what := FS(m), "failed sync"
+		if seed%2 == 0 {
+			left, what = m.CrashClone(nil), "crash"
+		} else {
+			must(t, m.FailSync("f", nil))
+		}
+		got, _ := read(t, left, "f")
+		kinds := map[string]bool{}
+		for s := range DirectUnit / SectorSize {
+			sector := got[s*SectorSize : (s+1)*SectorSize]
+			if sector[:1] < "1" || sector[:1] > "3" || sector != strings.Repeat(sector[:1], SectorSize) {
+				t.Fatalf("seed %d: sector %d is %.20q", seed, s, sector)
+			}
+			kinds[sector[:1]] = true
+		}
+		seen[fmt.Sprint(what, " ", slices.Sorted(maps.Keys(kinds)))]++
+		if again, _ := read(t, m.CrashClone(nil), "f"); seed%2 == 1 && got != strings.Repeat("3", DirectUnit) && again != got {
+			t.Fatalf("seed %d: what the disk had after the failed sync has changed", seed)
+		}
+	}
+	for _, what := range []string{"crash", "failed sync"} {
+		for _, kinds := range []string{"[1]", "[2]", "[3]", "[1 2]", "[2 3]", "[1 3]", "[1 2 3]"} {
+			if seen[what+" "+kinds] == 0 {
+				t.Errorf("%s: never left %s: %v", what, kinds, seen)
+			}
+		}
+	}
 }
 
 // A rename across directories may survive by halves, but the file is never lost.
