@@ -22,6 +22,11 @@ func mustBeSound(t *testing.T, l *Log) {
 
 // A mark's sync fails: the cache shows the mark, the disk has a hole. What is written behind it must not come to stand behind that hole.
 func TestLostMarkIsNoDamage(t *testing.T) {
+	t.Run("buffered", func(t *testing.T) { lostMarkIsNoDamage(t, false) })
+	t.Run("direct", func(t *testing.T) { lostMarkIsNoDamage(t, true) })
+}
+
+func lostMarkIsNoDamage(t *testing.T, direct bool) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		m := vfs.NewMem(seed)
@@ -35,8 +40,9 @@ func TestLostMarkIsNoDamage(t *testing.T) {
 			}
 			return nil
 		})
-		l := mustOpen(t, f, Options{})
-		// The hole is one where the mark ends a page: the next block would write the page, and with it the mark, again.
+		l := mustOpen(t, f, Options{Direct: direct})
+		// The hole is one where the mark ends a page: the next block would write the page, and with it the mark, again. Written
+		// directly, it is one where the mark does not end in the page that it begins in.
 		mustAppend(t, l, 1, records(l, 1, 1, 4, 750+int(seed)))
 		mustSync(t, l)
 		if !l.MarkPending() {
@@ -50,7 +56,7 @@ func TestLostMarkIsNoDamage(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		l = mustOpen(t, f, Options{})
+		l = mustOpen(t, f, Options{Direct: direct})
 		for range 3 {
 			mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 2, 1000))
 			mustSync(t, l)

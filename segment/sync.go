@@ -49,9 +49,9 @@ type writer struct {
 	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
 	// a new generation.
 	seal bool
-	// redo, if not 0 (in a direct file the mark is in part), is where the mark stands that a recovery found last before pos. What it says is so, but nothing proves that it is
+	// redo, if not 0, is where the mark stands that a recovery found last before pos. What it says is so, but nothing proves that it is
 	// itself on the disk: its sync may have failed, and its page be clean. It is written again together with what follows it,
-	// which would else have a hole before it.
+	// which would else have a hole before it. (In a direct file it is in part, which is written again anyway.)
 	redo int64
 	// left are files before this one whose indexes are to be written when this one is durable.
 	left []closedFile
