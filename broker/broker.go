@@ -402,6 +402,7 @@ func (b *Broker) startRaft() (err error) {
 		open: func(c partition.Config) (*partition.Replica, error) {
 			c.Host, c.ReadIndex, c.Verify = b.host, b.reads.ask, b.verifyTxn
 			c.Priorities = b.priorities(c.Group)
+			c.CommitDelay = b.cfg.HeartbeatInterval / 2
 			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }
 			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: b.cache, ZeroAhead: zeroAhead, Direct: !b.cfg.DisableDirectIO}
 			return partition.Open(c)

@@ -276,7 +276,7 @@ func serveReadIndexes(ctx context.Context, groups []raft.GroupID, replica func(r
 			}
 		}
 		if rep := replica(g); rep != nil {
-			rep.ReadIndex(done)
+			rep.ReadIndexElsewhere(done)
 		} else {
 			done(0, 0, partition.ErrNotLeader)
 		}

@@ -50,6 +50,14 @@ func (r *Replica) ReadIndex(done func(index raft.Index, epoch int32, err error))
 	}
 }
 
+// ReadIndexElsewhere is ReadIndex for a follower, which then waits for what it has not heard of yet.
+func (r *Replica) ReadIndexElsewhere(done func(index raft.Index, epoch int32, err error)) {
+	if v, err := r.serving(); err == nil {
+		v.group.ReadElsewhere()
+	}
+	r.ReadIndex(done)
+}
+
 // LinearizeAny is Linearize on whichever replica this is. On a follower done is called when it has applied its leader's read
 // index. Errors, beside those of Linearize: ErrLagging.
 func (r *Replica) LinearizeAny(done func(error)) {

@@ -59,6 +59,9 @@ type Config struct {
 	// [Replica.ReadIndex]), for [Replica.LinearizeAny]. It must not block, and calls done once, from anywhere. nil: followers
 	// answer nothing about the log's end.
 	ReadIndex func(leader raft.NodeID, g raft.GroupID, done func(index raft.Index, epoch int32, err error))
+	// CommitDelay is how long followers may hear of a commit later than its producer does, if nobody reads there: see
+	// multi.GroupConfig.
+	CommitDelay time.Duration
 	// Verify asks the coordinator of a transaction whether a batch belongs to it: see [Verification]. It must not block, and calls done
 	// once, from anywhere, after bounded time. nil: transactional batches are refused with ErrInvalidTxnState.
 	Verify func(v Verification, done func(error))
@@ -220,7 +223,7 @@ func (r *Replica) open(existing, campaign bool) error {
 	priorities := r.priorities
 	r.mu.Unlock()
 	group, err := c.Host.CreateGroup(multi.GroupConfig{
-		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, Throttle: true, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
+		ID: c.Group, Log: log, Stager: m, StateMachine: m, Bootstrap: c.Bootstrap, CommitDelay: c.CommitDelay, Throttle: true, Fresh: fresh, Epoch: c.Epoch, Campaign: campaign,
 		VoteAfter: max(log.Health().DamagedUpTo, joinAfter), SnapshotEvery: r.snapshotEvery(log), KeepEntries: -1, OnFatal: m.failed, Priorities: priorities,
 	})
 	if err != nil {

@@ -184,12 +184,15 @@ func (s *session) command(d *datadriven.TestData) error {
 	ns := s.ids(d)
 	n := ns[:min(1, len(ns))]
 	switch d.Cmd {
-	case "config": // config inflight=2 bytes=100 uncommitted=50
+	case "config": // config inflight=2 bytes=100 uncommitted=50 commit-delay=20
 		inflight, bytes, uncommitted := s.num(d, "inflight", 4), s.num(d, "bytes", 64), s.num(d, "uncommitted", 1<<20)
+		delay := time.Duration(s.num(d, "commit-delay", 0)) * time.Millisecond
 		s.configure = func(cfg *Config) {
-			cfg.MaxInflightMsgs, cfg.MaxMessageBytes, cfg.MaxUncommitted = inflight, bytes, int64(uncommitted)
+			cfg.MaxInflightMsgs, cfg.MaxMessageBytes, cfg.MaxUncommitted, cfg.CommitDelay = inflight, bytes, int64(uncommitted), delay
 		}
 		return nil
+	case "tell-at-once": // tell-at-once 1 ms=100
+		n[0].r.TellAtOnce(n[0].now(), n[0].now()+Time(s.num(d, "ms", 0))*Time(time.Millisecond))
 	case "campaign":
 		n[0].r.Campaign(n[0].now())
 	case "propose": // propose 1 a b c: three entries, one call each

@@ -15,6 +15,7 @@ func (r *Raft) becomeLeader() {
 	r.quorumSince = r.now
 	r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
 	r.reads, r.readRound = nil, 0
+	r.newsDue = 0
 	r.transferee, r.leaseForfeited = 0, false
 	r.uncommitted, r.uncommittedBy = 0, nil
 	r.confChanged()
@@ -29,7 +30,7 @@ func (r *Raft) abdicate() {
 		r.readStates = append(r.readStates, ReadState{Ctx: rd.ctx, Err: ErrNotLeader})
 	}
 	r.reads, r.readRound = nil, 0
-	r.peers, r.departed, r.termStart = nil, nil, 0
+	r.peers, r.departed, r.termStart, r.newsDue = nil, nil, 0, 0
 	r.transferee, r.leaseForfeited = 0, false
 	r.uncommitted, r.uncommittedBy = 0, nil
 	r.sendSnapshot = nil
@@ -169,6 +170,9 @@ func (r *Raft) leaderDeadline() Time {
 	if len(r.reads) > 0 {
 		d = min(d, r.heartbeatDue)
 	}
+	if r.newsDue != 0 {
+		d = min(d, r.newsDue)
+	}
 	for _, p := range r.peers {
 		if !p.covered {
 			return min(d, r.heartbeatDue, r.quorumUntil())
@@ -190,6 +194,9 @@ func (r *Raft) tickLeader() {
 			r.becomeFollower(r.term, 0, 0) // its successor did not keep up: an election will find another
 			return
 		}
+	}
+	if r.newsDue != 0 && r.now >= r.newsDue {
+		r.tellNews()
 	}
 	if r.now >= r.heartbeatDue {
 		r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
@@ -234,13 +241,13 @@ func (r *Raft) contact(p *Progress, sentAt Time) {
 }
 
 // Coverable says whether a follower needs no heartbeat of its own: its log is this log, and all of it is committed (and
-// durable here, too: a leader whose disk lags is not at rest), at the returned index.
+// durable here, too: a leader whose disk lags is not at rest), at the returned index, of which it has been told.
 func (r *Raft) Coverable(to NodeID) (Index, bool) {
 	p := r.peer(to)
 	if r.role != Leader || p == nil || r.transferee != 0 || len(r.reads) > 0 || r.conf().Joint() {
 		return 0, false
 	}
-	return r.commit, p.State == Replicate && p.lost == 0 && p.Match == r.last && r.commit == r.last && r.stable == r.last && r.commit >= r.termStart
+	return r.commit, p.State == Replicate && p.lost == 0 && p.Match == r.last && r.commit == r.last && r.stable == r.last && r.commit >= r.termStart && p.sentCommit == r.commit
 }
 
 // SetCovered pauses this leader's own heartbeats to a follower, or resumes them. A new entry resumes all.

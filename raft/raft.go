@@ -49,6 +49,10 @@ type Config struct {
 	MaxUncommitted   int64 // bytes in the leader's log above commit, beyond which proposals are refused; 64 MiB
 	MaxApplyBytes    int   // committed entries per Ready, at least one entry; 4 MiB
 
+	// CommitDelay is how long a leader waits for entries that the news of a commit can ride on, before it sends a message for that alone.
+	// 0: not at all. See TellAtOnce.
+	CommitDelay time.Duration
+
 	// Log is the replica's log. What it holds when New is called must be durable.
 	Log       LogReader
 	HardState HardState // from the journal; the larger of its term and the last entry's is used, a raised term clears the vote
@@ -89,6 +93,8 @@ func (c *Config) validate() error {
 		return bad("heartbeat interval must be positive and at most half the election timeout")
 	case c.ClockDrift < 0 || c.ClockDrift >= c.ElectionTimeout:
 		return bad("clock drift must be below the election timeout")
+	case c.CommitDelay < 0:
+		return bad("the news of a commit cannot come before it")
 	case c.HardState.Term > MaxTerm:
 		return bad("hard state beyond the largest term")
 	}
@@ -169,6 +175,8 @@ type Raft struct {
 	termStart      Index // index of the no-op that opens the term
 	quorumSince    Time  // check-quorum's grace: leadership or membership is this young
 	heartbeatDue   Time
+	newsDue        Time   // of a commit that members have not been told of; 0: none
+	tellUntil      Time   // till then they are told at once; outlives a leadership
 	round          uint64 // last heartbeat round; never reused in this life, and an answer counts in its own term only
 	reads          []pendingRead
 	readRound      uint64 // round that the oldest assigned reads wait for; 0: none

@@ -43,11 +43,40 @@ func (r *Raft) sendTo(p *Progress) {
 				return
 			}
 		}
-		// The commit index rides on entries; it gets a message of its own where none are on their way.
 		if p.Match == r.last && p.sentCommit < r.commit {
-			r.sendAppend(p, p.Match, r.lastTerm, nil)
+			r.tell(p)
 		}
 	case SnapshotState:
+	}
+}
+
+// tell sees to it that a member learns of a commit. The news rides on entries; where none are on their way it gets a message of its
+// own, at once or a little later: each such message is answered, so that where one entry at a time is proposed they are half of
+// all that is sent. What opens a term, and memberships, do not wait.
+func (r *Raft) tell(p *Progress) {
+	if r.cfg.CommitDelay == 0 || r.now < r.tellUntil || p.sentCommit < max(r.termStart, r.confIndex()) {
+		r.sendAppend(p, p.Match, r.lastTerm, nil)
+	} else if r.newsDue == 0 {
+		r.newsDue = r.now.add(r.cfg.CommitDelay)
+	}
+}
+
+// tellNews ends the wait. Whoever has entries on their way hears of it with the answer to those.
+func (r *Raft) tellNews() {
+	r.newsDue = 0
+	for _, p := range r.peers {
+		if p.State == Replicate && p.Match == r.last && p.sentCommit < r.commit {
+			r.sendAppend(p, p.Match, r.lastTerm, nil)
+		}
+	}
+}
+
+// TellAtOnce does without [Config.CommitDelay] until a time: somebody waits at a follower for what is committed.
+func (r *Raft) TellAtOnce(now, until Time) {
+	r.setNow(now)
+	r.tellUntil = max(r.tellUntil, until)
+	if r.newsDue != 0 {
+		r.tellNews()
 	}
 }
 

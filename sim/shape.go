@@ -5,6 +5,7 @@ package sim
 
 import (
 	"math/rand/v2"
+	"time"
 
 	"github.com/balsamq/balsa/raft"
 )
@@ -15,9 +16,10 @@ type shape struct {
 	keepEntries     int64 // behind a snapshot
 	snapshotEvery   int64
 	zeroAhead       int64
-	direct          bool // segments are written past the page cache
-	minVoters       int  // membership changes leave at least so many
-	snapshotChunk   int  // 0: the default, which is more than any snapshot here; else one takes several
+	direct          bool          // segments are written past the page cache
+	commitDelay     time.Duration // for which commits wait for entries to ride on
+	minVoters       int           // membership changes leave at least so many
+	snapshotChunk   int           // 0: the default, which is more than any snapshot here; else one takes several
 	snapshotRate    int64
 	data            []bool // by group: its records are its data, see replica.cut
 	// weak is the one node whose disk may rot, lie or be lost; nil: none in this run. See faults_disk.go.
@@ -40,6 +42,7 @@ func (w *world) drawShape() {
 	s.snapshotEvery = pick(4<<10, 8<<10, 16<<10)
 	s.zeroAhead = pick(0, 0, 0, 4096)
 	s.direct = w.opts.Seed%2 == 1
+	s.commitDelay = []time.Duration{0, heartbeatInterval / 2, 0, 2 * heartbeatInterval}[w.opts.Seed/2%4]
 	s.minVoters = int(pick(1, 3, 3, 3))
 	s.snapshotChunk = int(pick(0, 24, 48, 48))
 	s.snapshotRate = pick(0, 0, 500) // or so slow that the world changes meanwhile

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/balsamq/balsa/raft"
 )
@@ -28,6 +29,8 @@ type Group struct {
 	in       inbox
 	status   atomic.Pointer[Status]
 	closing  atomic.Bool
+	// readElsewhere is when a follower last asked for a read index, until the worker has seen it; else 0.
+	readElsewhere atomic.Int64
 	// snapshotEvery is GroupConfig.SnapshotEvery, changeable.
 	snapshotEvery atomic.Int64
 	throttle      groupThrottle
@@ -139,7 +142,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		Group: c.ID, Self: h.o.Self, Boot: boot, VoteAfter: c.VoteAfter,
 		ElectionTimeout: h.o.ElectionTimeout, HeartbeatInterval: h.o.HeartbeatInterval, ClockDrift: h.o.ClockDrift,
 		MaxMessageBytes: h.o.MaxMessageBytes, MaxInflightMsgs: h.o.MaxInflightMsgs, MaxInflightBytes: h.o.MaxInflightBytes,
-		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes,
+		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes, CommitDelay: c.CommitDelay,
 		Log: c.Log, HardState: hs, Bootstrap: g.conf, Applied: g.applied, Now: now, Fresh: c.Fresh, Priorities: c.Priorities,
 		Rand:          rand.New(rand.NewPCG(h.o.Seed^uint64(h.o.Self.ID)<<32, uint64(c.ID))),
 		FrameInternal: c.Stager.StageInternal, Throttle: throttle,
@@ -211,6 +214,14 @@ func (g *Group) ReadIndex(done func(raft.Index, error)) {
 		done(0, err)
 	}
 }
+
+// tellFor is how long followers are told of commits at once after one of them was read: longer than a consumer waits before it
+// asks again.
+const tellFor = 5 * time.Second
+
+// ReadElsewhere says that the next Read or ReadIndex is for a follower, which waits until it has applied as much. It is told of what
+// is committed at once, now and for a while: see GroupConfig.CommitDelay.
+func (g *Group) ReadElsewhere() { g.readElsewhere.Store(int64(g.h.now())) }
 
 // Prune lets the log drop what nobody wants any more; see Log.Prune.
 func (g *Group) Prune() { _ = g.in.pushEvent(g.h, g, event{kind: evPrune}) }

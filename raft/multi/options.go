@@ -218,6 +218,8 @@ type GroupConfig struct {
 	// KeepEntries are left behind a snapshot by compaction; below 0: the entries are the data, and are cut where Log.Prune
 	// says.
 	KeepEntries int64
+	// CommitDelay: see raft.Config. Who reads at a follower by the leader's read index waits for nothing: see Group.ReadElsewhere.
+	CommitDelay time.Duration
 	// Throttle: learners are caught up within Options.LearnerRate.
 	Throttle bool
 	// OnFatal is called once if the group stops by itself: its log or state machine failed. It must neither block nor

@@ -59,6 +59,10 @@ func (g *Group) process(w *worker) (more bool) {
 	if g.failed == nil {
 		more = g.drainReady(w, now) || more
 	}
+	if at := raft.Time(g.readElsewhere.Load()); at != 0 && g.failed == nil {
+		g.readElsewhere.Store(0) // what is stored meanwhile is of the same moment
+		g.r.TellAtOnce(now, at+raft.Time(tellFor))
+	}
 	var fresh []*Proposal
 	if b != nil {
 		fresh = b.props

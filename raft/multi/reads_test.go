@@ -304,3 +304,57 @@ func TestBootClock(t *testing.T) {
 		}
 	}
 }
+
+// Where the news of a commit waits for entries to ride on, the messages for it alone are saved; and a follower that has asked for a read
+// index has applied as much as soon as messages travel, then and for a while.
+func TestFollowersAreToldWhenSomebodyReadsThere(t *testing.T) {
+	s := newSim(t, 3, 3, 1, func(_ *Options, g *GroupConfig) { g.CommitDelay = simET / 20 })
+	l := s.waitLeader(1)
+	g := s.group(l, 1)
+	s.until("a proposal's end", s.propose(g, "a").ended)
+	told := func() bool {
+		for n := range 3 {
+			if s.group(n, 1).Status().Applied < g.Status().Applied {
+				return false
+			}
+		}
+		return true
+	}
+	s.until("followers that know", told)
+	alone := func() (n int) { // messages that only tell
+		for _, p := range s.net {
+			if p.from == raft.NodeID(l+1) && p.pair == nil && p.msgs[0].Type == raft.MsgApp && len(p.msgs[0].Entries) == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	one := func() { s.until("a proposal's end", s.propose(g, "b").ended) }
+	for range 20 {
+		if one(); alone() > 0 {
+			t.Fatal("a message of its own for a commit")
+		}
+	}
+	if told() {
+		t.Fatal("followers know already: nothing was saved")
+	}
+	g.ReadElsewhere()
+	r := read(g)
+	s.settle()
+	if r.calls != 1 || r.err != nil || alone() != 2 {
+		t.Fatalf("the read: %+v, and %d messages tell of the commit", r, alone())
+	}
+	s.until("followers that know", told)
+	for range 3 {
+		one()
+		if alone() == 0 {
+			t.Fatal("while it is read elsewhere the news waits")
+		}
+		s.until("followers that know", told)
+	}
+	s.run(time.Duration(tellFor), func() {})
+	one()
+	if alone() > 0 {
+		t.Fatal("nobody reads elsewhere any more, and the news is in a hurry")
+	}
+}
