@@ -180,6 +180,12 @@ func (p poweredFile) WriteAt(b []byte, off int64) (n int, err error) {
 	err = p.m.do(func() error { n, err = p.inner.WriteAt(b, off); return err })
 	return n, err
 }
+func (p poweredFile) WriteSync(b []byte, off int64) error {
+	if _, err := p.WriteAt(b, off); err != nil {
+		return err
+	}
+	return p.m.do(func() error { return p.inner.WriteSync(b, off) })
+}
 func (p poweredFile) WritevAt(b [][]byte, off int64) (n int64, err error) {
 	err = p.m.do(func() error { n, err = p.inner.WritevAt(b, off); return err })
 	return n, err

@@ -41,13 +41,14 @@ func (w *writer) setDirect(base int64, part []byte) bool {
 }
 
 // put writes bufs, length bytes together, at pos and moves pos behind them. A new file's header goes out with its first bytes. After
-// an error some of it may be there: never write over it, for a shorter block would leave valid ones behind its end.
-func (l *Log) put(bufs [][]byte, length int64) error {
+// an error some of it may be there: never write over it, for a shorter block would leave valid ones behind its end. alone says that a
+// sync is due next, and that nothing else waits for it: then the two may be one call.
+func (l *Log) put(bufs [][]byte, length int64, alone bool) error {
 	w := &l.w
 	var err error
-	switch {
+	switch w.synced = false; {
 	case w.direct:
-		err = w.putDirect(bufs)
+		err = w.putDirect(bufs, alone)
 	case w.fresh && w.pos == SegmentHeaderSize:
 		_, err = w.file.WritevAt(append([][]byte{w.seg.encode(l.group)}, bufs...), 0)
 	default:
@@ -61,7 +62,7 @@ func (l *Log) put(bufs [][]byte, length int64) error {
 	return nil
 }
 
-func (w *writer) putDirect(bufs [][]byte) error {
+func (w *writer) putDirect(bufs [][]byte, alone bool) error {
 	pooled := directBuffers.Get().(*[]byte)
 	defer directBuffers.Put(pooled)
 	buf := *pooled
@@ -74,7 +75,7 @@ func (w *writer) putDirect(bufs [][]byte) error {
 				if _, err := w.file.WriteAt(buf, at); err != nil {
 					return err
 				}
-				at, n = at+int64(n), 0
+				at, n, alone = at+int64(n), 0, false
 			}
 		}
 		return nil
@@ -91,7 +92,12 @@ func (w *writer) putDirect(bufs [][]byte) error {
 	if n > 0 {
 		end := int(unitAbove(int64(n)))
 		clear(buf[n:end])
-		if _, err := w.file.WriteAt(buf[:end], at); err != nil {
+		if alone {
+			if err := w.file.WriteSync(buf[:end], at); err != nil {
+				return err
+			}
+			w.synced = true
+		} else if _, err := w.file.WriteAt(buf[:end], at); err != nil {
 			return err
 		}
 	}

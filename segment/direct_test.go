@@ -98,6 +98,28 @@ func TestDirectWritesTheSame(t *testing.T) {
 	}
 }
 
+// What takes several direct writes is as durable as what takes one.
+func TestLargeDirectWritesAreDurable(t *testing.T) {
+	for seed := range uint64(8) {
+		m := vfs.NewMem(seed)
+		o := Options{Direct: true, ZeroAhead: 8192}
+		l := mustOpen(t, m, o)
+		next := raft.Index(1)
+		for _, size := range []int{100, directBytes - 500, directBytes + 5000, 300, 2*directBytes + 77, 2000} {
+			mustAppend(t, l, 1, records(l, 1, next, 1, size))
+			mustSync(t, l)
+			found := mustOpen(t, m.CrashClone(nil), o)
+			if found.LastIndex() != next || found.Recovery().Corrupt {
+				t.Fatalf("seed %d: %d bytes synced as entry %d, reopened at %d: %+v", seed, size, next, found.LastIndex(), found.Recovery())
+			}
+			if _, err := found.Entries(1, next+1, 1<<30); err != nil {
+				t.Fatal(err)
+			}
+			next++
+		}
+	}
+}
+
 // Zeros go ahead of what is written by no more than the file has: an idle log stays small.
 func TestZeroAheadIsBounded(t *testing.T) {
 	for _, direct := range []bool{false, true} {
@@ -144,6 +166,11 @@ func (f watch) Create(name string) (vfs.File, error) {
 func (f watchedFile) WriteAt(p []byte, off int64) (int, error) {
 	f.w.wrote(off, len(p))
 	return f.File.WriteAt(p, off)
+}
+
+func (f watchedFile) WriteSync(p []byte, off int64) error {
+	f.w.wrote(off, len(p))
+	return f.File.WriteSync(p, off)
 }
 
 func (f watchedFile) WritevAt(bufs [][]byte, off int64) (int64, error) {

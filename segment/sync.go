@@ -44,6 +44,8 @@ type writer struct {
 	direct bool
 	base   int64
 	part   []byte
+	// synced: what was put last was made durable with it.
+	synced bool
 	// fresh: the file's name and header are not durable, and nothing of it is published.
 	fresh bool
 	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
@@ -260,14 +262,14 @@ func (l *Log) writeFile(j *job) (int, error) {
 		if err := l.redoMark(); err != nil {
 			return 0, err
 		}
-		if err := l.put(bufs, length); err != nil {
+		if err := l.zeroAhead(w.pos+length, length); err != nil {
+			return 0, err
+		}
+		if err := l.put(bufs, length, done == 0 && n == len(j.recs)); err != nil {
 			return 0, fmt.Errorf("write %s at %d: %w", w.seg.name, w.pos, err)
 		}
 		done += n
 		p.commit(j.recs[:done], w.pos)
-		if err := l.zeroAhead(length); err != nil {
-			return 0, err
-		}
 	}
 	if w.pos == start {
 		return 0, fmt.Errorf("nothing of %d entries fits into %s", len(j.recs), w.seg.name)
@@ -285,14 +287,14 @@ func (l *Log) writeFile(j *job) (int, error) {
 // smallWrite is the write size up to which zeroing ahead pays: beyond it the data costs more than the journal.
 const smallWrite = 32 << 10
 
-// zeroAhead overwrites what comes next with zeros, to go out with the sync that is due anyway: never more than the file has already,
-// for most of ten thousand logs are written once or twice.
-func (l *Log) zeroAhead(written int64) error {
+// zeroAhead overwrites what comes behind pos, where so much written now will end, with zeros. They need no sync, and mostly share the
+// next: never more than the file has already, for most of ten thousand logs are written once or twice.
+func (l *Log) zeroAhead(pos, written int64) error {
 	w := &l.w
-	if l.opt.ZeroAhead <= 0 || written > smallWrite || w.pos+written <= w.zeroed {
+	if l.opt.ZeroAhead <= 0 || written > smallWrite || pos+written <= w.zeroed {
 		return nil
 	}
-	from, to := max(w.pos, w.zeroed), min(w.pos+min(l.opt.ZeroAhead, w.pos), w.alloc)
+	from, to := max(pos, w.zeroed), min(pos+min(l.opt.ZeroAhead, pos), w.alloc)
 	if w.direct {
 		from, to = unitAbove(from), unitBelow(to)
 	}
@@ -570,7 +572,7 @@ func (l *Log) writeMark(h segmentHeader) error {
 	bh := blockHeader{generation: w.seg.generation, first: h.first, synced: mark}
 	b := make([]byte, blockHeaderSize)
 	bh.encode(l.group, b)
-	if err := l.put([][]byte{b}, blockHeaderSize); err != nil {
+	if err := l.put([][]byte{b}, blockHeaderSize, true); err != nil {
 		if errors.Is(err, vfs.ErrNoSpace) {
 			if w.fresh {
 				l.abandon()
@@ -612,8 +614,10 @@ func (l *Log) redoMark() error {
 // say "no space".
 func (l *Log) syncFile() error {
 	w := &l.w
-	if err := w.file.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %v", w.seg.name, err)
+	if !w.synced {
+		if err := w.file.Sync(); err != nil {
+			return fmt.Errorf("sync %s: %v", w.seg.name, err)
+		}
 	}
 	if w.fresh {
 		if err := l.fs.SyncDir(l.dir); err != nil {

@@ -191,6 +191,14 @@ func (f *injectFile) Size() (int64, error) { return f.inner.Size() }
 
 func (f *injectFile) Sync() error { return f.fs.do(OpSync, f.name, f.inner.Sync) }
 
+// WriteSync asks twice, and may fail between the two.
+func (f *injectFile) WriteSync(p []byte, off int64) error {
+	if _, err := f.WriteAt(p, off); err != nil {
+		return err
+	}
+	return f.fs.do(OpSync, f.name, func() error { return f.inner.WriteSync(p, off) })
+}
+
 func (f *injectFile) Close() error {
 	return errors.Join(f.fs.do(OpClose, f.name, func() error { return nil }), f.inner.Close())
 }

@@ -625,6 +625,31 @@ func (n *inode) sync() {
 	n.epoch = pageEpoch.Add(1)
 }
 
+// settle makes p, whole sectors at off, durable, and nothing else that is pending.
+func (n *inode) settle(p []byte, off int64) {
+	medium := &inode{epoch: pageEpoch.Add(1), cur: n.dur, size: n.durSize}
+	medium.put(p, off) // copies the pages that it touches
+	n.dur, n.durSize = medium.cur, medium.size
+	end := off + int64(len(p))
+	var pending []change
+	for _, c := range n.pending {
+		if from, to := c.off, c.off+int64(len(c.data)); c.kind == changeWrite && from < end && to > off {
+			// What was written there before is overwritten for good.
+			if head := c; from < off {
+				head.data = c.data[:off-from]
+				pending = append(pending, head)
+			}
+			if tail := c; to > end {
+				tail.off, tail.data = end, c.data[end-from:]
+				pending = append(pending, tail)
+			}
+			continue
+		}
+		pending = append(pending, c)
+	}
+	n.pending = pending
+}
+
 func (n *inode) remember(c change) {
 	n.pending = append(n.pending, c)
 	if len(n.pending) <= maxPending {
@@ -774,6 +799,24 @@ func (f *memFile) Sync() error {
 		return err
 	}
 	f.n.sync()
+	return nil
+}
+
+// WriteSync implements [File]. A crash may come between the two, and a direct one makes nothing else durable.
+func (f *memFile) WriteSync(p []byte, off int64) error {
+	if _, err := f.WriteAt(p, off); err != nil {
+		return err
+	}
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if err := f.alive("sync"); err != nil {
+		return err
+	}
+	if f.direct {
+		f.n.settle(p, off)
+	} else {
+		f.n.sync()
+	}
 	return nil
 }
 

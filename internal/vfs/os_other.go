@@ -13,6 +13,13 @@ import (
 
 func (o *osFile) Sync() error { return spaceErr(o.f.Sync()) }
 
+func (o *osFile) WriteSync(p []byte, off int64) error {
+	if _, err := o.WriteAt(p, off); err != nil {
+		return err
+	}
+	return o.Sync()
+}
+
 func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	var total int64
 	for _, b := range bufs {

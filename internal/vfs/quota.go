@@ -179,6 +179,10 @@ func (f *quotaFile) WritevAt(bufs [][]byte, off int64) (n int64, err error) {
 	return n, err
 }
 
+func (f *quotaFile) WriteSync(p []byte, off int64) error {
+	return f.to(off+int64(len(p)), func() error { return f.File.WriteSync(p, off) })
+}
+
 func (f *quotaFile) Allocate(off, length int64) error {
 	return f.to(off+length, func() error { return f.File.Allocate(off, length) })
 }

@@ -53,6 +53,9 @@ type File interface {
 	Size() (int64, error)
 	// Sync makes the file's bytes and size durable (fdatasync).
 	Sync() error
+	// WriteSync is WriteAt, and makes what it writes durable, as one call where the system can. What was written before may need a
+	// Sync of its own. After an error nothing is known of either.
+	WriteSync(p []byte, off int64) error
 	// SetDirect asks that what is written through this handle from now on goes to the disk without a copy in the system's
 	// cache, and reports whether it does; if not, nothing has changed. Offset, length and memory of each WriteAt must then be
 	// multiples of [DirectUnit], and nothing is read through the handle any more (through others it is). What is written is

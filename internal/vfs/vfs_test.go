@@ -366,6 +366,72 @@ func TestDirectRewriteTears(t *testing.T) {
 	}
 }
 
+// What WriteSync has written survives any crash, and what was there before it does not come back. A direct one leaves all else as
+// little durable as it was.
+func TestWriteSync(t *testing.T) {
+	block := func(fill string, units int) []byte {
+		b := Aligned(units * DirectUnit)
+		copy(b, strings.Repeat(fill, len(b)))
+		return b
+	}
+	for name, f := range map[string]FS{
+		"os": OS(), "mem": NewMem(1), "inject": Inject(NewMem(1), func(Op, string) error { return nil }), "quota": Quota(NewMem(1), 1<<30),
+	} {
+		for _, direct := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " direct=", direct), func(t *testing.T) {
+				dir := "base"
+				if name == "os" {
+					dir = t.TempDir()
+				}
+				must(t, f.MkdirAll(dir))
+				x := filepath.Join(dir, fmt.Sprint(direct))
+				file := create(t, f, x, "")
+				if direct && !file.SetDirect() {
+					t.Skip("this file system does not say that it takes direct writes")
+				}
+				must(t, file.WriteSync(block("a", 2), 0))
+				must(t, file.WriteSync(block("b", 1), DirectUnit))
+				if got, _ := read(t, f, x); got != strings.Repeat("a", DirectUnit)+strings.Repeat("b", DirectUnit) {
+					t.Errorf("other bytes are read")
+				}
+				must(t, file.Close())
+			})
+		}
+	}
+	lost := 0
+	for seed := range uint64(200) {
+		m := NewMem(seed)
+		f := create(t, m, "f", "")
+		must(t, m.SyncDir("."))
+		f.SetDirect()
+		for _, w := range []struct {
+			fill  string
+			at, n int64
+		}{{"1", 0, 4}, {"2", 5, 1}, {"3", 1, 2}} {
+			_, err := f.WriteAt(block(w.fill, int(w.n)), w.at*DirectUnit)
+			must(t, err)
+		}
+		must(t, f.WriteSync(block("x", 2), DirectUnit))
+		got, _ := read(t, m.CrashClone(nil), "f")
+		if len(got) < 3*DirectUnit || got[DirectUnit:3*DirectUnit] != strings.Repeat("x", 2*DirectUnit) {
+			t.Fatalf("seed %d: what was written and synced is gone", seed)
+		}
+		if got[:DirectUnit] != strings.Repeat("1", DirectUnit) {
+			lost++
+		}
+		if seed%2 == 0 {
+			must(t, f.Sync())
+			if got, _ := read(t, m.CrashClone(nil), "f"); got[:DirectUnit] != strings.Repeat("1", DirectUnit) || got[3*DirectUnit:4*DirectUnit] != got[:DirectUnit] ||
+				got[5*DirectUnit:] != strings.Repeat("2", DirectUnit) || got[DirectUnit] != 'x' {
+				t.Fatalf("seed %d: a synced file changed in the crash", seed)
+			}
+		}
+	}
+	if lost == 0 {
+		t.Error("a direct WriteSync has made everything durable")
+	}
+}
+
 // A rename across directories may survive by halves, but the file is never lost.
 func TestCrashMove(t *testing.T) {
 	seen := map[string]int{}
