@@ -2,7 +2,9 @@ package segment
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"testing"
 
@@ -116,6 +118,62 @@ func TestLargeDirectWritesAreDurable(t *testing.T) {
 				t.Fatal(err)
 			}
 			next++
+		}
+	}
+}
+
+// A direct write and its sync are one call, and whether it was the disk's room that either lacked is not told apart: the log goes on in a
+// new file, and neither what was durable before nor what comes after depends on what became of the failed one.
+func TestDirectWriteWithoutSpaceLosesNothing(t *testing.T) {
+	for seed := range uint64(40) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		m := vfs.NewMem(seed)
+		fail := false
+		f := vfs.Inject(m, func(op vfs.Op, name string) error {
+			if !fail || op != vfs.OpSync {
+				return nil
+			}
+			if err := m.FailSync(name, rng); err != nil {
+				t.Fatal(err)
+			}
+			return vfs.ErrNoSpace
+		})
+		o := Options{Direct: true, ZeroAhead: 8192, SegmentBytes: 64 << 10}
+		l := mustOpen(t, f, o)
+		next, durable := raft.Index(1), raft.Index(0)
+		for range 40 {
+			n := 1 + rng.IntN(3)
+			mustAppend(t, l, 1, records(l, 1, next, n, 1+rng.IntN(6000)))
+			next += raft.Index(n)
+			fail = rng.IntN(3) == 0
+			_, err := l.Sync()
+			switch {
+			case err == nil:
+				durable = next - 1
+			case !fail:
+				t.Fatalf("seed %d: %v", seed, err)
+			case errors.Is(err, ErrFailed): // a sync of its own
+				fail = false
+				_ = l.Close()
+				l = mustOpen(t, f, o)
+				if l.LastIndex() < durable || l.LastIndex() >= next || l.Recovery().Corrupt {
+					t.Fatalf("seed %d: %d were synced and up to %d written, reopened at %d: %+v", seed, durable, next-1, l.LastIndex(), l.Recovery())
+				}
+				durable, next = l.LastIndex(), l.LastIndex()+1
+			}
+			fail = false
+			if durable != l.SyncedIndex() {
+				t.Fatalf("seed %d: synced up to %d, want %d", seed, l.SyncedIndex(), durable)
+			}
+			found := mustOpen(t, m.CrashClone(rng), o)
+			if found.LastIndex() < durable || found.LastIndex() >= next || found.Recovery().Corrupt {
+				t.Fatalf("seed %d: %d were synced and up to %d written, reopened at %d: %+v", seed, durable, next-1, found.LastIndex(), found.Recovery())
+			}
+			if durable > 0 {
+				if _, err := found.Entries(1, durable+1, 1<<30); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			}
 		}
 	}
 }

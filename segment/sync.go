@@ -611,7 +611,8 @@ func (l *Log) redoMark() error {
 }
 
 // syncFile makes what was written to the current file durable, and its name with it. Its errors are fatal even if they
-// say "no space".
+// say "no space". (Where put syncs, too, the two are not told apart: then "no space" seals the file, and what is not published goes to
+// the next one whole.)
 func (l *Log) syncFile() error {
 	w := &l.w
 	if !w.synced {
