@@ -2,6 +2,7 @@
 //
 // Linearizable: every answer comes after Replica.Linearize, so that after an acknowledged produce each client sees at
 // least that end. -1 is the end (the high watermark, or for readers of committed records the last stable offset), -2 and -4 the start, -3 the largest timestamp (v7), -5 and -6 concern tiered storage, which there is none of.
+// With a tagged field of ours it asks for a key instead of a time: lookup.go.
 
 package broker
 
@@ -32,6 +33,7 @@ func (s *server) listOffsets(r *request) {
 	}
 	g := newGather(timeout, func() { r.respond(resp) })
 	im := s.b.Image()
+	lookups := lookupsIn(req)
 	for i := range req.Topics {
 		t, rt := &req.Topics[i], &resp.Topics[i]
 		rt.Topic = t.Topic
@@ -47,7 +49,13 @@ func (s *server) listOffsets(r *request) {
 				continue
 			}
 			rep, err := s.findReplica(topic, p.Partition)
-			if err == nil {
+			key, byKey := keyTag(p)
+			switch {
+			case byKey:
+				if no := r.mayLookUp(topic, lookups); no != nil {
+					err = no
+				}
+			case err == nil:
 				err = timestampAllowed(req.Version, p.Timestamp)
 			}
 			if err != nil {
@@ -56,6 +64,10 @@ func (s *server) listOffsets(r *request) {
 			}
 			place.ErrorCode = codeOf(partition.ErrUnavailable) // if nothing comes in time
 			g.confirm(rep, func(err error) {
+				if err == nil && byKey {
+					r.lookUp(rep, key, p.CurrentLeaderEpoch, place)
+					return
+				}
 				var res partition.OffsetResult
 				if err == nil && p.Timestamp == earliestPendingUpload {
 					res = partition.OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}

@@ -111,6 +111,9 @@ func (s *server) newTopicOf(im *coordinator.Image, version int16, t *kmsg.Create
 	}
 	configs, err := newTopicConfigs(t.Configs)
 	if err == nil {
+		err = checkConditional(im, nil, configs, true)
+	}
+	if err == nil {
 		err = s.checkTopicConfigs(configs)
 	}
 	spec.Configs = configs

@@ -77,6 +77,7 @@ type replica interface {
 	Linearize(done func(error))
 	LinearizeAny(done func(error))
 	ListOffset(ts int64, leaderEpoch int32, committed bool) (partition.OffsetResult, error)
+	LookupKey(key []byte, leaderEpoch int32) (partition.KeyResult, error)
 	OffsetForLeaderEpoch(epoch, leaderEpoch int32, anyReplica bool) (foundEpoch int32, end int64, err error)
 	HighWatermark() (int64, bool)
 	LastStable() (int64, bool)

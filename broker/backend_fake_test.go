@@ -529,6 +529,11 @@ func (r *fakeReplica) LinearizeAny(done func(error)) {
 	done(nil)
 }
 
+// LookupKey: fake replicas are those of ordinary topics.
+func (r *fakeReplica) LookupKey([]byte, int32) (partition.KeyResult, error) {
+	return partition.KeyResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}, partition.ErrNoKeys
+}
+
 func (r *fakeReplica) ListOffset(ts int64, epoch int32, _ bool) (partition.OffsetResult, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -62,6 +62,7 @@ type Broker struct {
 	mover      *mover
 	scrub      *scrubber
 	reads      *readAsker
+	keys       *partition.KeyMemory
 	server     *server
 	adm        *adminServer // nil without an admin listener
 	met        *metrics
@@ -388,6 +389,7 @@ func (b *Broker) startRaft() (err error) {
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
 		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: b.clock.Now, Seed: rand.Uint64(), Logger: b.logOf("coordinator"),
 		Supports: b.askFeatures}, b.md, b.meta)
+	b.keys = partition.NewKeyMemory(b.cfg.KeyMemory)
 	b.reads = newReadAsker(b.ctx, b.tr, b.cfg.ElectionTimeout)
 	b.onClose(func() error { b.reads.close(); return nil })
 	b.rec = &reconciler{
@@ -400,7 +402,7 @@ func (b *Broker) startRaft() (err error) {
 		txns:      b.txnLeadership,
 		quorum:    b.cfg.ReadConsistency == ReadQuorum,
 		open: func(c partition.Config) (*partition.Replica, error) {
-			c.Host, c.ReadIndex, c.Verify = b.host, b.reads.ask, b.verifyTxn
+			c.Host, c.ReadIndex, c.Verify, c.Keys = b.host, b.reads.ask, b.verifyTxn, b.keys
 			c.Priorities = b.priorities(c.Group)
 			c.CommitDelay = b.cfg.HeartbeatInterval / 2
 			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }

@@ -190,6 +190,9 @@ type Config struct {
 	CleanerPause   time.Duration
 	CleanerMemory  int64
 	CleanerRate    int64
+	// KeyMemory bounds the tables of keys of topics with balsa.conditional.append that this broker leads, about 48 bytes a key; default 256 MiB, of
+	// which only what is needed is taken.
+	KeyMemory int64
 	// SnapshotRate is how many bytes of snapshots a second this broker sends to others. Default 64 MiB; negative: no limit.
 	SnapshotRate int64
 	// ScrubInterval is in what time all logs should be verified once, in the background. Default 7 days.
@@ -287,6 +290,7 @@ func (c Config) withDefaults() Config {
 	def(&c.RetentionCheck, 5*time.Minute)
 	def(&c.CleanerPause, 15*time.Second)
 	def(&c.CleanerMemory, 128<<20)
+	def(&c.KeyMemory, 256<<20)
 	def(&c.CleanerRate, 64<<20)
 	def(&c.SnapshotRate, 64<<20)
 	def(&c.ScrubInterval, 7*24*time.Hour)
@@ -398,6 +402,7 @@ func (c Config) Validate() error {
 	check(c.RetentionCheck > 0, "RetentionCheck %v is negative", c.RetentionCheck)
 	check(c.CleanerPause > 0, "CleanerPause %v is negative", c.CleanerPause)
 	check(c.CleanerMemory >= 1<<10, "CleanerMemory %d is below 1 KiB", c.CleanerMemory)
+	check(c.KeyMemory >= 1<<10, "KeyMemory %d is below 1 KiB", c.KeyMemory)
 	check(c.CleanerRate < 0 || c.CleanerRate >= 64<<10, "CleanerRate %d is below 64 KiB", c.CleanerRate)
 	check(c.SnapshotRate < 0 || c.SnapshotRate >= 64<<10, "SnapshotRate %d is below 64 KiB", c.SnapshotRate)
 	check(c.ScrubInterval > 0, "ScrubInterval %v is negative", c.ScrubInterval)

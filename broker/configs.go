@@ -58,6 +58,8 @@ const untiered = "there is no tiered storage"
 
 // topicConfigDefs are the topic configs, sorted by name.
 var topicConfigDefs = []configDef{
+	{name: coordinator.ConditionalAppend, typ: kmsg.ConfigTypeBoolean, def: "false", does: obeyed,
+		doc: "Whether a record may carry a condition on its key's last record (header balsa.expect), and keys can be looked up. Given when the topic is created; needs cleanup.policy=compact."},
 	{name: "balsa.durability", typ: kmsg.ConfigTypeString, def: "quorum", allowed: []string{"quorum", "relaxed"},
 		why: "relaxed durability is not there yet",
 		doc: "quorum: acks=all means on the disks of a majority of the replicas. relaxed would acknowledge from memory."},

@@ -120,7 +120,13 @@ func (s *server) planAlteration(im *coordinator.Image, a *alteration) (c coordin
 		if err != nil {
 			return c, err
 		}
-		c.Kind, c.Topic, have, check, whole = coordinator.ConfigTopic, t.ID, t.Configs, checkTopicConfig, s.checkTopicConfigs
+		c.Kind, c.Topic, have, check = coordinator.ConfigTopic, t.ID, t.Configs, checkTopicConfig
+		whole = func(after map[string]string) error {
+			if err := checkConditional(im, t.Configs, after, false); err != nil {
+				return err
+			}
+			return s.checkTopicConfigs(after)
+		}
 		if t.Internal() {
 			check = checkInternalConfig
 		}

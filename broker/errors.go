@@ -74,6 +74,10 @@ var kafkaErrors = []struct {
 	// Produce.
 	{partition.ErrCorrupt, kerr.CorruptMessage},
 	{partition.ErrInvalidRecord, kerr.InvalidRecord},
+	{partition.ErrConditionFailed, kerr.InvalidRecord},     // which no client retries
+	{partition.ErrKeysLoading, kerr.NotLeaderForPartition}, // which every client does, for Produce and ListOffsets alike
+	{partition.ErrKeyMemory, kerr.PolicyViolation},
+	{partition.ErrNoKeys, kerr.InvalidRequest},
 	{partition.ErrTooLarge, kerr.MessageTooLarge},
 	{partition.ErrInvalidTimestamp, kerr.InvalidTimestamp},
 	{partition.ErrUnsupportedCompression, kerr.UnsupportedCompressionType},

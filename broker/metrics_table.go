@@ -23,6 +23,7 @@ type sample struct {
 
 	replicas, segments int
 	dirtiest           float64
+	keys               int64
 	logBytes           int64
 	waiters            int
 	openTxns           int
@@ -184,6 +185,7 @@ var scalars = []scalar{
 	{name: "balsa_log_replicas", help: "Partition replicas open here.", kind: gauge, value: func(s *sample) float64 { return float64(s.replicas) }},
 	{name: "balsa_log_segments", help: "Segment files of these replicas.", kind: gauge, value: func(s *sample) float64 { return float64(s.segments) }},
 	{name: "balsa_log_bytes", help: "Bytes of these replicas' logs, space laid out in advance aside.", kind: gauge, value: func(s *sample) float64 { return float64(s.logBytes) }},
+	{name: "balsa_key_table_keys", help: "Keys in the tables of partitions with balsa.conditional.append that this broker leads, about 48 bytes each; --key-memory bounds them.", kind: gauge, value: func(s *sample) float64 { return float64(s.keys) }},
 	{name: "balsa_scrub_bytes_total", help: "Bytes of logs verified in the background.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.bytes.Load()) }},
 	{name: "balsa_scrub_damaged_total", help: "Logs in which that found damage. The replica is repaired by its peers; the disk may have more.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.damaged.Load()) }},
 	{name: "balsa_scrub_unreadable_total", help: "Files that the disk gave an error for. Nothing is repaired then; look at the disk.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.unreadable.Load()) }},
@@ -267,6 +269,7 @@ func (b *Broker) sample() *sample {
 		s.openTxns += r.OpenTxns()
 	}
 	s.scrub = b.scrub
+	s.keys = b.keys.Used()
 	s.dirtiest = math.Float64frombits(b.met.cleaner.dirtiest.Load())
 	s.cacheUsed, s.cacheOf = b.cache.Used(), b.cache.Budget()
 	s.hits, s.misses = b.cache.Reads()

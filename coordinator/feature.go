@@ -16,11 +16,18 @@ const (
 	// LevelAdmin is the level of MetadataVersion that has the configs of brokers and groups, client quotas, more partitions for
 	// a topic that is there, users and ACLs.
 	LevelAdmin = 3
+	// LevelKeys is the level that has topics with ConditionalAppend: a broker that led one of them without knowing what that is would write what
+	// it must refuse.
+	LevelKeys = 4
 	// LevelLatest is the highest level that this version knows.
-	LevelLatest = LevelAdmin
+	LevelLatest = LevelKeys
 	// maxFeatures bounds the updates of one request.
 	maxFeatures = 100
 )
+
+// ConditionalAppend is the topic config by which a record may carry a condition on its key's last record. It is the brokers' to obey; here it says what
+// a topic needs of them.
+const ConditionalAppend = "balsa.conditional.append"
 
 // FeatureRange is the levels of a feature that a broker supports.
 type FeatureRange struct {
@@ -69,6 +76,8 @@ func (c *Command) level() int16 {
 		return LevelMoves
 	case c.AlterUsers != nil, c.AlterACLs != nil, c.SetConfigs != nil, c.AddPartitions != nil, c.AlterQuotas != nil:
 		return LevelAdmin
+	case c.CreateTopics != nil && slices.ContainsFunc(c.CreateTopics.Topics, func(t NewTopic) bool { return t.Configs[ConditionalAppend] == "true" }):
+		return LevelKeys
 	}
 	return 0
 }
@@ -95,6 +104,14 @@ var usages = []usage{
 	{LevelAdmin, "configs of brokers", func(im *Image) bool { return len(im.brokerConfigs) > 0 }},
 	{LevelAdmin, "configs of groups", func(im *Image) bool { return len(im.groupConfigs) > 0 }},
 	{LevelAdmin, "client quotas", func(im *Image) bool { return len(im.quotas) > 0 }},
+	{LevelKeys, "topics with " + ConditionalAppend, func(im *Image) bool {
+		for t := range im.All() {
+			if t.Configs[ConditionalAppend] == "true" {
+				return true
+			}
+		}
+		return false
+	}},
 }
 
 // checkLowered refuses to lower MetadataVersion to where something that is there cannot be expressed.

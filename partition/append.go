@@ -41,6 +41,8 @@ type AppendRequest struct {
 	minInsync  int // waited for after the commit; 0: the quorum is enough
 	index      raft.Index
 	marker     *MarkerRequest // Batch is this marker
+	keys       []recordKey    // of its records, where the topic takes conditional appends
+	refusal    error          // what a failed condition is answered with: see refuse
 	arrival    uint64         // of a transactional batch: see gate
 	refused    ticket         // where it was refused as unverified
 	verified   ticket         // by what it may enter
@@ -81,7 +83,7 @@ func (r *Replica) Append(req *AppendRequest) {
 		return
 	}
 	if b := protocol.Batch(req.Batch); req.marker == nil && s.looksInside(b, req.internal()) {
-		if req.Batch, err = lookInside(b, s, r.now().UnixMilli()); err != nil {
+		if req.Batch, req.keys, err = lookInside(b, s, r.now().UnixMilli()); err != nil {
 			req.answer(err)
 			return
 		}
@@ -126,6 +128,8 @@ func (req *AppendRequest) check(s *Settings) error {
 	}
 	if b := protocol.Batch(req.Batch); b.Transactional() && (req.r.cfg.Verify == nil || req.TransactionalID == "") {
 		return fmt.Errorf("%w: producer %d has no transactional id", ErrInvalidTxnState, b.ProducerID())
+	} else if b.Transactional() && s.Conditional {
+		return fmt.Errorf("%w: a topic with conditional appends takes no transactions: until their end nobody could say which keys exist", ErrInvalidRecord)
 	}
 	return nil
 }
@@ -192,6 +196,9 @@ func (req *AppendRequest) done(o multi.Outcome) {
 		o.Err = nil
 	case errors.Is(o.Err, errUnverified):
 		req.r.sendToGate(req)
+		return
+	case errors.Is(o.Err, errRefused), o.Err == nil && req.refusal != nil:
+		req.refuse()
 		return
 	}
 	if o.Err == nil && req.minInsync > 0 && !req.result.Repeated {

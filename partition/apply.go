@@ -23,6 +23,7 @@ type machine struct {
 	fold    *fold
 	applied raft.Index
 	staging staging
+	keys    keyTable // has its own lock
 
 	ready      bool // this node leads and serves
 	trimming   bool // a move of the start is on its way that retention has asked for; guarded by Replica.mu
@@ -42,6 +43,7 @@ func (m *machine) Apply(entries []raft.Entry) ([]any, error) {
 	m.forgetCleaned()
 	m.publish()
 	if m.fold.start > start {
+		m.keys.below(m.fold.start)
 		m.cut()
 	}
 	m.askClock()
@@ -61,6 +63,7 @@ func (m *machine) foldAll(entries []raft.Entry) error {
 			if len(m.staging.over) > 0 {
 				m.staging.over.applied(protocol.Batch(e.Payload).ProducerID(), e.Index)
 			}
+			m.foldKeys(e)
 		case raft.EntryCommand:
 			if err := m.fold.command(e.Index, e.Payload); err != nil {
 				return err
@@ -156,6 +159,7 @@ func (m *machine) Restore(meta raft.SnapshotMeta, state []byte) error {
 	m.look.Lock()
 	m.fold, m.applied, m.staging = f, meta.Index, staging{}
 	m.look.Unlock()
+	m.keys.drop()
 	m.log.Forget(segment.Offset(f.start))
 	m.publish()
 	return nil
@@ -171,8 +175,12 @@ func leadershipOf(s multi.Status) Leadership {
 func (m *machine) LeadershipChanged(s multi.Status) {
 	l := leadershipOf(s)
 	m.ready = l.Serving()
-	if !l.Self {
-		m.staging = staging{} // the overlay goes with leadership
+	switch {
+	case !l.Self:
+		m.staging = staging{} // the overlays go with leadership
+		m.keys.drop()
+	case m.ready && m.r.settings.Load().Conditional:
+		_ = m.wantKeys() // so that they are read by the time that somebody needs them
 	}
 	r := m.r
 	r.mu.Lock()
@@ -201,6 +209,7 @@ func (m *machine) failed(err error) {
 	r.state, r.err, r.lead = StateFailed, err, Leadership{Epoch: r.lead.Epoch}
 	fns, reqs, waits := r.due(true), r.parked.take(), r.catching.take()
 	r.mu.Unlock()
+	m.keys.drop()
 	for _, w := range waits {
 		w.done(fmt.Errorf("%w: %w", ErrFailed, err))
 	}

@@ -5,6 +5,7 @@ package partition
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -66,7 +67,7 @@ type Dirt struct {
 func (r *Replica) Dirt() Dirt {
 	s := r.settings.Load()
 	v, err := r.view(-1, true)
-	if err != nil || !s.Compact || v.m.log.CleaningWaits() {
+	if err != nil || !s.Compact || v.m.log.CleaningWaits() || v.m.keys.reading() {
 		return Dirt{}
 	}
 	now := r.now()
@@ -138,6 +139,9 @@ func (r *Replica) Compact(o CompactOptions) (segment.CleanStats, error) {
 	v, err := r.view(-1, true)
 	if err != nil {
 		return segment.CleanStats{}, err
+	}
+	if v.m.keys.reading() {
+		return segment.CleanStats{}, fmt.Errorf("%w: the keys of the log are being read", segment.ErrNothingToClean)
 	}
 	now := r.now()
 	bound := r.cleanBound(v, s, now)

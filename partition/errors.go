@@ -23,6 +23,14 @@ var (
 	ErrInvalidTimestamp = errors.New("timestamp out of range")
 	// ErrUnsupportedCompression: a codec that Kafka does not know. UNSUPPORTED_COMPRESSION_TYPE.
 	ErrUnsupportedCompression = errors.New("unknown compression codec")
+	// ErrConditionFailed: a key's last record is not what a record expects; see [RecordsError]. INVALID_RECORD.
+	ErrConditionFailed = errors.New("condition failed")
+	// ErrKeysLoading: the leader is still reading which keys there are. NOT_LEADER_OR_FOLLOWER, which every client retries.
+	ErrKeysLoading = errors.New("the keys of the partition are being read")
+	// ErrKeyMemory: there are more keys than the broker may keep a table of (--key-memory). POLICY_VIOLATION.
+	ErrKeyMemory = errors.New("the broker's memory for keys (--key-memory) is full")
+	// ErrNoKeys: a key is looked up in a topic without conditional appends. INVALID_REQUEST.
+	ErrNoKeys = errors.New("the topic is without balsa.conditional.append, and has no table of keys")
 	// ErrInvalidAcks: not 0, 1 or -1. INVALID_REQUIRED_ACKS.
 	ErrInvalidAcks = errors.New("acks is not 0, 1 or -1 (all)")
 	// ErrOutOfOrderSequence: a gap in a producer's sequence. OUT_OF_ORDER_SEQUENCE_NUMBER.

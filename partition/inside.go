@@ -1,4 +1,4 @@
-// Looking inside a batch at the produce, for topics that ask for it: a key in every record (cleanup.policy=compact), each
+// Looking inside a batch at the produce, for topics that ask for it: a key in every record (cleanup.policy=compact), conditions (keys.go), each
 // record's time (message.timestamp.before.max.ms), another codec (compression.type). A topic that asks for none of it pays for
 // none: its batches are not inflated, and no record is decoded.
 //
@@ -51,7 +51,7 @@ var lookers = sync.OnceValue(func() chan struct{} { return make(chan struct{}, r
 // looksInside reports that the topic asks for more than a batch's header says. internal batches are written by brokers, and stay as they
 // are: a coordinator reads back what it has written, whatever codec its cluster prefers.
 func (s *Settings) looksInside(b protocol.Batch, internal bool) bool {
-	return !internal && (s.Compact || s.boundsBefore() || s.recompresses(b))
+	return !internal && (s.Compact || s.Conditional || s.boundsBefore() || s.recompresses(b))
 }
 
 func (s *Settings) boundsBefore() bool {
@@ -62,16 +62,19 @@ func (s *Settings) recompresses(b protocol.Batch) bool {
 	return s.Compression.Enabled && s.Compression.Codec != b.Codec()
 }
 
-// lookInside checks the records of a batch that has passed checkBatch, and returns it, or one that takes its place. now is in
-// milliseconds.
-func lookInside(b protocol.Batch, s *Settings, now int64) (protocol.Batch, error) {
+// lookInside checks the records of a batch that has passed checkBatch, and returns it, or one that takes its place, with the records' keys if the topic
+// takes conditional appends. now is in milliseconds.
+func lookInside(b protocol.Batch, s *Settings, now int64) (_ protocol.Batch, keys []recordKey, err error) {
 	slots := lookers()
 	slots <- struct{}{}
 	defer func() { <-slots }()
 	raw, err := b.Inflate(inflater())
 	if err != nil {
 		// Its checksum holds: this is what the producer sent, and would send again.
-		return nil, fmt.Errorf("%w: %w", ErrInvalidRecord, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrInvalidRecord, err)
+	}
+	if s.Conditional {
+		keys = make([]recordKey, 0, min(int(b.RecordCount()), 1024))
 	}
 	var refused RecordsError
 	refuse := func(cause error, index int32, message string) {
@@ -88,25 +91,30 @@ func lookInside(b protocol.Batch, s *Settings, now int64) (protocol.Batch, error
 	for r, err := range b.RecordsIn(raw) {
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("%w: %w", ErrInvalidRecord, err)
+			return nil, nil, fmt.Errorf("%w: %w", ErrInvalidRecord, err)
 		case r.Offset != b.BaseOffset()+int64(index):
-			return nil, fmt.Errorf("%w: record %d has offset delta %d", ErrInvalidRecord, index, r.Offset-b.BaseOffset())
-		case s.Compact && r.Key == nil:
+			return nil, nil, fmt.Errorf("%w: record %d has offset delta %d", ErrInvalidRecord, index, r.Offset-b.BaseOffset())
+		case (s.Compact || s.Conditional) && r.Key == nil:
 			refuse(ErrInvalidRecord, index, "Compacted topic cannot accept message without key")
 		case before && r.Timestamp >= 0 && r.Timestamp < now-s.TimestampBefore.Milliseconds():
 			refuse(ErrInvalidTimestamp, index, fmt.Sprintf("Timestamp %d of message with offset %d is out of range: it is more than %v before now", r.Timestamp, index, s.TimestampBefore))
+		case s.Conditional:
+			k, why := keyOf(r, index)
+			if keys = append(keys, k); why != "" {
+				refuse(ErrInvalidRecord, index, why)
+			}
 		}
 		index++
 	}
 	if refused.Total > 0 {
-		return nil, &refused
+		return nil, nil, &refused
 	}
 	if !s.recompresses(b) {
-		return b, nil
+		return b, keys, nil
 	}
 	b = b.WithRecords(raw, s.Compression.Compression)
 	if len(b) > s.MaxMessageBytes {
-		return nil, fmt.Errorf("%w: %d bytes as compression.type wants it, at most %d", ErrTooLarge, len(b), s.MaxMessageBytes)
+		return nil, nil, fmt.Errorf("%w: %d bytes as compression.type wants it, at most %d", ErrTooLarge, len(b), s.MaxMessageBytes)
 	}
-	return b, nil
+	return b, keys, nil
 }

@@ -61,7 +61,7 @@ func TestLookInside(t *testing.T) {
 		{"not what the header says", lying, compact, ErrInvalidRecord, nil, 0},
 		{"offsets out of order", gapped, compact, ErrInvalidRecord, nil, 0},
 	} {
-		got, err := lookInside(x.b, &x.s, now)
+		got, _, err := lookInside(x.b, &x.s, now)
 		if !errors.Is(err, x.want) {
 			t.Errorf("%s: %v, want %v", x.name, err, x.want)
 			continue
@@ -182,7 +182,7 @@ func FuzzLookInside(f *testing.F) {
 		if checkBatch(data, &s, false, time.Now) != nil {
 			return
 		}
-		b, err := lookInside(data, &s, 0)
+		b, _, err := lookInside(data, &s, 0)
 		if err != nil {
 			return
 		}

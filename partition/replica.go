@@ -65,6 +65,8 @@ type Config struct {
 	// Verify asks the coordinator of a transaction whether a batch belongs to it: see [Verification]. It must not block, and calls done
 	// once, from anywhere, after bounded time. nil: transactional batches are refused with ErrInvalidTxnState.
 	Verify func(v Verification, done func(error))
+	// Keys bounds the tables of keys of topics with Settings.Conditional, of all replicas that share it; nil: one of this replica's own.
+	Keys *KeyMemory
 	// OnFailed is called once, from a worker or the flush loop, when the replica has failed. It must not block, and must
 	// not call the replica's life-cycle methods itself: schedule [Replica.Reopen] with a backoff.
 	OnFailed func(r *Replica, err error)
@@ -163,6 +165,9 @@ func Open(cfg Config) (*Replica, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Keys == nil {
+		cfg.Keys = NewKeyMemory(0)
+	}
 	r := &Replica{cfg: cfg, priorities: cfg.Priorities}
 	r.settings.Store(&settings)
 	r.life.Lock()
@@ -213,7 +218,7 @@ func (r *Replica) open(existing, campaign bool) error {
 		return errors.Join(err, log.Close())
 	}
 	r.sayRecovery(log.Health())
-	m := &machine{r: r, log: log, fold: newFold()}
+	m := &machine{r: r, log: log, fold: newFold(), keys: keyTable{memory: c.Keys}}
 	m.fold.most = m.mostAborted()
 	r.mu.Lock()
 	before := r.state
@@ -312,6 +317,7 @@ func (r *Replica) close(as State) error {
 		return nil
 	}
 	err := m.group.Close()
+	m.keys.drop()
 	r.mu.Lock()
 	r.confIndex = max(r.confIndex, m.group.Status().ConfIndex)
 	r.mu.Unlock()

@@ -36,6 +36,9 @@ type Settings struct {
 	// Compact is cleanup.policy=compact, alone or with delete: every record needs a key.
 	Compact    bool
 	Compaction Compaction
+	// Conditional is balsa.conditional.append: records may carry a condition on their key (ExpectHeader), and keys can be looked up. It is
+	// set from the first record on, or never.
+	Conditional bool
 	// MinInsync is min.insync.replicas, obeyed by acks=all. A quorum is the floor anyway; default 1.
 	MinInsync int
 	// ProducerExpiry is producer.id.expiration.ms: a producer's sequence state is forgotten when it has been idle for

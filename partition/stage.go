@@ -25,6 +25,7 @@ type staging struct {
 	index raft.Index // last staged
 	next  int64      // Kafka offset after it
 	over  overlay
+	keys  keyOverlay
 }
 
 // begin makes the staging fit the place of e: nothing to do, except for the first entry of a term.
@@ -56,6 +57,11 @@ func (m *machine) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
 			return waitFor, err
 		}
 	}
+	if len(req.keys) > 0 {
+		if waitFor, err := m.judgeKeys(req, e.Term); waitFor > 0 || err != nil {
+			return waitFor, err
+		}
+	}
 	b.SetBaseOffset(s.next)
 	b.SetLeaderEpoch(int32(e.Term))
 	// The topic decides the type of timestamps, whatever the client set.
@@ -70,6 +76,9 @@ func (m *machine) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
 	m.frame(e, uint32(b.LastOffsetDelta())+1)
 	if b.HasProducer() {
 		s.over.staged(m.fold, b, e.Index)
+	}
+	if len(req.keys) > 0 {
+		s.keys.staged(e.Index, s.next, req.keys)
 	}
 	s.next, s.index = b.NextOffset(), e.Index
 	return 0, nil

@@ -87,6 +87,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.DurationVar(&o.cfg.CleanerPause, "cleaner-interval", 15*time.Second, "how often logs are looked for that need compaction")
 	f.Int64Var(&o.cfg.CleanerMemory, "cleaner-memory", 128<<20, "bound of the memory for keys while a log is compacted")
 	f.Int64Var(&o.cfg.CleanerRate, "cleaner-rate", 64<<20, "bytes a second that compaction reads and writes; -1: no limit")
+	f.Int64Var(&o.cfg.KeyMemory, "key-memory", 256<<20, "bound of the memory for the keys of topics with balsa.conditional.append")
 	f.Int64Var(&o.cfg.SnapshotRate, "snapshot-rate", 64<<20, "bytes a second of snapshots for brokers that were away; -1: no limit")
 	f.DurationVar(&o.cfg.ScrubInterval, "scrub-interval", 7*24*time.Hour, "in what time all logs are verified once, in the background")
 	f.Int64Var(&o.cfg.ScrubRate, "scrub-rate", 16<<20, "bytes a second that this may read at most; -1: do not")

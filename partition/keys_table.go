@@ -1,0 +1,392 @@
+// The leader's table of keys: of each key that exists the offset of its last committed record. A leader reads it from the log when it begins to
+// lead, in the background, while Apply notes what is committed meanwhile; then the two are one. Who follows has none.
+
+package partition
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/balsamq/balsa/protocol"
+	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/segment"
+)
+
+const (
+	// DefaultKeyMemory bounds what all tables of a broker take.
+	DefaultKeyMemory = 256 << 20
+	// keyBytes is about what a key takes in a table, whatever its length: 24 bytes, and what a map that grows leaves free.
+	keyBytes = 48
+	// keyReaders bounds the logs that are read at once.
+	keyReaders = 2
+	// keyReadBytes is read at a time.
+	keyReadBytes = 1 << 20
+	// keyStep is how many keys room is taken for at a time while a log is read.
+	keyStep = 1024
+	// keyRetry is how long a table that could not be read is not tried again.
+	keyRetry = time.Second
+	// lookupTries bounds how often compaction may overtake one look-up.
+	lookupTries = 8
+)
+
+// KeyMemory is what the replicas of a broker may take for their tables of keys, and the line of those that have to be read.
+type KeyMemory struct {
+	most int64 // keys
+	used atomic.Int64
+	run  func(func()) // nil: a goroutine
+
+	mu      sync.Mutex // guards what follows
+	waiting []func()   // one of each table at most
+	readers int
+}
+
+// NewKeyMemory bounds it; 0: [DefaultKeyMemory].
+func NewKeyMemory(bytes int64) *KeyMemory {
+	if bytes == 0 {
+		bytes = DefaultKeyMemory
+	}
+	return &KeyMemory{most: max(bytes/keyBytes, 1)}
+}
+
+func (k *KeyMemory) room() int64 { return max(k.most-k.used.Load(), 0) }
+
+// Used is how many keys are in the tables.
+func (k *KeyMemory) Used() int64 { return k.used.Load() }
+
+// read runs task soon, with at most keyReaders at once. It does not block.
+func (k *KeyMemory) read(task func()) {
+	if k.run != nil {
+		k.run(task)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.readers == keyReaders {
+		k.waiting = append(k.waiting, task)
+		return
+	}
+	k.readers++
+	go k.work(task)
+}
+
+func (k *KeyMemory) work(task func()) {
+	for task != nil {
+		task()
+		k.mu.Lock()
+		if task = nil; len(k.waiting) > 0 {
+			task, k.waiting = k.waiting[0], k.waiting[1:]
+		} else {
+			k.readers--
+		}
+		k.mu.Unlock()
+	}
+}
+
+type tableState uint8
+
+const (
+	tableNone    tableState = iota
+	tableReading            // last holds what was applied since from, tombstones too, as their offsets' complements
+	tableReady              // last is complete as of what is applied; tombstones have no place in it
+)
+
+// keyTable is a machine's. mu is a leaf, but for machine.look, under which it may be taken.
+type keyTable struct {
+	memory *KeyMemory
+	on     atomic.Bool // state is not tableNone: the quick look
+
+	mu      sync.RWMutex // guards what follows
+	state   tableState
+	life    uint64 // counts tables: an older one's reader is ignored
+	last    map[keyHash]int64
+	counted int64 // taken from memory
+	err     error // why the last one could not be read
+	retry   time.Time
+}
+
+// drop forgets the table.
+func (t *keyTable) drop() {
+	if !t.on.Load() {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dropLocked()
+}
+
+func (t *keyTable) dropLocked() {
+	t.memory.used.Add(-t.counted)
+	t.state, t.last, t.counted = tableNone, nil, 0
+	t.life++
+	t.on.Store(false)
+}
+
+// reading: the log is being read, and must not lose a tombstone before what it deletes has been seen to be gone.
+func (t *keyTable) reading() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.state == tableReading
+}
+
+// wantKeys begins to read the table, if that is not done yet, and returns the error to answer meanwhile.
+func (m *machine) wantKeys() error {
+	t := &m.keys
+	// The fold stands still: what is applied from here on is noted, what was before is read.
+	m.look.RLock()
+	t.mu.Lock()
+	if t.state != tableNone || t.err != nil && time.Now().Before(t.retry) {
+		err := t.err
+		t.mu.Unlock()
+		m.look.RUnlock()
+		if err != nil {
+			return err
+		}
+		return ErrKeysLoading
+	}
+	t.life++
+	t.state, t.err, t.last = tableReading, nil, make(map[keyHash]int64)
+	t.on.Store(true)
+	life, from, upTo := t.life, m.fold.next, m.applied
+	t.mu.Unlock()
+	m.look.RUnlock()
+	t.memory.read(func() { m.readKeys(life, from, upTo) })
+	return ErrKeysLoading
+}
+
+// readKeys reads what is below from, and completes the table.
+func (m *machine) readKeys(life uint64, from int64, upTo raft.Index) {
+	t := &m.keys
+	found, taken, err := m.scanKeys(life, from, upTo)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.life != life {
+		t.memory.used.Add(-taken)
+		return
+	}
+	if err != nil {
+		t.memory.used.Add(-taken)
+		t.dropLocked()
+		t.err, t.retry = fmt.Errorf("%w: the keys of the partition could not be read", err), time.Now().Add(keyRetry)
+		m.r.cfg.Logger.Warn("cannot judge conditions", "topic", m.r.cfg.Topic, "partition", m.r.cfg.Partition, "err", err)
+		return
+	}
+	for h, o := range t.last {
+		if o < 0 {
+			delete(found, h)
+		} else {
+			found[h] = o
+		}
+	}
+	t.state, t.last = tableReady, found
+	t.count(taken)
+}
+
+// count makes what is taken from memory what is there; taken was taken elsewhere and is the table's now.
+func (t *keyTable) count(taken int64) {
+	n := int64(len(t.last))
+	t.memory.used.Add(n - t.counted - taken)
+	t.counted = n
+}
+
+// scanKeys reads the log up to from, which ends with the entry upTo. It returns how many keys it has taken from memory.
+func (m *machine) scanKeys(life uint64, from int64, upTo raft.Index) (found map[keyHash]int64, taken int64, err error) {
+	t := &m.keys
+	found = make(map[keyHash]int64)
+	at := m.r.LogStart()
+	for at < from {
+		t.mu.RLock()
+		stale := t.life != life
+		t.mu.RUnlock()
+		if stale || at < 0 {
+			return nil, taken, ErrClosed
+		}
+		batches, err := m.log.ReadOffsets(segment.Offset(at), upTo, keyReadBytes)
+		if err != nil {
+			if start := m.r.LogStart(); start > at { // retention overtook us
+				at = start
+				continue
+			}
+			return nil, taken, fmt.Errorf("%w: %w", ErrFailed, err)
+		}
+		if len(batches) == 0 {
+			break // compaction has come in between: what is left lies at or above from, and Apply has noted it
+		}
+		for _, raw := range batches {
+			b := protocol.Batch(raw)
+			if at = b.NextOffset(); b.Control() {
+				continue
+			}
+			if err := addKeys(found, b); err != nil {
+				return nil, taken, fmt.Errorf("%w: %w", ErrFailed, err)
+			}
+			for int64(len(found)) > taken {
+				if t.memory.room() < keyStep {
+					return nil, taken, ErrKeyMemory
+				}
+				t.memory.used.Add(keyStep)
+				taken += keyStep
+			}
+		}
+	}
+	return found, taken, nil
+}
+
+// addKeys notes the keys of a batch that comes after all that is in found.
+func addKeys(found map[keyHash]int64, b protocol.Batch) error {
+	slots := lookers()
+	slots <- struct{}{}
+	defer func() { <-slots }()
+	for r, err := range b.Records(inflater()) {
+		switch {
+		case err != nil:
+			return fmt.Errorf("batch at offset %d: %w", b.BaseOffset(), err)
+		case r.Key == nil:
+		case r.Value == nil:
+			delete(found, hashOf(r.Key))
+		default:
+			found[hashOf(r.Key)] = r.Offset
+		}
+	}
+	return nil
+}
+
+// foldKeys notes the keys of an entry that is being applied. The fold, and so its lock, is held.
+func (m *machine) foldKeys(e *raft.Entry) {
+	s, t := &m.staging, &m.keys
+	var keys []recordKey
+	if len(s.keys.queue) > 0 && e.Term == s.term {
+		keys = s.keys.applied(e.Index)
+	}
+	if !t.on.Load() {
+		return
+	}
+	b := protocol.Batch(e.Payload)
+	if keys == nil && b.Control() {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == tableNone {
+		return
+	}
+	if keys == nil {
+		t.dropLocked() // it was not staged here: whoever needs the table reads it anew
+		return
+	}
+	for _, k := range keys {
+		switch o := b.BaseOffset() + int64(k.delta); {
+		case !k.dead:
+			t.last[k.hash] = o
+		case t.state == tableReading:
+			t.last[k.hash] = ^o // the reader may yet meet what it deletes
+		default:
+			delete(t.last, k.hash)
+		}
+	}
+	t.count(0)
+}
+
+// KeyResult answers LookupKey.
+type KeyResult struct {
+	Offset      int64 // of the key's last record; -1: the key does not exist
+	Timestamp   int64
+	LeaderEpoch int32
+	Value       []byte // shared and immutable
+}
+
+// LookupKey finds the last committed record of a key, on the leader of a partition with Settings.Conditional. Call Linearize first: then the answer is of a
+// moment after the call. leaderEpoch is the client's, -1 if it does not say. Errors, beside those of Read: ErrKeysLoading, ErrKeyMemory, ErrNoKeys.
+func (r *Replica) LookupKey(key []byte, leaderEpoch int32) (KeyResult, error) {
+	none := KeyResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
+	v, err := r.view(leaderEpoch, false)
+	switch {
+	case err != nil:
+		return none, err
+	case !r.settings.Load().Conditional:
+		return none, ErrNoKeys
+	}
+	m, h := v.m, hashOf(key)
+	for range lookupTries {
+		m.keys.mu.RLock()
+		ready := m.keys.state == tableReady
+		offset, ok := m.keys.last[h]
+		m.keys.mu.RUnlock()
+		switch {
+		case !ready:
+			return none, m.wantKeys()
+		case !ok || offset < r.LogStart():
+			return none, nil
+		}
+		m.look.RLock() // the table is told while the fold is held: what it knows is applied once that is let go
+		applied := m.applied
+		m.look.RUnlock()
+		batches, err := m.log.ReadOffsets(segment.Offset(offset), applied, 1)
+		if err != nil && offset >= r.LogStart() {
+			return none, fmt.Errorf("%w: read offset %d: %w", ErrFailed, offset, err)
+		}
+		if err != nil || len(batches) == 0 {
+			continue
+		}
+		res, err := keyIn(protocol.Batch(batches[0]), offset, key)
+		if err != nil {
+			return none, fmt.Errorf("%w: read offset %d: %w", ErrFailed, offset, err)
+		}
+		if res.Offset >= 0 {
+			return res, nil
+		}
+		// Compaction has taken it since we looked: there is a newer one.
+	}
+	// It cannot overtake so often. Should the table be wrong, then it is so no longer than this.
+	m.keys.drop()
+	r.cfg.Logger.Error("a key's record is not where the table of keys has it", "topic", r.cfg.Topic, "partition", r.cfg.Partition)
+	return none, m.wantKeys()
+}
+
+// keyIn is the record at offset in b, if its key is this one.
+func keyIn(b protocol.Batch, offset int64, key []byte) (KeyResult, error) {
+	none := KeyResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
+	if offset < b.BaseOffset() || offset >= b.NextOffset() {
+		return none, nil
+	}
+	slots := lookers()
+	slots <- struct{}{}
+	defer func() { <-slots }()
+	for rec, err := range b.Records(inflater()) {
+		if err != nil {
+			return none, err
+		}
+		if rec.Offset == offset && bytes.Equal(rec.Key, key) && rec.Value != nil {
+			return KeyResult{Offset: offset, Timestamp: rec.Timestamp, LeaderEpoch: b.LeaderEpoch(), Value: rec.Value}, nil
+		}
+	}
+	return none, nil
+}
+
+// below forgets the keys whose last record lies below the log's start.
+func (t *keyTable) below(start int64) {
+	if !t.on.Load() {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for h, o := range t.last {
+		if o >= 0 && o < start {
+			delete(t.last, h)
+		}
+	}
+	t.count(0)
+}
+
+// KeyCount is how many keys the table has. ready is false where there is none, or it is being read.
+func (r *Replica) KeyCount() (n int, ready bool) {
+	m, _ := r.current()
+	if m == nil {
+		return 0, false
+	}
+	m.keys.mu.RLock()
+	defer m.keys.mu.RUnlock()
+	return len(m.keys.last), m.keys.state == tableReady
+}
