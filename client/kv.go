@@ -102,6 +102,8 @@ type KV struct {
 	admin *Admin
 	lanes chan *kvLane
 	route kvRoute
+	once  sync.Once
+	done  chan struct{} // closed by Close
 }
 
 // OpenKV connects to the map in cfg.Topic. [ErrNotFound]: there is no such topic; [ErrInvalid]: it was not made for this.
@@ -114,7 +116,7 @@ func OpenKV(ctx context.Context, cfg KVConfig) (*KV, error) {
 		return nil, err
 	}
 	kv := &KV{cfg: cfg, cl: cl, admin: &Admin{cl: cl, raw: kadm.NewClient(cl), security: cfg.Security},
-		lanes: make(chan *kvLane, orInt(cfg.MaxInFlight, DefaultKVInFlight)), route: kvRoute{cl: cl, topic: cfg.Topic, turn: make(chan struct{}, 1)}}
+		lanes: make(chan *kvLane, orInt(cfg.MaxInFlight, DefaultKVInFlight)), route: kvRoute{cl: cl, topic: cfg.Topic, turn: make(chan struct{}, 1)}, done: make(chan struct{})}
 	for range cap(kv.lanes) {
 		kv.lanes <- &kvLane{producer: noProducer}
 	}
@@ -170,8 +172,21 @@ func (kv *KV) check(ctx context.Context) error {
 	return wrap(op, kv.cfg.Topic, kv.route.refresh(ctx, 0))
 }
 
-// Close disconnects. Calls under way fail.
-func (kv *KV) Close() { kv.cl.Close() }
+// Close disconnects. Calls under way fail with [ErrClosed], or [ErrUncertain]. Closing twice is harmless.
+func (kv *KV) Close() {
+	kv.once.Do(func() { close(kv.done) })
+	kv.cl.Close()
+}
+
+// ended is why no more is tried; nil: go on.
+func (kv *KV) ended(ctx context.Context) error {
+	select {
+	case <-kv.done:
+		return fmt.Errorf("%w: the map", ErrClosed)
+	default:
+		return ctx.Err()
+	}
+}
 
 // Client is the franz-go client underneath, for what this package does not offer. It is closed with the map.
 func (kv *KV) Client() *kgo.Client { return kv.cl }
@@ -290,7 +305,7 @@ const (
 func (kv *KV) attempts(ctx context.Context, p int32, try func(ctx context.Context, node int32, id [16]byte, wait time.Duration) (done bool, err error)) error {
 	wait, pause := kvFirstAttempt, kvFirstPause
 	for {
-		if err := ctx.Err(); err != nil {
+		if err := kv.ended(ctx); err != nil {
 			return err
 		}
 		node, id, round := kv.route.leader(p)
@@ -303,10 +318,8 @@ func (kv *KV) attempts(ctx context.Context, p int32, try func(ctx context.Contex
 			}
 			wait = min(wait*2, kvMaxAttempt)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
+		if err := kv.rest(ctx, pause); err != nil {
+			return err
 		}
 		pause = min(pause*2, kvMaxPause)
 		one, cancel := context.WithTimeout(ctx, kvFirstAttempt)
@@ -314,13 +327,23 @@ func (kv *KV) attempts(ctx context.Context, p int32, try func(ctx context.Contex
 		cancel()
 		switch {
 		case err == nil, ctx.Err() != nil:
-		case errors.Is(err, kgo.ErrClientClosed), errors.Is(err, ErrNotFound), kindOf(err) == ErrNotFound, kindOf(err) == ErrDenied:
+		case errors.Is(err, ErrNotFound), kindOf(err) == ErrNotFound, kindOf(err) == ErrDenied:
 			return err
 		}
 	}
 }
 
-// seconds is a duration for a request.
+// rest waits before another attempt, or says why there is none.
+func (kv *KV) rest(ctx context.Context, pause time.Duration) error {
+	select {
+	case <-kv.done:
+	case <-ctx.Done():
+	case <-time.After(pause):
+	}
+	return kv.ended(ctx)
+}
+
+// milliseconds is a duration for a request.
 func milliseconds(d time.Duration) int32 {
 	return int32(min(d.Milliseconds(), math.MaxInt32))
 }

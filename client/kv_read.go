@@ -48,7 +48,7 @@ func (kv *KV) lookUp(ctx context.Context, node, p int32, key string, wait time.D
 	req.Topics = append(req.Topics, t)
 	answer, err := kv.cl.Broker(int(node)).Request(ctx, req)
 	if err != nil {
-		return e, errors.Is(err, kgo.ErrClientClosed), err
+		return e, false, err
 	}
 	resp, ok := answer.(*kmsg.ListOffsetsResponse)
 	if !ok || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
@@ -170,7 +170,7 @@ func (kv *KV) fetch(ctx context.Context, p int32, at int64) (records []*kgo.Reco
 		req.Topics = append(req.Topics, t)
 		answer, err := kv.cl.Broker(int(node)).Request(ctx, req)
 		if err != nil {
-			return errors.Is(err, kgo.ErrClientClosed), err
+			return false, err
 		}
 		resp, ok := answer.(*kmsg.FetchResponse)
 		if !ok {

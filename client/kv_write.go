@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -137,15 +136,11 @@ func (kv *KV) startLane(ctx context.Context, lane *kvLane) error {
 		case err == nil:
 			*lane = kvLane{producer: resp.ProducerID, epoch: resp.ProducerEpoch, next: make(map[int32]int32)}
 			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, kgo.ErrClientClosed), kindOf(err) == ErrDenied, kindOf(err) == ErrInvalid:
+		case kindOf(err) == ErrDenied, kindOf(err) == ErrInvalid:
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
+		if err := kv.rest(ctx, pause); err != nil {
+			return err
 		}
 	}
 }
@@ -164,7 +159,7 @@ func (kv *KV) produce(ctx context.Context, w *kvWrite, node int32, id [16]byte, 
 		if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" {
 			w.sent, w.open = true, true
 		}
-		return 0, errors.Is(err, kgo.ErrClientClosed), err
+		return 0, false, err
 	}
 	resp, ok := answer.(*kmsg.ProduceResponse)
 	if !ok || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
