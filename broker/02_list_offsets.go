@@ -7,6 +7,7 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,7 @@ func (s *server) listOffsets(r *request) {
 			key, byKey := keyTag(p)
 			switch {
 			case byKey:
+				key = slices.Clone(key) // the frame is gone by the time of the answer
 				if no := r.mayLookUp(topic, lookups); no != nil {
 					err = no
 				}

@@ -374,6 +374,7 @@ type fakeReplica struct {
 	waiters   map[*partition.Waiter]struct{}
 	appends   int
 	producers []partition.ProducerState
+	keys      map[string]partition.KeyResult // nil: an ordinary topic's
 }
 
 func newFakeReplica() *fakeReplica {
@@ -529,9 +530,22 @@ func (r *fakeReplica) LinearizeAny(done func(error)) {
 	done(nil)
 }
 
-// LookupKey: fake replicas are those of ordinary topics.
-func (r *fakeReplica) LookupKey([]byte, int32) (partition.KeyResult, error) {
-	return partition.KeyResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}, partition.ErrNoKeys
+func (r *fakeReplica) LookupKey(key []byte, epoch int32) (partition.KeyResult, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	none := partition.KeyResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
+	switch {
+	case r.notLeader:
+		return none, partition.ErrNotLeader
+	case epoch >= 0 && epoch != r.epoch:
+		return none, &partition.EpochError{Asked: epoch, Current: r.epoch}
+	case r.keys == nil:
+		return none, partition.ErrNoKeys
+	}
+	if res, ok := r.keys[string(key)]; ok {
+		return res, nil
+	}
+	return none, nil
 }
 
 func (r *fakeReplica) ListOffset(ts int64, epoch int32, _ bool) (partition.OffsetResult, error) {

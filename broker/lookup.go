@@ -19,7 +19,7 @@ import (
 // tagKey is the number of the tagged field. Kafka's own begin at 0.
 const tagKey = 10001
 
-// keyTag is the key that a partition of a request looks up.
+// keyTag is the key that a partition of a request looks up. It lies in the request's frame.
 func keyTag(p *kmsg.ListOffsetsRequestTopicPartition) (key []byte, ok bool) {
 	if p.UnknownTags.Len() == 0 {
 		return nil, false

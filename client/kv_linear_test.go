@@ -19,6 +19,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/balsamq/balsa/broker"
 	"github.com/balsamq/balsa/brokertest"
 	"github.com/balsamq/balsa/client"
 )
@@ -188,19 +189,22 @@ func (c *kvClient) step(ctx context.Context, key string) {
 	c.ops = append(c.ops, porcupine.Operation{ClientId: c.id, Input: in, Call: call, Output: out, Return: end})
 }
 
+// kvPadded makes a value of the name of a write: long enough that logs are worth compacting.
+func kvPadded(name string) []byte { return []byte(name + strings.Repeat(".", 700)) }
+
 func (c *kvClient) do(ctx context.Context, in kvInput) (out kvOutput) {
 	var err error
 	switch in.action {
 	case kvGet:
 		var e client.KVEntry
 		e, err = c.kv.Get(ctx, in.key)
-		out.revision, out.value = e.Revision, string(e.Value)
+		out.revision, out.value = e.Revision, strings.TrimRight(string(e.Value), ".")
 	case kvPut:
-		out.revision, err = c.kv.Put(ctx, in.key, []byte(in.value))
+		out.revision, err = c.kv.Put(ctx, in.key, kvPadded(in.value))
 	case kvCreate:
-		out.revision, err = c.kv.Create(ctx, in.key, []byte(in.value))
+		out.revision, err = c.kv.Create(ctx, in.key, kvPadded(in.value))
 	case kvUpdate:
-		out.revision, err = c.kv.Update(ctx, in.key, []byte(in.value), in.expect)
+		out.revision, err = c.kv.Update(ctx, in.key, kvPadded(in.value), in.expect)
 	case kvDelete:
 		out.revision, err = kvAbsent, c.kv.Delete(ctx, in.key)
 	case kvDeleteRevision:
@@ -285,7 +289,7 @@ func TestKVModel(t *testing.T) {
 
 func TestKVLinearizable(t *testing.T) {
 	const clients, keys = 5, 6
-	c := brokertest.Cluster(t, 3)
+	c := brokertest.Cluster(t, 3, brokertest.Configure(func(_ int, cfg *broker.Config) { cfg.CleanerPause = 50 * time.Millisecond }))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+time.Duration(*kvFaults)*30*time.Second)
 	defer cancel()
 	cfg := client.KVConfig{Config: c.Config(), Topic: "map", Partitions: 3, Replicas: 3, Configs: map[string]string{

@@ -275,3 +275,51 @@ func TestExpectHeader(t *testing.T) {
 		t.Errorf("%+v %v", e, err)
 	}
 }
+
+// Reading a key takes READ on the topic, writing WRITE; what is said of an end takes DESCRIBE, and is no key.
+func TestKVPermissions(t *testing.T) {
+	b := brokertest.Start(t, brokertest.Secure())
+	ctx := soon(t)
+	kv := createKV(t, b.Config(), nil)
+	rev, err := kv.Put(ctx, "k", []byte("v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	adm, err := client.NewAdmin(ctx, b.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adm.Close()
+	for name, ops := range map[string][]string{"reader": {"read"}, "writer": {"write", "describe"}} {
+		if err := adm.CreateUser(ctx, name, "a good password"); err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range append(ops, "describe_configs") {
+			acl := client.ACL{Resource: "topic", Name: "map", Pattern: "literal", Principal: "User:" + name, Host: "*", Operation: op, Permission: "allow"}
+			if err := adm.CreateACLs(ctx, acl); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	as := func(name string) *client.KV {
+		kv, err := client.OpenKV(ctx, client.KVConfig{Config: b.Cluster().ConfigFor(name, "a good password"), Topic: "map"})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		t.Cleanup(kv.Close)
+		return kv
+	}
+	reader, writer := as("reader"), as("writer")
+	if e, err := reader.Get(ctx, "k"); err != nil || string(e.Value) != "v" {
+		t.Errorf("read: %+v %v", e, err)
+	}
+	if _, err := writer.Get(ctx, "k"); !errors.Is(err, client.ErrDenied) {
+		t.Errorf("read without the right: %v", err)
+	}
+	if _, err := writer.Update(ctx, "k", nil, rev); err != nil {
+		t.Errorf("write: %v", err)
+	}
+	if err := reader.Delete(ctx, "k"); !errors.Is(err, client.ErrDenied) {
+		t.Errorf("write without the right: %v", err)
+	}
+}
