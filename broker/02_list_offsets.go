@@ -53,7 +53,6 @@ func (s *server) listOffsets(r *request) {
 			key, byKey := keyTag(p)
 			switch {
 			case byKey:
-				key = slices.Clone(key) // the frame is gone by the time of the answer
 				if no := r.mayLookUp(topic, lookups); no != nil {
 					err = no
 				}
@@ -65,11 +64,11 @@ func (s *server) listOffsets(r *request) {
 				continue
 			}
 			place.ErrorCode = codeOf(partition.ErrUnavailable) // if nothing comes in time
+			if byKey {
+				r.lookUp(g, rep, slices.Clone(key), p.CurrentLeaderEpoch, place) // the frame is gone by the time of the answer
+				continue
+			}
 			g.confirm(rep, func(err error) {
-				if err == nil && byKey {
-					r.lookUp(rep, key, p.CurrentLeaderEpoch, place)
-					return
-				}
 				var res partition.OffsetResult
 				if err == nil && p.Timestamp == earliestPendingUpload {
 					res = partition.OffsetResult{Offset: -1, Timestamp: -1, LeaderEpoch: -1}

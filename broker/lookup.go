@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/partition"
 )
 
 // tagKey is the number of the tagged field. Kafka's own begin at 0.
@@ -52,17 +53,31 @@ func (r *request) mayLookUp(t *coordinator.Topic, lookups int) error {
 	return r.mayTopic(coordinator.OpRead, t)
 }
 
-// lookUp answers a look-up. The replica has been confirmed to know all that was acknowledged before the request.
-func (r *request) lookUp(rep replica, key []byte, epoch int32, place *kmsg.ListOffsetsResponseTopicPartition) {
-	res, err := rep.LookupKey(key, epoch)
-	if place.ErrorCode = codeOf(err); err != nil {
-		return
-	}
-	place.Offset, place.Timestamp, place.LeaderEpoch = res.Offset, res.Timestamp, res.LeaderEpoch
-	value := append(make([]byte, 0, 1+len(res.Value)), 0)
-	place.UnknownTags.Set(tagKey, append(value, res.Value...))
-	r.c.s.met.fetchedBytes.Add(float64(len(res.Value)))
-	r.charge(quotaConsume, float64(len(res.Value)), false)
+// lookUp answers a look-up, once the replica is confirmed to know all that was acknowledged before the request. That comes from the worker of the partition's
+// group, which has other things to do than to read a disk.
+func (r *request) lookUp(g *gather, rep replica, key []byte, epoch int32, place *kmsg.ListOffsetsResponseTopicPartition) {
+	var res partition.KeyResult
+	g.await(func(done func(error)) {
+		rep.Linearize(func(err error) {
+			if err != nil {
+				done(err)
+				return
+			}
+			go func() {
+				res, err = rep.LookupKey(key, epoch)
+				done(err)
+			}()
+		})
+	}, func(err error) {
+		if place.ErrorCode = codeOf(err); err != nil {
+			return
+		}
+		place.Offset, place.Timestamp, place.LeaderEpoch = res.Offset, res.Timestamp, res.LeaderEpoch
+		value := append(make([]byte, 0, 1+len(res.Value)), 0)
+		place.UnknownTags.Set(tagKey, append(value, res.Value...))
+		r.c.s.met.fetchedBytes.Add(float64(len(res.Value)))
+		r.charge(quotaConsume, float64(len(res.Value)), false)
+	})
 }
 
 // conditional reports that a topic takes conditional appends.
