@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	kvFaults = flag.Int("kv-faults", 6, "how often TestKVLinearizable kills or pauses a leader")
+	kvFaults = flag.Int("kv-faults", 4, "how often TestKVLinearizable kills or pauses a leader")
 	kvSeed   = flag.Uint64("kv-seed", 1, "seed of TestKVLinearizable: what is done, not when")
 )
 
@@ -173,6 +173,11 @@ func (c *kvClient) step(ctx context.Context, key string) {
 			in.action, in.value, in.expect = kvGet, "", kvAbsent
 		}
 	}
+	c.record(ctx, in)
+}
+
+// record does one thing and writes it down.
+func (c *kvClient) record(ctx context.Context, in kvInput) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	call := time.Since(c.start).Nanoseconds()
@@ -184,7 +189,7 @@ func (c *kvClient) step(ctx context.Context, key string) {
 	case kvUnknown:
 		end = math.MaxInt64
 	default:
-		c.seen[key] = out.revision
+		c.seen[in.key] = out.revision
 	}
 	c.ops = append(c.ops, porcupine.Operation{ClientId: c.id, Input: in, Call: call, Output: out, Return: end})
 }
@@ -294,24 +299,51 @@ func TestKVLinearizable(t *testing.T) {
 	defer cancel()
 	cfg := client.KVConfig{Config: c.Config(), Topic: "map", Partitions: 3, Replicas: 3, Configs: map[string]string{
 		"segment.bytes": "65536", "min.cleanable.dirty.ratio": "0.01", "delete.retention.ms": "0"}}
-	var all []*kvClient
-	for i := range clients {
+	start := time.Now()
+	open := func() *client.KV {
+		t.Helper()
 		kv, err := client.CreateKV(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer kv.Close()
-		all = append(all, &kvClient{id: i, kv: kv, rng: rand.New(rand.NewPCG(*kvSeed, uint64(i))), start: time.Now(), seen: make(map[string]int64)})
+		t.Cleanup(kv.Close)
+		return kv
 	}
-	for _, k := range all {
-		k.start = all[0].start
+	var all []*kvClient
+	another := func(kv *client.KV) *kvClient {
+		k := &kvClient{id: len(all), kv: kv, rng: rand.New(rand.NewPCG(*kvSeed, uint64(len(all)))), start: start, seen: make(map[string]int64)}
+		all = append(all, k)
+		return k
+	}
+	for range clients {
+		another(open())
+	}
+	// Clients that know the leader of before, and come when another one has written: what they are told must be of now.
+	var lurkers, writers []*kvClient
+	for range keys {
+		lurkers = append(lurkers, another(all[0].kv), another(all[0].kv))
+		writers = append(writers, another(all[1].kv))
+	}
+	each := func(who []*kvClient, actions ...kvAction) *sync.WaitGroup {
+		var wg sync.WaitGroup
+		for i, k := range who {
+			wg.Go(func() {
+				in := kvInput{action: actions[i%len(actions)], key: fmt.Sprint("key-", i/len(actions)), expect: kvAbsent}
+				if in.action != kvGet {
+					k.n++
+					in.value = fmt.Sprintf("%d.%d", k.id, k.n)
+				}
+				k.record(ctx, in)
+			})
+		}
+		return &wg
 	}
 	var (
 		wg   sync.WaitGroup
 		done atomic.Int64
 		stop = make(chan struct{})
 	)
-	for _, k := range all {
+	for _, k := range all[2:clients] {
 		wg.Go(func() {
 			for {
 				select {
@@ -353,10 +385,14 @@ func TestKVLinearizable(t *testing.T) {
 			progress(int64(rng.IntN(20)))
 			b.Resume()
 		case n < 3: // another one leads by the time that it goes on, and it does not know
+			each(lurkers, kvGet, kvGet).Wait()
 			b.Pause()
 			t.Logf("fault %d: broker %d paused, broker %d leads partition %d", i, b.ID(), leader(p).ID(), p)
-			progress(int64(rng.IntN(60)))
+			each(writers, kvPut).Wait()
+			late := each(lurkers, kvGet, kvCreate)
+			progress(int64(1 + rng.IntN(40)))
 			b.Resume()
+			late.Wait()
 		default:
 			b.Kill()
 			t.Logf("fault %d: broker %d killed, broker %d leads partition %d", i, b.ID(), leader(p).ID(), p)
