@@ -72,7 +72,7 @@ func growthOf(im *coordinator.Image, q *kmsg.CreatePartitionsRequestTopic) (g co
 		return g, err
 	case t.Internal():
 		return g, refuse(kerr.InvalidRequest, fmt.Sprintf("%s belongs to the brokers, and keeps its number of partitions", t.Name))
-	case conditional(t.Configs):
+	case coordinator.Conditional(t.Configs):
 		return g, refuse(kerr.InvalidRequest, fmt.Sprintf("%s has %s, and keeps its number of partitions: its keys would move away from their last records", t.Name, coordinator.ConditionalAppend))
 	}
 	if q.Count > coordinator.MaxPartitionsPerTopic { // the controller says so, too, but not before the client's quota has been charged for them all

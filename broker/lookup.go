@@ -80,18 +80,13 @@ func (r *request) lookUp(g *gather, rep replica, key []byte, epoch int32, place 
 	})
 }
 
-// conditional reports that a topic takes conditional appends.
-func conditional(configs map[string]string) bool {
-	return configs[coordinator.ConditionalAppend] == "true"
-}
-
 // checkConditional refuses configs of a topic that do not go with conditional appends. was are those that it has; new: it has none yet.
 func checkConditional(im *coordinator.Image, was, set map[string]string, isNew bool) error {
 	const name = coordinator.ConditionalAppend
 	switch {
-	case !isNew && conditional(was) != conditional(set):
+	case !isNew && coordinator.Conditional(was) != coordinator.Conditional(set):
 		return refuse(kerr.InvalidConfig, name+" is given when a topic is created, and cannot be changed: make another topic, and copy what is in this one")
-	case !conditional(set):
+	case !coordinator.Conditional(set):
 		return nil
 	case !compacts(set["cleanup.policy"]):
 		return refuse(kerr.InvalidConfig, name+"=true needs cleanup.policy=compact, set on the topic itself: a key's last record must stay")

@@ -144,13 +144,14 @@ func TestConditionalAppendConfig(t *testing.T) {
 		{[]string{name, "true", "cleanup.policy", "delete"}, kerr.InvalidConfig},
 		{[]string{name, "maybe", "cleanup.policy", "compact"}, kerr.InvalidConfig},
 		{[]string{name, "true", "cleanup.policy", "compact,delete"}, nil},
+		{[]string{name, " TRUE"}, kerr.InvalidConfig},
 		{[]string{name, "false"}, nil},
 	} {
 		if got := create(fmt.Sprint("t", i), x.configs...); got != x.want {
 			t.Errorf("%v: %v, want %v", x.configs, got, x.want)
 		}
 	}
-	if err := create("m", name, "true", "cleanup.policy", "compact"); err != nil {
+	if err := create("m", name, " True ", "cleanup.policy", " compact "); err != nil {
 		t.Fatal(err)
 	}
 	if err := create("plain", "cleanup.policy", "compact"); err != nil {

@@ -61,7 +61,7 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 		s.MaxMessageBytes = max(s.MaxMessageBytes, partition.DefaultMaxMessageBytes)
 	}
 	s.Compression = compressionOf(configs)
-	s.Compact, s.Conditional = compacts(text("cleanup.policy")), conditional(t.Configs)
+	s.Compact, s.Conditional = compacts(text("cleanup.policy")), coordinator.Conditional(t.Configs)
 	s.Compaction = partition.Compaction{MinLag: ms("min.compaction.lag.ms"), MaxLag: ms("max.compaction.lag.ms"), DeleteRetention: ms("delete.retention.ms")}
 	if text("min.compaction.lag.ms") == "0" {
 		s.Compaction.MinLag = 0 // no lag, which here is the default; 1 ns would keep what bears a time yet to come

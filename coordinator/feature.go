@@ -29,6 +29,11 @@ const (
 // a topic needs of them.
 const ConditionalAppend = "balsa.conditional.append"
 
+// Conditional reports that a topic with these configs has it. A truth value is read as Kafka reads it.
+func Conditional(configs map[string]string) bool {
+	return strings.EqualFold(strings.TrimSpace(configs[ConditionalAppend]), "true")
+}
+
 // FeatureRange is the levels of a feature that a broker supports.
 type FeatureRange struct {
 	Name string `json:"name"`
@@ -76,7 +81,7 @@ func (c *Command) level() int16 {
 		return LevelMoves
 	case c.AlterUsers != nil, c.AlterACLs != nil, c.SetConfigs != nil, c.AddPartitions != nil, c.AlterQuotas != nil:
 		return LevelAdmin
-	case c.CreateTopics != nil && slices.ContainsFunc(c.CreateTopics.Topics, func(t NewTopic) bool { return t.Configs[ConditionalAppend] == "true" }):
+	case c.CreateTopics != nil && slices.ContainsFunc(c.CreateTopics.Topics, func(t NewTopic) bool { return Conditional(t.Configs) }):
 		return LevelKeys
 	}
 	return 0
@@ -106,7 +111,7 @@ var usages = []usage{
 	{LevelAdmin, "client quotas", func(im *Image) bool { return len(im.quotas) > 0 }},
 	{LevelKeys, "topics with " + ConditionalAppend, func(im *Image) bool {
 		for t := range im.All() {
-			if t.Configs[ConditionalAppend] == "true" {
+			if Conditional(t.Configs) {
 				return true
 			}
 		}
