@@ -90,9 +90,9 @@ func checkConditional(im *coordinator.Image, was, set map[string]string, isNew b
 		return nil
 	case !compacts(set["cleanup.policy"]):
 		return refuse(kerr.InvalidConfig, name+"=true needs cleanup.policy=compact, set on the topic itself: a key's last record must stay")
-	case isNew && im.Feature(coordinator.MetadataVersion) < coordinator.LevelKeys:
+	case isNew && im.Feature(coordinator.MetadataVersion) < coordinator.LevelApps:
 		return refuse(kerr.UnsupportedVersion, fmt.Sprintf("%s needs %s %d, which is at %d: 'broker cluster upgrade', once all brokers run this version", name,
-			coordinator.MetadataVersion, coordinator.LevelKeys, im.Feature(coordinator.MetadataVersion)))
+			coordinator.MetadataVersion, coordinator.LevelApps, im.Feature(coordinator.MetadataVersion)))
 	}
 	return nil
 }

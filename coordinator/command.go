@@ -69,6 +69,7 @@ type Command struct {
 	SetConfigs          *SetConfigs          `json:"set_configs,omitempty"`
 	AddPartitions       *AddPartitions       `json:"add_partitions,omitempty"`
 	AlterQuotas         *AlterQuotas         `json:"alter_quotas,omitempty"`
+	AlterBridge         *AlterBridge         `json:"alter_bridge,omitempty"`
 }
 
 // FoundCluster gives the cluster its identity. The first one counts.
@@ -190,7 +191,7 @@ var errorCodes = map[string]error{
 	"wrong_cluster": ErrWrongCluster, "not_founded": ErrNotFounded, "stale": ErrStale,
 	"no_move": ErrNoMove, "feature_level": ErrFeatureLevel, "feature_update": ErrFeatureUpdate, "broker_alive": ErrBrokerAlive, "other_disk": ErrOtherDisk, "broker_in_use": ErrBrokerInUse,
 	"unknown_user": ErrUnknownUser, "has_users": ErrHasUsers, "too_many_users": ErrTooManyUsers, "too_many_acls": ErrTooManyACLs,
-	"too_many": ErrTooMany,
+	"too_many": ErrTooMany, "unknown_bridge": ErrUnknownBridge, "bridge_exists": ErrBridgeExists,
 }
 
 // FailureOf is err as data; the zero Failure for nil.
@@ -383,6 +384,12 @@ func (c *Command) check() error {
 	if c.AlterQuotas != nil {
 		kinds++
 		if err := c.AlterQuotas.check(); err != nil {
+			return err
+		}
+	}
+	if c.AlterBridge != nil {
+		kinds++
+		if err := c.AlterBridge.check(); err != nil {
 			return err
 		}
 	}

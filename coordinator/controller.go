@@ -306,6 +306,9 @@ func (c *Controller) Tick(ctx context.Context) error {
 	if err := c.repair(ctx); err != nil {
 		errs = append(errs, err)
 	}
+	if err := c.assignBridges(ctx); err != nil {
+		errs = append(errs, err)
+	}
 	if next, why, ok := NextMembership(c.md.Image(), c.log.Membership()); ok {
 		c.cfg.Logger.Info("changing the metadata group's membership", "why", why, "voters", raft.NodeIDs(next.Voters), "learners", raft.NodeIDs(next.Learners))
 		if err := c.log.ChangeMembership(ctx, next); err != nil {

@@ -16,11 +16,11 @@ const (
 	// LevelAdmin is the level of MetadataVersion that has the configs of brokers and groups, client quotas, more partitions for
 	// a topic that is there, users and ACLs.
 	LevelAdmin = 3
-	// LevelKeys is the level that has topics with ConditionalAppend: a broker that led one of them without knowing what that is would write what
-	// it must refuse.
-	LevelKeys = 4
+	// LevelApps is the level that has bridges to other systems, and topics with ConditionalAppend: a broker that led one of these without
+	// knowing what that is would write what it must refuse.
+	LevelApps = 4
 	// LevelLatest is the highest level that this version knows.
-	LevelLatest = LevelKeys
+	LevelLatest = LevelApps
 	// maxFeatures bounds the updates of one request.
 	maxFeatures = 100
 )
@@ -82,7 +82,9 @@ func (c *Command) level() int16 {
 	case c.AlterUsers != nil, c.AlterACLs != nil, c.SetConfigs != nil, c.AddPartitions != nil, c.AlterQuotas != nil:
 		return LevelAdmin
 	case c.CreateTopics != nil && slices.ContainsFunc(c.CreateTopics.Topics, func(t NewTopic) bool { return Conditional(t.Configs) }):
-		return LevelKeys
+		return LevelApps
+	case c.AlterBridge != nil:
+		return LevelApps
 	}
 	return 0
 }
@@ -109,7 +111,7 @@ var usages = []usage{
 	{LevelAdmin, "configs of brokers", func(im *Image) bool { return len(im.brokerConfigs) > 0 }},
 	{LevelAdmin, "configs of groups", func(im *Image) bool { return len(im.groupConfigs) > 0 }},
 	{LevelAdmin, "client quotas", func(im *Image) bool { return len(im.quotas) > 0 }},
-	{LevelKeys, "topics with " + ConditionalAppend, func(im *Image) bool {
+	{LevelApps, "topics with " + ConditionalAppend, func(im *Image) bool {
 		for t := range im.All() {
 			if Conditional(t.Configs) {
 				return true
@@ -117,6 +119,7 @@ var usages = []usage{
 		}
 		return false
 	}},
+	{LevelApps, "bridges", func(im *Image) bool { return len(im.bridges) > 0 }},
 }
 
 // checkLowered refuses to lower MetadataVersion to where something that is there cannot be expressed.

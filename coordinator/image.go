@@ -209,6 +209,9 @@ type Image struct {
 	quotaVersion  raft.Index
 	configVersion raft.Index // of brokerConfigs
 
+	bridges       map[string]*Bridge
+	bridgeVersion raft.Index
+
 	topicCount int
 	partitions int
 	byName     [imageShards]map[string]*Topic // by collisionName, of which no two topics share one
@@ -379,6 +382,7 @@ type draft struct {
 	ownBrokerConfigs         bool
 	ownGroupConfigs          bool
 	ownQuotas                bool
+	ownBridges               bool
 	lowered                  bool // MetadataVersion has just been lowered
 }
 
@@ -389,7 +393,8 @@ func (im *Image) draft() *draft {
 		features: im.features, brokers: im.brokers, topicCount: im.topicCount, partitions: im.partitions,
 		byName: im.byName, byID: im.byID, byGroup: im.byGroup, founder: im.founder, epoch: im.epoch, skipped: im.skipped,
 		users: im.users, loginSecret: im.loginSecret, acls: im.acls,
-		brokerConfigs: im.brokerConfigs, groupConfigs: im.groupConfigs, quotas: im.quotas, quotaVersion: im.quotaVersion, configVersion: im.configVersion}
+		brokerConfigs: im.brokerConfigs, groupConfigs: im.groupConfigs, quotas: im.quotas, quotaVersion: im.quotaVersion, configVersion: im.configVersion,
+		bridges: im.bridges, bridgeVersion: im.bridgeVersion}
 	c.sorted.Store(im.sorted.Load())
 	c.live.Store(im.live.Load())
 	c.moving.Store(im.moving.Load())

@@ -255,6 +255,8 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 		return d.addPartitions(c.AddPartitions)
 	case c.AlterQuotas != nil:
 		return d.alterQuotas(c.AlterQuotas)
+	case c.AlterBridge != nil:
+		return &Result{Failure: FailureOf(d.alterBridge(c.AlterBridge))}
 	}
 	panic("coordinator: a checked command has a kind")
 }
@@ -438,6 +440,7 @@ type snapshotState struct {
 	BrokerConfigs map[string]map[string]string `json:"broker_configs,omitempty"`
 	GroupConfigs  map[string]map[string]string `json:"group_configs,omitempty"`
 	Quotas        []Quota                      `json:"quotas,omitempty"`
+	Bridges       []*Bridge                    `json:"bridges,omitempty"` // LevelApps
 }
 
 // Snapshot encodes the state as of the last applied entry.
@@ -449,7 +452,7 @@ func (m *Metadata) Snapshot() ([]byte, error) {
 	}
 	body, err := json.Marshal(&snapshotState{Version: im.version, ClusterID: im.clusterID, Founder: im.founder, NextGroup: im.nextGroup, NextNode: im.nextNode,
 		NextPID: im.nextPID, Epoch: im.epoch, Skipped: im.skipped, Features: im.features, Brokers: im.brokers, Topics: im.Topics(), Recent: m.recent,
-		BrokerConfigs: im.brokerConfigs, GroupConfigs: im.groupConfigs, Quotas: im.sortedQuotas(), Security: im.securityState()})
+		BrokerConfigs: im.brokerConfigs, GroupConfigs: im.groupConfigs, Quotas: im.sortedQuotas(), Bridges: im.Bridges(), Security: im.securityState()})
 	if err != nil {
 		return nil, fmt.Errorf("metadata snapshot at %d: %w", im.version, err)
 	}
@@ -500,7 +503,10 @@ func (m *Metadata) Restore(meta raft.SnapshotMeta, b []byte) error {
 	if err := d.restoreQuotas(s.Quotas); err != nil {
 		return fmt.Errorf("metadata snapshot at %d: %w", index, err)
 	}
-	d.quotaVersion, d.configVersion = index, index
+	if err := d.restoreBridges(s.Bridges); err != nil {
+		return fmt.Errorf("metadata snapshot at %d: %w", index, err)
+	}
+	d.quotaVersion, d.configVersion, d.bridgeVersion = index, index, index
 	m.recent, m.applied = s.Recent, index
 	m.swap(d.Image)
 	return nil

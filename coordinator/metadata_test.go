@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -211,7 +212,7 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 			im := l.md.Image()
 			id := topicID(rapid.IntRange(1, 12).Draw(rt, "id"))
 			req := rapid.SampledFrom([]string{"", "", "r1", "r2", "r3"}).Draw(rt, "request")
-			switch rapid.IntRange(0, 13).Draw(rt, "kind") {
+			switch rapid.IntRange(0, 15).Draw(rt, "kind") {
 			case 0, 1:
 				name := fmt.Sprintf("t%s%d", rapid.SampledFrom([]string{".", "_"}).Draw(rt, "sep"), rapid.IntRange(1, 8).Draw(rt, "name"))
 				if p, err := im.PlaceTopic(rapid.IntRange(1, 4).Draw(rt, "partitions"), 1, 7); err == nil {
@@ -256,6 +257,22 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 				l.do(&Command{Request: req, AlterQuotas: &AlterQuotas{Entries: []QuotaChange{{QuotaEntity: QuotaEntity{User: &user}, Set: set}, {QuotaEntity: QuotaEntity{ClientID: &user, User: &user}, Set: set}}}})
 			case 13:
 				l.do(&Command{Request: req, SetFeature: &SetFeature{Name: MetadataVersion, Level: int16(rapid.IntRange(LevelMoves, LevelLatest).Draw(rt, "level"))}})
+			case 14, 15:
+				a := &AlterBridge{Name: fmt.Sprint("b", rapid.IntRange(1, 2).Draw(rt, "bridge")), ID: topicID(rapid.IntRange(1, 2).Draw(rt, "bridge id"))}
+				pause, to := rapid.Bool().Draw(rt, "pause"), "new"
+				switch rapid.IntRange(0, 4).Draw(rt, "change") {
+				case 0:
+					a.Add = &NewBridge{Kind: "nats", Spec: json.RawMessage(`{"x": [1,2]}`), Paused: pause}
+				case 1:
+					a.Remove = true
+				case 2:
+					a.Pause = &pause
+				case 3:
+					a.Seek = &to
+				case 4:
+					a.Assign = &BridgeHolder{Node: 1, Epoch: 2, Term: int64(rapid.IntRange(0, 1).Draw(rt, "term"))}
+				}
+				l.do(&Command{Request: req, AlterBridge: a})
 			}
 		}
 		want := snapshot(t, l.md)
@@ -397,7 +414,8 @@ func FuzzDecodeCommand(f *testing.F) {
 		{Found: &FoundCluster{ClusterID: "c", Founder: raft.Member{ID: 1}}},
 		{SetConfigs: &SetConfigs{Changes: []ConfigChange{{Kind: ConfigTopic, Topic: topicID(1), Set: map[string]*string{"a": nil}, Was: map[string]*string{"a": new(string)}}, {Kind: ConfigGroup, Name: "g", Set: map[string]*string{}}}}},
 		{AddPartitions: &AddPartitions{Brokers: []raft.Member{{ID: 1, Incarnation: 1}}, Topics: []MorePartitions{{Topic: topicID(1), From: 1, Replicas: [][]raft.NodeID{{1}}}}}},
-		{AlterQuotas: &AlterQuotas{Entries: []QuotaChange{{QuotaEntity{User: new(string)}, map[string]*float64{"r": new(float64)}}}}}} {
+		{AlterQuotas: &AlterQuotas{Entries: []QuotaChange{{QuotaEntity{User: new(string)}, map[string]*float64{"r": new(float64)}}}}}, addBridge("b", topicID(1)),
+		{AlterBridge: &AlterBridge{Name: "b", ID: topicID(1), Assign: &BridgeHolder{Node: 1, Epoch: 5, Term: 2}}}} {
 		b, err := c.Encode()
 		if err != nil {
 			f.Fatal(err)
