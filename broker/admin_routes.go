@@ -45,6 +45,13 @@ var adminRoutes = []adminRoute{
 		timeout: resetTimeout, serve: (*Broker).adminResetPeers},
 	{pattern: "POST /v1/topics/{topic}/partitions/{partition}/leader", doc: "hands a partition's leadership to the broker that \"to\" names, or to whoever is fit",
 		timeout: transferRouteTimeout, serve: (*Broker).adminTransferLeader},
+	{pattern: "GET /v1/bridges", doc: "the bridges to other systems, and how they are", serve: (*Broker).adminBridges},
+	{pattern: "GET /v1/bridges/{bridge}", doc: "one bridge", serve: (*Broker).adminBridge},
+	{pattern: "POST /v1/bridges", doc: "makes a bridge", serve: (*Broker).adminAddBridge},
+	{pattern: "POST /v1/bridges/{bridge}/pause", doc: "stops a bridge where it is", serve: (*Broker).adminPauseBridge},
+	{pattern: "POST /v1/bridges/{bridge}/resume", doc: "lets a bridge go on where it was", serve: (*Broker).adminResumeBridge},
+	{pattern: "POST /v1/bridges/{bridge}/seek", doc: "lets a bridge go on at the position that \"to\" names", serve: (*Broker).adminSeekBridge},
+	{pattern: "POST /v1/bridges/{bridge}/remove", doc: "removes a bridge; what it has taken over stays", serve: (*Broker).adminRemoveBridge},
 }
 
 const (

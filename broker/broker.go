@@ -61,6 +61,7 @@ type Broker struct {
 	rec        *reconciler
 	mover      *mover
 	scrub      *scrubber
+	bridges    *bridges
 	reads      *readAsker
 	keys       *partition.KeyMemory
 	server     *server
@@ -161,6 +162,7 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		b.server.Serve(l.ln, l.Listener)
 	}
 	b.onClose(func() error { b.server.Close(); return nil })
+	b.spawn(func() { b.bridges.run(b.ctx) }) // they are this server's clients
 	b.adm.set(adminReady)
 	b.log.Info("broker is ready", "cluster", b.ClusterID(), "kafka", b.KafkaAddr(), "rpc", b.rpcAddr, "admin", b.AdminAddr(), "data", b.store.dir,
 		"incarnation", fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)), "boot", b.store.id.Boots)
@@ -411,6 +413,7 @@ func (b *Broker) startRaft() (err error) {
 		},
 	}
 	b.scrub = &scrubber{store: b.store, replicas: b.rec.replicas, meta: b.meta.segments.Load, rate: b.cfg.ScrubRate, interval: b.cfg.ScrubInterval, log: b.log}
+	b.bridges = newBridges(b)
 	b.rec.interval.Store(int64(b.cfg.RetentionCheck))
 	b.rec.expiry.Store(int64(b.cfg.ProducerIDExpiration))
 	b.mover = newMover(mover{image: b.Image, replica: b.rec.replica, led: b.peers.table.led, change: b.change, interval: max(b.cfg.ElectionTimeout/5, 10*time.Millisecond),
@@ -424,6 +427,10 @@ func (b *Broker) startRaft() (err error) {
 			b.poke()
 		}
 		b.balancer.poke()
+		if now.BridgeVersion() != old.BridgeVersion() {
+			b.bridges.poke()
+			b.poke() // the controller may have one to give away
+		}
 		if now.ConfigVersion() != old.ConfigVersion() {
 			b.configsChanged()
 		}
@@ -446,7 +453,7 @@ func (b *Broker) startRaft() (err error) {
 		b.peers.learn(p.ID, p.Addr)
 	}
 	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodWriteMarkers, methodAddToTxn, methodTransfer,
-		methodFeatures} {
+		methodFeatures, methodBridges} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})

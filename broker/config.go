@@ -73,6 +73,9 @@ type Config struct {
 	// included. Default 10 s.
 	AuthTimeout time.Duration
 
+	// Bridges carries the bridges to other systems that the cluster gives this broker. Nil: it says that it cannot, of each that it is given.
+	Bridges BridgeRunner
+
 	// MetricsGroups is of how many Raft groups, those that lag most first, metrics are served one by one. Default 0: of none; at
 	// most 1,000.
 	MetricsGroups int

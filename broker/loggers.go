@@ -20,7 +20,7 @@ import (
 const rootLogger = "root"
 
 // loggerNames are the loggers, sorted. broker is what is none of the others'.
-var loggerNames = []string{"broker", "coordinator", "journal", "kafka", "partition", "raft", rootLogger, "transport"}
+var loggerNames = []string{"bridge", "broker", "coordinator", "journal", "kafka", "partition", "raft", rootLogger, "transport"}
 
 // loggerLevels are Kafka's names of levels, by slog's. slog has no TRACE, which is as DEBUG.
 var loggerLevels = []struct {

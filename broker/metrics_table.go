@@ -229,6 +229,9 @@ func (c *scrape) Describe(out chan<- *prometheus.Desc) {
 	for i := range groupMetrics {
 		out <- groupDescs[i]
 	}
+	for i := range bridgeMetrics {
+		out <- bridgeDescs[i]
+	}
 }
 
 func (c *scrape) Collect(out chan<- prometheus.Metric) {
@@ -246,6 +249,9 @@ func (c *scrape) Collect(out chan<- prometheus.Metric) {
 		default:
 			out <- prometheus.MustNewConstMetric(d, m.kind, m.value(s))
 		}
+	}
+	if s.serving {
+		c.b.collectBridges(out)
 	}
 	if s.raftUp && c.b.cfg.MetricsGroups > 0 {
 		c.b.collectGroups(out)

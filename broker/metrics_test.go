@@ -48,6 +48,9 @@ func allMetrics() (rows []metricRow) {
 	for i := range groupMetrics {
 		rows = append(rows, metricRow{groupMetrics[i].name, kinds[groupMetrics[i].kind], "topic,partition", groupMetrics[i].help})
 	}
+	for i := range bridgeMetrics {
+		rows = append(rows, metricRow{bridgeMetrics[i].name, kinds[bridgeMetrics[i].kind], "bridge", bridgeMetrics[i].help})
+	}
 	return rows
 }
 

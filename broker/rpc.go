@@ -41,6 +41,7 @@ const (
 	methodWriteMarkers  uint16 = 20 // markers → codes: see txn_rpc.go
 	methodAddToTxn      uint16 = 21 // txnQuestion → codes
 	methodFeatures      uint16 = 35 // nothing → featuresReply
+	methodBridges       uint16 = 60 // nothing → bridgesReply
 )
 
 const (
@@ -297,6 +298,8 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 		return encodeJSON(reply)
 	case methodFeatures:
 		return encodeJSON(&featuresReply{Supported: coordinator.SupportedFeatures()})
+	case methodBridges:
+		return encodeJSON(&bridgesReply{Statuses: b.bridges.statuses()})
 	case methodWriteMarkers:
 		ms, err := decodeMarkers(body)
 		if err != nil {
