@@ -1,0 +1,443 @@
+// What else can happen to a bridge: messages that cannot be converted, streams and topics that are made anew or go back, seeks, and the ways to
+// prove who it is.
+
+package bridge
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/balsamq/balsa/brokertest"
+	"github.com/balsamq/balsa/client"
+)
+
+// awaitState waits for a state, with an error that says something.
+func awaitState(t testing.TB, b *Bridge, state State, says string) {
+	t.Helper()
+	soon(t, "the bridge is "+string(state), func() error {
+		if s := b.Status(); s.State != state || !strings.Contains(s.Error, says) {
+			return fmt.Errorf("it is %+v", s)
+		}
+		return nil
+	})
+}
+
+func values(recs []*kgo.Record) (out []string) {
+	for _, r := range recs {
+		out = append(out, string(r.Value))
+	}
+	return out
+}
+
+func produce(t testing.TB, cfg client.Config, recs ...*kgo.Record) {
+	t.Helper()
+	p, err := client.NewProducer(t.Context(), client.ProducerConfig{Config: cfg, Topic: "t", ManualPartitions: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Produce(t.Context(), recs...); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func publishAll(t testing.TB, js jetstream.JetStream, subject string, data ...string) {
+	t.Helper()
+	for _, d := range data {
+		if _, err := js.Publish(t.Context(), subject, []byte(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDeadLetters(t *testing.T) {
+	nc := startNATS(t, 1, "max_payload: 100KB")
+	cl := brokertest.Start(t, brokertest.Topic("t", 1), brokertest.Topic("in", 1, "max.message.bytes", "2000"), brokertest.Topic("dead", 1))
+	_, js := nc.dial()
+	nc.stream(js, jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}})
+	nc.stream(js, jetstream.StreamConfig{Name: "OUT", Subjects: []string{"out.>"}})
+
+	// Into a topic: a subject with too few tokens, and a message that is too large.
+	publishAll(t, js, "in.a.k", "one")
+	publishAll(t, js, "in.short", "two")
+	publishAll(t, js, "in.b.k", strings.Repeat("x", 3000), "three")
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: "in", Key: "{subject[2]}"})
+	b := start(t, j)
+	awaitState(t, b, StateStuck, `message 2 of subject "in.short" cannot be converted`)
+	b.Close()
+	if got := values(records(t, cl.Config(), "in")[0]); !slices.Equal(got, []string{"one"}) {
+		t.Fatalf("before the message that cannot be converted: %q", got)
+	}
+	j.Spec.DeadLetters = "dead"
+	b = start(t, j)
+	caughtUp(t, b)
+	b.Close()
+	if got := values(records(t, cl.Config(), "in")[0]); !slices.Equal(got, []string{"one", "three"}) {
+		t.Fatalf("%q", got)
+	}
+	dead := records(t, cl.Config(), "dead")[0]
+	if len(dead) != 2 || string(dead[0].Value) != "two" || len(dead[1].Value) != 3000 {
+		t.Fatalf("%d dead letters", len(dead))
+	}
+	if seq, _ := find(dead[1].Headers, headerSeq); seq != "3" {
+		t.Errorf("the second one is of message %s", seq)
+	}
+	if why, _ := find(dead[1].Headers, headerReason); !strings.Contains(why, "max.message.bytes") {
+		t.Errorf("the reason is %q", why)
+	}
+
+	// Into a stream: a header that is not there, and what the server does not take.
+	h := []kgo.RecordHeader{{Key: "to", Value: []byte("x")}}
+	produce(t, cl.Config(), &kgo.Record{Value: []byte("four"), Headers: h}, &kgo.Record{Value: []byte("five")}, &kgo.Record{Value: make([]byte, 200<<10), Headers: h}, &kgo.Record{Value: []byte("six"), Headers: h})
+	j = job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "OUT", Subject: "out.{header:to}"})
+	j.ID = "77"
+	b = start(t, j)
+	awaitState(t, b, StateStuck, "record t/0/1 cannot be converted")
+	b.Close()
+	j.Spec.DeadLetters = "dead"
+	b = start(t, j)
+	caughtUp(t, b)
+	s := b.Status()
+	b.Close()
+	if s.DeadLetters != 2 || s.Records != 1 {
+		t.Errorf("%+v", s)
+	}
+	var got []string
+	for _, m := range stored(t, js, "OUT") {
+		got = append(got, string(m.Data()))
+	}
+	if !slices.Equal(got, []string{"four", "six"}) {
+		t.Errorf("%q", got)
+	}
+	if dead := records(t, cl.Config(), "dead")[0]; len(dead) != 4 || string(dead[2].Value) != "five" || len(dead[3].Value) != 200<<10 {
+		t.Errorf("%d dead letters", len(dead))
+	}
+}
+
+// A stream that is deleted and made anew is read from its start, once; a topic likewise.
+func TestMadeAnew(t *testing.T) {
+	nc := startNATS(t, 1, "")
+	cl := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("t", 1))
+	_, js := nc.dial()
+	cfg := jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}}
+	nc.stream(js, cfg)
+	nc.stream(js, jetstream.StreamConfig{Name: "OUT", Subjects: []string{"out.>"}})
+	in := start(t, job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: "in"}))
+	defer in.Close()
+	jo := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "OUT", Subject: "out.x"})
+	jo.ID = "77"
+	out := start(t, jo)
+	defer out.Close()
+
+	publishAll(t, js, "in.a", "1", "2", "3")
+	produce(t, cl.Config(), &kgo.Record{Value: []byte("a")}, &kgo.Record{Value: []byte("b")})
+	awaitRecords(t, cl.Config(), "in", 3)
+	await := func(want ...string) {
+		t.Helper()
+		soon(t, fmt.Sprintf("the stream has %q", want), func() error {
+			var got []string
+			for _, m := range stored(t, js, "OUT") {
+				got = append(got, string(m.Data()))
+			}
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("it has %q", got)
+			}
+			return nil
+		})
+	}
+	await("a", "b")
+
+	if err := js.DeleteStream(t.Context(), "IN"); err != nil {
+		t.Fatal(err)
+	}
+	nc.stream(js, cfg)
+	publishAll(t, js, "in.a", "4", "5", "6", "7")
+	awaitRecords(t, cl.Config(), "in", 7)
+	if got := values(records(t, cl.Config(), "in")[0]); !slices.Equal(got, []string{"1", "2", "3", "4", "5", "6", "7"}) {
+		t.Errorf("%q", got)
+	}
+
+	adm, err := client.NewAdmin(t.Context(), cl.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adm.Close()
+	if err := adm.DeleteTopic(t.Context(), "t"); err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "the topic is made anew", func() error {
+		_, err := adm.CreateTopic(t.Context(), client.TopicSpec{Name: "t", Partitions: 1})
+		return err
+	})
+	produce(t, cl.Config(), &kgo.Record{Value: []byte("c")}, &kgo.Record{Value: []byte("d")}, &kgo.Record{Value: []byte("e")})
+	await("a", "b", "c", "d", "e")
+}
+
+// A stream that has lost what it had acknowledged will use the same numbers again: the bridge does not guess.
+func TestStreamGoesBack(t *testing.T) {
+	nc := startNATS(t, 1, "")
+	cl := brokertest.Start(t, brokertest.Topic("in", 1))
+	_, js := nc.dial()
+	nc.stream(js, jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}})
+	publishAll(t, js, "in.a", "1", "2", "3")
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: "in"})
+	b := start(t, j)
+	awaitRecords(t, cl.Config(), "in", 3)
+	b.Close()
+	// The progress says more than there is: as if the stream had ended at 3 after a crash, where it had acknowledged 9.
+	l, p, err := openLedger(t.Context(), cl.Config(), j.ID, defaultMaxMessage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Seq = 10
+	if err := l.commit(t.Context(), &p); err != nil {
+		t.Fatal(err)
+	}
+	l.close()
+	b = start(t, j)
+	awaitState(t, b, StateStuck, "ends at 3, and the bridge had come to 9")
+	b.Close()
+	j.Number, j.Position = 2, "2"
+	b = start(t, j)
+	defer b.Close()
+	awaitRecords(t, cl.Config(), "in", 5)
+	if got := values(records(t, cl.Config(), "in")[0]); !slices.Equal(got, []string{"1", "2", "3", "2", "3"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// Positions: by number, by time, at both ends; what is sent again on purpose is not dropped as a repeat.
+func TestSeek(t *testing.T) {
+	nc := startNATS(t, 1, "")
+	cl := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("t", 2))
+	_, js := nc.dial()
+	nc.stream(js, jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}})
+	nc.stream(js, jetstream.StreamConfig{Name: "OUT", Subjects: []string{"out.>"}})
+	publishAll(t, js, "in.a", "1", "2", "3")
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: "in"})
+	j.Position = PositionNew
+	b := start(t, j)
+	caughtUp(t, b)
+	publishAll(t, js, "in.a", "4")
+	awaitRecords(t, cl.Config(), "in", 1)
+	b.Close()
+	third := stored(t, js, "IN")[2]
+	meta, err := third.Metadata()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Number, j.Position = 2, meta.Timestamp.Format(time.RFC3339Nano)
+	b = start(t, j)
+	awaitRecords(t, cl.Config(), "in", 3)
+	b.Close()
+	b = start(t, j) // the same seek again is none
+	caughtUp(t, b)
+	b.Close()
+	if got := values(records(t, cl.Config(), "in")[0]); !slices.Equal(got, []string{"4", "3", "4"}) {
+		t.Errorf("%q", got)
+	}
+
+	produce(t, cl.Config(), &kgo.Record{Value: []byte("a")}, &kgo.Record{Value: []byte("b")}, &kgo.Record{Partition: 1, Value: []byte("c")})
+	j = job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "OUT", Subject: "out.x"})
+	j.ID = "77"
+	b = start(t, j)
+	caughtUp(t, b)
+	b.Close()
+	j.Number, j.Position = 2, "0:1"
+	b = start(t, j)
+	caughtUp(t, b)
+	b.Close()
+	got := make(map[string]int)
+	for _, m := range stored(t, js, "OUT") {
+		got[string(m.Data())]++
+	}
+	if got["a"] != 1 || got["b"] != 2 || got["c"] != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestCoreIntoTopic(t *testing.T) {
+	nc := startNATS(t, 1, "")
+	cl := brokertest.Start(t, brokertest.Topic("t", 2))
+	conn, _ := nc.dial()
+	// Two carry it, as during a move: the queue group gives each message to one of them.
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromSubject: "core.>", ToTopic: "t"})
+	j.Position = ""
+	one, two := start(t, j), start(t, j)
+	defer one.Close()
+	awaitState(t, one, StateRunning, "")
+	awaitState(t, two, StateRunning, "")
+	for i := range 200 {
+		if err := conn.PublishRequest(fmt.Sprintf("core.%d", i%7), "back", fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitRecords(t, cl.Config(), "t", 200)
+	two.Close()
+	for _, recs := range records(t, cl.Config(), "t") {
+		for _, r := range recs {
+			if to, _ := find(r.Headers, headerReply); to != "back" || !strings.HasPrefix(string(r.Key), "core.") {
+				t.Fatalf("key %q, reply to %q", r.Key, to)
+			}
+		}
+	}
+	// Alone, it keeps the order of a subject.
+	for i := range 100 {
+		if err := conn.Publish("core.order", fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitRecords(t, cl.Config(), "t", 300)
+	next := 0
+	for _, recs := range records(t, cl.Config(), "t") {
+		for _, r := range recs {
+			if string(r.Key) == "core.order" {
+				if string(r.Value) != fmt.Sprint(next) {
+					t.Fatalf("%q where %d should be", r.Value, next)
+				}
+				next++
+			}
+		}
+	}
+}
+
+// Every way to prove who one is, and that a wrong one is said to be wrong without being shown.
+func TestAuth(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kp, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := kp.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := kp.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherSeed, err := other.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("password", "open sesame\n")
+	write("token", "topsecret")
+	write("wrong", "knock knock")
+	write("seed", string(seed))
+	write("otherseed", string(otherSeed))
+	certs(t, dir)
+	tlsConf := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }", filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.pem"))
+	for _, tc := range []struct {
+		name, conf  string
+		right       Auth
+		wrong       Auth
+		says, never string
+	}{
+		{"user", `authorization { user: u, password: "open sesame" }`, Auth{User: "u", PasswordFile: "password"}, Auth{User: "u", PasswordFile: "wrong"}, "Authorization", "knock"},
+		{"token", `authorization { token: topsecret }`, Auth{TokenFile: "token"}, Auth{TokenFile: "wrong"}, "Authorization", "knock"},
+		{"nkey", fmt.Sprintf("authorization { users: [ { nkey: %s } ] }", pub), Auth{NKeyFile: "seed"}, Auth{NKeyFile: "otherseed"}, "Authorization", string(otherSeed)},
+		{"tls", tlsConf, Auth{CAFile: "ca.pem", CertFile: "client.pem", KeyFile: "client.key"}, Auth{TLS: true, CertFile: "client.pem", KeyFile: "client.key"}, "certificate", "PRIVATE"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			nc := startNATS(t, 1, tc.conf)
+			s := &Spec{Servers: nc.urls(), FromSubject: "a", ToTopic: "t", Auth: tc.right}
+			soon(t, "it connects", func() error {
+				c, err := connect(t.Context(), s, secrets(dir), "b", 1, job(t, client.Config{}, s).Logger, func(error) {})
+				if err == nil {
+					c.close()
+				}
+				return err
+			})
+			s.Auth = tc.wrong
+			_, err := connect(t.Context(), s, secrets(dir), "b", 1, job(t, client.Config{}, s).Logger, func(error) {})
+			if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), tc.never) {
+				t.Errorf("the wrong one: %v", err)
+			}
+		})
+	}
+}
+
+// certs makes an authority and a certificate for each side.
+func certs(t testing.TB, dir string) {
+	t.Helper()
+	now := time.Now()
+	key := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	write := func(name, kind string, der []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	caKey := key()
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("ca.pem", "CERTIFICATE", der)
+	for i, name := range []string{"server", "client"} {
+		k := key()
+		c := &x509.Certificate{SerialNumber: big.NewInt(int64(2 + i)), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+		if der, err = x509.CreateCertificate(rand.Reader, c, ca, &k.PublicKey, caKey); err != nil {
+			t.Fatal(err)
+		}
+		write(name+".pem", "CERTIFICATE", der)
+		raw, err := x509.MarshalPKCS8PrivateKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(name+".key", "PRIVATE KEY", raw)
+	}
+}
+
+// A stream that deletes what is acknowledged is refused: a bridge would have to change it.
+func TestWorkQueuesAreRefused(t *testing.T) {
+	nc := startNATS(t, 1, "")
+	_, js := nc.dial()
+	nc.stream(js, jetstream.StreamConfig{Name: "Q", Subjects: []string{"q.>"}, Retention: jetstream.WorkQueuePolicy})
+	s := &Spec{Servers: nc.urls(), FromStream: "Q", ToTopic: "t"}
+	c, err := connect(t.Context(), s, "", "b", 1, job(t, client.Config{}, s).Logger, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	if _, _, err := c.openSource(context.Background(), "Q"); err == nil || !strings.Contains(err.Error(), "sources from it") {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,298 @@
+// A JetStream stream into a topic, exactly once: batches of messages, each a transaction together with the place in the stream behind it.
+
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	// readAhead bounds the messages that wait for a transaction, those in nats.go's own buffer aside, which has as many.
+	readAhead = maxBatch
+	// gather is how long a batch that is not full waits for more.
+	gather = 5 * time.Millisecond
+	// resetAttempts is how often an ordered consumer is made anew before the bridge begins anew itself.
+	resetAttempts = 3
+)
+
+// sourceStream is a stream that is read.
+type sourceStream struct {
+	stream  jetstream.Stream
+	name    string
+	created time.Time
+}
+
+// openSource asks for the stream, and refuses those that cannot be read without changing them.
+func (c *connection) openSource(ctx context.Context, name string) (*sourceStream, *jetstream.StreamInfo, error) {
+	st, info, err := c.stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil, &stuckError{err}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if r := info.Config.Retention; r != jetstream.LimitsPolicy {
+		return nil, nil, stuck("stream %s deletes messages when they are acknowledged (retention %s), and a bridge acknowledges nothing: make a stream that sources from it, and bridge that", name, r)
+	}
+	return &sourceStream{st, name, info.Created}, info, nil
+}
+
+// same asks whether the stream is still the one that was opened.
+func (s *sourceStream) same(ctx context.Context) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
+	defer cancel()
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask for stream %s: %w", s.name, err)
+	}
+	if !info.Created.Equal(s.created) {
+		return nil, fmt.Errorf("stream %s was deleted and made anew", s.name)
+	}
+	return info, nil
+}
+
+// place is the next sequence to read, by the progress and the job; moved says that it is another place than the progress has.
+func (b *Bridge) place(p *progress, info *jetstream.StreamInfo) (deliver jetstream.OrderedConsumerConfig, moved bool, err error) {
+	deliver = jetstream.OrderedConsumerConfig{FilterSubjects: b.job.Spec.Filters, MaxResetAttempts: resetAttempts, InactiveThreshold: time.Minute}
+	from := func(seq uint64) {
+		deliver.DeliverPolicy, deliver.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(seq, 1)
+		p.Seq = max(seq, 1)
+	}
+	switch {
+	case p.Position < b.job.Number:
+		to, err := parsePosition(b.job.Spec, b.job.Position)
+		if err != nil {
+			return deliver, false, err
+		}
+		p.Position = b.job.Number
+		switch {
+		case to.new:
+			from(info.State.LastSeq + 1)
+		case !to.time.IsZero():
+			deliver.DeliverPolicy, deliver.OptStartTime = jetstream.DeliverByStartTimePolicy, &to.time
+			p.Seq = 0 // the first message says
+		default:
+			from(to.seq)
+		}
+		moved = true
+	case p.Stream != info.Config.Name || !p.Created.Equal(info.Created):
+		b.log.Warn("the stream was made anew: it is read from its start", "stream", info.Config.Name, "created", info.Created, "before", p.Created)
+		from(1)
+		moved = true
+	case p.Seq > info.State.LastSeq+1:
+		return deliver, false, stuck("stream %s ends at %d, and the bridge had come to %d: the stream has lost messages, and will use their numbers again; seek to where the bridge is to go on", info.Config.Name, info.State.LastSeq, p.Seq-1)
+	default:
+		from(p.Seq)
+	}
+	p.Stream, p.Created = info.Config.Name, info.Created
+	return deliver, moved, nil
+}
+
+func (b *Bridge) streamToTopic(ctx context.Context, conn *connection) error {
+	ts, err := b.openTargets(ctx)
+	if err != nil {
+		return err
+	}
+	defer ts.adm.Close()
+	l, p, err := openLedger(ctx, b.job.Kafka, b.job.ID, ts.maxBytes())
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	src, info, err := conn.openSource(ctx, b.job.Spec.FromStream)
+	if err != nil {
+		return err
+	}
+	deliver, moved, err := b.place(&p, info)
+	if err != nil {
+		return err
+	}
+	if p.Seq == 0 { // by time: what that comes to is kept, or the next start would look for it again and find something else
+		if p.Seq, err = src.firstOf(ctx, deliver, info); err != nil {
+			return fmt.Errorf("look for the first message of that time in stream %s: %w", src.name, err)
+		}
+		deliver.DeliverPolicy, deliver.OptStartSeq, deliver.OptStartTime = jetstream.DeliverByStartSequencePolicy, p.Seq, nil
+	}
+	cons, err := src.stream.OrderedConsumer(ctx, deliver)
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", src.name, err)
+	}
+	if moved {
+		if err := l.commit(ctx, &p); err != nil {
+			return err
+		}
+	}
+	r := &streamReader{b: b, src: src, cons: cons, ts: ts, out: make(chan jetstream.Msg, readAhead), p: p}
+	return r.run(ctx, l)
+}
+
+// firstOf is the sequence of the first message that a consumer would deliver, or the one after the last.
+func (s *sourceStream) firstOf(ctx context.Context, deliver jetstream.OrderedConsumerConfig, info *jetstream.StreamInfo) (uint64, error) {
+	cons, err := s.stream.OrderedConsumer(ctx, deliver)
+	if err != nil {
+		return 0, err
+	}
+	if ci := cons.CachedInfo(); ci != nil && ci.NumPending == 0 {
+		return info.State.LastSeq + 1, nil
+	}
+	it, err := cons.Messages(jetstream.PullMaxMessages(1))
+	if err != nil {
+		return 0, err
+	}
+	defer it.Stop()
+	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
+	defer cancel()
+	m, err := it.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return 0, err
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return 0, err
+	}
+	return meta.Sequence.Stream, nil
+}
+
+// streamReader reads ahead on one goroutine, and writes on another.
+type streamReader struct {
+	b    *Bridge
+	src  *sourceStream
+	cons jetstream.Consumer
+	ts   *targets
+	out  chan jetstream.Msg
+	p    progress
+}
+
+func (r *streamReader) run(ctx context.Context, l *ledger) error {
+	it, err := r.cons.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(natsTimeout))
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", r.src.name, err)
+	}
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	stopped := make(chan struct{})
+	defer func() { <-stopped }()
+	stop := context.AfterFunc(ctx, it.Stop) // also out of a consumer that is being made anew
+	defer it.Stop()
+	defer stop()
+	defer fail(nil)
+	go func() {
+		defer close(stopped)
+		for {
+			m, err := it.Next(jetstream.NextContext(ctx))
+			if err != nil {
+				fail(fmt.Errorf("read stream %s: %w", r.src.name, err))
+				return
+			}
+			select {
+			case r.out <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	r.b.stats.at(strconv.FormatUint(r.p.Seq, 10))
+	if err := r.lag(ctx); err != nil {
+		return err
+	}
+	r.b.running()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-look.C:
+			if _, err := r.src.same(ctx); err != nil {
+				return err
+			}
+			if err := r.ts.look(ctx, r.b.job.Spec); err != nil {
+				return err
+			}
+			if err := r.lag(ctx); err != nil {
+				return err
+			}
+		case m := <-r.out:
+			if err := r.batch(ctx, l, m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// batch takes over a message and those behind it.
+func (r *streamReader) batch(ctx context.Context, l *ledger, m jetstream.Msg) error {
+	var (
+		records []*kgo.Record
+		tally   Counts
+		bytes   int
+		pending uint64
+		full    = time.NewTimer(gather)
+	)
+	defer full.Stop()
+	var failed error // what has come before it is taken over all the same
+	for m != nil && failed == nil {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		if seq := meta.Sequence.Stream; seq >= r.p.Seq {
+			rec, err := r.b.take(r.ts, &message{subject: m.Subject(), header: m.Headers(), data: m.Data(), seq: seq, time: meta.Timestamp}, &tally)
+			if err != nil {
+				failed = err
+				break
+			}
+			if rec != nil {
+				records = append(records, rec)
+				bytes += payloadBytes(rec)
+			}
+			r.p.Seq, pending = seq+1, meta.NumPending
+		}
+		if m = nil; len(records) < maxBatch && bytes < maxBatchBytes {
+			select {
+			case m = <-r.out:
+			case <-full.C:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	// All of the batch was read before this answer is asked for, so it is of the stream that the answer is about.
+	if _, err := r.src.same(ctx); err != nil {
+		return err
+	}
+	if len(records) > 0 || tally != (Counts{}) {
+		if err := l.commit(ctx, &r.p, records...); err != nil {
+			return err
+		}
+		r.b.stats.add(&tally)
+		r.b.stats.at(strconv.FormatUint(r.p.Seq, 10))
+		r.b.stats.lag.Store(int64(pending))
+	}
+	return failed
+}
+
+// lag asks how much there is to come.
+func (r *streamReader) lag(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
+	defer cancel()
+	if len(r.out) > 0 {
+		return nil // the next batch says it
+	}
+	info, err := r.cons.Info(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrOrderedConsumerNotCreated):
+		return nil // it is being made anew
+	case err != nil:
+		return fmt.Errorf("ask for the lag of stream %s: %w", r.src.name, err)
+	}
+	r.b.stats.lag.Store(int64(info.NumPending) + int64(len(r.out)))
+	return nil
+}
