@@ -124,7 +124,8 @@ func (s devSecure) flags(kafka string) []string {
 		"--rpc-tls-cert", cert, "--rpc-tls-key", key, "--rpc-tls-ca", ca, "--rpc-tls-names", "broker",
 		"--admin-tls-cert", cert, "--admin-tls-key", key, "--admin-tls-ca", ca,
 		"--sasl-mechanisms", "SCRAM-SHA-512,SCRAM-SHA-256,PLAIN", "--acls", "--super-users", "User:" + devAdmin,
-		"--bootstrap-user", devAdmin, "--bootstrap-password-file", s.file("admin.password")}
+		"--bootstrap-user", devAdmin, "--bootstrap-password-file", s.file("admin.password"),
+		"--bridge-user", devAdmin, "--bridge-password-file", s.file("admin.password"), "--bridge-tls-ca", ca}
 }
 
 // client is how to connect as admin.

@@ -29,6 +29,7 @@ var commands = []func(*app) *cobra.Command{
 	newQuotaCommand,
 	newClusterCommand,
 	newTxnCommand,
+	newBridgeCommand,
 	newUserCommand,
 	newACLCommand,
 	newRaftCommand,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/balsamq/balsa/bridge"
 	"github.com/balsamq/balsa/broker"
 )
 
@@ -30,6 +31,8 @@ type startOptions struct {
 	direct    bool
 	voters    int
 	security  startSecurity
+	bridges   bridge.Runner
+	bridgeVia *choice // SASL
 }
 
 func newStartCommand(a *app) *cobra.Command {
@@ -96,6 +99,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int64Var(&o.cfg.MoveRate, "move-rate", 64<<20, "bytes a second that a broker sends to new replicas at most; below 0: no bound")
 	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
 	o.security.flags(f, &o.cfg)
+	o.bridgeVia = bridgeFlags(f, &o.bridges)
 	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
 	f.Var(o.logFormat, "log-format", "`text|json`")
 	settingsAll(f, "")
@@ -111,6 +115,10 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 	cfg.ReadConsistency = o.reads.String()
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)
+	if m := o.bridgeVia.String(); m != "auto" {
+		o.bridges.Security.Mechanism = m
+	}
+	cfg.Bridges = &o.bridges
 	err := o.security.apply(&cfg)
 	if err != nil {
 		return startError(err)
