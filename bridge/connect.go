@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,6 +142,17 @@ func (s secrets) options(a *Auth) ([]nats.Option, error) {
 	return append(opts, nats.Secure(c)), nil
 }
 
+// dialer ends with the context: there may be many servers to try, and somebody who waits for the bridge to stop.
+type dialer struct {
+	ctx     context.Context
+	timeout time.Duration
+}
+
+// Dial implements nats.CustomDialer.
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: d.timeout}).DialContext(d.ctx, network, address)
+}
+
 // connection is one to NATS, and JetStream over it.
 type connection struct {
 	nc *nats.Conn
@@ -158,7 +170,7 @@ func connect(ctx context.Context, s *Spec, dir secrets, name string, window int,
 	if d, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(d), time.Millisecond))
 	}
-	opts = append(opts, nats.Name("balsa bridge "+name), nats.Timeout(timeout), nats.NoReconnect(), nats.PingInterval(natsPing), nats.MaxPingsOutstanding(natsPings),
+	opts = append(opts, nats.SetCustomDialer(dialer{ctx, timeout}), nats.Name("balsa bridge "+name), nats.Timeout(timeout), nats.NoReconnect(), nats.PingInterval(natsPing), nats.MaxPingsOutstanding(natsPings),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if !errors.Is(err, nats.ErrSlowConsumer) { // those are counted
 				log.Warn("NATS says", "err", err)

@@ -118,7 +118,8 @@ func (c *converter) record(m *message) (*kgo.Record, error) {
 		r.Value = nil
 	}
 	if v := m.header.Get(headerTimestamp); v != "" {
-		if ms, err := strconv.ParseInt(v, 10, 64); err == nil && ms >= 0 {
+		// A time that is yet to come the topic might refuse, and the bridge could not go on.
+		if ms, err := strconv.ParseInt(v, 10, 64); err == nil && ms >= 0 && !time.UnixMilli(ms).After(m.time) {
 			r.Timestamp = time.UnixMilli(ms)
 		}
 	}
@@ -162,8 +163,37 @@ func (c *converter) deadMessage(m *message, reason error, maxBytes int) *kgo.Rec
 	return r
 }
 
+// outlet is what a stream takes.
+type outlet struct {
+	name     string
+	subjects []string
+	maxBytes int64 // of a message with its headers; 0: not known
+}
+
+// takes says whether a subject is one of the stream's.
+func (o *outlet) takes(subject string) bool {
+	return slices.ContainsFunc(o.subjects, func(f string) bool { return covers(f, subject) })
+}
+
+// covers says whether a subject matches a filter with wildcards.
+func covers(filter, subject string) bool {
+	for {
+		f, restF, moreF := strings.Cut(filter, ".")
+		s, restS, moreS := strings.Cut(subject, ".")
+		switch {
+		case f == ">":
+			return true
+		case f != "*" && f != s || moreF != moreS:
+			return false
+		case !moreF:
+			return true
+		}
+		filter, subject = restF, restS
+	}
+}
+
 // message makes a message of a record. It fails with errSkip, or because that cannot be done.
-func (c *converter) message(r *kgo.Record, id string, maxPayload int64) (*nats.Msg, error) {
+func (c *converter) message(r *kgo.Record, id string, to *outlet) (*nats.Msg, error) {
 	var passed []string
 	for _, h := range r.Headers {
 		if h.Key == headerBridges {
@@ -177,8 +207,8 @@ func (c *converter) message(r *kgo.Record, id string, maxPayload int64) (*nats.M
 	if err != nil {
 		return nil, err
 	}
-	if !validSubject(subject) {
-		return nil, fmt.Errorf("%.200q is no subject to publish to", subject)
+	if !validSubject(subject) || !to.takes(subject) {
+		return nil, fmt.Errorf("stream %s does not take the subject %.200q: its own are %.200q", to.name, subject, to.subjects)
 	}
 	m := &nats.Msg{Subject: subject, Data: r.Value, Header: encodeHeaders(r.Headers)}
 	if !c.subject.hasKey() && r.Key != nil {
@@ -191,14 +221,23 @@ func (c *converter) message(r *kgo.Record, id string, maxPayload int64) (*nats.M
 	m.Header.Set(headerPlace, fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset))
 	m.Header.Add(headerBridges, c.self)
 	m.Header.Set(nats.MsgIdHdr, id)
-	if size := int64(m.Size()) + chainBytes; maxPayload > 0 && size > maxPayload {
-		return nil, fmt.Errorf("the message would have %d bytes, and the server takes %d", size, maxPayload)
+	m.Header.Set(nats.ExpectedStreamHdr, to.name)
+	size := int64(m.Size()) + chainBytes
+	if to.maxBytes > 0 && size > to.maxBytes {
+		return nil, fmt.Errorf("the message would have %d bytes, and the stream takes %d", size, to.maxBytes)
+	}
+	if n := size - int64(len(m.Data)+len(m.Subject)); n > maxHeaderBytes {
+		return nil, fmt.Errorf("its headers would have %d bytes, and a stream takes %d", n, maxHeaderBytes)
 	}
 	return m, nil
 }
 
-// chainBytes is what Nats-Expected-Last-Sequence adds to a message at most.
-const chainBytes = 64
+const (
+	// chainBytes is what Nats-Expected-Last-Sequence adds to a message at most.
+	chainBytes = 64
+	// maxHeaderBytes is what JetStream takes of headers.
+	maxHeaderBytes = 1<<16 - 1
+)
 
 // deadRecord is the dead letter of a record that cannot be converted.
 func (c *converter) deadRecord(r *kgo.Record, reason error) *kgo.Record {

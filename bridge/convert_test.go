@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
+
+// anywhere is a stream that takes all there is.
+var anywhere = &outlet{name: "S", subjects: []string{">"}}
 
 func converterFor(t testing.TB, s *Spec) *converter {
 	t.Helper()
@@ -64,7 +68,7 @@ func TestRecordsComeBack(t *testing.T) {
 		{Key: []byte("x"), Value: []byte("v"), Headers: []kgo.RecordHeader{{Key: "per%41cent", Value: []byte("100%")}, {Key: "pct", Value: []byte("%41")}}},
 	} {
 		r.Topic, r.Partition, r.Offset, r.Timestamp = "t", 1, 7, at
-		m, err := out.message(r, "t/1/7", 1<<20)
+		m, err := out.message(r, "t/1/7", anywhere)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +153,7 @@ func TestLoopsAreCut(t *testing.T) {
 		for _, p := range tc.passed {
 			r.Headers = append(r.Headers, kgo.RecordHeader{Key: headerBridges, Value: []byte(p)})
 		}
-		m, err := c.message(r, "id", 0)
+		m, err := c.message(r, "id", anywhere)
 		if errors.Is(err, errSkip) != tc.drop || !tc.drop && err != nil {
 			t.Errorf("%v past %v into a stream: %v", tc.passed, tc.skip, err)
 		}
@@ -161,8 +165,14 @@ func TestLoopsAreCut(t *testing.T) {
 
 func TestWhatIsTooLarge(t *testing.T) {
 	out := converterFor(t, &Spec{FromTopic: "t", Subject: "s"})
-	if _, err := out.message(&kgo.Record{Value: make([]byte, 1000)}, "id", 1000); err == nil {
+	if _, err := out.message(&kgo.Record{Value: make([]byte, 1000)}, "id", &outlet{subjects: []string{"s"}, maxBytes: 1000}); err == nil {
 		t.Error("a message larger than the server takes")
+	}
+	if _, err := out.message(&kgo.Record{Headers: []kgo.RecordHeader{{Key: "h", Value: bytes.Repeat([]byte("x"), maxHeaderBytes)}}}, "id", anywhere); err == nil {
+		t.Error("headers larger than JetStream takes")
+	}
+	if _, err := out.message(&kgo.Record{}, "id", &outlet{subjects: []string{"a.>", "*.s", "ss"}}); err == nil {
+		t.Error("a subject that the stream does not take")
 	}
 	in := converterFor(t, &Spec{FromStream: "S"})
 	m := &message{subject: "a", data: make([]byte, 1000), seq: 3, header: nats.Header{"X": {"1"}}}
@@ -217,4 +227,18 @@ func FuzzHeaders(f *testing.F) {
 			t.Fatalf("%q became %q", want, have)
 		}
 	})
+}
+
+func TestCovers(t *testing.T) {
+	for _, tc := range []struct {
+		filter, subject string
+		want            bool
+	}{
+		{"a", "a", true}, {"a", "b", false}, {"a", "a.b", false}, {"a.b", "a", false}, {"a.*", "a.b", true}, {"a.*", "a.b.c", false}, {"a.*", "a", false},
+		{"a.>", "a.b.c", true}, {"a.>", "a", false}, {">", "a", true}, {"*.b", "a.b", true}, {"*.b", "a.c", false},
+	} {
+		if got := covers(tc.filter, tc.subject); got != tc.want {
+			t.Errorf("%s covers %s: %v", tc.filter, tc.subject, got)
+		}
+	}
 }

@@ -46,6 +46,7 @@ type streamWriter struct {
 	b       *Bridge
 	conn    *connection
 	stream  jetstream.Stream
+	outlet  *outlet
 	l       *ledger
 	ts      *targets
 	p       progress // of what is acknowledged
@@ -85,7 +86,7 @@ func (b *Bridge) topicToStream(ctx context.Context, conn *connection) error {
 	if p.Offsets == nil {
 		p.Offsets = make(map[int32]int64)
 	}
-	w := &streamWriter{b: b, conn: conn, stream: st, l: l, ts: ts, p: p, kept: time.Now()}
+	w := &streamWriter{b: b, conn: conn, stream: st, outlet: conn.outlet(info), l: l, ts: ts, p: p, kept: time.Now()}
 	if err := w.catchUp(ctx, info); err != nil { // by the ids of before a seek
 		return err
 	}
@@ -96,6 +97,18 @@ func (b *Bridge) topicToStream(ctx context.Context, conn *connection) error {
 		return err
 	}
 	return w.run(ctx, &topic)
+}
+
+// outlet is what a stream takes over this connection.
+func (c *connection) outlet(info *jetstream.StreamInfo) *outlet {
+	o := &outlet{name: info.Config.Name, subjects: info.Config.Subjects, maxBytes: c.nc.MaxPayload()}
+	if len(o.subjects) == 0 {
+		o.subjects = []string{o.name} // JetStream's default
+	}
+	if n := int64(info.Config.MaxMsgSize); n > 0 {
+		o.maxBytes = min(o.maxBytes, n)
+	}
+	return o
 }
 
 // place finds the offsets to begin at, as far as the topic says.
@@ -313,7 +326,7 @@ func (w *streamWriter) send(ctx context.Context, r *kgo.Record) error {
 		w.dirty++
 		return nil
 	}
-	m, err := b.conv.message(r, w.id(r), w.conn.nc.MaxPayload())
+	m, err := b.conv.message(r, w.id(r), w.outlet)
 	switch {
 	case errors.Is(err, errSkip):
 		// Its place becomes part of the progress with the next one that is acknowledged, or when nothing is in flight.
@@ -486,5 +499,6 @@ func (w *streamWriter) look(ctx context.Context, was *client.Topic) error {
 	if !info.Created.Equal(w.p.Created) {
 		return fmt.Errorf("stream %s was deleted and made anew", w.p.Stream)
 	}
+	w.outlet = w.conn.outlet(info)
 	return w.ts.look(ctx, w.b.job.Spec)
 }

@@ -89,6 +89,9 @@ func (b *Bridge) place(p *progress, info *jetstream.StreamInfo) (deliver jetstre
 	case p.Seq > info.State.LastSeq+1:
 		return deliver, false, stuck("stream %s ends at %d, and the bridge had come to %d: the stream has lost messages, and will use their numbers again; seek to where the bridge is to go on", info.Config.Name, info.State.LastSeq, p.Seq-1)
 	default:
+		if first := info.State.FirstSeq; first > p.Seq && info.State.Msgs > 0 {
+			b.log.Warn("messages are gone from the stream that had perhaps not been taken over", "stream", info.Config.Name, "next", p.Seq, "first", first)
+		}
 		from(p.Seq)
 	}
 	p.Stream, p.Created = info.Config.Name, info.Created
