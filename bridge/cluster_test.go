@@ -169,6 +169,25 @@ func TestBridgesMove(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// A broker that stops in order gives the bridge away before it is missed.
+	owner = show(t, cl, "in").Owner
+	term := show(t, cl, "in").Term
+	if err := cl.Broker(owner).Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s := show(t, cl, "in"); s.Term == term {
+		t.Errorf("broker %d has stopped, and the bridge is still its own: %+v", owner, s)
+	}
+	soon(t, "another broker has the bridge", func() error {
+		if s := show(t, cl, "in"); s.Owner == owner || s.Status.State != string(StateRunning) {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	if err := cl.Broker(owner).Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
 	if s := mustOrder(t, cl, "/v1/bridges/in/pause", map[string]any{}); !s.Paused || s.Status.State != "paused" {
 		t.Errorf("%+v", s)
 	}

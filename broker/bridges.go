@@ -77,7 +77,10 @@ type bridges struct {
 	b    *Broker
 	kick chan struct{} // capacity 1
 
-	mu   sync.Mutex // guards held
+	turn sync.Mutex // held while bridges are begun, and around left
+	left bool       // the broker is stopping: none is begun any more
+
+	mu   sync.Mutex // guards held; taken under turn, or without
 	held map[coordinator.TopicID]*heldBridge
 }
 
@@ -155,6 +158,11 @@ func (g *bridges) count() int {
 
 // reconcile stops what is not this broker's any more or is to be another way, and begins what is new.
 func (g *bridges) reconcile(ctx context.Context) {
+	g.turn.Lock()
+	defer g.turn.Unlock()
+	if g.left {
+		return
+	}
 	wanted := make(map[coordinator.TopicID]*coordinator.Bridge)
 	for _, b := range g.mine() {
 		wanted[b.ID] = b
@@ -211,6 +219,23 @@ func (g *bridges) stop(which func(*heldBridge) bool) {
 		})
 	}
 	wg.Wait()
+}
+
+// leave stops all bridges and gives them back, so that other brokers go on with them at once, and not when this one is missed.
+func (g *bridges) leave(ctx context.Context) {
+	g.turn.Lock()
+	defer g.turn.Unlock()
+	g.left = true
+	g.stop(func(*heldBridge) bool { return true })
+	if len(g.b.Image().LiveBrokers()) < 2 {
+		return
+	}
+	for _, b := range g.mine() {
+		back := &coordinator.BridgeHolder{Node: b.Owner, Term: b.Term}
+		if err := g.b.change(ctx, &coordinator.Command{AlterBridge: &coordinator.AlterBridge{Name: b.Name, ID: b.ID, Assign: back}}); err != nil {
+			g.b.log.Warn("a bridge could not be given back; another broker has it once this one is missed", "bridge", b.Name, "err", err)
+		}
+	}
 }
 
 // owns asks the metadata group.

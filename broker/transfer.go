@@ -306,6 +306,7 @@ func (b *Broker) handOver() {
 	b.leaving.Store(true)
 	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.CloseTimeout)
 	defer cancel()
+	b.bridges.leave(ctx)
 	groups := b.peers.table.led()
 	if _, leads := b.meta.Leader(); leads {
 		groups = append(groups, raft.MetadataGroup)

@@ -46,7 +46,8 @@ type Bridge struct {
 	// Position is where it is to begin, as somebody said when it was made, or later for the Number-th time.
 	Position string `json:"position,omitempty"`
 	Number   int64  `json:"number"`
-	// Owner is the broker that has it, as of its registration; 0: none. Term counts how often it was given to one.
+	// Owner is the broker that has it, as of its registration; 0: none. Without an Epoch it has given it back, as it stops. Term counts how often it was
+	// given away, or back.
 	Owner raft.NodeID `json:"owner,omitempty"`
 	Epoch int64       `json:"epoch,omitempty"`
 	Term  int64       `json:"term,omitempty"`
@@ -226,7 +227,11 @@ func (c *Controller) assignBridges(ctx context.Context) error {
 		return nil
 	}
 	for _, b := range free {
-		best := slices.MinFunc(brokers, func(x, y *Broker) int { return held[x.ID] - held[y.ID] })
+		fit := brokers
+		if b.Epoch == 0 && len(brokers) > 1 { // its owner stops
+			fit = slices.DeleteFunc(slices.Clone(brokers), func(x *Broker) bool { return x.ID == b.Owner })
+		}
+		best := slices.MinFunc(fit, func(x, y *Broker) int { return held[x.ID] - held[y.ID] })
 		held[best.ID]++
 		r, err := c.propose(ctx, &Command{AlterBridge: &AlterBridge{Name: b.Name, ID: b.ID, Assign: &BridgeHolder{Node: best.ID, Epoch: best.Epoch, Term: b.Term}}})
 		if err == nil && r.Code != "stale" && r.Code != "unknown_bridge" { // then the next round sees what has changed

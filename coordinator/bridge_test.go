@@ -150,6 +150,17 @@ func TestBridgesAreGivenToLiveBrokers(t *testing.T) {
 	if m := owners(); m[3] != 0 || m[1] != 3 || m[2] != 3 {
 		t.Fatalf("after broker 3 was fenced: %v", m)
 	}
+	// Broker 1 stops in order, and gives back what it has: it does not get it again.
+	back := c.md.Image().Bridges()
+	for _, b := range back {
+		if b.Owner == 1 {
+			c.do(&Command{AlterBridge: &AlterBridge{Name: b.Name, ID: b.ID, Assign: &BridgeHolder{Node: 1, Term: b.Term}}})
+		}
+	}
+	tick()
+	if m := owners(); m[1] != 0 || m[2] != 6 {
+		t.Fatalf("after broker 1 has given its own back: %v", m)
+	}
 	// Broker 2 is started anew: what it had is given away again, as of its new registration.
 	c.do(register(2, 102, ""))
 	hear(1, 2)
