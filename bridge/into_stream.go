@@ -1,7 +1,9 @@
-// A topic into a JetStream stream, exactly once: a chain of messages in flight, each of which names the sequence that the one before it got.
+// A topic into a JetStream stream, exactly once: plans, each of which says which records get the stream's next sequences.
 //
-// What is stored is always a prefix of the chain. After a failure the stream's end says how long that is: messages of this bridge behind the place that
-// the progress names are read back, and move the offsets on. The broker's own copy of the offsets may so be behind, and never ahead.
+// A plan is written to the ledger before anything of it is published, and names its records in order. Each message says which sequence it expects before
+// it, so a window can be in flight and what is stored is what the plan says, whoever sends it: an owner that was thought dead and its successor publish the
+// same message for the same sequence, and one of the two is refused. (Two owners with plans of their own would fill each other's gaps.) After a failure the
+// stream's end says how much of the plan is done.
 
 package bridge
 
@@ -9,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,24 +25,30 @@ import (
 )
 
 const (
-	// maxWindow and maxWindowBytes bound the messages in flight.
+	// maxWindow and maxWindowBytes bound the messages of a plan, all of which may be in flight.
 	maxWindow      = 4096
 	maxWindowBytes = 16 << 20
 	// ackTimeout is how long one may be without an answer: an election of the stream's leader, and some more.
 	ackTimeout = 10 * time.Second
-	// keepEvery and keepAfter are how often the progress is kept: after so long, and after so many messages.
-	keepEvery = time.Second
-	keepAfter = 20_000
 	// fetchBytes bounds one fetch.
 	fetchBytes = 8 << 20
+	// maxQueued bounds the records that wait while the rest of a plan is looked for among them, and planTimeout the time that takes.
+	maxQueued   = 64 << 10
+	planTimeout = time.Minute
 )
+
+// run is records of a partition with consecutive places in a plan: those from First to Last that become messages.
+type run struct {
+	Partition int32 `json:"p"`
+	First     int64 `json:"f"`
+	Last      int64 `json:"l"`
+}
 
 // flight is a message on its way.
 type flight struct {
 	record *kgo.Record
 	ack    jetstream.PubAckFuture
 	want   uint64 // the sequence that it is to get
-	bytes  int
 }
 
 // streamWriter is a bridge into a stream at work.
@@ -49,13 +59,12 @@ type streamWriter struct {
 	outlet  *outlet
 	l       *ledger
 	ts      *targets
-	p       progress // of what is acknowledged
-	last    uint64   // the stream's last sequence, with those in flight
+	reader  *client.Admin
+	p       progress
+	last    uint64 // the stream's last sequence, with those in flight
 	flights []flight
-	bytes   int
-	taken   map[int32]int64 // the next offsets to be taken, with those in flight
-	dirty   int             // messages since the progress was kept
-	kept    time.Time
+	queues  map[int32][]*kgo.Record // read, and not taken yet
+	queued  int
 }
 
 func (b *Bridge) topicToStream(ctx context.Context, conn *connection) error {
@@ -86,17 +95,23 @@ func (b *Bridge) topicToStream(ctx context.Context, conn *connection) error {
 	if p.Offsets == nil {
 		p.Offsets = make(map[int32]int64)
 	}
-	w := &streamWriter{b: b, conn: conn, stream: st, outlet: conn.outlet(info), l: l, ts: ts, p: p, kept: time.Now()}
-	if err := w.catchUp(ctx, info); err != nil { // by the ids of before a seek
+	w := &streamWriter{b: b, conn: conn, stream: st, outlet: conn.outlet(info), l: l, ts: ts, p: p, queues: make(map[int32][]*kgo.Record)}
+	rest, err := w.resume(ctx, info)
+	if err != nil {
 		return err
 	}
+	number, id := w.p.Position, w.p.TopicID
 	if err := w.place(ctx, &topic); err != nil {
 		return err
 	}
+	if len(rest) > 0 && number == w.p.Position && id == w.p.TopicID {
+		return w.run(ctx, &topic, rest)
+	}
+	w.p.Plan, w.p.Next = nil, nil
 	if err := l.commit(ctx, &w.p); err != nil {
 		return err
 	}
-	return w.run(ctx, &topic)
+	return w.run(ctx, &topic, nil)
 }
 
 // outlet is what a stream takes over this connection.
@@ -177,69 +192,106 @@ func (w *streamWriter) idSuffix() string {
 	return fmt.Sprintf(" %s %s.%d", w.p.TopicID, w.b.job.ID, w.p.Position)
 }
 
-// catchUp reads the end of the stream: what is there already of this bridge.
-func (w *streamWriter) catchUp(ctx context.Context, info *jetstream.StreamInfo) error {
+// resume finds out how much of the plan is stored, and returns the rest of it. The progress is then that of before the rest.
+func (w *streamWriter) resume(ctx context.Context, info *jetstream.StreamInfo) (rest []run, err error) {
 	p := &w.p
-	if p.Stream != info.Config.Name || !p.Created.Equal(info.Created) {
-		p.Stream, p.Created, p.Seq = info.Config.Name, info.Created, 0
-	}
 	w.last = info.State.LastSeq
-	if p.Position == 0 { // it has never written
-		p.Seq = w.last
-		return nil
+	same := p.Stream == info.Config.Name && p.Created.Equal(info.Created)
+	base := p.Seq
+	p.Stream, p.Created, p.Seq = info.Config.Name, info.Created, w.last
+	switch {
+	case p.Position == 0 || len(p.Plan) == 0:
+		return nil, nil
+	case !same:
+		w.b.log.Warn("the stream was made anew: the bridge goes on where it was", "stream", p.Stream, "created", p.Created)
+		return nil, nil
+	case w.last < base:
+		w.b.log.Warn("the stream has lost messages that it had acknowledged; the bridge goes on behind them", "stream", p.Stream, "last", w.last, "acknowledged", base)
+		return nil, nil
 	}
-	if p.Seq > w.last {
-		w.b.log.Warn("the stream has lost messages that it had acknowledged; the bridge goes on behind them", "stream", p.Stream, "last", w.last, "acknowledged", p.Seq)
-		p.Seq = w.last
-	}
-	if p.Seq == w.last {
-		return nil
-	}
-	found, err := w.readBack(ctx)
+	found, err := w.readBack(ctx, base)
 	if err != nil {
-		return fmt.Errorf("read back the end of stream %s: %w", p.Stream, err)
+		return nil, fmt.Errorf("read back the end of stream %s: %w", p.Stream, err)
 	}
-	w.b.log.Info("the end of the stream was read back", "stream", p.Stream, "from", p.Seq+1, "to", w.last, "found", found)
-	p.Seq = w.last
-	return nil
+	w.b.log.Info("the end of the stream was read back", "stream", p.Stream, "from", base+1, "to", w.last, "found", len(found))
+	rest = slices.Clone(p.Plan)
+	regular := true
+	for seq := base + 1; seq <= w.last; seq++ {
+		at, there := found[seq]
+		switch {
+		case regular && len(rest) > 0 && (!there || at == rest[0].first()): // what has been removed meanwhile was what the plan says
+			at = rest[0].first()
+			if rest[0].First++; rest[0].First > rest[0].Last {
+				rest = rest[1:]
+			}
+		case !there:
+			regular = false
+			continue
+		default:
+			regular = false
+		}
+		if at.offset >= 0 {
+			p.Offsets[at.partition] = max(p.Offsets[at.partition], at.offset+1)
+		}
+	}
+	if !regular {
+		w.b.log.Warn("others write to the stream: give the bridge one of its own, or records may be there twice or out of order", "stream", p.Stream)
+		return nil, nil
+	}
+	if len(rest) == 0 {
+		maps.Copy(p.Offsets, p.Next)
+	}
+	return rest, nil
 }
 
-// readBack reads from behind p.Seq to the end, and moves the offsets on by what is this bridge's.
-func (w *streamWriter) readBack(ctx context.Context) (found int, err error) {
-	p := &w.p
-	cons, err := w.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: p.Seq + 1,
+// recordPlace is a record's place in its topic; an offset below 0 is that of a message of somebody else.
+type recordPlace struct {
+	partition int32
+	offset    int64
+}
+
+func (r *run) first() recordPlace { return recordPlace{r.Partition, r.First} }
+
+// readBack reads from behind base to the end: the records that messages were made of, by sequence.
+func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]recordPlace, error) {
+	found := make(map[uint64]recordPlace)
+	if base == w.last {
+		return found, nil
+	}
+	cons, err := w.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: base + 1,
 		HeadersOnly: true, MaxResetAttempts: resetAttempts})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if ci := cons.CachedInfo(); ci != nil && ci.NumPending == 0 {
-		return 0, nil // all of it is gone from the stream
+		return found, nil // all of it is gone from the stream
 	}
 	it, err := cons.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(natsTimeout))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer it.Stop()
 	defer context.AfterFunc(ctx, it.Stop)()
 	topic, suffix := w.b.job.Spec.FromTopic, w.idSuffix()
-	for {
+	for len(found) < maxQueued {
 		m, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return found, err
+			return nil, err
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return found, err
+			return nil, err
 		}
+		at := recordPlace{-1, -1}
 		if n, o, ok := placeOf(m.Headers().Get(nats.MsgIdHdr), topic, suffix); ok {
-			p.Offsets[n] = max(p.Offsets[n], o+1)
-			found++
+			at = recordPlace{n, o}
 		}
+		found[meta.Sequence.Stream] = at
 		if meta.NumPending == 0 || meta.Sequence.Stream >= w.last {
-			w.last = max(w.last, meta.Sequence.Stream)
-			return found, nil
+			break
 		}
 	}
+	return found, nil // a plan is shorter than what is read at most: what is not read is not this bridge's
 }
 
 // placeOf reads partition and offset out of an id.
@@ -257,215 +309,237 @@ func placeOf(id, topic, suffix string) (partition int32, offset int64, ok bool) 
 	return int32(n), o, true
 }
 
-func (w *streamWriter) run(ctx context.Context, topic *client.Topic) error {
+// run finishes the rest of a plan, and then makes one after the other.
+func (w *streamWriter) run(ctx context.Context, topic *client.Topic, rest []run) (err error) {
 	b := w.b
 	from := make(map[int32]kgo.Offset, len(topic.Partitions))
-	w.taken = make(map[int32]int64, len(topic.Partitions))
 	for n, o := range w.p.Offsets {
-		from[n], w.taken[n] = kgo.NewOffset().At(o), o
+		from[n] = kgo.NewOffset().At(o)
 	}
 	// Transaction markers are records to the offsets: without them the lag would never be 0 behind one.
-	reader, err := client.NewAdmin(ctx, withOptions(b.job.Kafka, kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxBytes(fetchBytes), kgo.KeepControlRecords(),
+	w.reader, err = client.NewAdmin(ctx, withOptions(b.job.Kafka, kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxBytes(fetchBytes), kgo.KeepControlRecords(),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic.Name: from})))
 	if err != nil {
 		return err
 	}
-	defer reader.Close()
+	defer w.reader.Close()
+	if err := w.finish(ctx, rest); err != nil {
+		return err
+	}
 	if err := w.look(ctx, topic); err != nil {
 		return err
 	}
 	b.running()
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
+	looked := time.Now()
 	for {
-		// With messages in flight their acknowledgements matter as much as new records.
-		poll, cancel := context.WithTimeout(ctx, keepEvery/2)
-		if len(w.flights) > 0 {
-			cancel()
-			poll, cancel = context.WithTimeout(ctx, gather)
-		}
-		fetches := reader.Client().PollRecords(poll, maxWindow)
-		cancel()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		for _, e := range fetches.Errors() {
-			if !errors.Is(e.Err, context.DeadlineExceeded) && !errors.Is(e.Err, context.Canceled) {
-				return fmt.Errorf("read %s/%d: %w", e.Topic, e.Partition, e.Err)
-			}
-		}
-		for r := range fetches.RecordsAll() {
-			if err := w.send(ctx, r); err != nil {
-				if _, ok := errors.AsType[*stuckError](err); ok { // what is before it has gone its way
-					err = errors.Join(err, w.settle(ctx), w.keep(ctx, true))
-				}
+		if w.queued == 0 {
+			if err := w.poll(ctx, lookEvery/2); err != nil {
 				return err
 			}
 		}
-		if err := w.settleSome(ctx, 0, fetches.NumRecords() == 0); err != nil {
+		if err := w.batch(ctx); err != nil {
 			return err
 		}
-		select {
-		case <-ticker.C:
+		if time.Since(looked) > lookEvery {
+			looked = time.Now()
 			if err := w.look(ctx, topic); err != nil {
 				return err
 			}
-		default:
-		}
-		if err := w.keep(ctx, false); err != nil {
-			return err
 		}
 	}
 }
 
-// send publishes a record, or writes it to the dead letters.
-func (w *streamWriter) send(ctx context.Context, r *kgo.Record) error {
-	b := w.b
-	if r.Attrs.IsControl() {
-		w.taken[r.Partition] = r.Offset + 1
-		w.dirty++
+// poll waits for records, for so long.
+func (w *streamWriter) poll(ctx context.Context, wait time.Duration) error {
+	one, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	fetches := w.reader.Client().PollRecords(one, maxWindow)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for _, e := range fetches.Errors() {
+		if !errors.Is(e.Err, context.DeadlineExceeded) && !errors.Is(e.Err, context.Canceled) {
+			return fmt.Errorf("read %s/%d: %w", e.Topic, e.Partition, e.Err)
+		}
+	}
+	for r := range fetches.RecordsAll() {
+		w.queues[r.Partition] = append(w.queues[r.Partition], r)
+		w.queued++
+	}
+	return nil
+}
+
+// finish publishes the rest of a plan that somebody has begun: the same records in the same order.
+func (w *streamWriter) finish(ctx context.Context, rest []run) error {
+	if len(rest) == 0 {
 		return nil
 	}
-	m, err := b.conv.message(r, w.id(r), w.outlet)
-	switch {
-	case errors.Is(err, errSkip):
-		// Its place becomes part of the progress with the next one that is acknowledged, or when nothing is in flight.
-		b.stats.skipped.Add(1)
-		w.taken[r.Partition] = r.Offset + 1
-		w.dirty++
-		return nil
-	case err != nil && w.ts.dead == nil:
-		return stuck("record %s/%d/%d cannot be converted: %w; give the bridge a topic for dead letters, or seek beyond it", r.Topic, r.Partition, r.Offset, err)
-	case err != nil:
-		return w.bury(ctx, r, err)
+	deadline := time.Now().Add(planTimeout)
+	for _, x := range rest {
+		for o := x.First; o <= x.Last; {
+			q := w.queues[x.Partition]
+			switch {
+			case len(q) > 0 && q[0].Offset < o: // it was left out
+			case len(q) > 0 && q[0].Offset > o, w.queued >= maxQueued, time.Now().After(deadline):
+				return w.abandon(ctx, fmt.Errorf("record %s/%d/%d of the plan is not to be had any more", w.b.job.Spec.FromTopic, x.Partition, o))
+			case len(q) > 0:
+				m, err := w.b.conv.message(q[0], w.id(q[0]), w.outlet)
+				if err != nil { // the stream's limits have changed
+					return w.abandon(ctx, err)
+				}
+				if err := w.publish(m, q[0]); err != nil {
+					return err
+				}
+				o++
+			default:
+				if err := w.poll(ctx, lookEvery/2); err != nil {
+					return err
+				}
+				continue
+			}
+			w.queues[x.Partition] = q[1:]
+			w.queued--
+		}
 	}
-	size := m.Size()
-	if err := w.settleSome(ctx, size, false); err != nil {
+	if err := w.settle(ctx); err != nil {
 		return err
 	}
+	w.done()
+	return nil
+}
+
+// abandon gives up a plan that cannot be finished: the next start makes another one.
+func (w *streamWriter) abandon(ctx context.Context, why error) error {
+	if err := w.settle(ctx); err != nil {
+		return err
+	}
+	w.b.log.Warn("a plan cannot be finished; the bridge makes another one", "why", why)
+	w.p.Plan, w.p.Next, w.p.Seq = nil, nil, w.last
+	return errors.Join(why, w.l.commit(ctx, &w.p))
+}
+
+// batch makes a plan of what has been read, writes it to the ledger, and carries it out. Dead letters are written with it.
+func (w *streamWriter) batch(ctx context.Context) error {
+	var (
+		plan  []run
+		msgs  []*nats.Msg
+		of    []*kgo.Record
+		dead  []*kgo.Record
+		tally Counts
+		bytes int
+		stop  error // at a record that cannot be converted
+		next  = maps.Clone(w.p.Offsets)
+	)
+	for _, n := range slices.Sorted(maps.Keys(w.queues)) {
+		q := w.queues[n]
+		for len(q) > 0 && len(msgs) < maxWindow && len(dead) < maxWindow && bytes < maxWindowBytes && stop == nil {
+			r := q[0]
+			m, err := (*nats.Msg)(nil), errSkip
+			if r.Offset >= next[n] && !r.Attrs.IsControl() { // what is before was in a plan that another one has begun
+				m, err = w.b.conv.message(r, w.id(r), w.outlet)
+				if errors.Is(err, errSkip) {
+					tally.Skipped++
+				}
+			}
+			switch {
+			case err == nil:
+				if k := len(plan) - 1; k >= 0 && plan[k].Partition == n && plan[k].Last == r.Offset-1 {
+					plan[k].Last++
+				} else {
+					plan = append(plan, run{n, r.Offset, r.Offset})
+				}
+				msgs, of, bytes = append(msgs, m), append(of, r), bytes+m.Size()
+			case errors.Is(err, errSkip):
+			case w.ts.dead == nil:
+				stop = stuck("record %s/%d/%d cannot be converted: %w; give the bridge a topic for dead letters, or seek beyond it", r.Topic, r.Partition, r.Offset, err)
+				continue
+			default:
+				d := w.ts.dead.send(w.b.conv.deadRecord(r, err), string(r.Key))
+				dead, bytes = append(dead, d), bytes+payloadBytes(d)
+				tally.DeadLetters++
+			}
+			next[n] = max(next[n], r.Offset+1)
+			q = q[1:]
+			w.queued--
+		}
+		if w.queues[n] = q; len(q) == 0 {
+			delete(w.queues, n)
+		}
+	}
+	w.p.Plan, w.p.Next, w.p.Seq = plan, next, w.last
+	if len(plan) == 0 {
+		w.done()
+	}
+	if len(plan)+len(dead) > 0 {
+		if err := w.l.commit(ctx, &w.p, dead...); err != nil {
+			return err
+		}
+	}
+	w.b.stats.add(&tally)
+	for i, m := range msgs {
+		if err := w.publish(m, of[i]); err != nil {
+			return err
+		}
+	}
+	if err := w.settle(ctx); err != nil {
+		return err
+	}
+	w.done()
+	return stop
+}
+
+// done notes that the plan is carried out.
+func (w *streamWriter) done() {
+	if w.p.Next != nil {
+		w.p.Offsets = maps.Clone(w.p.Next)
+	}
+	w.p.Plan, w.p.Next, w.p.Seq = nil, nil, w.last
+}
+
+// publish sends a message, as the next of the chain.
+func (w *streamWriter) publish(m *nats.Msg, r *kgo.Record) error {
 	m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(w.last, 10))
 	ack, err := w.conn.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0), jetstream.WithStallWait(ackTimeout))
 	if err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
 	w.last++
-	w.taken[r.Partition] = r.Offset + 1
-	w.flights = append(w.flights, flight{r, ack, w.last, size})
-	w.bytes += size
+	w.flights = append(w.flights, flight{r, ack, w.last})
 	return nil
-}
-
-// bury writes a dead letter, together with the progress that has it behind it: so that the letter is there once.
-func (w *streamWriter) bury(ctx context.Context, r *kgo.Record, reason error) error {
-	if err := w.settle(ctx); err != nil {
-		return err
-	}
-	w.taken[r.Partition] = r.Offset + 1
-	p := w.progressOfAll()
-	if err := w.l.commit(ctx, p, w.ts.dead.send(w.b.conv.deadRecord(r, reason), string(r.Key))); err != nil {
-		return err
-	}
-	w.p, w.dirty, w.kept = *p, 0, time.Now()
-	w.b.stats.deadLetters.Add(1)
-	return nil
-}
-
-// progressOfAll is the progress once nothing is in flight.
-func (w *streamWriter) progressOfAll() *progress {
-	p := w.p.clone()
-	for n, o := range w.taken {
-		p.Offsets[n] = o
-	}
-	p.Seq = w.last
-	return &p
 }
 
 // settle waits for everything that is in flight.
 func (w *streamWriter) settle(ctx context.Context) error {
-	for len(w.flights) > 0 {
-		if err := w.settleOne(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// settleSome waits until a message of so many bytes fits into the window, and takes what has been answered already. With idle set it waits a little for
-// the rest.
-func (w *streamWriter) settleSome(ctx context.Context, size int, idle bool) error {
-	for len(w.flights) > 0 {
-		full := len(w.flights) >= maxWindow || w.bytes+size > maxWindowBytes
-		if !full && !idle {
-			select {
-			case ack := <-w.flights[0].ack.Ok():
-				if err := w.acknowledged(ack); err != nil {
-					return err
-				}
-				continue
-			case err := <-w.flights[0].ack.Err():
-				return w.refused(err)
-			default:
-				return nil
-			}
-		}
-		if err := w.settleOne(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// settleOne waits for the oldest one in flight.
-func (w *streamWriter) settleOne(ctx context.Context) error {
 	t := time.NewTimer(ackTimeout)
 	defer t.Stop()
-	select {
-	case ack := <-w.flights[0].ack.Ok():
-		return w.acknowledged(ack)
-	case err := <-w.flights[0].ack.Err():
-		return w.refused(err)
-	case <-t.C:
-		return w.refused(errors.New("no answer"))
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	for i := range w.flights {
+		f := &w.flights[i]
+		t.Reset(ackTimeout)
+		var err error
+		select {
+		case ack := <-f.ack.Ok():
+			if err = w.acknowledged(f, ack); err != nil {
+				return err
+			}
+			continue
+		case err = <-f.ack.Err():
+		case <-t.C:
+			err = errors.New("no answer")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("stream %s did not take record %s/%d/%d: %w", w.p.Stream, f.record.Topic, f.record.Partition, f.record.Offset, err)
 	}
+	w.flights = w.flights[:0]
+	return nil
 }
 
-func (w *streamWriter) refused(err error) error {
-	f := &w.flights[0]
-	return fmt.Errorf("stream %s did not take record %s/%d/%d: %w", w.p.Stream, f.record.Topic, f.record.Partition, f.record.Offset, err)
-}
-
-func (w *streamWriter) acknowledged(ack *jetstream.PubAck) error {
-	f := w.flights[0]
-	// A repeat: what was read back did not have it, so that it must have been removed. The chain has one link less than was thought.
+func (w *streamWriter) acknowledged(f *flight, ack *jetstream.PubAck) error {
 	if ack.Duplicate || ack.Sequence != f.want || ack.Stream != w.p.Stream {
 		return fmt.Errorf("stream %s has record %s/%d/%d at %d (repeat: %v), and not at %d: the chain begins anew", ack.Stream, f.record.Topic, f.record.Partition, f.record.Offset,
 			ack.Sequence, ack.Duplicate, f.want)
 	}
-	w.flights[0] = flight{}
-	w.flights = w.flights[1:]
-	w.bytes -= f.bytes
-	w.p.Offsets[f.record.Partition] = f.record.Offset + 1
-	w.p.Seq = ack.Sequence
-	w.dirty++
 	w.b.stats.add(&Counts{Records: 1, Bytes: uint64(payloadBytes(f.record))})
-	return nil
-}
-
-// keep writes the progress, if that is due.
-func (w *streamWriter) keep(ctx context.Context, now bool) error {
-	if w.dirty == 0 || !now && w.dirty < keepAfter && time.Since(w.kept) < keepEvery {
-		return nil
-	}
-	if len(w.flights) == 0 {
-		w.p = *w.progressOfAll()
-	}
-	if err := w.l.commit(ctx, &w.p); err != nil {
-		return err
-	}
-	w.dirty, w.kept = 0, time.Now()
-	w.b.stats.at(placeText(w.p.Offsets))
 	return nil
 }
 
@@ -478,14 +552,10 @@ func (w *streamWriter) look(ctx context.Context, was *client.Topic) error {
 	if topic.ID != was.ID || len(topic.Partitions) != len(was.Partitions) {
 		return fmt.Errorf("topic %s was made anew, or has more partitions: the bridge begins anew", was.Name)
 	}
-	next := w.p.Offsets
-	if len(w.flights) == 0 {
-		next = w.taken
-	}
 	lag := int64(0)
 	for _, p := range topic.Partitions {
 		if p.End >= 0 {
-			lag += max(p.End-next[p.Partition], 0)
+			lag += max(p.End-w.p.Offsets[p.Partition], 0)
 		}
 	}
 	w.b.stats.lag.Store(lag)

@@ -171,6 +171,9 @@ type streamReader struct {
 	ts   *targets
 	out  chan jetstream.Msg
 	p    progress
+	// taken is the consumer's number of the last message that was taken over. A consumer that is made anew counts from 1, so that the lag may be too small
+	// until the next one.
+	taken uint64
 }
 
 func (r *streamReader) run(ctx context.Context, l *ledger) error {
@@ -257,6 +260,7 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m jetstream.Msg) er
 				bytes += payloadBytes(rec)
 			}
 			r.p.Seq, pending = seq+1, meta.NumPending
+			r.taken = meta.Sequence.Consumer
 		}
 		if m = nil; len(records) < maxBatch && bytes < maxBatchBytes {
 			select {
@@ -296,6 +300,7 @@ func (r *streamReader) lag(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("ask for the lag of stream %s: %w", r.src.name, err)
 	}
-	r.b.stats.lag.Store(int64(info.NumPending) + int64(len(r.out)))
+	// What has been delivered may wait in the client still.
+	r.b.stats.lag.Store(int64(info.NumPending) + max(int64(info.Delivered.Consumer)-int64(r.taken), 0))
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"sync"
 	"time"
 
@@ -53,12 +52,9 @@ type progress struct {
 	// TopicID is that of the source topic, and Offsets the next ones to be read.
 	TopicID string          `json:"topic_id,omitempty"`
 	Offsets map[int32]int64 `json:"offsets,omitempty"`
-}
-
-func (p *progress) clone() progress {
-	c := *p
-	c.Offsets = maps.Clone(p.Offsets)
-	return c
+	// Plan is the records that get the sequences behind Seq, in order; once they have, Next are the offsets. See into_stream.go.
+	Plan []run           `json:"plan,omitempty"`
+	Next map[int32]int64 `json:"next,omitempty"`
 }
 
 // ledger is an opened one.

@@ -62,10 +62,8 @@ func records(t testing.TB, cfg client.Config, topic string) map[int32][]*kgo.Rec
 		t.Fatal(err)
 	}
 	defer adm.Close()
-	parts, err := adm.Offsets(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var parts []client.Partition
+	soon(t, "the topic says where it ends", func() (err error) { parts, err = adm.Offsets(t.Context(), topic); return err })
 	left := make(map[int32]int64)
 	for _, p := range parts {
 		if p.End > p.Start {
