@@ -64,7 +64,7 @@ type AppendResult struct {
 
 // Append checks req and proposes it. It never blocks; every outcome, also an immediate refusal, goes through Done.
 func (r *Replica) Append(req *AppendRequest) {
-	req.r = r
+	req.r, req.keys, req.refusal = r, nil, nil
 	req.result = AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, LeaderEpoch: -1}
 	v, err := r.serving()
 	if err != nil && !soonDecided(v, err) {
@@ -85,6 +85,11 @@ func (r *Replica) Append(req *AppendRequest) {
 	if b := protocol.Batch(req.Batch); req.marker == nil && s.looksInside(b, req.internal()) {
 		if req.Batch, req.keys, err = lookInside(b, s, r.now().UnixMilli()); err != nil {
 			req.answer(err)
+			return
+		}
+		if !r.cfg.Keys.enter(len(req.keys)) {
+			req.keys = nil
+			req.answer(fmt.Errorf("%w: the keys of too many records are on their way", ErrOverloaded))
 			return
 		}
 	}
@@ -227,6 +232,7 @@ func (req *AppendRequest) answer(err error) {
 	if req.m != nil {
 		req.result.LogStart = req.r.LogStart()
 	}
+	req.r.cfg.Keys.leave(len(req.keys))
 	req.Done(req.result)
 }
 

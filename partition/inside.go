@@ -65,6 +65,9 @@ func (s *Settings) recompresses(b protocol.Batch) bool {
 // lookInside checks the records of a batch that has passed checkBatch, and returns it, or one that takes its place, with the records' keys if the topic
 // takes conditional appends. now is in milliseconds.
 func lookInside(b protocol.Batch, s *Settings, now int64) (_ protocol.Batch, keys []recordKey, err error) {
+	if s.Conditional && b.RecordCount() > maxBatchKeys {
+		return nil, nil, fmt.Errorf("%w: %d records, at most %d in a topic with conditional appends", ErrTooLarge, b.RecordCount(), maxBatchKeys)
+	}
 	slots := lookers()
 	slots <- struct{}{}
 	defer func() { <-slots }()

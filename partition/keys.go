@@ -93,10 +93,11 @@ func conflictText(current int64) string {
 }
 
 // keyOverlay is what this leader has staged and not applied: of each key the last record, and of each entry its keys. It is a part of staging.
-// Its size is bounded by what raft lets be uncommitted.
+// Its size is bounded by what raft lets be uncommitted, and by maxKeysOnWay.
 type keyOverlay struct {
 	last  map[keyHash]stagedKey
 	queue []stagedKeys // in the order of the log
+	count int          // keys in queue
 }
 
 type stagedKey struct {
@@ -122,12 +123,14 @@ func (o *keyOverlay) staged(i raft.Index, base int64, keys []recordKey) {
 		o.last[k.hash] = s
 	}
 	o.queue = append(o.queue, stagedKeys{i, keys})
+	o.count += len(keys)
 }
 
 // applied takes out the entry at i and all before it, and returns its keys; nil if it was not staged here.
 func (o *keyOverlay) applied(i raft.Index) []recordKey {
 	for len(o.queue) > 0 && o.queue[0].index <= i {
 		e := o.queue[0]
+		o.count -= len(e.keys)
 		o.queue[0] = stagedKeys{}
 		if o.queue = o.queue[1:]; len(o.queue) == 0 {
 			o.queue = nil
@@ -150,6 +153,9 @@ var errRefused = errors.New("partition: a condition failed")
 // judgeKeys holds a batch's conditions against the log as it is with all that is staged. A refusal that speaks of an entry which is not
 // committed yet waits for that.
 func (m *machine) judgeKeys(req *AppendRequest, term raft.Term) (waitFor raft.Index, err error) {
+	if m.staging.keys.count+len(req.keys) > maxKeysOnWay {
+		return 0, fmt.Errorf("%w: %d keys are not committed yet", ErrOverloaded, m.staging.keys.count)
+	}
 	conditional := false
 	for i := range req.keys {
 		if req.keys[i].expect != noCondition {

@@ -26,8 +26,13 @@ const (
 	keyReadBytes = 1 << 20
 	// keyStep is how many keys room is taken for at a time while a log is read.
 	keyStep = 1024
-	// keyRetry is how long a table that could not be read is not tried again.
-	keyRetry = time.Second
+	// keyRetry is how long a table that could not be read is not tried again, at least; and keyRest the same in times of what the trial took, so that the
+	// disk, and compaction, are not kept from their work for a table that does not fit.
+	keyRetry, keyRest = time.Second, 9
+	// maxBatchKeys bounds the records of a batch whose keys are noted: what compresses well may hold millions.
+	maxBatchKeys = 1 << 17
+	// maxKeysOnWay bounds the noted keys of batches that have been looked into and not answered, of a broker; and those of a partition that are staged.
+	maxKeysOnWay = 1 << 21
 	// lookupTries bounds how often compaction may overtake one look-up.
 	lookupTries = 8
 )
@@ -36,6 +41,7 @@ const (
 type KeyMemory struct {
 	most int64 // keys
 	used atomic.Int64
+	way  atomic.Int64 // keys of batches on their way
 	run  func(func()) // nil: a goroutine
 
 	mu      sync.Mutex // guards what follows
@@ -55,6 +61,17 @@ func (k *KeyMemory) room() int64 { return max(k.most-k.used.Load(), 0) }
 
 // Used is how many keys are in the tables.
 func (k *KeyMemory) Used() int64 { return k.used.Load() }
+
+// enter takes room for the keys of a batch; false: there is none.
+func (k *KeyMemory) enter(keys int) bool {
+	if k.way.Add(int64(keys)) > maxKeysOnWay {
+		k.leave(keys)
+		return false
+	}
+	return true
+}
+
+func (k *KeyMemory) leave(keys int) { k.way.Add(-int64(keys)) }
 
 // read runs task soon, with at most keyReaders at once. It does not block.
 func (k *KeyMemory) read(task func()) {
@@ -124,6 +141,12 @@ func (t *keyTable) dropLocked() {
 	t.on.Store(false)
 }
 
+// failLocked forgets the table, and lets nobody read it for a while.
+func (t *keyTable) failLocked(err error, rest time.Duration) {
+	t.dropLocked()
+	t.err, t.retry = fmt.Errorf("%w: the keys of the partition could not be read", err), time.Now().Add(rest)
+}
+
 // reading: the log is being read, and must not lose a tombstone before what it deletes has been seen to be gone.
 func (t *keyTable) reading() bool {
 	t.mu.RLock()
@@ -158,7 +181,7 @@ func (m *machine) wantKeys() error {
 
 // readKeys reads what is below from, and completes the table.
 func (m *machine) readKeys(life uint64, from int64, upTo raft.Index) {
-	t := &m.keys
+	t, begun := &m.keys, time.Now()
 	found, taken, err := m.scanKeys(life, from, upTo)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -168,8 +191,7 @@ func (m *machine) readKeys(life uint64, from int64, upTo raft.Index) {
 	}
 	if err != nil {
 		t.memory.used.Add(-taken)
-		t.dropLocked()
-		t.err, t.retry = fmt.Errorf("%w: the keys of the partition could not be read", err), time.Now().Add(keyRetry)
+		t.failLocked(err, max(keyRetry, keyRest*time.Since(begun)))
 		m.r.cfg.Logger.Warn("cannot judge conditions", "topic", m.r.cfg.Topic, "partition", m.r.cfg.Partition, "err", err)
 		return
 	}
@@ -222,12 +244,14 @@ func (m *machine) scanKeys(life uint64, from int64, upTo raft.Index) (found map[
 			if err := addKeys(found, b); err != nil {
 				return nil, taken, fmt.Errorf("%w: %w", ErrFailed, err)
 			}
-			for int64(len(found)) > taken {
-				if t.memory.room() < keyStep {
+			if more := int64(len(found)) - taken; more > 0 {
+				room := t.memory.room()
+				if room < more {
 					return nil, taken, ErrKeyMemory
 				}
-				t.memory.used.Add(keyStep)
-				taken += keyStep
+				more = max(more, min(keyStep, room))
+				t.memory.used.Add(more)
+				taken += more
 			}
 		}
 	}
@@ -286,7 +310,9 @@ func (m *machine) foldKeys(e *raft.Entry) {
 			delete(t.last, k.hash)
 		}
 	}
-	t.count(0)
+	if t.count(0); t.state == tableReading && t.memory.used.Load() > t.memory.most {
+		t.failLocked(ErrKeyMemory, keyRetry) // a table that is read bounds what comes in; while it is not, this does
+	}
 }
 
 // KeyResult answers LookupKey.
