@@ -100,10 +100,13 @@ type KV struct {
 	cfg   KVConfig
 	cl    *kgo.Client
 	admin *Admin
-	lanes chan *kvLane
+	turns chan struct{} // each is the right to a lane
 	route kvRoute
 	once  sync.Once
 	done  chan struct{} // closed by Close
+
+	mu   sync.Mutex // guards what follows
+	idle []*kvLane  // the last one that was used comes last, and first again: brokers know only so many producers
 }
 
 // OpenKV connects to the map in cfg.Topic. [ErrNotFound]: there is no such topic; [ErrInvalid]: it was not made for this.
@@ -116,10 +119,7 @@ func OpenKV(ctx context.Context, cfg KVConfig) (*KV, error) {
 		return nil, err
 	}
 	kv := &KV{cfg: cfg, cl: cl, admin: &Admin{cl: cl, raw: kadm.NewClient(cl), security: cfg.Security},
-		lanes: make(chan *kvLane, orInt(cfg.MaxInFlight, DefaultKVInFlight)), route: kvRoute{cl: cl, topic: cfg.Topic, turn: make(chan struct{}, 1)}, done: make(chan struct{})}
-	for range cap(kv.lanes) {
-		kv.lanes <- &kvLane{producer: noProducer}
-	}
+		turns: make(chan struct{}, orInt(cfg.MaxInFlight, DefaultKVInFlight)), route: kvRoute{cl: cl, topic: cfg.Topic, turn: make(chan struct{}, 1)}, done: make(chan struct{})}
 	if err := kv.check(ctx); err != nil {
 		kv.Close()
 		return nil, err

@@ -81,13 +81,11 @@ func (kv *KV) write(ctx context.Context, w *kvWrite) (revision int64, err error)
 	if w.conditional && w.expect < NoRevision {
 		return 0, &Error{Op: w.op, Subject: strconv.Quote(w.key), Kind: ErrInvalid, Err: fmt.Errorf("there is no revision %d", w.expect)}
 	}
-	var lane *kvLane
-	select {
-	case lane = <-kv.lanes:
-	case <-ctx.Done():
-		return 0, wrap(w.op, strconv.Quote(w.key), ctx.Err())
+	lane, err := kv.takeLane(ctx)
+	if err != nil {
+		return 0, wrap(w.op, strconv.Quote(w.key), err)
 	}
-	defer func() { kv.lanes <- lane }()
+	defer kv.leaveLane(lane)
 	if err := kv.startLane(ctx, lane); err != nil {
 		return 0, wrap(w.op, strconv.Quote(w.key), err)
 	}
@@ -104,11 +102,11 @@ func (kv *KV) write(ctx context.Context, w *kvWrite) (revision int64, err error)
 			lane.producer = noProducer
 		}
 		return revision, nil
-	case w.open, w.sent && !w.answered:
+	case w.uncertain(err):
 		// Nothing that this lane writes may be taken for the attempt that is still out, nor it for that.
 		lane.producer = noProducer
 		if w.answered { // not by its kind: who looks for a conflict must not find one
-			err = fmt.Errorf("an attempt has had no answer, and the one after it had: %v", err)
+			err = fmt.Errorf("nobody knows of an attempt, and of the one after it: %v", err)
 		}
 		return 0, &Error{Op: w.op, Subject: strconv.Quote(w.key), Kind: ErrUncertain, Err: err}
 	}
@@ -116,6 +114,37 @@ func (kv *KV) write(ctx context.Context, w *kvWrite) (revision int64, err error)
 		lane.producer = noProducer // whatever it was, it is not going to be again
 	}
 	return 0, wrap(w.op, strconv.Quote(w.key), err)
+}
+
+// uncertain: err, by which the write has ended, does not say that nothing was or will be written. A conflict does, where no attempt is open: it is judged
+// after all that earlier leaders have left. What else ends a write says nothing of the attempts before it.
+func (w *kvWrite) uncertain(err error) bool {
+	return w.open || w.sent && !errors.Is(err, ErrConflict)
+}
+
+// takeLane waits for a lane.
+func (kv *KV) takeLane(ctx context.Context) (*kvLane, error) {
+	select {
+	case kv.turns <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
+	n := len(kv.idle)
+	if n == 0 {
+		return &kvLane{producer: noProducer}, nil
+	}
+	lane := kv.idle[n-1]
+	kv.idle = kv.idle[:n-1]
+	return lane, nil
+}
+
+func (kv *KV) leaveLane(lane *kvLane) {
+	kv.mu.Lock()
+	kv.idle = append(kv.idle, lane)
+	kv.mu.Unlock()
+	<-kv.turns
 }
 
 // startLane gives a lane an identity.
