@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
@@ -19,6 +20,18 @@ const DefaultBroker = "localhost:9092"
 
 // DefaultConnectTimeout bounds a constructor's first contact with the cluster when Config.ConnectTimeout is zero.
 const DefaultConnectTimeout = 10 * time.Second
+
+// Pauses before a request is tried again. An election takes about a second: franz-go's own, of up to two and a half, would be longer than what is waited for.
+const (
+	minRetryPause = 50 * time.Millisecond
+	maxRetryPause = 500 * time.Millisecond
+)
+
+// retryPause is the one after so many failures, give or take a fifth.
+func retryPause(failures int) time.Duration {
+	d := min(minRetryPause<<min(max(failures-1, 0), 8), maxRetryPause)
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
 
 // Config says how to reach a cluster. The zero value means a broker on this machine.
 type Config struct {
@@ -89,6 +102,8 @@ func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo
 		kgo.ClientID(id),
 		kgo.DialTimeout(timeout),
 		kgo.RetryTimeout(30 * time.Second),
+		kgo.RetryBackoffFn(retryPause),
+		kgo.RequestRetries(int(30 * time.Second / maxRetryPause * 2)), // so that it is the time that bounds them
 		// After a failover the new leader is known within an election; asking for it more often than franz-go's default
 		// of 5 s is what makes a client notice.
 		kgo.MetadataMinAge(250 * time.Millisecond),
