@@ -56,7 +56,8 @@ type TransformConfig struct {
 	TransactionTimeout time.Duration
 	// StopGrace is how long the transaction that is under way may go on when ctx ends, before it is aborted. Zero: [DefaultStopGrace].
 	StopGrace time.Duration
-	// StopAtEnd makes Transform return nil once it has processed all that was there when each partition was assigned.
+	// StopAtEnd makes Transform return nil once it has processed all that was there when each partition was assigned. One that gets none,
+	// because others have them all, returns at once.
 	StopAtEnd bool
 	// Compression of what is written.
 	Compression Compression
@@ -96,7 +97,7 @@ type TransformFunc func(ctx context.Context, r *kgo.Record) ([]*kgo.Record, erro
 // is finished first), fn returns [ErrStop] or StopAtEnd is reached (it returns nil then), a record cannot be processed
 // ([*ProcessingError]), or an error does not go away: [ErrFenced] if another program has taken TransactionalID.
 //
-// It runs on the caller's goroutine and Concurrency others while there are records; all of them have ended when it returns, and those of the
+// It runs on the caller's goroutine and Concurrency others (none with 1) while there are records; all have ended when it returns, and those of the
 // franz-go client under it.
 func Transform(ctx context.Context, cfg TransformConfig, fn TransformFunc) error {
 	if err := cfg.check(); err != nil {
