@@ -513,6 +513,10 @@ func (c *Consumer) take(ctx context.Context, fetches kgo.Fetches, fn func(topicP
 			first = ctx.Err()
 			return
 		}
+		if loss, ok := errors.AsType[*kgo.ErrDataLoss](err); ok && c.gotNone(loss, fetches) {
+			c.log.Debug("franz-go took markers of transactions for records that are lost", "topic", t, "partition", p, "err", err)
+			return
+		}
 		subject := ""
 		if t != "" {
 			subject = partitionName(t, p)
@@ -541,6 +545,21 @@ func (c *Consumer) take(ctx context.Context, fetches kgo.Fetches, fn func(topicP
 		}
 	})
 	return first
+}
+
+// gotNone says whether the program has got no record that a loss is about. franz-go remembers the epoch of the last record that it has kept, and
+// how far it has read: where a marker of a transaction, or an aborted record, of a later epoch stands between, it finds its place gone after the
+// next change of leader. It goes on behind the last record that it has kept.
+func (c *Consumer) gotNone(loss *kgo.ErrDataLoss, fetches kgo.Fetches) bool {
+	c.mu.Lock()
+	got := c.at[topicPartition{loss.Topic, loss.Partition}]
+	c.mu.Unlock()
+	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		if p.Topic == loss.Topic && p.Partition == loss.Partition && len(p.Records) > 0 {
+			got = max(got, p.Records[len(p.Records)-1].Offset+1)
+		}
+	})
+	return loss.ResetTo >= got
 }
 
 func (c *Consumer) atEnd() (bool, error) {

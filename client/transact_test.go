@@ -277,3 +277,36 @@ func TestTransactWhileBrokersDie(t *testing.T) {
 		t.Errorf("a transaction whose function failed is %s", got)
 	}
 }
+
+// A transaction's marker in a later epoch than its records is no loss of what a consumer has read, after one more change of leader.
+func TestMarkersAreNoLoss(t *testing.T) {
+	c := brokertest.Cluster(t, 3, brokertest.Topic("t", 1))
+	p := producer(t, client.ProducerConfig{Config: c.Config(), Topic: "t", TransactionalID: "id"})
+	moveLeader := func() {
+		t.Helper()
+		leader := must(c.Leader(ctx(t), "t", 0))
+		if err := errors.Join(leader.Stop(), leader.Restart(ctx(t))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cons := consumer(t, client.ConsumerConfig{Config: c.Config(), Topics: []string{"t"}})
+	if err := p.Transact(long(t), func(tx *client.Tx) error {
+		if err := errors.Join(tx.Produce(value("a")), tx.Flush()); err != nil {
+			return err
+		}
+		moveLeader()
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := pollN(t, cons, 1); !slices.Equal(got, []string{"a"}) {
+		t.Fatal(got)
+	}
+	moveLeader()
+	if err := p.Transact(long(t), func(tx *client.Tx) error { return tx.Produce(value("b")) }); err != nil {
+		t.Fatal(err)
+	}
+	if got := pollN(t, cons, 1); !slices.Equal(got, []string{"b"}) {
+		t.Fatal(got)
+	}
+}

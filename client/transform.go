@@ -330,7 +330,10 @@ func (t *transformer) poll(ctx context.Context, s *kgo.GroupTransactSession) (kg
 	var first error
 	fetches.EachError(func(topic string, partition int32, err error) {
 		lost, session := errors.AsType[*kgo.ErrGroupSession](err)
+		_, loss := errors.AsType[*kgo.ErrDataLoss](err)
 		switch {
+		case loss: // mostly it is none: see Consumer.gotNone. franz-go goes on where the log does
+			t.log.Warn("records of an input may have been lost", "group", t.cfg.Group, "err", err)
 		case asking.Err() != nil && errors.Is(err, context.DeadlineExceeded):
 		case session: // franz-go joins again by itself
 			t.log.Warn("the group's session failed; it is begun again", "group", t.cfg.Group, "err", lost.Err)
