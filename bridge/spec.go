@@ -168,6 +168,9 @@ func (s *Spec) Check() error {
 		if name != "" && !topicName(name) {
 			return specErrorf("no topic can be called %q", name)
 		}
+		if name == LedgerTopic {
+			return specErrorf("topic %s is where the bridges keep how far they have come: it is neither source nor target", name)
+		}
 	}
 	if strings.ContainsAny(s.Queue, " \t\r\n") || len(s.Queue) > maxName {
 		return specErrorf("no queue group can be called %.64q", s.Queue)
@@ -187,6 +190,9 @@ func (s *Spec) Check() error {
 
 func checkServer(raw string) error {
 	u, err := url.Parse(raw)
+	if strings.Contains(raw, "@") && (err != nil || u.User == nil) || strings.Contains(raw, ",") { // not repeated either; and a client would take a comma for the end of a URL
+		return specErrorf("a server's URL has no ',' and no '@' in it: give several as several, and name files in the brokers' directory of secrets for users and passwords")
+	}
 	if err != nil || len(raw) > maxName {
 		return specErrorf("server %.64q is no URL such as nats://nats.example:4222", raw)
 	}
