@@ -152,7 +152,7 @@ func (c *converter) origin(m *message) (out []kgo.RecordHeader) {
 
 // deadMessage is the record for a message that cannot be converted. Of one that is too large the value stays away.
 func (c *converter) deadMessage(m *message, reason error, maxBytes int) *kgo.Record {
-	r := &kgo.Record{Key: []byte(m.subject), Timestamp: m.time, Headers: append(c.origin(m), kgo.RecordHeader{Key: headerReason, Value: []byte(reason.Error())})}
+	r := &kgo.Record{Key: []byte(m.subject), Timestamp: m.time, Headers: append(c.origin(m), kgo.RecordHeader{Key: headerReason, Value: reasonText(reason)})}
 	if headers, err := decodeHeaders(m.header); err == nil {
 		r.Headers = append(r.Headers, headers...)
 	}
@@ -239,11 +239,28 @@ const (
 	maxHeaderBytes = 1<<16 - 1
 )
 
-// deadRecord is the dead letter of a record that cannot be converted.
-func (c *converter) deadRecord(r *kgo.Record, reason error) *kgo.Record {
-	headers := append(slices.Clone(r.Headers), kgo.RecordHeader{Key: headerReason, Value: []byte(reason.Error())},
-		kgo.RecordHeader{Key: headerPlace, Value: fmt.Appendf(nil, "%s/%d/%d", r.Topic, r.Partition, r.Offset)})
-	return &kgo.Record{Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Headers: headers}
+// deadRecord is the dead letter of a record that cannot be converted. Of one that is too large the value stays away, and then its headers and its key.
+func (c *converter) deadRecord(r *kgo.Record, reason error, maxBytes int) *kgo.Record {
+	own := []kgo.RecordHeader{{Key: headerReason, Value: reasonText(reason)}, {Key: headerPlace, Value: fmt.Appendf(nil, "%s/%d/%d", r.Topic, r.Partition, r.Offset)}}
+	dead := &kgo.Record{Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Headers: append(slices.Clone(r.Headers), own...)}
+	if recordBytes(dead) > maxBytes {
+		dead.Value = nil
+	}
+	if recordBytes(dead) > maxBytes {
+		dead.Headers = own
+	}
+	if recordBytes(dead) > maxBytes {
+		dead.Key = nil
+	}
+	return dead
+}
+
+// maxReason bounds the reason that a dead letter gives.
+const maxReason = 1 << 10
+
+func reasonText(err error) []byte {
+	s := err.Error()
+	return []byte(strings.ToValidUTF8(s[:min(len(s), maxReason)], ""))
 }
 
 // find is the first value of a header.
@@ -308,7 +325,7 @@ func encodeHeaders(headers []kgo.RecordHeader) nats.Header {
 	plain := make(map[string]bool, len(headers)) // a name is encoded for all of its values, or for none
 	for _, h := range headers {
 		p, seen := plain[h.Key]
-		plain[h.Key] = (p || !seen) && tokenName(h.Key) && lineValue(h.Value)
+		plain[h.Key] = (p || !seen) && tokenName(h.Key) && lineValue(h.Value) && h.Key != statusName
 	}
 	for _, h := range headers {
 		switch {
@@ -317,6 +334,9 @@ func encodeHeaders(headers []kgo.RecordHeader) nats.Header {
 			out[h.Key] = append(out[h.Key], string(h.Value))
 		default:
 			name := encodeName(h.Key)
+			if h.Key == statusName {
+				name = encodedStatus
+			}
 			if !slices.Contains(out[headerEncoded], name) {
 				out[headerEncoded] = append(out[headerEncoded], name)
 			}
@@ -349,6 +369,12 @@ func tokenName(s string) bool {
 func tokenByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
+
+// statusName is what NATS's clients tell a server's word from a message by, if that has no body: under its own name it would never reach a consumer.
+const (
+	statusName    = "Status"
+	encodedStatus = "%53tatus"
+)
 
 // emptyName stands for the empty name; it is no encoding of another.
 const emptyName = "%"

@@ -65,12 +65,16 @@ func TestRecordsComeBack(t *testing.T) {
 		{Key: nil, Value: nil, Headers: nil},
 		{Key: []byte{}, Value: []byte{}, Headers: []kgo.RecordHeader{{Key: "", Value: []byte("x")}, {Key: "%", Value: []byte("y")}}},
 		{Key: []byte("\xff\x00"), Value: []byte("v"), Headers: []kgo.RecordHeader{{Key: "two\nlines: ", Value: []byte(" a\r\nb\x00\xff ")}, {Key: "ü", Value: []byte("ü")}, {Key: "mixed", Value: []byte("plain")}, {Key: "mixed", Value: []byte("a\nb%41")}}},
+		{Key: []byte("x"), Value: nil, Headers: []kgo.RecordHeader{{Key: "Status", Value: []byte("404")}, {Key: "Description", Value: []byte("gone")}}},
 		{Key: []byte("x"), Value: []byte("v"), Headers: []kgo.RecordHeader{{Key: "per%41cent", Value: []byte("100%")}, {Key: "pct", Value: []byte("%41")}}},
 	} {
 		r.Topic, r.Partition, r.Offset, r.Timestamp = "t", 1, 7, at
 		m, err := out.message(r, "t/1/7", anywhere)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if m.Header.Get("Status") != "" {
+			t.Errorf("clients would take %s for a word of the server's", headerText(m.Header))
 		}
 		got, err := back.record(&message{subject: m.Subject, header: overTheWire(t, m), data: m.Data, seq: 9, time: time.Now()})
 		if err != nil {
@@ -182,6 +186,28 @@ func TestWhatIsTooLarge(t *testing.T) {
 	r := in.deadMessage(m, errors.New("why"), 5000)
 	if reason, _ := find(r.Headers, headerReason); len(r.Value) != 1000 || reason != "why" {
 		t.Errorf("%d bytes, reason %q", len(r.Value), reason)
+	}
+}
+
+// A dead letter must fit into its topic, or the bridge could never pass the record: a source may take larger ones.
+func TestDeadRecordsFit(t *testing.T) {
+	c := converterFor(t, &Spec{FromTopic: "t", Subject: "s"})
+	big := bytes.Repeat([]byte("x"), 900)
+	for _, r := range []*kgo.Record{
+		{Key: []byte("k"), Value: big},
+		{Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "h", Value: big}}},
+		{Key: big},
+	} {
+		r.Topic, r.Offset = "t", 7
+		dead := c.deadRecord(r, errors.New("why"), 1000)
+		place, _ := find(dead.Headers, headerPlace)
+		if n := recordBytes(dead); n > 1000 || place != "t/0/7" {
+			t.Errorf("a dead letter of %d bytes, of %q", n, place)
+		}
+	}
+	r := c.deadRecord(&kgo.Record{Key: []byte("k"), Value: []byte("v")}, errors.New(strings.Repeat("ü", 10_000)), 5000)
+	if reason, _ := find(r.Headers, headerReason); len(reason) > maxReason || string(r.Value) != "v" || string(r.Key) != "k" {
+		t.Errorf("key %q, value %q, a reason of %d bytes", r.Key, r.Value, len(reason))
 	}
 }
 

@@ -454,7 +454,7 @@ func (w *streamWriter) batch(ctx context.Context) error {
 				stop = stuck("record %s/%d/%d cannot be converted: %w; give the bridge a topic for dead letters, or seek beyond it", r.Topic, r.Partition, r.Offset, err)
 				continue
 			default:
-				d := w.ts.dead.send(w.b.conv.deadRecord(r, err), string(r.Key))
+				d := w.ts.dead.send(w.b.conv.deadRecord(r, err, w.ts.dead.maxBytes), string(r.Key))
 				dead, bytes = append(dead, d), bytes+payloadBytes(d)
 				tally.DeadLetters++
 			}
