@@ -8,6 +8,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,18 +132,23 @@ func (w *streamWriter) place(ctx context.Context, topic *client.Topic) error {
 	b, p := w.b, &w.p
 	to := position{}
 	var err error
-	switch {
-	case p.Position < b.job.Number:
+	if p.Position > 0 && p.TopicID != topic.ID {
+		b.log.Warn("the topic was made anew: it is read from its start", "topic", topic.Name, "id", topic.ID, "before", p.TopicID)
+		clear(p.Offsets)
+		p.Done = nil
+	}
+	if p.Position < b.job.Number {
 		if to, err = parsePosition(b.job.Spec, b.job.Position); err != nil {
 			return err
 		}
 		p.Position = b.job.Number
+		for _, d := range p.Done { // the ids are others from now on
+			p.Offsets[d.Partition] = max(p.Offsets[d.Partition], d.Last+1)
+		}
+		p.Done = nil
 		if to.offsets == nil {
 			clear(p.Offsets)
 		}
-	case p.TopicID != topic.ID:
-		b.log.Warn("the topic was made anew: it is read from its start", "topic", topic.Name, "id", topic.ID, "before", p.TopicID)
-		clear(p.Offsets)
 	}
 	p.TopicID = topic.ID
 	for _, part := range topic.Partitions {
@@ -216,6 +222,7 @@ func (w *streamWriter) resume(ctx context.Context, info *jetstream.StreamInfo) (
 	w.b.log.Info("the end of the stream was read back", "stream", p.Stream, "from", base+1, "to", w.last, "found", len(found))
 	rest = slices.Clone(p.Plan)
 	regular := true
+	var stored []recordPlace
 	for seq := base + 1; seq <= w.last; seq++ {
 		at, there := found[seq]
 		switch {
@@ -231,12 +238,16 @@ func (w *streamWriter) resume(ctx context.Context, info *jetstream.StreamInfo) (
 			regular = false
 		}
 		if at.offset >= 0 {
-			p.Offsets[at.partition] = max(p.Offsets[at.partition], at.offset+1)
+			stored = append(stored, at)
 		}
 	}
-	if !regular {
-		w.b.log.Warn("others write to the stream: give the bridge one of its own, or records may be there twice or out of order", "stream", p.Stream)
+	if !regular { // a foreign message may have had the place of one that is not stored, and those behind it fitted again
+		w.b.log.Warn("others write to the stream: give the bridge one of its own, or records may be there out of order", "stream", p.Stream)
+		p.noteDone(stored)
 		return nil, nil
+	}
+	for _, at := range stored {
+		p.Offsets[at.partition] = max(p.Offsets[at.partition], at.offset+1)
 	}
 	if len(rest) == 0 {
 		maps.Copy(p.Offsets, p.Next)
@@ -252,11 +263,40 @@ type recordPlace struct {
 
 func (r *run) first() recordPlace { return recordPlace{r.Partition, r.First} }
 
+// noteDone adds records that are stored, those below the offsets aside.
+func (p *progress) noteDone(stored []recordPlace) {
+	stored = slices.DeleteFunc(stored, func(at recordPlace) bool { return at.offset < p.Offsets[at.partition] })
+	for _, d := range p.Done {
+		for o := d.First; o <= d.Last; o++ {
+			stored = append(stored, recordPlace{d.Partition, o})
+		}
+	}
+	slices.SortFunc(stored, func(a, b recordPlace) int {
+		return cmp.Or(cmp.Compare(a.partition, b.partition), cmp.Compare(a.offset, b.offset))
+	})
+	p.Done = nil
+	for _, at := range slices.Compact(stored) {
+		if k := len(p.Done) - 1; k >= 0 && p.Done[k].Partition == at.partition && p.Done[k].Last == at.offset-1 {
+			p.Done[k].Last++
+		} else {
+			p.Done = append(p.Done, run{at.partition, at.offset, at.offset})
+		}
+	}
+}
+
+// isDone says whether a record is stored although its place is not behind the offsets.
+func (p *progress) isDone(r *kgo.Record) bool {
+	return slices.ContainsFunc(p.Done, func(d run) bool { return d.Partition == r.Partition && d.First <= r.Offset && r.Offset <= d.Last })
+}
+
 // readBack reads from behind base to the end: the records that messages were made of, by sequence.
 func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]recordPlace, error) {
 	found := make(map[uint64]recordPlace)
 	if base == w.last {
 		return found, nil
+	}
+	if w.stream.CachedInfo().Config.Retention != jetstream.LimitsPolicy { // a consumer would be refused, or hold messages back
+		return w.readSingly(ctx, base)
 	}
 	cons, err := w.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: base + 1,
 		HeadersOnly: true, MaxResetAttempts: resetAttempts})
@@ -292,6 +332,31 @@ func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]re
 		}
 	}
 	return found, nil // a plan is shorter than what is read at most: what is not read is not this bridge's
+}
+
+// readSingly is readBack by a question for each message.
+func (w *streamWriter) readSingly(ctx context.Context, base uint64) (map[uint64]recordPlace, error) {
+	found := make(map[uint64]recordPlace)
+	topic, suffix := w.b.job.Spec.FromTopic, w.idSuffix()
+	for seq := base + 1; seq <= w.last && len(found) < maxQueued; {
+		one, cancel := context.WithTimeout(ctx, natsTimeout)
+		m, err := w.stream.GetMsg(one, seq, jetstream.WithGetMsgSubject(">"))
+		cancel()
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break // none is left behind it
+		}
+		if err != nil {
+			return nil, err
+		}
+		at := recordPlace{-1, -1}
+		if n, o, ok := placeOf(m.Header.Get(nats.MsgIdHdr), topic, suffix); ok {
+			at = recordPlace{n, o}
+		}
+		found[m.Sequence] = at
+		w.last = max(w.last, m.Sequence)
+		seq = m.Sequence + 1
+	}
+	return found, nil
 }
 
 // placeOf reads partition and offset out of an id.
@@ -391,6 +456,7 @@ func (w *streamWriter) finish(ctx context.Context, rest []run) error {
 					return err
 				}
 				o++
+				w.p.Offsets[x.Partition] = o // kept only once it is settled: see abandon
 			default:
 				if err := w.poll(ctx, lookEvery/2); err != nil {
 					return err
@@ -435,7 +501,7 @@ func (w *streamWriter) batch(ctx context.Context) error {
 		for len(q) > 0 && len(msgs) < maxWindow && len(dead) < maxWindow && bytes < maxWindowBytes && stop == nil {
 			r := q[0]
 			m, err := (*nats.Msg)(nil), errSkip
-			if r.Offset >= next[n] && !r.Attrs.IsControl() { // what is before was in a plan that another one has begun
+			if r.Offset >= next[n] && !r.Attrs.IsControl() && !w.p.isDone(r) { // what is before was in a plan that another one has begun
 				m, err = w.b.conv.message(r, w.id(r), w.outlet)
 				if errors.Is(err, errSkip) {
 					tally.Skipped++
@@ -492,6 +558,7 @@ func (w *streamWriter) batch(ctx context.Context) error {
 func (w *streamWriter) done() {
 	if w.p.Next != nil {
 		w.p.Offsets = maps.Clone(w.p.Next)
+		w.p.Done = slices.DeleteFunc(w.p.Done, func(d run) bool { return d.Last < w.p.Offsets[d.Partition] })
 	}
 	w.p.Plan, w.p.Next, w.p.Seq = nil, nil, w.last
 }

@@ -55,6 +55,8 @@ type progress struct {
 	// Plan is the records that get the sequences behind Seq, in order; once they have, Next are the offsets. See into_stream.go.
 	Plan []run           `json:"plan,omitempty"`
 	Next map[int32]int64 `json:"next,omitempty"`
+	// Done are records that are in the target stream although their offsets are not below Offsets: where others write to it, some before them are missing.
+	Done []run `json:"done,omitempty"`
 }
 
 // ledger is an opened one.
