@@ -33,6 +33,8 @@ const (
 	// txnTimeout is how long a transaction may be open before its coordinator aborts it, commitTimeout how long its owner tries to end it: less.
 	txnTimeout    = time.Minute
 	commitTimeout = 40 * time.Second
+	// endTimeout is how long a transaction may take to end once its bridge is to stop.
+	endTimeout = 5 * time.Second
 	// openTimeout bounds the reading of the ledger.
 	openTimeout = 2 * time.Minute
 	// maxBuffered bounds the records of one transaction.
@@ -196,11 +198,27 @@ func (l *ledger) commit(ctx context.Context, p *progress, records ...*kgo.Record
 		err = first
 	}
 	mu.Unlock()
+	// The next owner would abort it, but a bridge that is paused or removed has none: readers of the topics would wait for txnTimeout.
+	end, cancelEnd := grace(ctx)
+	defer cancelEnd()
 	if err != nil {
-		return err // the next owner of the transactional id aborts it
+		if abort := cl.AbortBufferedRecords(end); abort == nil {
+			_ = cl.EndTransaction(end, kgo.TryAbort) // that it is not committed is all that counts
+		}
+		return err
 	}
-	if err := cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := cl.EndTransaction(end, kgo.TryCommit); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
+}
+
+// grace goes on for endTimeout when ctx ends.
+func grace(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(endTimeout, cancel)
+		context.AfterFunc(end, func() { t.Stop() })
+	})
+	return end, func() { stop(); cancel() }
 }

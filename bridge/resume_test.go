@@ -148,3 +148,29 @@ func TestSeekInTopicMadeAnew(t *testing.T) {
 		t.Errorf("it goes on at %v", w.p.Offsets)
 	}
 }
+
+// A transaction that fails is ended at once, so that nobody who reads committed records waits for it: there may be no next owner for long.
+func TestNoTransactionIsLeftOpen(t *testing.T) {
+	cl := brokertest.Start(t, brokertest.Topic("t", 1))
+	const id = "6f1c"
+	l, _, err := openLedger(t.Context(), cl.Config(), id, defaultMaxMessage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	adm, err := client.NewAdmin(t.Context(), cl.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adm.Close()
+	if err := l.commit(t.Context(), nil, &kgo.Record{Topic: "t", Value: []byte("a")}, &kgo.Record{Topic: "t", Partition: 7}); err == nil {
+		t.Fatal("a record for a partition that there is not")
+	}
+	txn, err := adm.DescribeTransaction(t.Context(), TransactionalPrefix+id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if txn.State == "Ongoing" {
+		t.Errorf("the transaction is open: %+v", txn)
+	}
+}
