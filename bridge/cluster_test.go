@@ -50,14 +50,20 @@ type shown struct {
 
 func show(t testing.TB, cl *brokertest.Brokers, name string) (s shown) {
 	t.Helper()
-	soon(t, "the bridge is shown", func() error { return control(t, cl).Get(t.Context(), "/v1/bridges/"+name, &s) })
+	soon(t, "the bridge is shown", func() error {
+		ctl := control(t, cl)
+		defer ctl.Close()
+		return ctl.Get(t.Context(), "/v1/bridges/"+name, &s)
+	})
 	return s
 }
 
 func order(t testing.TB, cl *brokertest.Brokers, path string, body any) (shown, error) {
 	t.Helper()
 	var s shown
-	err := control(t, cl).Post(t.Context(), path, body, &s)
+	ctl := control(t, cl)
+	defer ctl.Close()
+	err := ctl.Post(t.Context(), path, body, &s)
 	return s, err
 }
 
@@ -214,7 +220,9 @@ func TestBridgesMove(t *testing.T) {
 	})
 	mustOrder(t, cl, "/v1/bridges/in/remove", map[string]any{})
 	var table struct{ Bridges []shown }
-	if err := control(t, cl).Get(t.Context(), "/v1/bridges", &table); err != nil || len(table.Bridges) != 0 {
+	ctl := control(t, cl)
+	defer ctl.Close()
+	if err := ctl.Get(t.Context(), "/v1/bridges", &table); err != nil || len(table.Bridges) != 0 {
 		t.Errorf("%+v, %v", table, err)
 	}
 }

@@ -81,7 +81,10 @@ func TestLookup(t *testing.T) {
 	if p := ask[*kmsg.ListOffsetsResponse](c, mixed).Topics[0].Partitions; p[0].Offset != 7 || p[1].Offset != 0 || p[1].UnknownTags.Len() != 0 {
 		t.Errorf("a key and a start: %+v", p)
 	}
-	h.back.replica(id, 0).notLeader = true
+	r := h.back.replica(id, 0)
+	r.mu.Lock()
+	r.notLeader = true
+	r.mu.Unlock()
 	if got := code(lookupRequest(9, "m", "k")); got != kerr.NotLeaderForPartition {
 		t.Errorf("not the leader: %v", got)
 	}
@@ -111,7 +114,9 @@ func TestLookupIsLinearizable(t *testing.T) {
 	if p := decodeAnswer[*kmsg.ListOffsetsResponse](t, req, body).Topics[0].Partitions[0]; got != n || p.ErrorCode != 0 || p.Offset != 3 {
 		t.Errorf("%+v", p)
 	}
+	r.mu.Lock()
 	r.linear = func(done func(error)) { done(partition.ErrUnavailable) }
+	r.mu.Unlock()
 	if p := ask[*kmsg.ListOffsetsResponse](c, req).Topics[0].Partitions[0]; p.ErrorCode != kerr.NotLeaderForPartition.Code || p.UnknownTags.Len() != 0 {
 		t.Errorf("without a quorum: %+v", p)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -159,5 +160,37 @@ func TestAdminListeners(t *testing.T) {
 		if err := ctl.Post(ctx(t), "/v1/x", struct{}{}, nil); err != nil || cluster.Load() != want {
 			t.Errorf("asked for cluster %q, not %q: %v", cluster.Load(), want, err)
 		}
+	}
+}
+
+// A listener takes a limited number of connections: a program that makes one Control after another lets go of theirs.
+func TestControlClose(t *testing.T) {
+	var open atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") }))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	for range 20 {
+		ctl, err := client.NewControl(srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ctl.Get(t.Context(), "/v1", nil); err != nil {
+			t.Fatal(err)
+		}
+		ctl.Close()
+	}
+	for deadline := time.Now().Add(10 * time.Second); open.Load() > 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are open still", open.Load())
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
