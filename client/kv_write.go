@@ -152,9 +152,9 @@ func (kv *KV) startLane(ctx context.Context, lane *kvLane) error {
 	if lane.producer != noProducer {
 		return nil
 	}
-	req := kmsg.NewPtrInitProducerIDRequest()
-	req.TransactionTimeoutMillis = 60_000 // there is none; brokers check it all the same
 	for pause := kvFirstPause; ; pause = min(pause*2, kvMaxPause) {
+		req := kmsg.NewPtrInitProducerIDRequest() // a new one each time: franz-go may be at work still at one that was given up
+		req.TransactionTimeoutMillis = 60_000     // there is no transaction; brokers check it all the same
 		one, cancel := context.WithTimeout(ctx, kvFirstAttempt)
 		resp, err := req.RequestWith(one, kv.cl)
 		cancel()
