@@ -201,9 +201,15 @@ func TestDevKeepsItsData(t *testing.T) {
 	}
 	want := sequence(5000)
 	d.broker(want, "produce", "orders", "--partition", "2")
-	status := d.broker("", "cluster", "status", "-o", "json")
-	if !strings.Contains(status, `"underReplicated": 0`) || strings.Count(status, `"address"`) != 3 {
-		t.Errorf("status: %s", status)
+	// A majority acknowledges; who is not of it may be in sync a moment later.
+	for deadline := time.Now().Add(patience); ; {
+		status := d.broker("", "cluster", "status", "-o", "json")
+		if strings.Contains(status, `"underReplicated": 0`) && strings.Count(status, `"address"`) == 3 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("status: %s", status)
+		}
 	}
 	if code := d.stop(); code != exitOK {
 		t.Fatalf("exit code %d\n%s", code, &d.err)
