@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // fake keeps records in memory, and can be told to misbehave. Partition p is led by node p%3, and by the next one when that is dead.
@@ -28,6 +30,7 @@ type fake struct {
 
 	tamper func(parts [][][]byte)
 	err    error // of Start
+	mute   bool  // nothing is ever acknowledged
 }
 
 func (f *fake) Name() string {
@@ -126,6 +129,9 @@ func (f *fake) Send(_ context.Context, p int, rec []byte, done func(error)) {
 		f.parts[p] = append(f.parts[p], rec)
 		go done(nil)
 	}
+	if f.mute {
+		return
+	}
 	if f.leader(p) < 0 {
 		f.waiting = append(f.waiting, store)
 		return
@@ -220,6 +226,40 @@ func runFake(t *testing.T, f *fake, scenario string) Result {
 		t.Fatalf("%d results, %v", len(got), err)
 	}
 	return got[0]
+}
+
+// A system that never answers costs its turn, and not the run.
+func TestMuteSystem(t *testing.T) {
+	got, err := runFakes(t, Options{Limit: 50 * time.Millisecond}, cellOf(t, "T1"), &fake{mute: true}, &fake{name: "other"})
+	if err != nil || len(got) != 2 || !strings.Contains(got[0].Failed, "4 of 4 have had no answer") || got[1].Failed != "" {
+		t.Fatalf("%v, %v", got, err)
+	}
+}
+
+// The first message of a stream is published by itself in each of the client's modes: alone in a session of fast ingest, or in an atomic batch
+// that is not full, it would never be acknowledged, and a turn begins with one record in each partition.
+func TestJetStreamFirstMessageAlone(t *testing.T) {
+	for _, mode := range []string{JetStreamFast, JetStreamAtomic} {
+		js := &oneByOne{}
+		p := &natsProducer{js: js, mode: mode, fast: []*fastStream{{}, {}}, atomic: []*atomicStream{{size: 3}, {size: 3}}}
+		for partition := range 2 {
+			told := false
+			if p.Send(t.Context(), partition, []byte("x"), func(err error) { told = err == nil }); !told || js.published != partition+1 {
+				t.Errorf("%s, partition %d: told %v, %d published", mode, partition, told, js.published)
+			}
+		}
+	}
+}
+
+// oneByOne acknowledges what is published by itself.
+type oneByOne struct {
+	jetstream.JetStream
+	published int
+}
+
+func (o *oneByOne) Publish(context.Context, string, []byte, ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	o.published++
+	return &jetstream.PubAck{}, nil
 }
 
 func TestVerifyAcceptsWhatIsWhole(t *testing.T) {

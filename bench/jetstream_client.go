@@ -89,6 +89,7 @@ type natsProducer struct {
 
 // fastStream is one session of batch ingest: acknowledgements come for runs of messages.
 type fastStream struct {
+	begun   bool // a first message was published by itself: one that is alone in a session has no acknowledgement of its own
 	window  int
 	pub     jetstreamext.FastPublisher
 	waiting []func(error) // in order of sending; waiting[0] has sequence first
@@ -98,6 +99,7 @@ type fastStream struct {
 
 // atomicStream is a batch that is being filled.
 type atomicStream struct {
+	begun   bool // as in fastStream
 	size    int
 	pub     jetstreamext.BatchPublisher
 	waiting []func(error)
@@ -106,15 +108,30 @@ type atomicStream struct {
 func (p *natsProducer) Send(ctx context.Context, partition int, record []byte, done func(error)) {
 	switch p.mode {
 	case JetStreamSync:
-		_, err := p.js.Publish(ctx, subject(partition), record)
-		done(err)
+		done(p.alone(ctx, partition, record))
 	case JetStreamFast:
+		if s := p.fast[partition]; !s.begun {
+			s.begun = true
+			done(p.alone(ctx, partition, record))
+			return
+		}
 		p.sendFast(partition, record, done)
 	case JetStreamAtomic:
+		if s := p.atomic[partition]; !s.begun {
+			s.begun = true
+			done(p.alone(ctx, partition, record))
+			return
+		}
 		p.sendAtomic(ctx, partition, record, done)
 	default:
 		p.sendAsync(ctx, partition, record, done)
 	}
+}
+
+// alone publishes a message and waits for its acknowledgement.
+func (p *natsProducer) alone(ctx context.Context, partition int, record []byte) error {
+	_, err := p.js.Publish(ctx, subject(partition), record)
+	return err
 }
 
 func (p *natsProducer) sendAsync(ctx context.Context, partition int, record []byte, done func(error)) {

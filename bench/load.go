@@ -360,13 +360,19 @@ func (l *load) settle(ctx context.Context) error {
 // probe sends one record to each partition, and waits until each was acknowledged. The pace must be still.
 func (l *load) probe(ctx context.Context) error {
 	filler := make([]byte, l.cell.RecordBytes)
-	errs := make([]error, l.cell.Partitions)
-	var wg sync.WaitGroup
+	fates := make(chan error, l.cell.Partitions)
 	for part := range l.cell.Partitions {
-		wg.Add(1)
-		l.send(ctx, part%l.cell.Producers, part, time.Now(), filler, func(err error) { errs[part] = err; wg.Done() })
+		l.send(ctx, part%l.cell.Producers, part, time.Now(), filler, func(err error) { fates <- err })
 	}
-	wg.Wait()
+	var errs []error
+	for n := range l.cell.Partitions {
+		select {
+		case err := <-fates:
+			errs = append(errs, err)
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d have had no answer: %w", l.cell.Partitions-n, l.cell.Partitions, errors.Join(append(errs, ctx.Err())...))
+		}
+	}
 	return errors.Join(errs...)
 }
 
