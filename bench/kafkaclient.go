@@ -250,9 +250,13 @@ func (c *kafkaConsumer) Run(ctx context.Context, fn func(int, []byte)) error {
 
 func (c *kafkaConsumer) Close() { c.cl.Close() }
 
+// fetchError is what is wrong with fetches. That a member could not join its group is none: the client says so, and tries again, as it has to
+// where a coordinator's partition has just been made or has moved.
 func fetchError(fetches kgo.Fetches) (failed error) {
 	fetches.EachError(func(_ string, p int32, err error) {
-		failed = errors.Join(failed, fmt.Errorf("partition %d: %w", p, err))
+		if _, joining := errors.AsType[*kgo.ErrGroupSession](err); !joining {
+			failed = errors.Join(failed, fmt.Errorf("partition %d: %w", p, err))
+		}
 	})
 	return failed
 }

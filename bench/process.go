@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -175,7 +176,7 @@ func (n *nodes) node(i int) (*process, error) {
 		return nil, nil
 	}
 	if x := n.procs[i]; !x.running() {
-		return nil, fmt.Errorf("%w: node %d (%v): %s", errEnded, i+1, x.cmd.ProcessState, lastLine(x.log))
+		return nil, fmt.Errorf("%w: node %d (%v): %s", errEnded, i+1, x.cmd.ProcessState, lastWords(x.log))
 	}
 	return n.procs[i], nil
 }
@@ -248,12 +249,15 @@ func (n *nodes) stopOne(node int, x *process) error {
 			return nil // it had not come as far as to handle the signal
 		}
 	}
-	return fmt.Errorf("node %d: %w: %s", node+1, x.err, lastLine(x.log))
+	return fmt.Errorf("node %d: %w: %s", node+1, x.err, lastWords(x.log))
 }
 
-// lastLine is the end of a log.
-func lastLine(file string) string {
-	const most = 4096
+// faults are words by which logs mark what matters: Kafka goes on for a hundred lines after it has said why it stops.
+var faults = []string{" FATAL ", " ERROR ", "[FTL]", "[ERR]", "panic:", "level=ERROR"}
+
+// lastWords is the last line of a log that tells of a fault, and else its last line.
+func lastWords(file string) string {
+	const most = 128 << 10
 	f, err := os.Open(file)
 	if err != nil {
 		return err.Error()
@@ -263,8 +267,13 @@ func lastLine(file string) string {
 		_, _ = f.Seek(-most, io.SeekEnd) // the beginning does as well
 	}
 	b, _ := io.ReadAll(io.LimitReader(f, most)) // what there is
-	text := strings.TrimSpace(string(b))
-	return text[strings.LastIndexByte(text, '\n')+1:]
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	for _, l := range slices.Backward(lines) {
+		if slices.ContainsFunc(faults, func(word string) bool { return strings.Contains(l, word) }) {
+			return l
+		}
+	}
+	return lines[len(lines)-1]
 }
 
 // keepPorts are free ports outside of the range from which systems take the local ports of connections: what is started again finds
