@@ -41,6 +41,8 @@ type Report struct {
 
 	Results []Result `json:"results"`
 	Many    []Many   `json:"many,omitempty"` // M2
+
+	Parts []Part `json:"parts,omitempty"` // of what Join made
 }
 
 // Machine is where it ran. All systems and the load generator share it.

@@ -4,6 +4,7 @@
 package page
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,6 +52,17 @@ func asked(ts []*table, scenario string, class bench.Class, ok func(bench.Cell) 
 	return nil
 }
 
+// largest is the table of a scenario with three replicas in which a system has the most behind it.
+func largest(ts []*table, scenario, system string) (found *table) {
+	for _, t := range ts {
+		if t.cell.Scenario == scenario && t.cell.Replicas == 3 && (found == nil || t.cell.Backlog > found.cell.Backlog) &&
+			slices.ContainsFunc(t.rows, func(r *row) bool { return r.system == system && len(r.rounds) > 0 }) {
+			found = t
+		}
+	}
+	return found
+}
+
 // best is the row of a system's best mode.
 func (t *table) best(system string, of func(bench.Result) float64, higher bool) *row {
 	var best *row
@@ -58,7 +70,7 @@ func (t *table) best(system string, of func(bench.Result) float64, higher bool) 
 		return nil
 	}
 	for _, r := range t.rows {
-		if r.system != system || len(r.rounds) == 0 {
+		if r.system != system || len(r.rounds) == 0 || r.median(of) == 0 {
 			continue
 		}
 		if best == nil || (r.median(of) > best.median(of)) == higher {
@@ -68,139 +80,218 @@ func (t *table) best(system string, of func(bench.Result) float64, higher bool) 
 	return best
 }
 
-// goals are all for which the run has a figure of ours.
-func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near) (all []goal) {
-	columns := append([]string{ours}, peers(r)...)
-	// row is one figure of one cell by system, best modes.
-	row := func(id, what, text string, t *table, of func(bench.Result) float64, higher bool, unit, measure string) *goal {
-		our := t.best(ours, of, higher)
-		if our == nil || our.median(of) == 0 {
-			return nil
+// want is one comparison that a goal asks for.
+type want struct {
+	ok    bool
+	text  string
+	open  bool // it could not be made: the other side was not measured
+	aside bool // told, but not what the goal asks for
+}
+
+// judge makes a verdict of all that is asked for: met if all of it is, missed if any is not, and else not to be told.
+func (g *goal) judge(wants ...want) {
+	missed, open := false, len(wants) == 0
+	var told []string
+	for _, w := range wants {
+		told = append(told, w.text)
+		if w.aside {
+			continue
 		}
-		g := goal{ID: id, What: what, Goal: text}
+		missed = missed || !w.open && !w.ok
+		open = open || w.open
+	}
+	switch g.Why = strings.Join(told, "; "); {
+	case missed:
+		g.Verdict = missedGoal
+	case !open:
+		g.Verdict = metGoal
+	}
+}
+
+// Verdicts, which are classes of the style sheet, too.
+const (
+	metGoal    = "met"
+	missedGoal = "missed"
+)
+
+// absent is what stands where nothing was measured.
+const absent = "–"
+
+// goals are all that there are, of those of which the run has no figure of ours only if all is asked for.
+func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near, whole bool) (all []goal) {
+	columns := append([]string{ours}, peers(r)...)
+	// add adds one figure by system, best modes, each in the table that from has for it; judge is called if there is ours.
+	add := func(g goal, from func(system string) *table, of func(bench.Result) float64, higher bool, unit, measure string, judge func(g *goal, our *row)) {
+		our := from(ours).best(ours, of, higher)
+		if our == nil && !whole {
+			return
+		}
 		for _, s := range columns {
-			if x := t.best(s, of, higher); x != nil && x.median(of) > 0 {
-				g.Figures = append(g.Figures, figure(x.median(of))+" "+unit)
-			} else {
-				g.Figures = append(g.Figures, "–")
+			t := from(s)
+			x := t.best(s, of, higher)
+			if x == nil {
+				g.Figures = append(g.Figures, absent)
+				continue
 			}
+			text := figure(x.median(of)) + " " + unit
+			if our != nil && t.cell.Backlog != our.cell.Backlog {
+				text += fmt.Sprintf(" (%s)", behind(t.cell))
+			}
+			g.Figures = append(g.Figures, text)
+		}
+		if our == nil {
+			g.Why = "not measured"
+			all = append(all, g)
+			return
+		}
+		if our.cell.Backlog > 0 {
+			g.What += ", " + behind(our.cell)
 		}
 		if n, ok := bound(m, near, our, measure); ok && measure != "" {
 			g.Limit = fmt.Sprintf("%s %s; %.0f %% of it", figure(n.Bound.Value), n.Bound.Unit, 100*n.Share)
 		}
+		judge(&g, our)
 		all = append(all, g)
-		return &all[len(all)-1]
 	}
-	verdict := func(g *goal, ok bool, why string, args ...any) {
-		if g == nil || strings.Contains(g.Verdict, "missed") {
-			return
+	one := func(t *table) func(string) *table { return func(string) *table { return t } }
+	// against compares with a peer's best mode in a table; least or most is what the ratio has to be.
+	against := func(our *row, t *table, system string, of func(bench.Result) float64, higher bool, enough func(float64) bool) want {
+		class := bench.ClassA
+		if t != nil {
+			class = t.cell.Class
 		}
-		g.Verdict = map[bool]string{true: "met", false: "missed"}[ok]
-		g.Why = strings.TrimPrefix(g.Why+"; "+fmt.Sprintf(why, args...), "; ")
+		name := fmt.Sprintf("%s's class %s", proper(system), class)
+		peer := t.best(system, of, higher)
+		got := 0.0
+		if peer != nil {
+			got = ratio(our, peer, of)
+		}
+		if got == 0 {
+			return want{open: true, text: name + " was not measured"}
+		}
+		return want{ok: enough(got), text: times(got) + " of " + name}
 	}
-	p99 := func(l *bench.Latency) float64 { return l.P99 }
-	p999 := func(l *bench.Latency) float64 { return l.P999 }
+	least := func(x float64) func(float64) bool { return func(got float64) bool { return got >= x } }
+	most := func(x float64) func(float64) bool { return func(got float64) bool { return got <= x } }
+	below := func(x float64) func(float64) bool { return func(got float64) bool { return got < x } }
+	plain := func(ok bool, text string, args ...any) want { return want{ok: ok, text: fmt.Sprintf(text, args...)} }
 
 	tb, ta := asked(ts, "T1", bench.ClassB, nil), asked(ts, "T1", bench.ClassA, nil)
-	if g := row("T1", "throughput class B", "10× JetStream's class B, 3× its class A; 2× Kafka's class A", tb, megabytes, true, "MB/s", "throughput"); g != nil {
-		our := tb.ours()
-		for _, x := range []struct {
-			t    *table
-			name string
-			want float64
-		}{{tb, "jetstream", 10}, {ta, "jetstream", 3}, {ta, "kafka", 2}} {
-			if peer := x.t.best(x.name, megabytes, true); peer != nil {
-				if got := our.median(megabytes) / peer.median(megabytes); got > 0 {
-					verdict(g, got >= x.want, "%s of %s's class %s", times(got), x.name, x.t.cell.Class)
-				}
-			}
-		}
-	}
-	row("T1", "throughput class A", "", ta, megabytes, true, "MB/s", "throughput")
-	if g := row("T1", "CPU class B", "at most half of Kafka's", tb, cpuPerGB, false, "s/GB", ""); g != nil {
-		if peer := tb.best("kafka", cpuPerGB, false); peer != nil {
-			got := tb.ours().median(cpuPerGB) / peer.median(cpuPerGB)
-			verdict(g, got <= 0.5, "%s of Kafka's in the same class", times(got))
-		}
-	}
+	add(goal{ID: "T1", What: "throughput, ours of class B", Goal: "10× JetStream's class B, 3× its class A; 2× Kafka's class A"}, one(tb), megabytes, true, "MB/s", "throughput", func(g *goal, our *row) {
+		g.judge(against(our, tb, "jetstream", megabytes, true, least(10)), against(our, ta, "jetstream", megabytes, true, least(3)), against(our, ta, "kafka", megabytes, true, least(2)))
+	})
+	add(goal{ID: "T1", What: "CPU for a GB, class B", Goal: "at most half of Kafka's"}, one(tb), cpuPerGB, false, "s/GB", "", func(g *goal, our *row) {
+		other := against(our, ta, "kafka", cpuPerGB, false, most(0.5))
+		other.aside = true
+		g.judge(against(our, tb, "kafka", cpuPerGB, false, most(0.5)), other)
+	})
 	lb, la := asked(ts, "L1", bench.ClassB, nil), asked(ts, "L1", bench.ClassA, nil)
-	if g := row("L1", "p50 class B", "below JetStream's class A", lb, latency50, false, "ms", "p50"); g != nil {
-		if peer := la.best("jetstream", latency50, false); peer != nil {
-			verdict(g, lb.ours().median(latency50) < peer.median(latency50), "JetStream's class A is %s ms", figure(peer.median(latency50)))
-		}
-	}
-	if g := row("L1", "p99 class B", "below 3 ms", lb, latency99, false, "ms", "p99"); g != nil {
-		verdict(g, lb.ours().median(latency99) < 3, "%s ms", figure(lb.ours().median(latency99)))
-	}
-	for _, class := range []bench.Class{bench.ClassB, bench.ClassA} {
-		t := asked(ts, "L2", class, nil)
-		for _, x := range []struct {
-			name, measure string
-			of            func(bench.Result) float64
-		}{{"p99", "p99 to the consumer", endToEnd(p99)}, {"p99.9", "", endToEnd(p999)}} {
-			g := row("L2", fmt.Sprintf("%s to the consumer, class %s", x.name, class), "the lowest", t, x.of, false, "ms", x.measure)
-			if g == nil {
-				continue
-			}
+	add(goal{ID: "L1", What: "p50, ours of class B", Goal: "below JetStream's class A"}, one(lb), latency50, false, "ms", "p50", func(g *goal, our *row) {
+		g.judge(against(our, la, "jetstream", latency50, false, below(1)))
+	})
+	add(goal{ID: "L1", What: "p99, class B", Goal: "below 3 ms"}, one(lb), latency99, false, "ms", "p99", func(g *goal, our *row) {
+		g.judge(plain(our.median(latency99) < 3, "%s ms", figure(our.median(latency99))))
+	})
+	eb, ea := asked(ts, "L2", bench.ClassB, nil), asked(ts, "L2", bench.ClassA, nil)
+	for _, x := range []struct {
+		name, measure string
+		of            func(bench.Result) float64
+	}{{"p99", "p99 to the consumer", endToEnd(func(l *bench.Latency) float64 { return l.P99 })}, {"p99.9", "", endToEnd(func(l *bench.Latency) float64 { return l.P999 })}} {
+		add(goal{ID: "L2", What: x.name + " to the consumer, ours of class B", Goal: "the lowest of all, in either class"}, one(eb), x.of, false, "ms", x.measure, func(g *goal, our *row) {
+			var wants []want
 			for _, s := range columns[1:] {
-				if peer := t.best(s, x.of, false); peer != nil && peer.median(x.of) > 0 {
-					verdict(g, t.ours().median(x.of) < peer.median(x.of), "%s: %s ms", s, figure(peer.median(x.of)))
-				}
+				wants = append(wants, against(our, eb, s, x.of, false, below(1)), against(our, ea, s, x.of, false, below(1)))
 			}
-		}
+			g.judge(wants...)
+		})
 	}
 	many := asked(ts, "M1", bench.ClassB, func(c bench.Cell) bool { return c.Partitions == 1024 })
 	few := asked(ts, "M1", bench.ClassB, func(c bench.Cell) bool { return c.Partitions == 16 })
-	if g := row("M1", "1,024 active partitions", "half the throughput of 16", many, megabytes, true, "MB/s", "throughput"); g != nil {
-		if base := few.best(ours, megabytes, true); base != nil {
-			got := many.ours().median(megabytes) / base.median(megabytes)
-			verdict(g, got >= 0.5, "%.0f %% of 16", 100*got)
+	add(goal{ID: "M1", What: "1,024 active partitions", Goal: "half the throughput of 16"}, one(many), megabytes, true, "MB/s", "throughput", func(g *goal, our *row) {
+		got := ratio(our, few.best(ours, megabytes, true), megabytes)
+		if got == 0 {
+			g.judge(want{open: true, text: "16 were not measured"})
+			return
 		}
-	}
-	all = append(all, manyGoals(r, columns, near)...)
+		g.judge(plain(got >= 0.5, "%.0f %% of 16", 100*got))
+	})
+	all = append(all, manyGoals(r, columns, near, whole)...)
 	f1 := asked(ts, "F1", bench.ClassB, nil)
-	if g := row("F1", "without acknowledgements", "2× the election timeout; nothing lost or twice", f1, failover(func(f *bench.Failover) float64 { return f.GapSec }), false, "s", "time without acknowledgements"); g != nil {
-		gap := f1.ours().median(failover(func(f *bench.Failover) float64 { return f.GapSec }))
-		verdict(g, gap <= 2*limit.Election.Seconds(), "%s s of an election timeout of %v", figure(gap), limit.Election)
-		for _, x := range f1.ours().rounds {
-			if x.Verified != nil {
-				verdict(g, x.Verified.OK(), "%d lost, %d twice", x.Verified.Lost, x.Verified.Duplicated)
-				break
-			}
+	gap := failover(func(f *bench.Failover) float64 { return f.GapSec })
+	add(goal{ID: "F1", What: "without acknowledgements", Goal: "2× the election timeout; nothing lost or twice"}, one(f1), gap, false, "s", "time without acknowledgements", func(g *goal, our *row) {
+		g.judge(plain(our.median(gap) <= 2*limit.Election.Seconds(), "%s s of an election timeout of %v", figure(our.median(gap)), limit.Election), returned(our))
+	})
+	size := func(id string) func(string) *table { return func(s string) *table { return largest(ts, id, s) } }
+	back := comeBack(func(x *bench.Return) float64 { return x.MissedMBSec })
+	add(goal{ID: "F2", What: "catching up", Goal: "at disk or network speed: 80 % of the best possible counts"}, size("F2"), back, true, "MB/s", "catching up", func(g *goal, our *row) {
+		if n, ok := bound(m, near, our, "catching up"); ok {
+			g.judge(plain(n.Share >= 0.8, "%.0f %%, set by %s", 100*n.Share, n.Bound.By))
 		}
-	}
-	f2 := asked(ts, "F2", bench.ClassB, nil)
-	row("F2", "catching up", "at disk or network speed", f2, comeBack(func(x *bench.Return) float64 { return x.MissedMBSec }), true, "MB/s", "catching up")
-	if g := row("F2", "p99 meanwhile, to before", "within 2×", f2, comeBack(func(x *bench.Return) float64 { return x.P99Ratio }), false, "×", ""); g != nil {
-		got := f2.ours().median(comeBack(func(x *bench.Return) float64 { return x.P99Ratio }))
-		verdict(g, got <= 2, "%s", times(got))
-	}
-	c1 := asked(ts, "C1", bench.ClassB, nil)
-	if g := row("C1", "reading a backlog", "80 % of what reading and sending costs", c1, catchUp(func(x *bench.CatchUp) float64 { return x.MBSec }), true, "MB/s", "reading the backlog"); g != nil {
-		if n, ok := bound(m, near, c1.ours(), "reading the backlog"); ok {
-			verdict(g, n.Share >= 0.8, "%.0f %%", 100*n.Share)
+	})
+	worse := comeBack(func(x *bench.Return) float64 { return x.P99Ratio })
+	add(goal{ID: "F2", What: "p99 meanwhile, to before", Goal: "within 2×"}, size("F2"), worse, false, "×", "", func(g *goal, our *row) {
+		g.judge(plain(our.median(worse) <= 2, "%s", times(our.median(worse))))
+	})
+	read := catchUp(func(x *bench.CatchUp) float64 { return x.MBSec })
+	add(goal{ID: "C1", What: "reading a backlog", Goal: "80 % of what reading and sending costs"}, size("C1"), read, true, "MB/s", "reading the backlog", func(g *goal, our *row) {
+		if n, ok := bound(m, near, our, "reading the backlog"); ok {
+			g.judge(plain(n.Share >= 0.8, "%.0f %%, set by %s", 100*n.Share, n.Bound.By))
 		}
-	}
-	if g := row("C1", "producers keep", "90 %", c1, catchUp(func(x *bench.CatchUp) float64 { return 100 * x.Kept }), true, "%", ""); g != nil {
-		got := c1.ours().median(catchUp(func(x *bench.CatchUp) float64 { return x.Kept }))
-		verdict(g, got >= 0.9, "%.0f %%", 100*got)
-	}
-	r1 := asked(ts, "R1", bench.ClassB, nil)
+	})
+	kept := catchUp(func(x *bench.CatchUp) float64 { return 100 * x.Kept })
+	add(goal{ID: "C1", What: "producers keep", Goal: "90 %"}, size("C1"), kept, true, "%", "", func(g *goal, our *row) {
+		g.judge(plain(our.median(kept) >= 90, "%.0f %%", our.median(kept)))
+	})
 	for _, x := range []struct {
 		what, measure string
 		most          float64
 		of            func(bench.Result) float64
 	}{{"logs open, clean", "open, clean", 1, restart(func(x *bench.Restart) float64 { return x.Clean.OpenSec })},
 		{"logs open, unclean", "open, unclean", 3, restart(func(x *bench.Restart) float64 { return x.Unclean.OpenSec })}} {
-		if g := row("R1", x.what, fmt.Sprintf("under %g s", x.most), r1, x.of, false, "s", x.measure); g != nil {
-			verdict(g, r1.ours().median(x.of) < x.most, "%s s", figure(r1.ours().median(x.of)))
-		}
+		add(goal{ID: "R1", What: x.what, Goal: fmt.Sprintf("under %g s", x.most)}, size("R1"), x.of, false, "s", x.measure, func(g *goal, our *row) {
+			g.judge(plain(our.median(x.of) < x.most, "%s s", figure(our.median(x.of))))
+		})
 	}
 	return all
 }
 
+// returned is whether all rounds gave back what was acknowledged, once.
+func returned(r *row) want {
+	var lost, twice int64
+	for _, x := range r.rounds {
+		if x.Verified == nil {
+			return want{open: true, text: "not read back"}
+		}
+		lost += x.Verified.Lost
+		twice += x.Verified.Duplicated
+	}
+	return want{ok: lost == 0 && twice == 0, text: fmt.Sprintf("%d lost, %d twice", lost, twice)}
+}
+
+// behind is how much a load has on its disks: of all brokers together where that is what counts.
+func behind(c bench.Cell) string {
+	n := c.Backlog
+	if c.Scenario == "R1" {
+		n *= int64(c.Replicas)
+	}
+	return fmt.Sprintf("%.2g GB", float64(n)/1e9)
+}
+
+// proper is how a system writes its name.
+func proper(system string) string {
+	switch system {
+	case ours:
+		return "Balsa"
+	case "jetstream":
+		return "JetStream"
+	case "kafka":
+		return "Kafka"
+	}
+	return system
+}
+
 // manyGoals are those of M2, at the largest number of partitions of ours.
-func manyGoals(r *bench.Report, columns []string, near []limit.Near) (all []goal) {
+func manyGoals(r *bench.Report, columns []string, near []limit.Near, whole bool) (all []goal) {
 	rows := manyRows(r.Many)
 	most := 0
 	for _, x := range rows {
@@ -208,7 +299,7 @@ func manyGoals(r *bench.Report, columns []string, near []limit.Near) (all []goal
 			most = max(most, x.wanted)
 		}
 	}
-	if most == 0 {
+	if most == 0 && !whole {
 		return nil
 	}
 	for _, x := range []struct {
@@ -220,22 +311,29 @@ func manyGoals(r *bench.Report, columns []string, near []limit.Near) (all []goal
 		{"memory of a partition", "under 50 KB", "KB", 50, func(m bench.Many) float64 { return m.PerKB }},
 		{"all led again", "within 5 s", "s", 5, func(m bench.Many) float64 { return m.RecoverMax }},
 	} {
-		g := goal{ID: "M2", What: fmt.Sprintf("%s, %s", x.what, plural(most, "partition")), Goal: x.goal}
+		g := goal{ID: "M2", What: fmt.Sprintf("%s, %s", x.what, plural(cmp.Or(most, 10_000), "partition")), Goal: x.goal}
+		if most == 0 {
+			g.Why = "not measured"
+		}
 		for _, s := range columns {
-			text := "–"
-			for _, y := range rows {
-				if y.system != s || y.wanted != most || len(y.rounds) == 0 {
-					continue
+			// A peer's may be fewer: those nearest to ours.
+			var y *manyRow
+			for _, z := range rows {
+				if z.system == s && len(z.rounds) > 0 && z.median(x.of) > 0 && (y == nil || z.wanted > y.wanted) {
+					y = z
 				}
-				if v := y.median(x.of); v > 0 {
-					text = figure(v) + " " + x.unit
-					if s == ours {
-						g.Verdict = map[bool]string{true: "met", false: "missed"}[v < x.limit]
-					}
-					if n := y.rounds[0].Partitions; n != most {
-						text += fmt.Sprintf(" (%s)", counted(float64(n)))
-					}
-				}
+			}
+			if y == nil {
+				g.Figures = append(g.Figures, absent)
+				continue
+			}
+			v := y.median(x.of)
+			text := figure(v) + " " + x.unit
+			if n := y.rounds[0].Partitions; n != most {
+				text += fmt.Sprintf(" (%s)", counted(float64(n)))
+			}
+			if s == ours && y.wanted == most {
+				g.judge(want{ok: v < x.limit, text: text})
 			}
 			g.Figures = append(g.Figures, text)
 		}

@@ -36,10 +36,15 @@ type view struct {
 	Command  string
 	Columns  []string // systems: ours, then the peers
 	Goals    []goal
+	Met      int
+	Missed   int
+	Open     int // neither: these results do not tell
 	Sections []section
 	Growth   []figures
 	Limits   *limits
 	Rule     string // rounds and times
+	Parts    cells  // of a suite: its takes; no rows: it is one run
+	NoA      bool   // peers have figures of class A, and ours none
 }
 
 // section is one scenario.
@@ -90,7 +95,10 @@ func Write(w io.Writer, runs []Run) error {
 
 func (r Run) view() view {
 	rep := r.Report
-	v := view{Name: r.Name, Report: rep, Machine: machine(rep.Machine), Commit: rep.Balsa.Commit, Command: "broker " + strings.Join(rep.Command, " "), Columns: append([]string{ours}, peers(rep)...)}
+	v := view{Name: r.Name, Report: rep, Machine: machine(rep.Machine), Commit: rep.Balsa.Commit, Command: "broker " + strings.Join(rep.Command, " "), Columns: []string{proper(ours)}}
+	for _, name := range peers(rep) {
+		v.Columns = append(v.Columns, proper(name))
+	}
 	if len(v.Commit) > 12 {
 		v.Commit = v.Commit[:12]
 	}
@@ -104,7 +112,21 @@ func (r Run) view() view {
 		near = r.Limits.Compare(rep)
 		v.Limits = limitTables(r.Limits, near)
 	}
-	v.Goals = goals(rep, ts, r.Limits, near)
+	v.Goals = goals(rep, ts, r.Limits, near, len(rep.Parts) > 0)
+	for _, g := range v.Goals {
+		switch g.Verdict {
+		case metGoal:
+			v.Met++
+		case missedGoal:
+			v.Missed++
+		default:
+			v.Open++
+		}
+	}
+	v.NoA = onlyB(rep)
+	if len(rep.Parts) > 0 {
+		v.suite()
+	}
 	p := newPainter()
 	var ids []string
 	for _, t := range ts {
@@ -124,6 +146,53 @@ func (r Run) view() view {
 		v.Growth = append(v.Growth, figures{Title: fmt.Sprintf("By %s, class %s", strings.TrimSuffix(g.name, ", bytes"), g.rest.Class), Text: rest, Drawings: []drawn{{rates, ""}, {p99, ""}}})
 	}
 	return v
+}
+
+// onlyB reports whether peers have figures of class A and ours none.
+func onlyB(r *bench.Report) bool {
+	peers := false
+	for _, x := range r.Results {
+		if x.Class == bench.ClassA && x.Failed == "" && x.Skipped == "" {
+			if x.System == ours {
+				return false
+			}
+			peers = true
+		}
+	}
+	return peers
+}
+
+// suite is what there is to say of a run that was joined of takes.
+func (v *view) suite() {
+	rep := v.Report
+	rounds := map[string]int{}
+	var names []string
+	busiest := 0.0
+	v.Parts = cells{Head: []string{"take", "begun", "took", "load before", "command"}}
+	for _, p := range rep.Parts {
+		name := strings.TrimSuffix(p.Name, ".json")
+		what := name
+		if i := strings.LastIndexByte(name, '-'); i > 0 {
+			what = name[:i]
+		}
+		if rounds[what] == 0 {
+			names = append(names, what)
+		}
+		rounds[what] += p.Settings.Rounds
+		busiest = max(busiest, p.Load)
+		if !p.Complete {
+			name += " (cut off)"
+		}
+		v.Parts.Rows = append(v.Parts.Rows, []string{name, p.Taken.Format("2006-01-02 15:04"), p.Finished.Sub(p.Taken).String(), fmt.Sprintf("%.1f", p.Load), "broker " + strings.Join(p.Command, " ")})
+	}
+	var counts []string
+	for _, n := range names {
+		counts = append(counts, fmt.Sprintf("%s %d", n, rounds[n]))
+	}
+	v.Command = "broker bench suite"
+	v.Rule = fmt.Sprintf("in takes, each a run of its own of one round, %.3g s after %.3g s of warm-up; rounds: %s. Medians, with the least and the largest; a ratio pairs what was measured in the same take",
+		rep.Settings.MeasureSec, rep.Settings.WarmupSec, strings.Join(counts, ", "))
+	v.Machine = fmt.Sprintf("%s, %.1f at most", v.Machine, busiest)
 }
 
 // filled is the load whose dimension grows, with its first value: for its description only.

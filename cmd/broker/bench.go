@@ -103,7 +103,7 @@ processes are stopped, also after an error or an interrupt; what was measured un
 	f.IntVar(&o.peerMax, "peer-partitions", 0, "M2: the most partitions of a peer; 0: as many as ours")
 	f.DurationVar(&o.limit, "limit", 10*time.Minute, "how long one step may take; what a system cannot do in it is said")
 	f.StringArrayVar(&o.args, "broker-arg", nil, "give each of our brokers this flag, as in --broker-arg=--cache-bytes=1000000; may be repeated")
-	return group("bench", "Measure Balsa beside its peers", run, newBenchLimitsCommand(a), newBenchReportCommand(a), newBenchCheckCommand(a))
+	return group("bench", "Measure Balsa beside its peers", run, newBenchSuiteCommand(a), newBenchLimitsCommand(a), newBenchReportCommand(a), newBenchCheckCommand(a))
 }
 
 // scenarioHelp has a line for each.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/balsamq/balsa/bench"
 	"github.com/balsamq/balsa/bench/limit"
@@ -73,5 +74,61 @@ func TestBenchFiles(t *testing.T) {
 		if code, _, errs := c.run(append([]string{"bench"}, x.args...)...); code != x.code || !strings.Contains(errs, x.text) {
 			t.Errorf("bench %v: exit code %d, want %d\n%s", x.args, code, x.code, errs)
 		}
+	}
+}
+
+// A suite plans by what is there and by the time it has, and makes its page of what is there.
+func TestBenchSuite(t *testing.T) {
+	c := newCLI(t)
+	to := filepath.Join(c.dir, "results")
+	if err := os.MkdirAll(filepath.Join(to, "runs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	save := func(name, commit string) {
+		cell := bench.Cell{Scenario: "L1", Class: bench.ClassB, Replicas: 3, Partitions: 1, Producers: 1, RecordBytes: 1024, InflightBytes: 1024}
+		r := &bench.Report{Schema: bench.Schema, Taken: began, Finished: began.Add(31 * time.Second), Complete: true, Command: []string{"bench", "run", "L1"}, Balsa: bench.Build{Commit: commit}, Settings: bench.Settings{Rounds: 1},
+			Results: []bench.Result{{Cell: cell, System: bench.OurName, Round: 1, Records: 10, RecordsSec: 10, Latency: bench.Latency{P50: 1, P99: 2}}}}
+		if err := r.Save(filepath.Join(to, "runs", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save("l1-1.json", "a")
+	type step struct {
+		Take    string
+		Seconds float64
+		Do      string
+	}
+	var steps []step
+	if err := json.Unmarshal([]byte(c.must("bench", "suite", "--to", to, "--only", "l1,t1", "--takes", "2", "--time", "5m", "--plan", "-o", "json")), &steps); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]step{}
+	for _, s := range steps {
+		got[s.Take] = s
+	}
+	// The second take of a part is thought to last as long as the first one did.
+	if len(steps) != 4 || got["l1-1"].Do != "there" || got["t1-1"].Do != "run" || got["l1-2"] != (step{"l1-2", 31, "run"}) || got["t1-2"].Do != "no time" {
+		t.Errorf("%+v", steps)
+	}
+	out := c.must("bench", "suite", "--to", to, "--time", "1s") // for nothing
+	index, err := os.ReadFile(filepath.Join(to, "README.md"))
+	if err != nil || !strings.Contains(out, "report.html") || !bytes.Contains(index, []byte("| L1 | p99, class B | below 3 ms |")) || !bytes.Contains(index, []byte("| T1 |")) {
+		t.Errorf("%v\n%s\n%s", err, out, index)
+	}
+	if out := c.must("bench", "report", filepath.Join(to, "runs", "l1-1.json"), "--join", "--to", filepath.Join(c.dir, "again")); !strings.Contains(out, "README.md") {
+		t.Error(out)
+	}
+	for _, x := range []struct {
+		args []string
+		text string
+	}{{[]string{"--only", "z9"}, "no part"}, {[]string{"--peer", "redis"}, "unknown peer"}, {[]string{"--time", "-1s"}, "out of range"}} {
+		if code, _, errs := c.run(append([]string{"bench", "suite", "--to", to}, x.args...)...); code != exitUsage || !strings.Contains(errs, x.text) {
+			t.Errorf("%v: exit code %d\n%s", x.args, code, errs)
+		}
+	}
+	save("t1-1.json", "b")
+	if code, _, errs := c.run("bench", "suite", "--to", to, "--time", "1s"); code != exitUsage || !strings.Contains(errs, "not of one suite") {
+		t.Errorf("takes of two commits: exit code %d\n%s", code, errs)
 	}
 }

@@ -1,0 +1,245 @@
+// The suite: all that the goals ask for, cut into takes. A take is one round of one piece, a run of its own with a file of its own, so that what
+// is cut off costs that round only, and a suite can be finished in another quiet hour.
+//
+// A piece has all that is compared: both sides of a ratio are in the same takes. The systems take turns in a take; rounds lie as far apart as
+// the takes of the others make them.
+
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Piece is a part of the suite.
+type Piece struct {
+	Name string
+	What string // one line
+	// Args are those of `broker bench run`, without peers, rounds and times.
+	Args  []string
+	Peers []string // that take part
+	Takes int      // how many are wanted
+	// Tier is when the first take's turn comes, the second's one later: what decides most comes first, and once before anything comes twice.
+	Tier int
+	// Each is about how long a take takes, by system, on two cores of 2026; a take that is there knows better.
+	Each map[string]time.Duration
+	// Backlog is in GB, as --backlog counts; 0: none. The disk may have room for less.
+	Backlog float64
+	// copies is how many times the backlog lies on the disk.
+	copies float64
+	perGB  time.Duration // of the backlog, in addition to Each
+	open   bool          // at a rate, the same one in all takes
+}
+
+// Systems that can be peers in the suite.
+const (
+	jetStreamName = "jetstream"
+	kafkaName     = "kafka"
+)
+
+// Suite are all pieces.
+func Suite() []Piece {
+	both := []string{jetStreamName, kafkaName}
+	each := func(ours, jetstream, kafka int) map[string]time.Duration {
+		return map[string]time.Duration{OurName: time.Duration(ours) * time.Second, jetStreamName: time.Duration(jetstream) * time.Second, kafkaName: time.Duration(kafka) * time.Second}
+	}
+	atRest := "async" // JetStream's client mode where there is no time for all of them
+	pieces := []Piece{
+		{Name: "t1", What: "throughput, both classes, 16 partitions and 8 producers", Args: []string{"T1", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 5, Each: each(16, 90, 85)},
+		{Name: "l1", What: "latency of one synchronous producer, both classes", Args: []string{"L1"}, Peers: both, Takes: 5, Each: each(14, 24, 80)},
+		{Name: "f1", What: "a leader is killed", Args: []string{"F1"}, Peers: both, Takes: 3, Each: each(30, 45, 70), open: true},
+		{Name: "m2", What: "10,000 idle partitions; 1,000 of peers", Args: []string{"M2", "--partitions", "1000,10000", "--peer-partitions", "1000"}, Peers: both, Takes: 1, Each: each(270, 210, 240)},
+		{Name: "l2", What: "latency to the consumer at a fixed rate, both classes", Args: []string{"L2"}, Peers: both, Takes: 3, Tier: 1, Each: each(14, 28, 84), open: true},
+		{Name: "m1", What: "1 to 1,024 active partitions", Args: []string{"M1", "--jetstream-modes", atRest}, Peers: []string{jetStreamName}, Takes: 3, Tier: 1, Each: each(70, 150, 0)},
+		{Name: "f2", What: "a broker of ours returns", Args: []string{"F2"}, Takes: 1, Tier: 1, Each: each(30, 0, 0), Backlog: 5, copies: 3, perGB: 30 * time.Second, open: true},
+		{Name: "c1", What: "a group reads a backlog of ours", Args: []string{"C1"}, Takes: 1, Tier: 1, Each: each(30, 0, 0), Backlog: 10, copies: 3, perGB: 30 * time.Second, open: true},
+		{Name: "r1", What: "our brokers are restarted", Args: []string{"R1"}, Takes: 1, Tier: 1, Each: each(40, 0, 0), Backlog: 50, copies: 1, perGB: 10 * time.Second},
+		{Name: "f2-peers", What: "the same beside peers, smaller", Args: []string{"F2"}, Peers: both, Takes: 1, Tier: 1, Each: each(25, 60, 70), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
+		{Name: "c1-peers", What: "the same beside peers, smaller", Args: []string{"C1"}, Peers: both, Takes: 1, Tier: 1, Each: each(25, 40, 70), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
+		{Name: "r1-peers", What: "the same beside peers, smaller", Args: []string{"R1"}, Peers: both, Takes: 1, Tier: 1, Each: each(30, 60, 70), Backlog: 0.9, copies: 1, perGB: 40 * time.Second},
+	}
+	for _, over := range Over() {
+		s, _ := Find("G1")
+		cells := len(s.Only([]string{over}).Cells(0))
+		pieces = append(pieces, Piece{Name: "g1-" + over, What: "how throughput and p99 grow with " + over, Args: []string{"G1", "--over", over, "--jetstream-modes", atRest}, Peers: both, Takes: 3, Tier: 2,
+			Each: each(14*cells, 15*cells, 43*cells)})
+	}
+	return append(pieces,
+		Piece{Name: "t1-more", What: "throughput, both classes, the other loads", Args: []string{"T1", "--partitions", "1"}, Peers: both, Takes: 3, Tier: 3, Each: each(32, 180, 170)},
+		Piece{Name: "t1-one", What: "throughput, both classes, 16 partitions and one producer", Args: []string{"T1", "--partitions", "16", "--producers", "1"}, Peers: both, Takes: 3, Tier: 3, Each: each(16, 90, 85)},
+		Piece{Name: "t2", What: "throughput with records of 100 B and 16 KiB, both classes", Args: []string{"T2", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 3, Tier: 3, Each: each(32, 180, 170)},
+	)
+}
+
+// A take of the suite is measured so, whatever the piece.
+const (
+	suiteMeasure = 5 * time.Second
+	suiteWarmup  = 2 * time.Second
+	// suiteReserve is what stays free of the disk.
+	suiteReserve = 4 * gigabyte
+	// laidOut is how much more than its records a log takes while it grows.
+	laidOut = 1.3
+)
+
+// Take is one round of a piece.
+type Take struct {
+	Piece
+	N int // from 1
+}
+
+// File is its name.
+func (t Take) File() string { return fmt.Sprintf("%s-%d.json", t.Name, t.N) }
+
+// Takes are those of the pieces, in the order of their turns.
+func Takes(pieces []Piece) (all []Take) {
+	for _, p := range pieces {
+		for n := range p.Takes {
+			all = append(all, Take{p, n + 1})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Take) int { return a.Tier + a.N - b.Tier - b.N })
+	return all
+}
+
+// Conditions are those of all takes of a suite.
+type Conditions struct {
+	Peers []string // that are brought up at all
+	Rate  int      // of what runs at a rate; 0: none was found yet
+	// Disk is what is free, in bytes; 0: not known.
+	Disk int64
+	Dir  string // where data goes; empty: the system's temporary directory
+}
+
+// peers are those that take part.
+func (t Take) peers(c Conditions) (names []string) {
+	for _, p := range t.Peers {
+		if slices.Contains(c.Peers, p) {
+			names = append(names, p)
+		}
+	}
+	return names
+}
+
+// backlog is what there is room for, in tenths of a GB.
+func (t Take) backlog(c Conditions) float64 {
+	gb := t.Backlog
+	if c.Disk > 0 && gb > 0 {
+		room := float64(c.Disk-suiteReserve) / gigabyte / t.copies / laidOut
+		gb = max(min(gb, float64(int(room*10))/10), 0.1)
+	}
+	return gb
+}
+
+// Estimate is about how long the take takes, if no other take of the piece is there to tell.
+func (t Take) Estimate(c Conditions) time.Duration {
+	d := t.Each[OurName]
+	for _, p := range t.peers(c) {
+		d += t.Each[p]
+	}
+	return d + time.Duration(t.backlog(c)*float64(t.perGB))
+}
+
+// Command are the arguments of the broker.
+func (t Take) Command(c Conditions, file string) []string {
+	args := append([]string{"bench", "run"}, t.Args...)
+	if peers := t.peers(c); len(peers) > 0 {
+		args = append(args, "--peer", strings.Join(peers, ","))
+	}
+	if gb := t.backlog(c); gb > 0 {
+		args = append(args, "--backlog", strconv.FormatFloat(gb, 'g', -1, 64))
+	}
+	if t.open && c.Rate > 0 {
+		args = append(args, "--rate", strconv.Itoa(c.Rate))
+	}
+	if c.Dir != "" {
+		args = append(args, "--dir", c.Dir)
+	}
+	if t.Args[0] != manyScenario { // which waits for rest, and takes the CPU of a while
+		args = append(args, "--warmup", suiteWarmup.String(), "--measure", suiteMeasure.String())
+	}
+	return append(args, "--rounds", "1", "--verify", "--json", file)
+}
+
+// OpenRate is the rate that a run found for its open loops; 0: it had none.
+func (r *Report) OpenRate() int {
+	for _, x := range r.Results {
+		if x.Rate > 0 {
+			return x.Rate
+		}
+	}
+	return 0
+}
+
+// FreeBytes is the space for data below dir (empty: the system's temporary directory); 0 if it is not known.
+func FreeBytes(dir string) int64 {
+	o := Options{Dir: dir}
+	return freeBytes(o.dataDir())
+}
+
+// Part is one run of several that are shown as one.
+type Part struct {
+	Name     string    `json:"name"` // of its file
+	Command  []string  `json:"command"`
+	Taken    time.Time `json:"taken"`
+	Finished time.Time `json:"finished"`
+	Load     float64   `json:"load"` // of the machine over a minute, before
+	Complete bool      `json:"complete"`
+	Settings Settings  `json:"settings"`
+}
+
+// ErrUnlike is returned by Join.
+var ErrUnlike = errors.New("these runs are not of one suite")
+
+// Join makes one report of takes of the same build on the same machine. Rounds are counted on from take to take, so that a ratio pairs what was
+// measured in the same one.
+func Join(names []string, runs []*Report) (*Report, error) {
+	if len(runs) == 0 {
+		return nil, fmt.Errorf("%w: there are none", ErrUnlike)
+	}
+	first := runs[0]
+	all := &Report{Schema: Schema, Taken: first.Taken, Finished: first.Finished, Complete: true, Machine: first.Machine, Balsa: first.Balsa, Settings: first.Settings, Results: []Result{}}
+	rounds := 0
+	for i, r := range runs {
+		if r.Balsa != first.Balsa {
+			return nil, fmt.Errorf("%w: %s was measured with commit %s (changes: %v), %s with %s (%v)", ErrUnlike, names[0], first.Balsa.Commit, first.Balsa.Dirty, names[i], r.Balsa.Commit, r.Balsa.Dirty)
+		}
+		if a, b := first.Machine, r.Machine; a.CPU != b.CPU || a.CPUs != b.CPUs || a.Kernel != b.Kernel || a.FileSystem != b.FileSystem {
+			return nil, fmt.Errorf("%w: %s and %s are of different machines", ErrUnlike, names[0], names[i])
+		}
+		for _, p := range r.Peers {
+			j := slices.IndexFunc(all.Peers, func(q Peer) bool { return q.Name == p.Name })
+			switch {
+			case j < 0:
+				all.Peers = append(all.Peers, p)
+			case all.Peers[j].Version != p.Version || all.Peers[j].Runtime != p.Runtime:
+				return nil, fmt.Errorf("%w: %s has %s %s, another %s", ErrUnlike, names[i], p.Name, p.Version, all.Peers[j].Version)
+			}
+		}
+		all.Parts = append(all.Parts, Part{Name: names[i], Command: r.Command, Taken: r.Taken, Finished: r.Finished, Load: r.Machine.Load, Complete: r.Complete, Settings: r.Settings})
+		all.Complete = all.Complete && r.Complete
+		all.Settings.Verify = all.Settings.Verify && r.Settings.Verify
+		if r.Taken.Before(all.Taken) {
+			all.Taken = r.Taken
+		}
+		if r.Finished.After(all.Finished) {
+			all.Finished = r.Finished
+		}
+		most := 0
+		for _, x := range r.Results {
+			most = max(most, x.Round)
+			x.Round += rounds
+			all.Results = append(all.Results, x)
+		}
+		for _, m := range r.Many {
+			most = max(most, m.Round)
+			m.Round += rounds
+			all.Many = append(all.Many, m)
+		}
+		rounds += most
+	}
+	return all, nil
+}

@@ -1,0 +1,96 @@
+package bench
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSuiteTakes(t *testing.T) {
+	takes := Takes(Suite())
+	seen := map[string]bool{}
+	for i, x := range takes {
+		if seen[x.File()] {
+			t.Errorf("%s twice", x.File())
+		}
+		seen[x.File()] = true
+		if x.N > 1 && !seen[(Take{x.Piece, x.N - 1}).File()] {
+			t.Errorf("%s comes before the take before it", x.File())
+		}
+		if i > 0 && takes[i-1].Tier+takes[i-1].N > x.Tier+x.N {
+			t.Errorf("%s comes too late", x.File())
+		}
+	}
+	// Each scenario has its part, and the goals' own come first.
+	for _, s := range Scenarios() {
+		if !slices.ContainsFunc(takes, func(x Take) bool { return x.Args[0] == s.ID }) {
+			t.Errorf("nothing of %s", s.ID)
+		}
+	}
+	if takes[0].Name != "t1" || takes[len(takes)-1].Args[0] == "L1" {
+		t.Errorf("from %s to %s", takes[0].File(), takes[len(takes)-1].File())
+	}
+}
+
+func TestSuiteCommand(t *testing.T) {
+	find := func(name string) Take {
+		all := Suite()
+		return Take{all[slices.IndexFunc(all, func(p Piece) bool { return p.Name == name })], 2}
+	}
+	c := Conditions{Peers: []string{"kafka"}, Rate: 5000, Disk: 30 * gigabyte, Dir: "/data"}
+	for name, want := range map[string]string{
+		"t1":       "bench run T1 --partitions 16 --producers 8 --peer kafka --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
+		"m2":       "bench run M2 --partitions 1000,10000 --peer-partitions 1000 --peer kafka --dir /data --rounds 1 --verify --json x",
+		"m1":       "bench run M1 --jetstream-modes async --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
+		"c1":       "bench run C1 --backlog 6.6 --rate 5000 --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x", // 26 GB of room, three copies, laid out
+		"f2-peers": "bench run F2 --peer kafka --backlog 0.3 --rate 5000 --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
+	} {
+		if got := strings.Join(find(name).Command(c, "x"), " "); got != want {
+			t.Errorf("%s: %s\nwant %s", name, got, want)
+		}
+	}
+	// What the take needs of the disk is there: R1's backlog is of all brokers.
+	if gb := find("r1").backlog(c); gb <= 10 || gb*1e9*laidOut > float64(c.Disk-suiteReserve) {
+		t.Errorf("%v GB", gb)
+	}
+	if gb := find("c1").backlog(Conditions{}); gb != 10 {
+		t.Errorf("where the disk is not known: %v GB", gb)
+	}
+	all, alone := find("t1").Estimate(Conditions{Peers: []string{"jetstream", "kafka"}}), find("t1").Estimate(Conditions{})
+	if all <= alone || alone <= 0 {
+		t.Errorf("%v with peers, %v without", all, alone)
+	}
+}
+
+func TestJoin(t *testing.T) {
+	at := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	cell := Cell{Scenario: "T1", Class: ClassB, Replicas: 3, Partitions: 1, Producers: 1, RecordBytes: 1024, InflightBytes: 1 << 20}
+	take := func(n int, ours, peer float64) *Report {
+		return &Report{Schema: Schema, Taken: at.Add(time.Duration(n) * time.Minute), Finished: at.Add(time.Duration(n+1) * time.Minute), Complete: true, Balsa: Build{Commit: "a"},
+			Peers: []Peer{{Name: "jetstream", Version: "v2"}}, Settings: Settings{Rounds: 1, Verify: true},
+			Results: append(rounds(cell, OurName, "", ours), rounds(cell, "jetstream", "async", peer)...), Many: []Many{{System: OurName, Round: 1}}}
+	}
+	r, err := Join([]string{"1", "2", "3"}, []*Report{take(0, 100, 50), take(1, 300, 10), take(2, 10, 10)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 2, 30 and 1: what was measured in different takes is not paired.
+	if all := r.Ratios(); len(all) != 1 || all[0].Rounds != 3 || all[0].Median != 2 {
+		t.Errorf("%+v", all)
+	}
+	if len(r.Parts) != 3 || len(r.Peers) != 1 || !r.Complete || r.Many[2].Round != 3 || r.Finished.Sub(r.Taken) != 3*time.Minute {
+		t.Errorf("%+v", r)
+	}
+	other, moved, newer := take(3, 1, 1), take(3, 1, 1), take(3, 1, 1)
+	other.Balsa.Commit, moved.Machine.CPUs, newer.Peers[0].Version = "b", 64, "v3"
+	for _, x := range []*Report{other, moved, newer} {
+		if _, err := Join([]string{"1", "2"}, []*Report{take(0, 1, 1), x}); !errors.Is(err, ErrUnlike) {
+			t.Errorf("%+v: %v", x, err)
+		}
+	}
+	if _, err := Join(nil, nil); !errors.Is(err, ErrUnlike) {
+		t.Error(err)
+	}
+}
