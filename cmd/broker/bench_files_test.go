@@ -127,6 +127,10 @@ func TestBenchSuite(t *testing.T) {
 			t.Errorf("%v: exit code %d\n%s", x.args, code, errs)
 		}
 	}
+	// A test's binary has no commit.
+	if code, _, errs := c.run("bench", "suite", "--to", to, "--only", "t1"); code != exitFailure || !strings.Contains(errs, "-buildvcs=true") {
+		t.Errorf("without a commit: exit code %d\n%s", code, errs)
+	}
 	save("t1-1.json", "b")
 	if code, _, errs := c.run("bench", "suite", "--to", to, "--time", "1s"); code != exitUsage || !strings.Contains(errs, "not of one suite") {
 		t.Errorf("takes of two commits: exit code %d\n%s", code, errs)

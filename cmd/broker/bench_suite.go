@@ -119,6 +119,9 @@ func (a *app) benchSuite(cmd *cobra.Command, o *suiteOptions) error {
 	if o.plan {
 		return a.print(cmd, steps, func(w io.Writer) { s.table(w, steps) })
 	}
+	if slices.ContainsFunc(steps, func(x step) bool { return x.Do == "run" }) && bench.NewReport("", nil).Balsa.Commit == "" {
+		return &cliError{code: exitFailure, what: "this program does not know what commit it was built from, and a result is to say so", mend: "build it with 'go build -buildvcs=true' in a clone of the repository; in a further work tree of git's Go does not find it"}
+	}
 	w := tableWriter(a.err)
 	s.table(w, steps)
 	if err := errors.Join(w.Flush(), os.MkdirAll(filepath.Join(o.to, suiteRuns), 0o755)); err != nil {
