@@ -134,11 +134,13 @@ func (r Run) view() view {
 			ids = append(ids, t.cell.Scenario)
 		}
 	}
-	for _, id := range ids {
-		v.Sections = append(v.Sections, p.section(id, ts, r.Limits, near))
-	}
-	if len(rep.Many) > 0 {
-		v.Sections = append(v.Sections, p.many(manyRows(rep.Many)))
+	for _, s := range bench.Scenarios() { // whatever the order of the takes
+		switch {
+		case s.IsMany() && len(rep.Many) > 0:
+			v.Sections = append(v.Sections, p.many(manyRows(rep.Many)))
+		case slices.Contains(ids, s.ID):
+			v.Sections = append(v.Sections, p.section(s.ID, ts, r.Limits, near))
+		}
 	}
 	for _, g := range growth(ts) {
 		rates, p99 := p.curves(g)
@@ -288,7 +290,7 @@ func (p *painter) common(t *table, m *limit.Machine, near []limit.Near) cells {
 	for _, r := range t.rows {
 		c.Class = append(c.Class, p.class(r.system, r.mode))
 		if len(r.rounds) == 0 {
-			c.Rows = append(c.Rows, []string{r.name(), r.absent})
+			c.Rows = append(c.Rows, []string{r.name(), "none: see below"})
 			continue
 		}
 		lo, hi := r.spread(rate)
@@ -377,8 +379,11 @@ func notes(ts []*table) (all []string) {
 	}
 	for _, t := range ts {
 		for _, r := range t.rows {
-			if r.absent != "" && len(r.rounds) > 0 {
+			switch {
+			case r.absent != "" && len(r.rounds) > 0:
 				add(r, "a round failed: "+r.absent)
+			case r.absent != "":
+				add(r, r.absent)
 			}
 			var errs int64
 			for _, x := range r.rounds {

@@ -224,7 +224,11 @@ func (p *plot) svg() template.HTML {
 			continue
 		}
 		d.rule(p.px(m.at), top-4, p.px(m.at), plotHeight-bottom, "mark")
-		d.text(p.px(m.at)+4, top+8+13*float64(i%3), "t soft", m.text)
+		if x, y := p.px(m.at), top+8+13*float64(i%3); x+letter*float64(len(m.text)) > width-right { // it would be cut off
+			d.text(x-4, y, "t soft end", m.text)
+		} else {
+			d.text(x+4, y, "t soft", m.text)
+		}
 	}
 	x := width - right
 	for i := len(p.lines) - 1; i >= 0; i-- { // the legend, from the right
