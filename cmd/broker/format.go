@@ -3,12 +3,10 @@
 package main
 
 import (
-	"encoding/base64"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -123,48 +121,6 @@ func length(b []byte) int64 {
 		return -1
 	}
 	return int64(len(b))
-}
-
-// consumedRecord is a record in JSON and YAML. A key or value that is not UTF-8 is given in base64 instead.
-type consumedRecord struct {
-	Topic       string           `json:"topic" yaml:"topic"`
-	Partition   int32            `json:"partition" yaml:"partition"`
-	Offset      int64            `json:"offset" yaml:"offset"`
-	Timestamp   string           `json:"timestamp" yaml:"timestamp"`
-	Key         *string          `json:"key" yaml:"key"`
-	Value       *string          `json:"value" yaml:"value"`
-	KeyBase64   string           `json:"keyBase64,omitempty" yaml:"keyBase64,omitempty"`
-	ValueBase64 string           `json:"valueBase64,omitempty" yaml:"valueBase64,omitempty"`
-	Headers     []consumedHeader `json:"headers,omitempty" yaml:"headers,omitempty"`
-}
-
-type consumedHeader struct {
-	Name        string  `json:"name" yaml:"name"`
-	Value       *string `json:"value" yaml:"value"`
-	ValueBase64 string  `json:"valueBase64,omitempty" yaml:"valueBase64,omitempty"`
-}
-
-func recordView(r *kgo.Record) consumedRecord {
-	v := consumedRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp.UTC().Format(rfc3339Milli)}
-	v.Key, v.KeyBase64 = textOrBase64(r.Key)
-	v.Value, v.ValueBase64 = textOrBase64(r.Value)
-	for _, h := range r.Headers {
-		out := consumedHeader{Name: h.Key}
-		out.Value, out.ValueBase64 = textOrBase64(h.Value)
-		v.Headers = append(v.Headers, out)
-	}
-	return v
-}
-
-func textOrBase64(b []byte) (*string, string) {
-	switch {
-	case b == nil:
-		return nil, ""
-	case utf8.Valid(b):
-		s := string(b)
-		return &s, ""
-	}
-	return nil, base64.StdEncoding.EncodeToString(b)
 }
 
 // startHelp documents parseStart.

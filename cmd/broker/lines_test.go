@@ -15,11 +15,12 @@ import (
 
 func linesOf(t *testing.T, in io.Reader) (lines []string, err error) {
 	t.Helper()
-	err = eachLine(t.Context(), in, func(n int64, line []byte) {
+	err = eachLine(t.Context(), in, maxLineBytes, func(n int64, line []byte) error {
 		if int(n) != len(lines)+1 {
 			t.Errorf("line %d is called %d", len(lines)+1, n)
 		}
 		lines = append(lines, string(line))
+		return nil
 	})
 	return lines, err
 }
@@ -68,7 +69,7 @@ func TestLinesInterrupted(t *testing.T) {
 	defer w.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := eachLine(ctx, r, func(int64, []byte) {}); err != nil {
+	if err := eachLine(ctx, r, maxLineBytes, func(int64, []byte) error { return nil }); err != nil {
 		t.Error(err)
 	}
 }

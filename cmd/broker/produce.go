@@ -21,35 +21,60 @@ import (
 	"github.com/balsamq/balsa/client"
 )
 
-// maxLineBytes bounds one line of input, so that a binary file without newlines does not fill the memory.
-const maxLineBytes = 16 << 20
+// Bounds of one line of input, so that a binary file without newlines does not fill the memory. In JSON a byte may take six.
+const (
+	maxLineBytes = 16 << 20
+	maxJSONBytes = 6 * maxLineBytes
+)
+
+// What the lines of `broker produce` are.
+const (
+	inputLines = "lines"
+	inputJSON  = "json"
+)
 
 type produceOptions struct {
 	file, keySeparator string
 	headers            []string
 	partition          int32
+	keepPartition, dry bool
+	input              *choice
 	acks, compression  *choice
 	linger             time.Duration
 }
 
 func newProduceCommand(a *app) *cobra.Command {
-	o := &produceOptions{acks: newChoice("all", "all", "1", "0"), compression: newChoice("none", "none", "gzip", "snappy", "lz4", "zstd")}
+	o := &produceOptions{input: newChoice(inputLines, inputLines, inputJSON), acks: newChoice("all", "all", "1", "0"),
+		compression: newChoice("none", "none", "gzip", "snappy", "lz4", "zstd")}
 	cmd := &cobra.Command{
 		Use:   "produce TOPIC",
 		Short: "Write lines as records",
 		Long: `Write each line of the standard input, or of a file, as one record. The command ends when every record has its
 answer: exit code 0 means that all of them are on the disks of a majority (with --acks all). The topic must exist.
-An interrupt stops reading; what was read is still written.`,
+An interrupt stops reading; what was read is still written.
+
+With -i json each line is a record as 'broker consume -o json' prints it, and becomes the same record again:
+
+  {"key":"k","value":"v","headers":[{"name":"h","value":"1"}],"timestamp":"2026-03-01T12:00:00.007Z","partition":0}
+
+Only value must be there; null is a record without one, a tombstone. Bytes that are no text stand in keyBase64, valueBase64, and in headers
+nameBase64 and valueBase64. Without a timestamp (RFC 3339, or milliseconds since 1970) it is the time of writing. The partition counts with
+--keep-partition; topic and offset are not looked at. At a line that is no record reading ends, and the exit code is 1; what was read before
+is written, and it is said how much that is. --dry-run finds such lines beforehand.`,
 		Example: `  seq 1000 | broker produce numbers
-  printf 'k1=v1\nk2=v2\n' | broker produce settings --key-separator = -H source=shell`,
+  printf 'k1=v1\nk2=v2\n' | broker produce settings --key-separator = -H source=shell
+  broker consume orders -e -o json | broker produce copy -i json --keep-partition`,
 		Args: exactly("TOPIC"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.produce(cmd, args[0], o) },
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "file", "f", "-", "read this `FILE`; '-': the standard input")
+	f.VarP(o.input, "input", "i", "what a line is, `lines|json`: a value, or a record as an object")
 	f.StringVarP(&o.keySeparator, "key-separator", "K", "", "what stands between key and value in a line; a line without it has no key")
-	f.StringArrayVarP(&o.headers, "header", "H", nil, "a header `NAME=VALUE` for every record; may be repeated")
+	f.StringArrayVarP(&o.headers, "header", "H", nil, "a header `NAME=VALUE` for every record, after its own; may be repeated")
 	f.Int32VarP(&o.partition, "partition", "p", -1, "write to this partition; -1: by the key's hash, or in turn")
+	f.BoolVar(&o.keepPartition, "keep-partition", false, "write each record to the partition that its line names (with -i json)")
+	f.BoolVar(&o.dry, "dry-run", false, "read the input, say what would be written, and write nothing")
 	f.Var(o.acks, "acks", "wait for `all|1|0`: a majority's disks, the leader's disk, nothing")
 	f.VarP(o.compression, "compression", "z", "`none|gzip|snappy|lz4|zstd`")
 	f.DurationVar(&o.linger, "linger", 5*time.Millisecond, "how long a batch waits for more records")
@@ -71,12 +96,9 @@ type produced struct {
 }
 
 func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error {
-	headers, err := parseHeaders(o.headers)
+	read, err := o.reader()
 	if err != nil {
 		return err
-	}
-	if o.linger < 0 || o.linger > time.Minute {
-		return usageError("give it a duration from 0s to 1m", "--linger %v is out of range", o.linger)
 	}
 	in := a.in
 	if o.file != "-" {
@@ -89,95 +111,196 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 		defer f.Close()
 		in = f
 	}
+	partitions := 0
 	if err := withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 		t, err := adm.Topic(ctx, topic)
 		if err != nil {
 			return err
 		}
-		if n := len(t.Partitions); o.partition >= int32(n) {
+		if partitions = len(t.Partitions); o.partition >= int32(partitions) {
 			return &cliError{code: exitNotFound, what: fmt.Sprintf("topic %s has no partition %d", topic, o.partition), where: "--partition",
-				mend: fmt.Sprintf("it has %d: 0 to %d", n, n-1)}
+				mend: fmt.Sprintf("it has %d: 0 to %d", partitions, partitions-1)}
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	// Producing outlives an interrupt: what was read is written.
-	alive := context.WithoutCancel(cmd.Context())
-	timeout, _ := cmd.Flags().GetDuration("timeout")
-	acks := map[string]client.Acks{"all": client.AcksAll, "1": client.AcksLeader, "0": client.AcksNone}[o.acks.String()]
-	p, err := client.NewProducer(alive, client.ProducerConfig{Config: connection(cmd), Topic: topic, Acks: acks,
-		Compression: client.Compression(o.compression.String()), Linger: o.linger, ManualPartitions: o.partition >= 0})
-	if err != nil {
+	maxBytes := maxLineBytes
+	if o.input.String() == inputJSON {
+		maxBytes = maxJSONBytes
+	}
+	w := &recordSink{res: produced{Topic: topic, Partitions: make(map[int32]int)}, started: time.Now()}
+	if !o.dry {
+		if err := w.connect(cmd, topic, o); err != nil {
+			return err
+		}
+	}
+	readErr := eachLine(cmd.Context(), in, maxBytes, func(n int64, line []byte) error {
+		r, err := read(line)
+		if err == nil && r != nil && r.Partition >= int32(partitions) {
+			err = badLine(fmt.Sprintf("it has %d: 0 to %d. Without --keep-partition the key decides", partitions, partitions-1), "topic %s has no partition %d", topic, r.Partition)
+		}
+		if bad, ok := errors.AsType[*badRecord](err); ok {
+			return &cliError{code: exitFailure, what: bad.what, where: fmt.Sprintf("line %d", n), mend: bad.mend, err: err}
+		}
+		if err == nil && r != nil {
+			w.write(n, r)
+		}
 		return err
-	}
-	var (
-		mu    sync.Mutex
-		res   = produced{Topic: topic, Partitions: make(map[int32]int)}
-		first error
-	)
-	started := time.Now()
-	// One deadline for the records of a second would do as well as one for each, and costs a timer less per record.
-	var deadline struct {
-		ctx  context.Context
-		made time.Time
-	}
-	var cancels []context.CancelFunc
-	defer func() {
-		for _, c := range cancels {
-			c()
-		}
-	}()
-	readErr := eachLine(cmd.Context(), in, func(n int64, line []byte) {
-		if now := time.Now(); deadline.ctx == nil || now.Sub(deadline.made) > time.Second {
-			c, cancel := context.WithTimeout(alive, timeout)
-			deadline.ctx, deadline.made, cancels = c, now, append(cancels, cancel)
-		}
-		r := &kgo.Record{Value: line, Headers: headers, Partition: max(o.partition, 0)}
-		if o.keySeparator != "" {
-			if k, v, ok := bytes.Cut(line, []byte(o.keySeparator)); ok {
-				r.Key, r.Value = k, v
-			}
-		}
-		size := int64(len(r.Key) + len(r.Value))
-		p.ProduceAsync(deadline.ctx, r, func(r *kgo.Record, err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				res.Failed++
-				if first == nil {
-					first = fmt.Errorf("line %d: %w", n, err)
-				}
-				return
-			}
-			res.Written++
-			res.Bytes += size
-			res.Partitions[r.Partition]++
-		})
 	})
-	closing, cancel := context.WithTimeout(alive, timeout+5*time.Second) // the records' own deadlines come first
-	defer cancel()
-	closeErr := p.Close(closing)
-	mu.Lock()
-	defer mu.Unlock()
-	res.Seconds = time.Since(started).Seconds()
-	if first == nil {
-		first = closeErr
+	err = w.close()
+	if printErr := a.print(cmd, &w.res, func(out io.Writer) { w.show(out, o.dry) }); printErr != nil {
+		return printErr
 	}
-	if first != nil {
-		res.FirstError = first.Error()
-	}
-	if err := a.print(cmd, res, func(w io.Writer) {
-		fmt.Fprintf(w, "%d records written to %s, %d bytes in %d partitions, %.3f s\n", res.Written, topic, res.Bytes, len(res.Partitions), res.Seconds)
-	}); err != nil {
-		return err
-	}
-	if first != nil {
-		e := a.explain(first, cmd.CommandPath())
-		e.what = fmt.Sprintf("%d of %d records were not written; the first is %s", res.Failed, res.Failed+res.Written, e.what)
+	if err != nil {
+		e := a.explain(err, cmd.CommandPath())
+		e.what = fmt.Sprintf("%d of %d records were not written; the first is %s", w.res.Failed, w.res.Failed+w.res.Written, e.what)
+		if bad, ok := errors.AsType[*cliError](readErr); ok {
+			e.what += fmt.Sprintf("; and %s: %s", bad.where, bad.what)
+		}
 		return e
 	}
+	if bad, ok := errors.AsType[*cliError](readErr); ok {
+		verb := one(int(w.res.Written), "is", "are") + " written"
+		if o.dry {
+			verb = "could be written"
+		}
+		bad.what += fmt.Sprintf("; the %s before it %s, nothing from there on", counted(int(w.res.Written), "record"), verb)
+		return bad
+	}
 	return readErr
+}
+
+// reader checks the flags that bear on lines, and returns what makes a record of one; no record where there is none in it.
+func (o *produceOptions) reader() (func(line []byte) (*kgo.Record, error), error) {
+	headers, err := parseHeaders(o.headers)
+	if err != nil {
+		return nil, err
+	}
+	if o.linger < 0 || o.linger > time.Minute {
+		return nil, usageError("give it a duration from 0s to 1m", "--linger %v is out of range", o.linger)
+	}
+	isJSON := o.input.String() == inputJSON
+	switch {
+	case isJSON && o.keySeparator != "":
+		return nil, usageError("leave --key-separator away: the key stands in the field key", "--key-separator is for lines, not for JSON")
+	case o.keepPartition && !isJSON:
+		return nil, usageError("write -i json --keep-partition", "--keep-partition needs lines that name a partition")
+	case o.keepPartition && o.partition >= 0:
+		return nil, usageError("leave one of them out", "--partition and --keep-partition exclude each other")
+	}
+	if !isJSON {
+		return func(line []byte) (*kgo.Record, error) {
+			r := &kgo.Record{Value: line, Headers: headers, Partition: max(o.partition, 0)}
+			if o.keySeparator != "" {
+				if k, v, ok := bytes.Cut(line, []byte(o.keySeparator)); ok {
+					r.Key, r.Value = k, v
+				}
+			}
+			return r, nil
+		}, nil
+	}
+	return func(line []byte) (*kgo.Record, error) {
+		if len(bytes.TrimSpace(line)) == 0 {
+			return nil, nil
+		}
+		r, partition, err := readRecord(line)
+		if err != nil {
+			return nil, err
+		}
+		r.Headers = append(r.Headers, headers...)
+		r.Partition = max(o.partition, 0)
+		if o.keepPartition {
+			if r.Partition = partition; partition < 0 {
+				return nil, badLine(`write "partition":0, or leave --keep-partition away`, "there is no partition")
+			}
+		}
+		return r, nil
+	}, nil
+}
+
+// recordSink writes records and counts them; without a producer it only counts.
+type recordSink struct {
+	p       *client.Producer
+	timeout time.Duration
+	alive   context.Context // producing outlives an interrupt: what was read is written
+	started time.Time
+	// One deadline for the records of a second would do as well as one for each, and costs a timer less per record.
+	deadline context.Context
+	made     time.Time
+	cancels  []context.CancelFunc
+
+	mu    sync.Mutex // protects what follows
+	res   produced
+	first error // of the records that were not written
+}
+
+func (w *recordSink) connect(cmd *cobra.Command, topic string, o *produceOptions) (err error) {
+	w.alive = context.WithoutCancel(cmd.Context())
+	w.timeout, _ = cmd.Flags().GetDuration("timeout")
+	acks := map[string]client.Acks{"all": client.AcksAll, "1": client.AcksLeader, "0": client.AcksNone}[o.acks.String()]
+	w.p, err = client.NewProducer(w.alive, client.ProducerConfig{Config: connection(cmd), Topic: topic, Acks: acks,
+		Compression: client.Compression(o.compression.String()), Linger: o.linger, ManualPartitions: o.partition >= 0 || o.keepPartition})
+	return err
+}
+
+// write hands over the record of line n.
+func (w *recordSink) write(n int64, r *kgo.Record) {
+	size := int64(len(r.Key) + len(r.Value))
+	if w.p == nil {
+		w.res.Written++
+		w.res.Bytes += size
+		return
+	}
+	if now := time.Now(); w.deadline == nil || now.Sub(w.made) > time.Second {
+		c, cancel := context.WithTimeout(w.alive, w.timeout)
+		w.deadline, w.made, w.cancels = c, now, append(w.cancels, cancel)
+	}
+	w.p.ProduceAsync(w.deadline, r, func(r *kgo.Record, err error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if err != nil {
+			w.res.Failed++
+			if w.first == nil {
+				w.first = fmt.Errorf("line %d: %w", n, err)
+			}
+			return
+		}
+		w.res.Written++
+		w.res.Bytes += size
+		w.res.Partitions[r.Partition]++
+	})
+}
+
+// close waits until each record has its answer, and returns the first error.
+func (w *recordSink) close() error {
+	var err error
+	if w.p != nil {
+		closing, cancel := context.WithTimeout(w.alive, w.timeout+5*time.Second) // the records' own deadlines come first
+		defer cancel()
+		err = w.p.Close(closing)
+	}
+	for _, c := range w.cancels {
+		c()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.res.Seconds = time.Since(w.started).Seconds()
+	if w.first == nil {
+		w.first = err
+	}
+	if w.first != nil {
+		w.res.FirstError = w.first.Error()
+	}
+	return w.first
+}
+
+func (w *recordSink) show(out io.Writer, dry bool) {
+	if dry {
+		fmt.Fprintf(out, "%s would be written to %s, %d bytes\n", counted(int(w.res.Written), "record"), w.res.Topic, w.res.Bytes)
+		return
+	}
+	fmt.Fprintf(out, "%d records written to %s, %d bytes in %d partitions, %.3f s\n", w.res.Written, w.res.Topic, w.res.Bytes, len(w.res.Partitions), w.res.Seconds)
 }
 
 func parseHeaders(args []string) ([]kgo.RecordHeader, error) {
@@ -192,8 +315,10 @@ func parseHeaders(args []string) ([]kgo.RecordHeader, error) {
 	return out, nil
 }
 
-// eachLine calls fn with every line, without its end, and its number, until the input or ctx ends. The line is fn's to keep.
-func eachLine(ctx context.Context, in io.Reader, fn func(n int64, line []byte)) error {
+// eachLine calls fn with every line, without its end, and its number, until the input or ctx ends, or fn fails. The line is fn's to keep.
+func eachLine(ctx context.Context, in io.Reader, maxBytes int, fn func(n int64, line []byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	type line struct {
 		text []byte
 		err  error
@@ -204,7 +329,7 @@ func eachLine(ctx context.Context, in io.Reader, fn func(n int64, line []byte)) 
 		defer close(lines)
 		r := bufio.NewReaderSize(in, 64<<10)
 		for {
-			text, err := readLine(r)
+			text, err := readLine(r, maxBytes)
 			if err == nil || len(text) > 0 {
 				select {
 				case lines <- line{text: text}:
@@ -232,21 +357,22 @@ func eachLine(ctx context.Context, in io.Reader, fn func(n int64, line []byte)) 
 				return nil
 			}
 			if l.err != nil {
-				return &cliError{code: exitFailure, what: "the input cannot be read: " + l.err.Error(), where: fmt.Sprintf("line %d", n),
-					mend: "the lines before it are written", err: l.err}
+				return &cliError{code: exitFailure, what: "the input cannot be read: " + l.err.Error(), where: fmt.Sprintf("line %d", n), mend: "give the rest of it again", err: l.err}
 			}
-			fn(n, l.text)
+			if err := fn(n, l.text); err != nil {
+				return err
+			}
 		}
 	}
 }
 
 // readLine is one line without its end, in memory of its own; at the end of the input its last error comes with what is left.
-func readLine(r *bufio.Reader) ([]byte, error) {
+func readLine(r *bufio.Reader, maxBytes int) ([]byte, error) {
 	var text []byte
 	for {
 		part, err := r.ReadSlice('\n')
-		if len(text)+len(part) > maxLineBytes {
-			return nil, fmt.Errorf("a line is longer than %d bytes", maxLineBytes)
+		if len(text)+len(part) > maxBytes {
+			return nil, fmt.Errorf("a line is longer than %d bytes", maxBytes)
 		}
 		text = append(text, part...)
 		if errors.Is(err, bufio.ErrBufferFull) {
