@@ -78,6 +78,15 @@ func (c *Config) seeds() ([]string, error) {
 	return out, nil
 }
 
+// Check says what is wrong with the configuration, without connecting: an address, or a file that cannot be used. The error is of kind [ErrInvalid].
+func (c *Config) Check() error {
+	if _, err := c.seeds(); err != nil {
+		return err
+	}
+	_, err := c.Security.options(DefaultConnectTimeout)
+	return err
+}
+
 // connect makes the franz-go client and contacts the cluster once.
 func (c *Config) connect(ctx context.Context, own ...kgo.Opt) (*kgo.Client, error) {
 	return c.connectBy(ctx, kgo.NewClient, own...)

@@ -50,13 +50,14 @@ type Security struct {
 	Token, TokenFile string
 }
 
-func (s *Security) usesTLS() bool {
+// UsesTLS says whether connections are encrypted.
+func (s *Security) UsesTLS() bool {
 	return s.TLS || s.CA != "" || s.Cert != "" || s.Key != "" || s.ServerName != ""
 }
 
 // tlsConfig is nil without TLS.
 func (s *Security) tlsConfig() (*tls.Config, error) {
-	if !s.usesTLS() {
+	if !s.UsesTLS() {
 		return nil, nil
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.ServerName}

@@ -36,7 +36,8 @@ type cli struct {
 
 func newCLI(t *testing.T) *cli {
 	t.Helper()
-	return &cli{t: t, env: map[string]string{}, dir: t.TempDir(), in: strings.NewReader("")}
+	dir := t.TempDir()
+	return &cli{t: t, env: map[string]string{"XDG_CONFIG_HOME": filepath.Join(dir, "config")}, dir: dir, in: strings.NewReader("")} // the user's own profiles are no part of it
 }
 
 // run returns exit code, standard output and standard error.

@@ -21,7 +21,7 @@ const (
 	exitUsage       = 2 // wrong flags, arguments, environment or configuration file; a request that can never succeed
 	exitUnreachable = 3 // no broker answered
 	exitNotFound    = 4 // what is named does not exist
-	exitExists      = 5 // the topic, user or bridge exists already
+	exitExists      = 5 // the topic, user, bridge or profile exists already
 	exitTimeout     = 6 // no answer in time: it may have happened all the same
 	exitDamaged     = 7 // `log dump` found damage
 	exitDenied      = 8 // the brokers do not believe who this is, or do not allow it
@@ -31,8 +31,8 @@ const exitCodesHelp = `0  done
 1  failed, for a reason that has no code of its own
 2  wrong flags, arguments, environment or configuration file, or a request that the brokers can never grant
 3  no broker could be reached
-4  what is named does not exist: a topic, partition, group, broker, user, ACL, transactional id, config, bridge or file
-5  the topic, user or bridge exists already
+4  what is named does not exist: a topic, partition, group, broker, user, ACL, transactional id, config, bridge, profile or file
+5  the topic, user, bridge or profile exists already
 6  no answer in time; what was asked for may have happened all the same
 7  'log dump' found damage
 8  the brokers do not believe who you are, or do not allow it`

@@ -26,5 +26,6 @@ type app struct {
 	environ   func() []string
 	workDir   string // where balsa.yaml is looked for; empty: the current directory
 
-	ran bool // a command's own code has begun: what fails before is a mistake in the command line
+	typed map[string]bool // flags that the command line has, as opposed to settings from elsewhere
+	ran   bool            // a command's own code has begun: what fails before is a mistake in the command line
 }

@@ -35,6 +35,7 @@ var commands = []func(*app) *cobra.Command{
 	newRaftCommand,
 	newBenchCommand,
 	newLogCommand,
+	newProfileCommand,
 	newVersionCommand,
 }
 
@@ -44,7 +45,9 @@ machine; 'broker start' runs one broker; the other commands work with a running 
 Every setting can come from a flag, from the environment, or from balsa.yaml in the current directory (or the file named
 by --config or BALSA_CONFIG); a flag wins over the environment, and the environment over the file. The environment
 variable of a setting is its name in the file in capitals with BALSA_ in front: kafka-listen is BALSA_KAFKA_LISTEN, and
-nodes in the section dev is BALSA_DEV_NODES. 'broker help settings' lists them all, 'broker help exit-codes' the exit codes.`
+nodes in the section dev is BALSA_DEV_NODES. 'broker help settings' lists them all, 'broker help exit-codes' the exit codes.
+
+Where there are several clusters, 'broker profile' keeps how to reach each of them.`
 
 // run executes one command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
@@ -72,6 +75,7 @@ func (a *app) root() *cobra.Command {
 	pf.VarP(newChoice("table", "table", "json", "yaml"), "output", "o", "how to print: `table|json|yaml`")
 	pf.Duration("timeout", 30*time.Second, "how long to wait for the cluster")
 	pf.String("config", "", "read settings from this `FILE` ('none': from no file); default balsa.yaml if it exists")
+	pf.String("profile", "", "connect as the profile `NAME` says ('none': as none does); default: BALSA_PROFILE, or that of 'broker profile use'")
 	securityFlags(pf)
 	setting(pf, "brokers", "brokers")
 	setting(pf, "output", "output")
@@ -84,6 +88,9 @@ func (a *app) root() *cobra.Command {
 		&cobra.Command{Use: "exit-codes", Short: "The exit codes", Long: exitCodesHelp},
 	)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Name() == cobra.ShellCompRequestCmd || cmd.Name() == cobra.ShellCompNoDescRequestCmd || cmd.HasParent() && cmd.Parent().Name() == "completion" {
+			return nil // a shell that starts, or completes, is no place for what is wrong with a file
+		}
 		if err := a.applySettings(cmd); err != nil {
 			return err
 		}

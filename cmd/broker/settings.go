@@ -1,4 +1,5 @@
-// Settings: a flag wins over BALSA_… in the environment, which wins over the configuration file.
+// Settings: a flag wins over BALSA_… in the environment, which wins over the configuration file. How to connect may come from a profile instead:
+// profile_file.go.
 //
 // A flag that is also a setting carries its key as an annotation; the keys of all commands together are what the file may
 // contain. The file is checked against them before viper reads it, because viper takes any key and any type: a setting
@@ -124,6 +125,20 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			return &cliError{code: exitUsage, what: err.Error(), where: file, mend: "correct the file", err: err}
 		}
 	}
+	a.typed = make(map[string]bool)
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { a.typed[f.Name] = f.Changed })
+	inEnv := func(key string) (string, bool) {
+		s, ok := a.lookupEnv(envName(key))
+		return s, ok && s != ""
+	}
+	given := func(key string) bool { // keys and flags of a connection have the same names
+		_, ok := inEnv(key)
+		return ok || a.typed[key]
+	}
+	fromProfile, profileWhere, named, err := a.profileValues(cmd, given, v.IsSet)
+	if err != nil {
+		return err
+	}
 	var errs []error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		key := keyOf(f)
@@ -132,8 +147,12 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 		}
 		env := envName(key)
 		value, where := "", ""
-		if s, ok := a.lookupEnv(env); ok && s != "" {
+		if s, ok := inEnv(key); ok {
 			value, where = s, "environment variable "+env
+		} else if s, ok := fromProfile[key]; ok {
+			value, where = s, profileWhere
+		} else if named && slices.Contains(connectionKeys, key) {
+			return // a profile is taken whole, or not at all
 		} else if v.IsSet(key) {
 			where = file + ", key " + key
 			value = v.GetString(key)

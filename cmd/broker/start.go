@@ -222,7 +222,7 @@ func newLogger(w io.Writer, level, format string) *slog.Logger {
 
 // warnUnknownEnvironment names variables that look like settings and are none: most likely a typing error.
 func (a *app) warnUnknownEnvironment(cmd *cobra.Command, log *slog.Logger) {
-	names := map[string]bool{envPrefix + "_CONFIG": true}
+	names := map[string]bool{envPrefix + "_CONFIG": true, profileEnv: true}
 	for key := range knownSettings(cmd.Root()) {
 		names[envName(key)] = true
 	}
