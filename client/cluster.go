@@ -68,6 +68,26 @@ func (a *Admin) members(ctx context.Context) (*kmsg.DescribeClusterResponse, err
 	return resp, nil
 }
 
+// Brokers lists the brokers by id, as the cluster knows them: those that it has given up are [BrokerFenced], and all others count as [BrokerLive],
+// though none of them is asked. It is one request, where [Admin.ClusterStatus] is one to each of them.
+func (a *Admin) Brokers(ctx context.Context) ([]Broker, error) {
+	all, err := a.members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Broker, len(all.Brokers))
+	for i, b := range all.Brokers {
+		out[i] = Broker{ID: b.NodeID, Address: net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), State: BrokerLive}
+		if b.IsFenced {
+			out[i].State = BrokerFenced
+		}
+		if b.Rack != nil {
+			out[i].Rack = *b.Rack
+		}
+	}
+	return out, nil
+}
+
 // look is what one broker says of all topics; nil: it does not answer.
 func (a *Admin) look(ctx context.Context, id int32) *kmsg.MetadataResponse {
 	part, cancel := share(ctx, 3)

@@ -100,6 +100,7 @@ func (a *app) root() *cobra.Command {
 		return nil
 	}
 	markRun(a, root)
+	a.complete(root)
 	return root
 }
 
