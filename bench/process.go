@@ -209,7 +209,7 @@ func (n *nodes) Kill(node int) error {
 // Stop implements Cluster.
 func (n *nodes) Stop() error {
 	n.mu.Lock()
-	procs := n.procs
+	procs, last := n.procs, slices.Clone(n.last)
 	n.procs = make([]*process, len(procs))
 	n.mu.Unlock()
 	errs := make([]error, len(procs))
@@ -222,6 +222,11 @@ func (n *nodes) Stop() error {
 		wg.Go(func() { errs[i] = n.stopOne(i, x) })
 	}
 	wg.Wait()
+	for _, x := range last { // those that were killed are gone when it returns, too
+		if x != nil {
+			<-x.ended
+		}
+	}
 	return errors.Join(errs...)
 }
 

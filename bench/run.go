@@ -144,7 +144,16 @@ func (o *Options) turn(ctx context.Context, c Cell, s System, run func(context.C
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	defer func() {
 		s.Disconnect()
-		if stop := s.Stop(); stop != nil {
+		// What the nodes have is thrown away: there is nothing to wait for, and in a short run a stop in order is most of a turn.
+		for node, pid := range s.Pids() {
+			if pid == 0 {
+				continue
+			}
+			if kill := s.Kill(node); kill != nil {
+				r.Notes = append(r.Notes, fmt.Sprintf("while stopping node %d: %v", node+1, kill))
+			}
+		}
+		if stop := s.Stop(); stop != nil { // it waits for their end
 			r.Notes = append(r.Notes, "while stopping: "+stop.Error())
 		}
 	}()
