@@ -31,7 +31,8 @@ type TopicSpec struct {
 	Replicas   int16
 	// Configs are topic settings by name, such as "retention.ms".
 	Configs map[string]string
-	// ValidateOnly asks whether the topic could be created, and creates nothing.
+	// ValidateOnly asks whether the topic could be created, and creates nothing. The answer has as many partitions and replicas as the topic
+	// would have, if the brokers say, with -1 for each broker that is not chosen yet.
 	ValidateOnly bool
 	// Progress, if set, is told now and then how many partitions have a leader, while CreateTopic waits for those.
 	Progress func(led, partitions int)
@@ -129,7 +130,11 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (Topic, error) 
 		return Topic{}, explain(op, spec.Name, resp.Err, resp.ErrMessage)
 	}
 	if spec.ValidateOnly {
-		return Topic{Name: spec.Name}, nil
+		t := Topic{Name: spec.Name, Partitions: []Partition{}}
+		for p := range max(resp.NumPartitions, 0) {
+			t.Partitions = append(t.Partitions, Partition{Partition: p, Leader: -1, LeaderEpoch: -1, Replicas: slices.Repeat([]int32{-1}, int(max(resp.ReplicationFactor, 0))), InSync: []int32{}, Start: -1, End: -1})
+		}
+		return t, nil
 	}
 	return a.WaitForTopic(ctx, spec.Name, spec.Progress)
 }

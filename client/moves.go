@@ -39,25 +39,79 @@ type Move struct {
 	Lag int64 `json:"lag" yaml:"lag"`
 }
 
-// MovePartition asks for a partition to be on these brokers, the preferred leader first; partition -1 means all of the topic, among
-// which the preference goes round. It returns when that is decided: Moves shows how far it is.
-func (a *Admin) MovePartition(ctx context.Context, topic string, partition int32, to []int32) (int, error) {
+// Placement is the brokers that hold a partition, the preferred leader first, and those that would.
+type Placement struct {
+	Topic     string  `json:"topic" yaml:"topic"`
+	Partition int32   `json:"partition" yaml:"partition"`
+	Before    []int32 `json:"before" yaml:"before"`
+	After     []int32 `json:"after" yaml:"after"`
+}
+
+// assignments are what the cluster is asked for.
+func assignments(plan []Placement) (req kadm.AlterPartitionAssignmentsReq) {
+	for _, p := range plan {
+		req.Assign(p.Topic, p.Partition, p.After)
+	}
+	return req
+}
+
+// PlanMove says what MovePartition would ask for, and looks at what can be known beforehand: that partitions and brokers exist.
+func (a *Admin) PlanMove(ctx context.Context, topic string, partition int32, to []int32) ([]Placement, error) {
+	plan, err := a.planMove(ctx, topic, partition, to)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i, id := range to {
+		if slices.Contains(to[:i], id) {
+			return nil, &Error{Op: "move", Subject: topic, Kind: ErrInvalid, Err: fmt.Errorf("broker %d is named twice", id)}
+		}
+		if !slices.ContainsFunc(all.Brokers, func(b kmsg.DescribeClusterResponseBroker) bool { return b.NodeID == id }) {
+			return nil, &Error{Op: "move", Subject: topic, Kind: ErrInvalid, Err: fmt.Errorf("there is no broker %d", id)}
+		}
+	}
+	return plan, nil
+}
+
+func (a *Admin) planMove(ctx context.Context, topic string, partition int32, to []int32) ([]Placement, error) {
 	if len(to) == 0 {
-		return 0, &Error{Op: "move", Subject: topic, Kind: ErrInvalid, Err: errors.New("no brokers are named")}
+		return nil, &Error{Op: "move", Subject: topic, Kind: ErrInvalid, Err: errors.New("no brokers are named")}
 	}
 	partitions, err := a.existing(ctx, topic, partition)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var req kadm.AlterPartitionAssignmentsReq
+	t, err := a.Topic(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	plan := make([]Placement, 0, len(partitions))
 	for _, p := range partitions {
 		k := int(p) % len(to)
 		if partition >= 0 {
 			k = 0
 		}
-		req.Assign(topic, p, slices.Concat(to[k:], to[:k]))
+		m := Placement{Topic: topic, Partition: p, Before: []int32{}, After: slices.Concat(to[k:], to[:k])}
+		if i := slices.IndexFunc(t.Partitions, func(x Partition) bool { return x.Partition == p }); i >= 0 {
+			m.Before = t.Partitions[i].Replicas
+		}
+		plan = append(plan, m)
 	}
-	return len(partitions), a.alter(ctx, "move", req)
+	slices.SortFunc(plan, func(x, y Placement) int { return cmp.Compare(x.Partition, y.Partition) })
+	return plan, nil
+}
+
+// MovePartition asks for a partition to be on these brokers, the preferred leader first; partition -1 means all of the topic, among
+// which the preference goes round. It returns when that is decided: Moves shows how far it is.
+func (a *Admin) MovePartition(ctx context.Context, topic string, partition int32, to []int32) (int, error) {
+	plan, err := a.planMove(ctx, topic, partition, to)
+	if err != nil {
+		return 0, err
+	}
+	return len(plan), a.alter(ctx, "move", assignments(plan))
 }
 
 // CancelMove takes a partition back to where it was; partition -1 means all of the topic that are on their way. It returns
@@ -257,6 +311,16 @@ func (a *Admin) RemoveBroker(ctx context.Context, id int32, shrink bool, progres
 	return nil
 }
 
+// PlanRemoval says what RemoveBroker would move, and whether the broker still runs, so that it could not be forgotten yet.
+func (a *Admin) PlanRemoval(ctx context.Context, id int32, shrink bool) (plan []Placement, runs bool, err error) {
+	fenced, err := a.fenced(ctx, id)
+	if err != nil {
+		return nil, false, err
+	}
+	plan, _, _, err = a.planDrain(ctx, id, shrink)
+	return plan, !fenced && a.look(ctx, id) != nil, err
+}
+
 func brokerName(id int32) string { return fmt.Sprintf("broker %d", id) }
 
 func wait(ctx context.Context, d time.Duration, op, subject string) error {
@@ -286,15 +350,15 @@ func (a *Admin) fenced(ctx context.Context, id int32) (bool, error) {
 func (a *Admin) drain(ctx context.Context, id int32, shrink bool, progress func(left int)) error {
 	still := removeStill // the first plan is carried out at once
 	for {
-		req, left, moving, err := a.planDrain(ctx, id, shrink)
+		plan, left, moving, err := a.planDrain(ctx, id, shrink)
 		if err != nil || left == 0 {
 			return err
 		}
 		if still++; moving > 0 {
 			still = 0
 		}
-		if len(req) > 0 && still > removeStill {
-			if err := a.alter(ctx, "move from "+brokerName(id), req); err != nil {
+		if len(plan) > 0 && still > removeStill {
+			if err := a.alter(ctx, "move from "+brokerName(id), assignments(plan)); err != nil {
 				return err
 			}
 			still = 0
@@ -309,7 +373,8 @@ func (a *Admin) drain(ctx context.Context, id int32, shrink bool, progress func(
 // planDrain finds another broker for each replica of one: of those that do not hold the partition the one that holds least, in
 // a rack that the partition is not in if there is one. held is how many partitions the broker is in, moving how many of them
 // are leaving it already.
-func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.AlterPartitionAssignmentsReq, held, moving int, err error) {
+func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (plan []Placement, held, moving int, err error) {
+	plan = []Placement{}
 	m, err := a.raw.Metadata(fresh(ctx))
 	if err != nil {
 		return nil, 0, 0, wrap("ask what the brokers hold", "", err)
@@ -372,8 +437,8 @@ func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (req kadm.
 				return nil, 0, 0, &Error{Op: "remove", Subject: brokerName(id),
 					Err: fmt.Errorf("%s is on %d brokers: %w", partitionName(t.Topic, p.Partition), len(p.Replicas), ErrNoPlace)}
 			}
-			req.Assign(t.Topic, p.Partition, replicas)
+			plan = append(plan, Placement{Topic: t.Topic, Partition: p.Partition, Before: slices.Clone(p.Replicas), After: replicas})
 		}
 	}
-	return req, held, moving, nil
+	return plan, held, moving, nil
 }

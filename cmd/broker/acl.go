@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -117,6 +118,7 @@ func setOperation(a *client.ACL, v string) { a.Operation = v }
 func newACLCreate(a *app) *cobra.Command {
 	o := &aclFlags{}
 	var allow, deny []string
+	var dry bool
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Allow or deny users something",
@@ -151,6 +153,14 @@ A consumer needs read on its topics and on its group; a producer write on its to
 			rules = times(rules, o.hosts, func(a *client.ACL, v string) { a.Host = v })
 			rules = times(rules, users, func(a *client.ACL, v string) { a.Permission, a.Principal, _ = strings.Cut(v, "\x00") })
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				if dry {
+					rules, err := newACLs(ctx, adm, rules)
+					if err != nil {
+						return explainACL(err)
+					}
+					fmt.Fprintf(a.err, "%s would be created\n", counted(len(rules), "ACL"))
+					return a.printACLs(cmd, rules)
+				}
 				if err := adm.CreateACLs(ctx, rules...); err != nil {
 					return explainACL(err)
 				}
@@ -163,7 +173,26 @@ A consumer needs read on its topics and on its group; a producer write on its to
 	f.StringSliceVar(&allow, "allow", nil, "users `NAME,...` that may; *: everybody")
 	f.StringSliceVar(&deny, "deny", nil, "users `NAME,...` that may not; *: nobody may")
 	f.StringSliceVar(&o.hosts, "host", []string{"*"}, "from these addresses or networks `HOST,...` only")
+	dryRunFlag(cmd, &dry)
 	return cmd
+}
+
+// newACLs are those rules that there are not yet.
+func newACLs(ctx context.Context, adm *client.Admin, rules []client.ACL) ([]client.ACL, error) {
+	there, err := adm.ACLs(ctx, client.ACL{})
+	if err != nil {
+		return nil, err
+	}
+	out := []client.ACL{}
+	for _, rule := range rules {
+		if _, err := adm.ACLs(ctx, rule); err != nil { // it is no rule that could be
+			return nil, err
+		}
+		if !slices.Contains(there, rule) && !slices.Contains(out, rule) {
+			out = append(out, rule)
+		}
+	}
+	return out, nil
 }
 
 // filters are what list and delete choose by: one for each resource and operation that is named.
@@ -215,7 +244,7 @@ with "ord".`,
 func newACLDelete(a *app) *cobra.Command {
 	o := &aclFlags{}
 	var who string
-	var everything bool
+	var everything, dry bool
 	cmd := &cobra.Command{
 		Use:   "delete",
 		Short: "Delete ACLs",
@@ -231,7 +260,11 @@ those for all topics, not those of every topic.`,
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 				gone := []client.ACL{}
 				for _, f := range o.filters(who, false) {
-					acls, err := adm.DeleteACLs(ctx, f)
+					del := adm.DeleteACLs
+					if dry {
+						del = adm.ACLs
+					}
+					acls, err := del(ctx, f)
 					if err != nil {
 						return explainACL(err)
 					}
@@ -239,6 +272,10 @@ those for all topics, not those of every topic.`,
 				}
 				if len(gone) == 0 {
 					return &cliError{code: exitNotFound, what: "there is no such ACL", mend: "'broker acl list' shows those there are"}
+				}
+				if dry {
+					gone = once(gone)
+					fmt.Fprintf(a.err, "%s would be deleted\n", counted(len(gone), "ACL"))
 				}
 				return a.printACLs(cmd, gone)
 			})
@@ -249,7 +286,19 @@ those for all topics, not those of every topic.`,
 	f.StringVar(&who, "principal", "", "those for the user `NAME` only")
 	f.StringSliceVar(&o.hosts, "host", nil, "those for `HOST,...` only")
 	f.BoolVar(&everything, "all", false, "every ACL there is")
+	dryRunFlag(cmd, &dry)
 	return cmd
+}
+
+// once leaves out what several filters have found: it would be deleted by the first of them.
+func once(list []client.ACL) []client.ACL {
+	out := []client.ACL{}
+	for _, x := range list {
+		if !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 func (a *app) printACLs(cmd *cobra.Command, acls []client.ACL) error {

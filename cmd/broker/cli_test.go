@@ -286,7 +286,7 @@ func TestTopicsAndStatus(t *testing.T) {
 		t.Errorf("create: %q", out)
 	}
 	c.must("topic", "create", "orders", "--if-not-exists")
-	if out := c.must("topic", "create", "other", "-p", "1", "--dry-run"); !strings.Contains(out, "could be created") {
+	if out := c.must("topic", "create", "other", "-p", "1", "--dry-run"); !strings.Contains(out, "topic other would be created") {
 		t.Errorf("dry run: %q", out)
 	}
 	if out := c.must("topic", "list"); !regexp.MustCompile(`^NAME +PARTITIONS +REPLICAS +LEADERLESS\norders +4 +3 +0\n$`).MatchString(out) {

@@ -13,7 +13,7 @@ import (
 )
 
 func newClusterRemove(a *app) *cobra.Command {
-	var shrink bool
+	var shrink, dry bool
 	cmd := &cobra.Command{
 		Use:   "remove BROKER",
 		Short: "Remove a broker for good",
@@ -34,6 +34,9 @@ It waits as long as copying takes ('broker partition status' shows it). Interrup
 				return err
 			}
 			defer adm.Close()
+			if dry {
+				return a.planRemoval(cmd, adm, int32(id), shrink)
+			}
 			last := -1
 			err = adm.RemoveBroker(ctx, int32(id), shrink, func(left int) {
 				if left != last {
@@ -41,17 +44,8 @@ It waits as long as copying takes ('broker partition status' shows it). Interrup
 					fmt.Fprintf(a.err, "%s left on broker %d\n", counted(left, "partition", "is", "are"), id)
 				}
 			})
-			switch {
-			case isKind(err, client.ErrBrokerRuns):
-				return &cliError{code: exitFailure, what: fmt.Sprintf("broker %d is emptied, and still runs", id), err: err,
-					mend: fmt.Sprintf("stop broker %d, then repeat the command", id)}
-			case isKind(err, client.ErrNoPlace):
-				return &cliError{code: exitFailure, what: err.Error(), err: err,
-					mend: "add a broker, or let such partitions have one replica less with --shrink"}
-			case isKind(err, client.ErrNotFound):
-				return &cliError{code: exitNotFound, what: fmt.Sprintf("there is no broker %d in the cluster", id), err: err, mend: "'broker cluster status' lists the brokers"}
-			case err != nil:
-				return err
+			if err != nil {
+				return explainRemoval(err, int32(id))
 			}
 			type result struct {
 				Removed int32 `json:"removed" yaml:"removed"`
@@ -60,5 +54,37 @@ It waits as long as copying takes ('broker partition status' shows it). Interrup
 		},
 	}
 	cmd.Flags().BoolVar(&shrink, "shrink", false, "where no other broker is left to take a replica, have one less")
+	dryRunFlag(cmd, &dry)
 	return cmd
+}
+
+func explainRemoval(err error, id int32) error {
+	switch {
+	case isKind(err, client.ErrBrokerRuns):
+		return &cliError{code: exitFailure, what: fmt.Sprintf("broker %d is emptied, and still runs", id), err: err,
+			mend: fmt.Sprintf("stop broker %d, then repeat the command", id)}
+	case isKind(err, client.ErrNoPlace):
+		return &cliError{code: exitFailure, what: err.Error(), err: err,
+			mend: "add a broker, or let such partitions have one replica less with --shrink"}
+	case isKind(err, client.ErrNotFound):
+		return &cliError{code: exitNotFound, what: fmt.Sprintf("there is no broker %d in the cluster", id), err: err, mend: "'broker cluster status' lists the brokers"}
+	}
+	return err
+}
+
+// planRemoval shows what would move. A broker that still runs could not be forgotten after that, which is the same failure.
+func (a *app) planRemoval(cmd *cobra.Command, adm *client.Admin, id int32, shrink bool) error {
+	ctx, cancel := within(cmd)
+	defer cancel()
+	plan, runs, err := adm.PlanRemoval(ctx, id, shrink)
+	if err != nil {
+		return explainRemoval(err, id)
+	}
+	if err := a.printPlacements(cmd, plan, fmt.Sprintf("%s would move", counted(len(plan), "partition"))); err != nil {
+		return err
+	}
+	if runs {
+		return &cliError{code: exitFailure, what: fmt.Sprintf("broker %d would be emptied, and still runs", id), mend: fmt.Sprintf("stop broker %d after that, then repeat the command: it is forgotten then", id)}
+	}
+	return nil
 }

@@ -215,6 +215,7 @@ var resources = fromCluster(func(ctx context.Context, adm *client.Admin, q *aske
 			out = append(out, r.String())
 		}
 	}
+	slices.Sort(out) // brokers have orders of their own
 	return out, err
 })
 

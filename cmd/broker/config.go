@@ -174,7 +174,7 @@ A config that Balsa cannot obey is refused, unless it is set to its default.`,
 			return a.alterConfigs(cmd, r, changes, dry)
 		},
 	}
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only ask whether that could be done")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }
 
@@ -198,7 +198,7 @@ func newConfigDelete(a *app) *cobra.Command {
 			return a.alterConfigs(cmd, r, changes, dry)
 		},
 	}
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only ask whether that could be done")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }
 
@@ -227,16 +227,85 @@ func (a *app) alterConfigs(cmd *cobra.Command, r client.ConfigResource, changes 
 		if err != nil {
 			return err
 		}
+		if dry {
+			return a.printConfigPlan(cmd, r, values, changes)
+		}
 		return a.print(cmd, values, func(w io.Writer) {
-			if dry {
-				fmt.Fprintf(w, "%s could be changed\n", r)
-				return
-			}
 			fmt.Fprintln(w, "CONFIG\tVALUE\tSOURCE")
 			for _, v := range values {
 				fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, configText(&v), v.Source)
 			}
 		})
+	})
+}
+
+// plannedConfig is a config as it is, and the value that it would have.
+type plannedConfig struct {
+	client.ConfigValue `yaml:",inline"`
+	After              *string `json:"after" yaml:"after"`
+}
+
+// ownSources are where a value comes from that was set for a resource itself, by the resource's kind.
+var ownSources = map[string]string{client.TopicConfigs: "DYNAMIC_TOPIC_CONFIG", client.BrokerConfigs: "DYNAMIC_BROKER_CONFIG", client.LoggerConfigs: "DYNAMIC_BROKER_LOGGER_CONFIG",
+	client.GroupConfigs: "GROUP_CONFIG"}
+
+// planConfigs are the values that the changes would give. One that is set for all brokers and not set yet is not among the values.
+func planConfigs(r client.ConfigResource, values []client.ConfigValue, changes []client.ConfigChange) []plannedConfig {
+	own := ownSources[r.Kind]
+	if r.Kind == client.BrokerConfigs && r.Name == "" {
+		own = "DYNAMIC_DEFAULT_BROKER_CONFIG"
+	}
+	plan := []plannedConfig{}
+	for _, c := range changes {
+		p := plannedConfig{ConfigValue: client.ConfigValue{Name: c.Name}}
+		if i := slices.IndexFunc(values, func(v client.ConfigValue) bool { return v.Name == c.Name }); i >= 0 {
+			p.ConfigValue = values[i]
+		}
+		if i := slices.IndexFunc(plan, func(before plannedConfig) bool { return before.Name == c.Name }); i >= 0 {
+			p = plan[i] // it is changed once more
+			plan = slices.Delete(plan, i, i+1)
+		} else {
+			p.After = p.Value
+		}
+		var elements []string
+		if p.After != nil && *p.After != "" {
+			elements = strings.Split(*p.After, ",")
+		}
+		switch c.Op {
+		case client.SetConfig:
+			p.After = &c.Value
+		case client.AppendConfig:
+			if !slices.Contains(elements, c.Value) {
+				elements = append(elements, c.Value)
+			}
+			p.After = new(strings.Join(elements, ","))
+		case client.SubtractConfig:
+			p.After = new(strings.Join(slices.DeleteFunc(elements, func(e string) bool { return e == c.Value }), ","))
+		case client.DeleteConfig:
+			if i := slices.IndexFunc(p.Synonyms, func(s client.ConfigSynonym) bool { return s.Source != own }); i >= 0 {
+				p.After = p.Synonyms[i].Value
+			} else if p.Source == own {
+				p.After = nil
+			}
+		}
+		plan = append(plan, p)
+	}
+	return plan
+}
+
+func (a *app) printConfigPlan(cmd *cobra.Command, r client.ConfigResource, values []client.ConfigValue, changes []client.ConfigChange) error {
+	plan := planConfigs(r, values, changes)
+	return a.print(cmd, plan, func(w io.Writer) {
+		fmt.Fprintln(w, "CONFIG\tVALUE\tWOULD BE")
+		changed := 0
+		for i := range plan {
+			v, after := &plan[i].ConfigValue, client.ConfigValue{Value: plan[i].After, Sensitive: plan[i].Sensitive}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, configText(v), configText(&after))
+			if v.Sensitive || (v.Value == nil) != (after.Value == nil) || v.Value != nil && *v.Value != *after.Value {
+				changed++
+			}
+		}
+		fmt.Fprintf(w, "\n%s of %s would have another value\n", counted(changed, "config"), r)
 	})
 }
 
@@ -302,7 +371,7 @@ func newTopicAlter(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&set, "set", nil, "a setting `NAME=VALUE`, or of a list NAME+=VALUE, NAME-=VALUE; may be repeated")
 	f.StringArrayVar(&unset, "unset", nil, "a setting `NAME` that is to have its default again; may be repeated")
-	f.BoolVar(&dry, "dry-run", false, "only ask whether that could be done")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }
 
@@ -339,7 +408,7 @@ to another partition from then on. Partitions cannot be taken away again.`,
 				}
 				return a.print(cmd, t, func(w io.Writer) {
 					if dry {
-						fmt.Fprintf(w, "topic %s could have %s\n", t.Name, counted(int(total), "partition"))
+						fmt.Fprintf(w, "topic %s would have %s instead of %d\n", t.Name, counted(int(total), "partition"), len(t.Partitions))
 						return
 					}
 					fmt.Fprintf(w, "topic %s: %s, %s\n", t.Name, counted(len(t.Partitions), "partition"), counted(t.Replicas(), "replica"))
@@ -350,6 +419,6 @@ to another partition from then on. Partitions cannot be taken away again.`,
 	f := cmd.Flags()
 	f.Int32Var(&total, "total", 0, "how many partitions the topic is to have")
 	f.StringArrayVar(&assign, "assign", nil, "the brokers `ID,...` of a new partition, the preferred leader first; once for each")
-	f.BoolVar(&dry, "dry-run", false, "only ask whether that could be done")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/balsamq/balsa/client"
 )
@@ -122,7 +123,28 @@ func assignedText(assigned map[string][]int32) string {
 }
 
 func newGroupDelete(a *app) *cobra.Command {
-	return newDelete(a, "group", "Delete a group without members, and all that it has committed", (*client.Admin).DeleteGroup)
+	return newDelete(a, "group", "Delete a group without members, and all that it has committed", (*client.Admin).DeleteGroup, func(ctx context.Context, adm *client.Admin, name string) (string, error) {
+		g, err := withoutMembers(ctx, adm, "delete group", name)
+		return counted(committed(&g), "committed offset"), err
+	})
+}
+
+// withoutMembers describes a group, and refuses one that has members as the brokers would.
+func withoutMembers(ctx context.Context, adm *client.Admin, op, name string) (client.GroupDetail, error) {
+	g, err := adm.DescribeGroup(ctx, name)
+	if err == nil && len(g.Members) > 0 {
+		err = &client.Error{Op: op, Subject: name, Err: kerr.NonEmptyGroup}
+	}
+	return g, err
+}
+
+func committed(g *client.GroupDetail) (n int) {
+	for _, o := range g.Offsets {
+		if o.Offset >= 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // topicsArg reads TOPIC and TOPIC/PARTITION,...
@@ -226,6 +248,11 @@ An offset outside of a partition is brought inside.`,
 				r.To, r.Time = client.ToTimestamp, at.at
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				if dry { // as --execute would; who only looks may look at a group with members
+					if _, err := withoutMembers(ctx, adm, "reset the offsets of group", args[0]); err != nil && !isKind(err, client.ErrNotFound) {
+						return err
+					}
+				}
 				changes, err := adm.ResetOffsets(ctx, r)
 				if err != nil {
 					return err
@@ -259,12 +286,15 @@ An offset outside of a partition is brought inside.`,
 	f.Int64Var(&shift, "shift-by", 0, "by so many `RECORDS` forward, or back if negative")
 	f.DurationVar(&ago, "by-duration", 0, "to the first record of the last so much time")
 	f.BoolVar(&execute, "execute", false, "do it; without this nothing is changed")
-	f.BoolVar(&dry, "dry-run", false, "only show what would be set, which is the default")
+	f.BoolVar(&dry, "dry-run", false, "only show what would be set, which is the default, but fail where --execute would")
 	return cmd
 }
 
 func newGroupDeleteOffsets(a *app) *cobra.Command {
-	var topics []string
+	var (
+		topics []string
+		dry    bool
+	)
 	cmd := &cobra.Command{
 		Use:     "delete-offsets NAME",
 		Short:   "Make a group forget what it has read of a topic",
@@ -280,21 +310,71 @@ func newGroupDeleteOffsets(a *app) *cobra.Command {
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 				names := slices.Sorted(maps.Keys(named))
+				type result struct {
+					Group   string               `json:"group" yaml:"group"`
+					Topics  []string             `json:"topics" yaml:"topics"`
+					DryRun  bool                 `json:"dryRun,omitempty" yaml:"dryRun,omitempty"`
+					Offsets []client.GroupOffset `json:"offsets,omitempty" yaml:"offsets,omitempty"` // that would be deleted
+				}
+				if dry {
+					plan, err := planDeleteOffsets(ctx, adm, args[0], named)
+					if err != nil {
+						return err
+					}
+					return a.print(cmd, result{args[0], names, true, plan}, func(w io.Writer) {
+						fmt.Fprintln(w, "TOPIC\tPARTITION\tOFFSET")
+						for _, o := range plan {
+							fmt.Fprintf(w, "%s\t%d\t%d\n", o.Topic, o.Partition, o.Offset)
+						}
+						fmt.Fprintf(w, "\n%s would be deleted\n", counted(len(plan), "offset"))
+					})
+				}
 				for _, topic := range names {
 					if err := adm.DeleteOffsets(ctx, args[0], topic, named[topic]); err != nil {
 						return err
 					}
 				}
-				type result struct {
-					Group  string   `json:"group" yaml:"group"`
-					Topics []string `json:"topics" yaml:"topics"`
-				}
-				return a.print(cmd, result{args[0], names}, func(w io.Writer) {
+				return a.print(cmd, result{args[0], names, false, nil}, func(w io.Writer) {
 					fmt.Fprintf(w, "group %s: offsets of %s deleted\n", args[0], strings.Join(topics, ", "))
 				})
 			})
 		},
 	}
 	cmd.Flags().StringArrayVar(&topics, "topic", nil, "a topic, or some of its partitions: `TOPIC[/PARTITION,...]`; may be repeated")
+	dryRunFlag(cmd, &dry)
 	return cmd
+}
+
+// planDeleteOffsets are the offsets that a group would forget. What the brokers would refuse is refused.
+func planDeleteOffsets(ctx context.Context, adm *client.Admin, group string, topics map[string][]int32) ([]client.GroupOffset, error) {
+	for _, topic := range slices.Sorted(maps.Keys(topics)) {
+		parts := topics[topic]
+		if len(parts) == 0 {
+			parts = []int32{-1}
+		}
+		for _, p := range parts {
+			if err := adm.PartitionExists(ctx, topic, p); err != nil {
+				return nil, err
+			}
+		}
+	}
+	g, err := adm.DescribeGroup(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range g.Members {
+		for _, topic := range m.Topics {
+			if _, named := topics[topic]; named {
+				return nil, &client.Error{Op: "delete offsets of group", Subject: group + ", " + topic, Err: kerr.GroupSubscribedToTopic}
+			}
+		}
+	}
+	plan := []client.GroupOffset{}
+	for _, o := range g.Offsets {
+		parts, named := topics[o.Topic]
+		if named && o.Offset >= 0 && (len(parts) == 0 || slices.Contains(parts, o.Partition)) {
+			plan = append(plan, o)
+		}
+	}
+	return plan, nil
 }

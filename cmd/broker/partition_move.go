@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/balsamq/balsa/client"
 )
@@ -28,7 +29,10 @@ func topicOrPartitionArg(s string) (string, int32, error) {
 }
 
 func newPartitionMove(a *app) *cobra.Command {
-	var to []string
+	var (
+		to  []string
+		dry bool
+	)
 	cmd := &cobra.Command{
 		Use:   "move TOPIC[/PARTITION] --to BROKER,...",
 		Short: "Move a partition, or all of a topic, to other brokers",
@@ -52,6 +56,13 @@ shows how far it is, 'broker partition cancel' takes it back. Whichever broker f
 				return err
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				if dry {
+					plan, err := adm.PlanMove(ctx, topic, partition, ids)
+					if err != nil {
+						return err
+					}
+					return a.printPlacements(cmd, plan, fmt.Sprintf("%s would move", counted(moving(plan), "partition")))
+				}
 				n, err := adm.MovePartition(ctx, topic, partition, ids)
 				if err != nil {
 					return err
@@ -68,7 +79,29 @@ shows how far it is, 'broker partition cancel' takes it back. Whichever broker f
 		},
 	}
 	cmd.Flags().StringSliceVar(&to, "to", nil, "the `BROKER,...` to move to, by their ids, the preferred leader first")
+	dryRunFlag(cmd, &dry)
 	return cmd
+}
+
+// printPlacements shows where partitions are, and where they would be.
+func (a *app) printPlacements(cmd *cobra.Command, plan []client.Placement, sum string) error {
+	return a.print(cmd, plan, func(w io.Writer) {
+		fmt.Fprintln(w, "PARTITION\tREPLICAS\tWOULD BE")
+		for _, p := range plan {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", partitionName(p.Topic, p.Partition), orDash(joinIDs(p.Before)), joinIDs(p.After))
+		}
+		fmt.Fprintf(w, "\n%s\n", sum)
+	})
+}
+
+// moving counts the partitions that would be elsewhere, or prefer another leader.
+func moving(plan []client.Placement) (n int) {
+	for _, p := range plan {
+		if !slices.Equal(p.Before, p.After) {
+			n++
+		}
+	}
+	return n
 }
 
 func brokerIDs(list []string) ([]int32, error) {
@@ -87,7 +120,8 @@ func brokerIDs(list []string) ([]int32, error) {
 }
 
 func newPartitionCancel(a *app) *cobra.Command {
-	return &cobra.Command{
+	var dry bool
+	cmd := &cobra.Command{
 		Use:   "cancel TOPIC[/PARTITION]",
 		Short: "Take a move back",
 		Long: `Take the move of a partition, or of all partitions of a topic that are on their way, back: the partition stays where it was, and
@@ -99,6 +133,9 @@ what had been copied is deleted. If the replicas had changed already, it moves b
 				return err
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+				if dry {
+					return a.planCancel(ctx, cmd, adm, topic, partition)
+				}
 				n, err := adm.CancelMove(ctx, topic, partition)
 				if err != nil {
 					return err
@@ -113,6 +150,29 @@ what had been copied is deleted. If the replicas had changed already, it moves b
 			})
 		},
 	}
+	dryRunFlag(cmd, &dry)
+	return cmd
+}
+
+// planCancel shows the moves that would be taken back; a partition that does not move is refused as the brokers would.
+func (a *app) planCancel(ctx context.Context, cmd *cobra.Command, adm *client.Admin, topic string, partition int32) error {
+	if err := adm.PartitionExists(ctx, topic, partition); err != nil {
+		return err
+	}
+	moves, err := adm.Moves(ctx)
+	if err != nil {
+		return err
+	}
+	moves = slices.DeleteFunc(moves, func(m client.Move) bool { return m.Topic != topic || partition >= 0 && m.Partition != partition })
+	if len(moves) == 0 && partition >= 0 {
+		return &client.Error{Op: "cancel the move of", Subject: partitionName(topic, partition), Err: kerr.NoReassignmentInProgress}
+	}
+	plan := []client.Placement{}
+	for _, m := range moves {
+		back := slices.DeleteFunc(slices.Clone(m.Replicas), func(id int32) bool { return slices.Contains(m.Adding, id) })
+		plan = append(plan, client.Placement{Topic: m.Topic, Partition: m.Partition, Before: m.Replicas, After: back})
+	}
+	return a.printPlacements(cmd, plan, counted(len(plan), "move")+" would be taken back")
 }
 
 // moveView is a move with its speed.

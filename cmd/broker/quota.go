@@ -134,7 +134,7 @@ func newQuotaSet(a *app) *cobra.Command {
 		},
 	}
 	e.add(cmd)
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only ask whether that could be done")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }
 
@@ -161,7 +161,7 @@ func newQuotaDelete(a *app) *cobra.Command {
 		},
 	}
 	e.add(cmd)
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only ask whether that could be done")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }
 
@@ -181,15 +181,48 @@ func (a *app) alterQuotas(cmd *cobra.Command, entity client.QuotaEntity, limits 
 				own = append(own, q)
 			}
 		}
+		if dry {
+			return a.printQuotaPlan(cmd, entity, own, limits)
+		}
 		return a.print(cmd, own, func(w io.Writer) {
 			switch {
-			case dry:
-				fmt.Fprintf(w, "the quotas of %s could be changed\n", entity)
 			case len(own) == 0:
 				fmt.Fprintf(w, "%s has no quotas\n", entity)
 			default:
 				printQuotas(w, own)
 			}
 		})
+	})
+}
+
+// plannedQuota is an entity with its limits, and those that it would have.
+type plannedQuota struct {
+	client.Quota `yaml:",inline"`
+	After        map[string]float64 `json:"after" yaml:"after"`
+}
+
+// printQuotaPlan shows what changes would make of what an entity has: own has one element, or none.
+func (a *app) printQuotaPlan(cmd *cobra.Command, entity client.QuotaEntity, own []client.Quota, limits map[string]*float64) error {
+	p := plannedQuota{Quota: client.Quota{QuotaEntity: entity, Limits: map[string]float64{}}, After: map[string]float64{}}
+	if len(own) > 0 {
+		p.Quota = own[0]
+		maps.Copy(p.After, p.Limits)
+	}
+	for name, v := range limits {
+		if delete(p.After, name); v != nil {
+			p.After[name] = *v
+		}
+	}
+	return a.print(cmd, []plannedQuota{p}, func(w io.Writer) {
+		text := func(m map[string]float64, name string) string {
+			if v, ok := m[name]; ok {
+				return strconv.FormatFloat(v, 'f', -1, 64)
+			}
+			return "-"
+		}
+		fmt.Fprintln(w, "FOR\tQUOTA\tVALUE\tWOULD BE")
+		for _, name := range slices.Sorted(maps.Keys(limits)) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", entity, name, text(p.Limits, name), text(p.After, name))
+		}
 	})
 }

@@ -6,12 +6,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/balsamq/balsa/client"
 )
@@ -60,15 +63,23 @@ waits for longer than --timeout as long as there come more leaders.`,
 				if isKind(err, client.ErrTimeout) && !dry {
 					t, err = a.awaitTopic(cmd, adm, spec, err)
 				}
-				if ifNotExists && isKind(err, client.ErrExists) {
+				there := ifNotExists && isKind(err, client.ErrExists)
+				if there {
 					t, err = adm.Topic(ctx, spec.Name)
 				}
 				if err != nil {
 					return err
 				}
 				return a.print(cmd, t, func(w io.Writer) {
-					if dry {
-						fmt.Fprintf(w, "topic %s could be created\n", t.Name)
+					if dry && !there {
+						fmt.Fprintf(w, "topic %s would be created", t.Name)
+						if len(t.Partitions) > 0 {
+							fmt.Fprintf(w, ": %s, %s", counted(len(t.Partitions), "partition"), counted(t.Replicas(), "replica"))
+						}
+						fmt.Fprintln(w)
+						for _, name := range slices.Sorted(maps.Keys(spec.Configs)) {
+							fmt.Fprintf(w, "with %s=%s\n", name, spec.Configs[name])
+						}
 						return
 					}
 					fmt.Fprintf(w, "topic %s: %s, %s\n", t.Name, counted(len(t.Partitions), "partition"), counted(t.Replicas(), "replica"))
@@ -81,7 +92,7 @@ waits for longer than --timeout as long as there come more leaders.`,
 	f.Int32VarP(&replicas, "replicas", "r", 0, "replicas of each partition")
 	f.StringArrayVar(&configs, "set", nil, "a setting `NAME=VALUE` of the topic; may be repeated")
 	f.BoolVar(&ifNotExists, "if-not-exists", false, "a topic that is there already is no error")
-	f.BoolVar(&dry, "dry-run", false, "only ask whether it could be created")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }
 
@@ -195,6 +206,7 @@ func newTopicTrim(a *app) *cobra.Command {
 	var (
 		partition int32
 		before    string
+		dry       bool
 	)
 	cmd := &cobra.Command{
 		Use:   "trim NAME",
@@ -215,16 +227,26 @@ func newTopicTrim(a *app) *cobra.Command {
 				return usageError("write --partition 0", "--partition is missing")
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
-				start, err := adm.TrimPartition(ctx, args[0], partition, offset)
-				if err != nil {
-					return err
-				}
 				type result struct {
 					Topic     string `json:"topic" yaml:"topic"`
 					Partition int32  `json:"partition" yaml:"partition"`
 					Start     int64  `json:"start" yaml:"start"`
+					DryRun    bool   `json:"dryRun,omitempty" yaml:"dryRun,omitempty"`
 				}
-				return a.print(cmd, result{args[0], partition, start}, func(w io.Writer) {
+				if dry {
+					now, start, err := planTrim(ctx, adm, args[0], partition, offset)
+					if err != nil {
+						return err
+					}
+					return a.print(cmd, result{args[0], partition, start, true}, func(w io.Writer) {
+						fmt.Fprintf(w, "topic %s, partition %d: would start at offset %d instead of %d, without %s\n", args[0], partition, start, now, counted(int(start-now), "offset"))
+					})
+				}
+				start, err := adm.TrimPartition(ctx, args[0], partition, offset)
+				if err != nil {
+					return err
+				}
+				return a.print(cmd, result{args[0], partition, start, false}, func(w io.Writer) {
 					fmt.Fprintf(w, "topic %s, partition %d: starts at offset %d\n", args[0], partition, start)
 				})
 			})
@@ -233,9 +255,51 @@ func newTopicTrim(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.Int32VarP(&partition, "partition", "p", -1, "the partition")
 	f.StringVar(&before, "before", "", "the first `OFFSET` to keep, or end")
+	dryRunFlag(cmd, &dry)
 	return cmd
 }
 
+// planTrim is where a partition starts now, and where it would start; before is an offset, or client.AtEnd. What the brokers would refuse is refused.
+func planTrim(ctx context.Context, adm *client.Admin, topic string, partition int32, before int64) (now, start int64, err error) {
+	if err := adm.PartitionExists(ctx, topic, partition); err != nil {
+		return 0, 0, err
+	}
+	all, err := adm.Offsets(ctx, topic)
+	if err != nil {
+		return 0, 0, err
+	}
+	i := slices.IndexFunc(all, func(p client.Partition) bool { return p.Partition == partition })
+	if i < 0 || all[i].Error != "" {
+		return 0, 0, &client.Error{Op: "trim", Subject: partitionName(topic, partition), Kind: client.ErrTimeout, Err: kerr.LeaderNotAvailable}
+	}
+	p := &all[i]
+	if before > p.End {
+		return 0, 0, &client.Error{Op: "trim", Subject: partitionName(topic, partition), Kind: client.ErrInvalid, Err: kerr.OffsetOutOfRange}
+	}
+	if start = before; before == client.AtEnd {
+		start = p.End
+	}
+	return p.Start, max(start, p.Start), nil
+}
+
 func newTopicDelete(a *app) *cobra.Command {
-	return newDelete(a, "topic", "Delete a topic and its records, for good", (*client.Admin).DeleteTopic)
+	return newDelete(a, "topic", "Delete a topic and its records, for good", (*client.Admin).DeleteTopic, func(ctx context.Context, adm *client.Admin, name string) (string, error) {
+		t, err := adm.Topic(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		all, err := adm.Offsets(ctx, name)
+		if err != nil { // one without a leader can be deleted all the same
+			return counted(len(t.Partitions), "partition") + ", an unknown number of records", nil
+		}
+		records, known := int64(0), "records"
+		for _, p := range all {
+			if p.Error != "" {
+				known = "records or more"
+				continue
+			}
+			records += p.End - p.Start
+		}
+		return fmt.Sprintf("%s, %d %s", counted(len(t.Partitions), "partition"), records, known), nil
+	})
 }

@@ -90,12 +90,14 @@ func newTxnDescribe(a *app) *cobra.Command {
 // txnAborted is what `broker txn abort` prints.
 type txnAborted struct {
 	TransactionalID string `json:"transactionalId" yaml:"transactionalId"`
-	State           string `json:"state" yaml:"state"` // before
-	Aborted         bool   `json:"aborted" yaml:"aborted"`
+	State           string `json:"state" yaml:"state"`                       // before
+	Aborted         bool   `json:"aborted" yaml:"aborted"`                   // or would be
+	DryRun          bool   `json:"dryRun,omitempty" yaml:"dryRun,omitempty"` // nothing was done
 }
 
 func newTxnAbort(a *app) *cobra.Command {
-	return &cobra.Command{
+	var dry bool
+	cmd := &cobra.Command{
 		Use:   "abort ID",
 		Short: "Abort the open transaction of a transactional id, and fence its producer",
 		Long: `Abort the open transaction of a transactional id, as a new instance of its producer would. Readers of committed records stand still at the oldest
@@ -106,21 +108,30 @@ Returns when every partition of the transaction has been told. An id without an 
 		Args: exactly("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
-				t, err := adm.AbortTransaction(ctx, args[0])
+				end := adm.AbortTransaction
+				if dry {
+					end = adm.DescribeTransaction
+				}
+				t, err := end(ctx, args[0])
 				if err != nil {
 					return txnError(err, args[0])
 				}
-				r := txnAborted{TransactionalID: t.TransactionalID, State: t.State, Aborted: t.Open()}
+				r := txnAborted{TransactionalID: t.TransactionalID, State: t.State, Aborted: t.Open(), DryRun: dry}
 				return a.print(cmd, r, func(w io.Writer) {
-					if r.Aborted {
+					switch {
+					case r.Aborted && dry:
+						fmt.Fprintf(w, "the transaction of %s in %s would be aborted, and its producer fenced\n", r.TransactionalID, counted(len(t.Partitions), "partition"))
+					case r.Aborted:
 						fmt.Fprintf(w, "aborted the transaction of %s in %s\n", r.TransactionalID, counted(len(t.Partitions), "partition"))
-					} else {
+					default:
 						fmt.Fprintf(w, "%s has no open transaction: its state is %s\n", r.TransactionalID, r.State)
 					}
 				})
 			})
 		},
 	}
+	dryRunFlag(cmd, &dry)
+	return cmd
 }
 
 // txnError words what commands about one transactional id may fail of.

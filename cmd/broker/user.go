@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -44,16 +45,25 @@ func (a *app) newPassword(file string) (string, error) {
 }
 
 // passwordCommand is create and passwd.
-func (a *app) passwordCommand(use, short, long, done string, call func(*client.Admin, context.Context, string, string) error) *cobra.Command {
-	var file string
+func (a *app) passwordCommand(use, short, long, done, would string, call func(*client.Admin, context.Context, string, string) error) *cobra.Command {
+	var (
+		file string
+		dry  bool
+	)
 	cmd := &cobra.Command{
 		Use: use + " NAME", Short: short, Long: long,
 		Example: fmt.Sprintf("  broker user %s alice --new-password-file alice.password\n  echo secret | broker user %s alice", use, use),
 		Args:    exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			password, err := a.newPassword(file)
-			if err != nil {
-				return err
+			password := ""
+			if !dry || file != "" { // nobody is asked for one that is not used
+				var err error
+				if password, err = a.newPassword(file); err != nil {
+					return err
+				}
+			}
+			if dry {
+				return a.planUser(cmd, args[0], use == "create", would)
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 				if err := call(adm, ctx, args[0], password); err != nil {
@@ -66,19 +76,45 @@ func (a *app) passwordCommand(use, short, long, done string, call func(*client.A
 		},
 	}
 	cmd.Flags().StringVar(&file, "new-password-file", "", "`FILE` with the password on its first line; default: the standard input")
+	dryRunFlag(cmd, &dry)
 	return cmd
+}
+
+// planUser says what would become of a user, who must not be there yet if it is new, and else must.
+func (a *app) planUser(cmd *cobra.Command, name string, isNew bool, what string) error {
+	type result struct {
+		client.User `yaml:",inline"`
+		DryRun      bool `json:"dryRun" yaml:"dryRun"`
+	}
+	return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
+		all, err := adm.Users(ctx)
+		if err != nil {
+			return err
+		}
+		u := client.User{Name: name, Mechanisms: []string{}}
+		i := slices.IndexFunc(all, func(x client.User) bool { return x.Name == name })
+		switch {
+		case i >= 0 && isNew:
+			return explainUser(&client.Error{Op: "create user", Subject: name, Kind: client.ErrExists}, name)
+		case i < 0 && !isNew:
+			return explainUser(&client.Error{Op: "look up user", Subject: name, Kind: client.ErrNotFound}, name)
+		case i >= 0:
+			u = all[i]
+		}
+		return a.print(cmd, result{u, true}, func(w io.Writer) { fmt.Fprintf(w, "user %s: %s\n", name, what) })
+	})
 }
 
 func newUserCreate(a *app) *cobra.Command {
 	return a.passwordCommand("create", "Create a user", `Create a user, who can authenticate by SCRAM-SHA-256 and SCRAM-SHA-512, and by PLAIN where brokers offer it. The password is read
 from the standard input, or from a file. It does not leave this program: brokers get what they need to check it.
 
-What the user may do say ACLs: 'broker acl create'.`, "created", (*client.Admin).CreateUser)
+What the user may do say ACLs: 'broker acl create'.`, "created", "would be created", (*client.Admin).CreateUser)
 }
 
 func newUserPasswd(a *app) *cobra.Command {
 	return a.passwordCommand("passwd", "Change a user's password", `Change a user's password. Connections that stand go on until they have to authenticate anew (--reauth-interval of 'broker start').`,
-		"password changed", (*client.Admin).SetPassword)
+		"password changed", "password would be changed", (*client.Admin).SetPassword)
 }
 
 func newUserList(a *app) *cobra.Command {
@@ -104,13 +140,17 @@ func newUserList(a *app) *cobra.Command {
 }
 
 func newUserDelete(a *app) *cobra.Command {
-	return &cobra.Command{
+	var dry bool
+	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a user",
 		Long: `Delete a user. Connections that stand go on until they have to authenticate anew (--reauth-interval of 'broker start'). ACLs for
 the user stay: 'broker acl delete --principal NAME'.`,
 		Args: exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dry {
+				return a.planUser(cmd, args[0], false, "would be deleted")
+			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 				if err := adm.DeleteUser(ctx, args[0]); err != nil {
 					return explainUser(err, args[0])
@@ -119,6 +159,8 @@ the user stay: 'broker acl delete --principal NAME'.`,
 			})
 		},
 	}
+	dryRunFlag(cmd, &dry)
+	return cmd
 }
 
 // explainUser words what is not about topics.
