@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -425,11 +426,14 @@ func offsetsOf(ctx context.Context, topic string, list func(context.Context, ...
 	}
 }
 
-// settling: the error goes away when an election ends.
+// settling: the error goes away when an election ends. The metadata names a leader that has just died for some time still; to reach nobody at all is
+// another matter.
 func settling(err error) bool {
 	if se, ok := errors.AsType[*kadm.ShardErrors](err); ok {
 		for _, s := range se.Errs {
-			if !settling(s.Err) {
+			oe, network := errors.AsType[*net.OpError](s.Err)
+			gone := kgo.IsRetryableBrokerErr(s.Err) || network && oe.Op == "dial"
+			if !gone && !settling(s.Err) {
 				return false
 			}
 		}

@@ -323,3 +323,42 @@ func TestKVPermissions(t *testing.T) {
 		t.Errorf("write without the right: %v", err)
 	}
 }
+
+// A map is read and watched, and a topic read to its end, at once after the death of a leader: the metadata names it for some time still.
+func TestReadWhileALeaderDies(t *testing.T) {
+	c := brokertest.Cluster(t, 3)
+	kv := createKV(t, c.Config(), nil)
+	ctx := soon(t)
+	var want []string
+	for i := range 20 {
+		key := fmt.Sprintf("k%02d", i)
+		want = append(want, key)
+		if _, err := kv.Put(ctx, key, []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leader, err := c.Leader(ctx, "map", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // each time with connections that have been in use
+		leader.Kill()
+		if keys, err := kv.Keys(ctx, ""); err != nil || !slices.Equal(keys, want) {
+			t.Fatalf("%q, %v", keys, err)
+		}
+		w, err := kv.Watch(ctx, client.WatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if got := drainAll(t, client.ConsumerConfig{Config: c.Config(), Topics: []string{"map"}}); len(got) != len(want) {
+			t.Fatalf("%d records, not %d", len(got), len(want))
+		}
+		if err := leader.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if leader, err = c.Leader(ctx, "map", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
