@@ -46,8 +46,8 @@ type Config struct {
 	Security Security
 	// Logger receives what a program's operator wants to know: retries, dead letters, rebalances, and what franz-go reports. Nil: nobody does.
 	Logger *slog.Logger
-	// Hooks are told of what happens: by franz-go's interfaces, of which each must have at least one, and by [HookAttemptFailed],
-	// [HookPutAside] and [HookTransactionEnd]. Package telemetry makes one for OpenTelemetry.
+	// Hooks are told of what happens: by franz-go's interfaces, and by [HookAttemptFailed], [HookPutAside] and [HookTransactionEnd]. Package
+	// telemetry makes one for OpenTelemetry.
 	Hooks []kgo.Hook
 	// Options go to franz-go after this package's own and win over them.
 	Options []kgo.Opt
@@ -120,8 +120,8 @@ func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo
 	if c.Logger != nil {
 		opts = append(opts, kgo.WithLogger(kgoLogger{c.Logger}))
 	}
-	if len(c.Hooks) > 0 {
-		opts = append(opts, kgo.WithHooks(c.Hooks...))
+	if theirs := hooks(c.Hooks).franzGo(); len(theirs) > 0 {
+		opts = append(opts, kgo.WithHooks(theirs...))
 	}
 	secure, err := c.Security.options(timeout)
 	if err != nil {

@@ -29,6 +29,20 @@ type HookTransactionEnd interface {
 // hooks are those of a configuration.
 type hooks []kgo.Hook
 
+// franzGo are those for franz-go, which refuses one that has none of its interfaces: such a one may have ours only.
+func (hs hooks) franzGo() (out []kgo.Hook) {
+	for _, h := range hs {
+		switch h.(type) {
+		case HookAttemptFailed, HookPutAside, HookTransactionEnd:
+			if kgo.ValidateOpts(kgo.WithHooks(h)) != nil {
+				continue
+			}
+		}
+		out = append(out, h)
+	}
+	return out
+}
+
 func (hs hooks) attemptFailed(r *kgo.Record, attempts int, err error) {
 	for _, h := range hs {
 		if h, ok := h.(HookAttemptFailed); ok {

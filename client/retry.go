@@ -25,6 +25,7 @@ const (
 const maxErrorHeader = 1 << 10
 
 // Headers of records in retry topics and in the dead-letter topic: where the record was when it failed first, and why it failed last.
+// [PutAsideOf] reads them.
 const (
 	HeaderTopic     = "balsa-original-topic"
 	HeaderPartition = "balsa-original-partition"
@@ -179,6 +180,45 @@ func (c *Consumer) putAside(ctx context.Context, r *kgo.Record, to string, attem
 
 func logAside(log *slog.Logger, r *kgo.Record, to string, attempts int, cause error) {
 	log.Warn("a record could not be processed and was put aside", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "to", to, "attempts", attempts, "err", cause)
+}
+
+// PutAside is what the headers of a record in a retry topic or the dead-letter topic say: see [PutAsideOf].
+type PutAside struct {
+	// Topic, Partition, Offset and Time are the record's own, where it failed first.
+	Topic     string
+	Partition int32
+	Offset    int64
+	Time      time.Time
+	// Attempts is how often a handler was called for it so far, and Error what the last one returned, at most 1 KiB of it.
+	Attempts int
+	Error    string
+}
+
+// PutAsideOf reads why a record was put aside by [Consumer.Run] or [Transform], and where it comes from. False: it was not, or its headers are not as they
+// were written.
+func PutAsideOf(r *kgo.Record) (PutAside, bool) {
+	var p PutAside
+	found := make(map[string]string, 6)
+	for _, h := range r.Headers {
+		switch h.Key {
+		case HeaderTopic, HeaderPartition, HeaderOffset, HeaderTimestamp, HeaderAttempts, HeaderError:
+			found[h.Key] = string(h.Value)
+		}
+	}
+	number := func(header string, bits int) int64 {
+		n, err := strconv.ParseInt(found[header], 10, bits)
+		if err != nil {
+			delete(found, header)
+		}
+		return n
+	}
+	p.Topic, p.Error = found[HeaderTopic], found[HeaderError]
+	p.Partition, p.Offset = int32(number(HeaderPartition, 32)), number(HeaderOffset, 64)
+	p.Time, p.Attempts = time.UnixMilli(number(HeaderTimestamp, 64)), int(number(HeaderAttempts, strconv.IntSize))
+	if len(found) < 6 {
+		return PutAside{}, false
+	}
+	return p, true
 }
 
 // aside is what a record becomes in its next topic.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -125,6 +126,22 @@ func TestRunKeepsOrderUnderRebalances(t *testing.T) {
 	}
 }
 
+// asideHook has none of franz-go's interfaces.
+type asideHook struct {
+	ours string // beginning of values
+
+	mu sync.Mutex // guards to
+	to map[string]int
+}
+
+func (h *asideHook) OnPutAside(r *kgo.Record, to string, _ int, _ error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if strings.HasPrefix(string(r.Value), h.ours) {
+		h.to[to]++
+	}
+}
+
 // A record that fails is tried again, then later by way of its retry topic, then put aside; the others are not held up, and a restart sees
 // none of them again.
 func TestRunRetries(t *testing.T) {
@@ -132,6 +149,8 @@ func TestRunRetries(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		t.Run(fmt.Sprint(workers, " at a time"), func(t *testing.T) {
 			cfg := client.ConsumerConfig{Config: b.Config(), Topics: []string{"t"}, Group: fmt.Sprint("g", workers)}
+			hook := &asideHook{ours: fmt.Sprint("w", workers, "-"), to: make(map[string]int)}
+			cfg.Hooks = append(cfg.Hooks, hook)
 			p := producer(t, client.ProducerConfig{Config: b.Config(), Topic: "t"})
 			prefix := fmt.Sprint("w", workers, "-")
 			for _, v := range []string{"good", "bad", "late", "never", "last"} {
@@ -189,13 +208,65 @@ func TestRunRetries(t *testing.T) {
 					t.Errorf("%s: %d attempts, want %d", v, got[v], n)
 				}
 			}
-			dead := drainAll(t, client.ConsumerConfig{Config: b.Config(), Topics: []string{"dead"}})
-			for _, v := range []string{"bad", "never"} {
-				if !slices.Contains(dead, prefix+v) {
-					t.Errorf("the dead-letter topic has %q, not %s", dead, prefix+v)
+			reader := must(client.NewConsumer(ctx(t), client.ConsumerConfig{Config: b.Config(), Topics: []string{"dead"}, StopAtEnd: true}))
+			defer reader.Close(context.Background())
+			why := make(map[string]client.PutAside)
+			if err := reader.Each(long(t), func(r *kgo.Record) error {
+				p, ok := client.PutAsideOf(r)
+				if !ok {
+					t.Errorf("a dead letter says nothing of itself: %v", r.Headers)
+				}
+				why[string(r.Value)] = p
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			for v, attempts := range map[string]int{"bad": 4, "never": 1} {
+				p := why[prefix+v]
+				if p.Topic != "t" || p.Partition != 0 || p.Attempts != attempts || p.Error != v || p.Offset < 1 || time.Since(p.Time) > time.Hour {
+					t.Errorf("the dead letter %s says %+v", v, p)
 				}
 			}
+			hook.mu.Lock()
+			defer hook.mu.Unlock()
+			if hook.to["later"] != 2 || hook.to["dead"] != 2 {
+				t.Errorf("the hook was told of %v", hook.to)
+			}
 		})
+	}
+}
+
+func TestPutAsideOf(t *testing.T) {
+	headers := func(change func(map[string]string)) (r kgo.Record) {
+		all := map[string]string{client.HeaderTopic: "t", client.HeaderPartition: "3", client.HeaderOffset: "7", client.HeaderTimestamp: "1000", client.HeaderAttempts: "2",
+			client.HeaderError: "why", "own": "x"}
+		change(all)
+		for k, v := range all {
+			r.Headers = append(r.Headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
+		}
+		return r
+	}
+	r := headers(func(map[string]string) {})
+	want := client.PutAside{Topic: "t", Partition: 3, Offset: 7, Time: time.UnixMilli(1000), Attempts: 2, Error: "why"}
+	if p, ok := client.PutAsideOf(&r); !ok || p != want {
+		t.Errorf("%+v, %v", p, ok)
+	}
+	for what, change := range map[string]func(map[string]string){
+		"nothing":         func(m map[string]string) { clear(m) },
+		"one is missing":  func(m map[string]string) { delete(m, client.HeaderError) },
+		"no number":       func(m map[string]string) { m[client.HeaderOffset] = "seven" },
+		"no such number":  func(m map[string]string) { m[client.HeaderPartition] = "4294967296" },
+		"an empty number": func(m map[string]string) { m[client.HeaderTimestamp] = "" },
+	} {
+		r := headers(change)
+		if p, ok := client.PutAsideOf(&r); ok || p != (client.PutAside{}) {
+			t.Errorf("%s: %+v, %v", what, p, ok)
+		}
+	}
+	r = headers(func(m map[string]string) { delete(m, client.HeaderError) })
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: client.HeaderTopic, Value: []byte("t")})
+	if p, ok := client.PutAsideOf(&r); ok {
+		t.Errorf("one twice and one missing: %+v", p)
 	}
 }
 
