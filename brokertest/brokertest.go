@@ -8,8 +8,8 @@
 //	}
 //
 // It is the broker itself, with its logs on the disk and its syncs, and not a fake: what works here works outside. What is shortened are
-// waits: an empty consumer group does not wait for more members, and an election takes half a second instead of one ([Configure] changes
-// that).
+// waits: an empty consumer group does not wait for more members, its members hear within half a second instead of five that one has come or gone, and
+// an election takes half a second instead of one ([Configure] changes that).
 //
 // [Cluster] gives several brokers, and a [Broker] has ways to make it fail: [Broker.Kill] (as kill -9 does), [Broker.Stop], [Broker.Restart],
 // [Broker.Pause] and [Broker.Resume] (as SIGSTOP and SIGCONT do), [Broker.Cut], [Broker.CutClients], [Brokers.Cut] and [Brokers.Heal].
@@ -292,7 +292,7 @@ func (c *Brokers) newBroker(id int32, o *options) (*Broker, error) {
 		ElectionTimeout: 500 * time.Millisecond,
 		CacheBytes:      16 << 20, SegmentBytes: 16 << 20,
 		// A test is alone with its brokers, and waits for nobody.
-		InternalTopicWait: -1, GroupInitialRebalanceDelay: -1,
+		InternalTopicWait: -1, GroupInitialRebalanceDelay: -1, GroupConsumerHeartbeat: 500 * time.Millisecond,
 		OffsetsPartitions: 4, TxnPartitions: 4,
 		Logger: o.logger,
 	}
