@@ -72,6 +72,9 @@ var rules = []rule{
 	{pkg: "bridge", own: []string{"client", "broker"}, others: []string{"github.com/nats-io/nats.go", "github.com/twmb/franz-go/"}, reason: "the bridge is a client"},
 	{pkg: "brokertest", own: []string{"client", "broker", "internal/vfs", "raft", "raft/multi"}, others: []string{"github.com/twmb/franz-go/"},
 		reason: "a real broker inside a Go test, whose disk, network, clock (raft.Time) and journal (raft/multi/journal) can be stopped"},
+	{pkg: "examples", own: []string{"client", "brokertest", "broker", "bridge", "bench"},
+		others: []string{"github.com/twmb/franz-go/", "github.com/nats-io/nats.go", "go.etcd.io/bbolt", "golang.org/x/sync"},
+		reason: "an example is a program of a user's: it has the SDK and, where nobody gives it a cluster, one of brokertest's, configured as a broker is; bench knows how to get a nats-server"},
 	{pkg: "sim", own: []string{"raft", "raft/multi", "raft/transport", "segment", "partition", "coordinator", "protocol", "internal/vfs", "sim"},
 		reason: "the simulator runs the real floors 0 to 3 on fake time, network and disk: nothing of the broker, which owns sockets"},
 	{pkg: "test", own: []string{"client", "broker"}, others: []string{"github.com/twmb/franz-go/"}, reason: "compatibility checks meet a broker over the network"},
@@ -228,6 +231,10 @@ func TestRulesRefuse(t *testing.T) {
 		{"client", "github.com/twmb/franz-go-evil/kgo", true},
 		{"bench", "github.com/nats-io/nats-server/v2/server", true},
 		{"sim", module + "/broker", true},
+		{"cmd/broker", "go.etcd.io/bbolt", true},
+		{"client", module + "/examples/internal/demo", true},
+		{"examples/edge", module + "/client/serde", false},
+		{"examples/edge", module + "/coordinator", true},
 	} {
 		if got := forbidden(ruleFor(tc.pkg), tc.pkg, tc.imp); got != tc.bad {
 			t.Errorf("%s importing %s: forbidden is %v, want %v", tc.pkg, tc.imp, got, tc.bad)
