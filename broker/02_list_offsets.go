@@ -53,7 +53,7 @@ func (s *server) listOffsets(r *request) {
 			key, byKey := keyTag(p)
 			switch {
 			case byKey:
-				if no := r.mayLookUp(topic, lookups); no != nil {
+				if no := r.mayLookUp(topic, p, lookups); no != nil {
 					err = no
 				}
 			case err == nil:

@@ -1,13 +1,15 @@
 // Looking up a key: ListOffsets with a tagged field (KIP-482) asks for the last record of a key, where without it the request asks for a time. It is for
 // topics with balsa.conditional.append; see docs/design/0027-kv.md.
 //
-// Of the request's partition the tag holds the key. Of the response's it holds a zero byte and the record's value; Offset, Timestamp and LeaderEpoch
+// Of the request's partition the tag holds the key; a second one may hold the id of the topic that is meant, which the request has no field for: a
+// topic made anew has no key of the earlier one. Of the response's it holds a zero byte and the record's value; Offset, Timestamp and LeaderEpoch
 // are the record's. Offset -1: the key does not exist. Without the tag in the response the broker is one that does not know of it. A request has one
 // look-up, so that an answer holds one record at most.
 
 package broker
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -17,20 +19,25 @@ import (
 	"github.com/balsamq/balsa/partition"
 )
 
-// tagKey is the number of the tagged field. Kafka's own begin at 0.
-const tagKey = 10001
+// tagKey and tagTopic are the numbers of the tagged fields. Kafka's own begin at 0.
+const (
+	tagKey   = 10001
+	tagTopic = 10002
+)
 
 // keyTag is the key that a partition of a request looks up. It lies in the request's frame.
-func keyTag(p *kmsg.ListOffsetsRequestTopicPartition) (key []byte, ok bool) {
+func keyTag(p *kmsg.ListOffsetsRequestTopicPartition) (key []byte, ok bool) { return tagged(p, tagKey) }
+
+func tagged(p *kmsg.ListOffsetsRequestTopicPartition, wanted uint32) (value []byte, ok bool) {
 	if p.UnknownTags.Len() == 0 {
 		return nil, false
 	}
 	p.UnknownTags.Each(func(tag uint32, v []byte) {
-		if tag == tagKey {
-			key, ok = v, true
+		if tag == wanted {
+			value, ok = v, true
 		}
 	})
-	return key, ok
+	return value, ok
 }
 
 // lookupsIn counts the look-ups of a request.
@@ -46,7 +53,10 @@ func lookupsIn(req *kmsg.ListOffsetsRequest) (n int) {
 }
 
 // mayLookUp refuses a look-up that may not be.
-func (r *request) mayLookUp(t *coordinator.Topic, lookups int) error {
+func (r *request) mayLookUp(t *coordinator.Topic, p *kmsg.ListOffsetsRequestTopicPartition, lookups int) error {
+	if id, ok := tagged(p, tagTopic); ok && !bytes.Equal(id, t.ID[:]) {
+		return kerr.UnknownTopicID
+	}
 	if lookups > 1 {
 		return refuse(kerr.InvalidRequest, fmt.Sprintf("%d keys are looked up in one request, at most one is", lookups))
 	}

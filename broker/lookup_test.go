@@ -48,7 +48,7 @@ func TestLookup(t *testing.T) {
 			t.Errorf("v%d without the tag: %+v", v, p)
 		}
 		other := listOffsetsRequest(v, "m", -1)
-		other.Topics[0].Partitions[0].UnknownTags.Set(tagKey+1, []byte("k"))
+		other.Topics[0].Partitions[0].UnknownTags.Set(tagTopic+1, []byte("k"))
 		if p := ask[*kmsg.ListOffsetsResponse](c, other).Topics[0].Partitions[0]; p.UnknownTags.Len() != 0 || p.Offset != 0 {
 			t.Errorf("v%d with another tag: %+v", v, p)
 		}
@@ -70,6 +70,17 @@ func TestLookup(t *testing.T) {
 	fenced.Topics[0].Partitions[0].CurrentLeaderEpoch = 4
 	if got := code(fenced); got != kerr.FencedLeaderEpoch {
 		t.Errorf("an old epoch: %v", got)
+	}
+	named := lookupRequest(9, "m", "k")
+	named.Topics[0].Partitions[0].UnknownTags.Set(tagTopic, id[:])
+	if p := ask[*kmsg.ListOffsetsResponse](c, named).Topics[0].Partitions[0]; p.Offset != 7 {
+		t.Errorf("with the topic's id: %+v", p)
+	}
+	for _, other := range [][]byte{make([]byte, 16), id[:15], nil} {
+		named.Topics[0].Partitions[0].UnknownTags.Set(tagTopic, other)
+		if got := code(named); got != kerr.UnknownTopicID {
+			t.Errorf("with the id %x: %v", other, got)
+		}
 	}
 	two := lookupRequest(9, "m", "k")
 	two.Topics[0].Partitions = append(two.Topics[0].Partitions, lookupRequest(9, "m", "k").Topics[0].Partitions[0])

@@ -134,7 +134,7 @@ func (w *worded) Unwrap() error { return w.err }
 
 // kindOf sorts an error of franz-go or of the network into one of the sentinels; nil if it is none of them.
 func kindOf(err error) error {
-	for _, kind := range []error{ErrUnreachable, ErrNotFound, ErrExists, ErrInvalid, ErrTimeout, ErrDenied, ErrClosed, ErrFenced, ErrAborted, ErrUnknownOutcome} {
+	for _, kind := range []error{ErrNoTopic, ErrUnreachable, ErrNotFound, ErrExists, ErrInvalid, ErrTimeout, ErrDenied, ErrClosed, ErrFenced, ErrAborted, ErrUnknownOutcome} {
 		if errors.Is(err, kind) {
 			return kind
 		}

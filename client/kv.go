@@ -36,6 +36,9 @@ const (
 
 // What a [KV] reports, beside the kinds of this package. [ErrNotFound]: the key does not exist. [ErrExists]: Create found that it does.
 var (
+	// ErrNoTopic: the map's topic does not exist, or is another one than when the map was opened. That is no [ErrNotFound], by which Get speaks of a key: a
+	// program that takes a key for missing writes its default, and does not look for what has become of all the others. Only OpenKV's is both.
+	ErrNoTopic = errors.New("the map's topic does not exist")
 	// ErrConflict: the key is not at the revision that was expected. The error is a [*ConflictError], which says what it is.
 	ErrConflict = errors.New("conflict")
 	// ErrUncertain: nobody can say whether the write has happened, or will. Look before you do it again; a Put or Delete of the same can just be repeated.
@@ -109,7 +112,7 @@ type KV struct {
 	idle []*kvLane  // the last one that was used comes last, and first again: brokers know only so many producers
 }
 
-// OpenKV connects to the map in cfg.Topic. [ErrNotFound]: there is no such topic; [ErrInvalid]: it was not made for this.
+// OpenKV connects to the map in cfg.Topic. [ErrNoTopic] and [ErrNotFound]: there is no such topic; [ErrInvalid]: it was not made for this.
 func OpenKV(ctx context.Context, cfg KVConfig) (*KV, error) {
 	if cfg.Topic == "" {
 		return nil, &Error{Op: "open the map", Kind: ErrInvalid, Err: errors.New("Topic is empty")}
@@ -153,6 +156,9 @@ func CreateKV(ctx context.Context, cfg KVConfig) (*KV, error) {
 func (kv *KV) check(ctx context.Context) error {
 	const op = "open the map"
 	if _, err := kv.admin.Topic(ctx, kv.cfg.Topic); err != nil {
+		if errors.Is(err, ErrNotFound) {
+			return &Error{Op: op, Subject: kv.cfg.Topic, Kind: ErrNotFound, Err: fmt.Errorf("%w: %w", ErrNoTopic, kerr.UnknownTopicOrPartition)}
+		}
 		return err
 	}
 	configs, err := kv.admin.raw.DescribeTopicConfigs(ctx, kv.cfg.Topic)
@@ -186,6 +192,30 @@ func (kv *KV) ended(ctx context.Context) error {
 	default:
 		return ctx.Err()
 	}
+}
+
+// noTopic says whether an error is about a topic that does not exist, in whatever words.
+func noTopic(err error) bool {
+	for _, gone := range []error{ErrNoTopic, kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InconsistentTopicID} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
+}
+
+// wrapKV is wrap for the calls of a map, where ErrNotFound is about keys.
+func wrapKV(op, subject string, err error) error {
+	if !noTopic(err) {
+		return wrap(op, subject, err)
+	}
+	why := ErrNoTopic
+	if ke, ok := errors.AsType[*kerr.Error](err); ok {
+		why = fmt.Errorf("%w: %w", ErrNoTopic, ke)
+	} else if _, own := errors.AsType[*Error](err); !own {
+		why = err
+	}
+	return &Error{Op: op, Subject: subject, Kind: ErrNoTopic, Err: why}
 }
 
 // Client is the franz-go client underneath, for what this package does not offer. It is closed with the map.
@@ -287,10 +317,31 @@ func (r *kvRoute) refresh(ctx context.Context, round int) error {
 		}
 	}
 	if len(leaders) == 0 || r.leaders != nil && (len(leaders) != len(r.leaders) || r.id != rt.TopicID) {
-		return fmt.Errorf("%w: the topic is another one now than when it was opened", ErrNotFound)
+		return fmt.Errorf("%w: it was deleted and made anew since the map was opened", ErrNoTopic)
 	}
 	r.id, r.leaders = rt.TopicID, leaders
 	return nil
+}
+
+// verify asks until it is told that the topic is still the one that it was.
+func (r *kvRoute) verify(ctx context.Context) error {
+	for pause := kvFirstPause; ; pause = min(pause*2, kvMaxPause) {
+		r.mu.Lock()
+		round := r.round
+		r.mu.Unlock()
+		err := r.refresh(ctx, round)
+		r.mu.Lock()
+		sure := r.unknown == 0
+		r.mu.Unlock()
+		if err != nil || sure {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
 }
 
 const (
@@ -327,7 +378,7 @@ func (kv *KV) attempts(ctx context.Context, p int32, try func(ctx context.Contex
 		cancel()
 		switch {
 		case err == nil, ctx.Err() != nil:
-		case errors.Is(err, ErrNotFound), kindOf(err) == ErrNotFound, kindOf(err) == ErrDenied:
+		case noTopic(err), kindOf(err) == ErrDenied:
 			return err
 		}
 	}

@@ -18,10 +18,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// keyTag is the tagged field of ListOffsets that asks for a key, and answers with a zero byte and its value.
-const keyTag = 10001
+// keyTag is the tagged field of ListOffsets that asks for a key, and answers with a zero byte and its value; topicTag the one that says in which topic.
+const keyTag, topicTag = 10001, 10002
 
-// Get returns a key's value: [ErrNotFound] if the key does not exist. It sees every write that was acknowledged before the call.
+// Get returns a key's value: [ErrNotFound] if the key does not exist, [ErrNoTopic] if there is no map any more. It sees every write that was acknowledged before the call.
 func (kv *KV) Get(ctx context.Context, key string) (KVEntry, error) {
 	const op = "get"
 	if err := kv.checkKey(op, key); err != nil {
@@ -29,21 +29,22 @@ func (kv *KV) Get(ctx context.Context, key string) (KVEntry, error) {
 	}
 	var e KVEntry
 	p := kv.partitionOf(key)
-	err := kv.attempts(ctx, p, func(ctx context.Context, node int32, _ [16]byte, wait time.Duration) (done bool, err error) {
-		e, done, err = kv.lookUp(ctx, node, p, key, wait)
+	err := kv.attempts(ctx, p, func(ctx context.Context, node int32, id [16]byte, wait time.Duration) (done bool, err error) {
+		e, done, err = kv.lookUp(ctx, node, id, p, key, wait)
 		return done, err
 	})
-	return e, wrap(op, strconv.Quote(key), err)
+	return e, wrapKV(op, strconv.Quote(key), err)
 }
 
 // lookUp is one attempt.
-func (kv *KV) lookUp(ctx context.Context, node, p int32, key string, wait time.Duration) (e KVEntry, done bool, err error) {
+func (kv *KV) lookUp(ctx context.Context, node int32, id [16]byte, p int32, key string, wait time.Duration) (e KVEntry, done bool, err error) {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID, req.TimeoutMillis = -1, milliseconds(wait)
 	t, rp := kmsg.NewListOffsetsRequestTopic(), kmsg.NewListOffsetsRequestTopicPartition()
 	t.Topic = kv.cfg.Topic
 	rp.Partition, rp.Timestamp = p, -1
 	rp.UnknownTags.Set(keyTag, []byte(key))
+	rp.UnknownTags.Set(topicTag, id[:])
 	t.Partitions = append(t.Partitions, rp)
 	req.Topics = append(req.Topics, t)
 	answer, err := kv.cl.Broker(int(node)).Request(ctx, req)
@@ -101,9 +102,9 @@ func (kv *KV) Keys(ctx context.Context, prefix string) ([]string, error) {
 
 // read is the map as of the ends of its partitions, which it returns.
 func (kv *KV) read(ctx context.Context, op, prefix string, onlyKeys bool) (map[string]KVEntry, map[int32]int64, error) {
-	starts, ends, err := kv.admin.bounds(ctx, kv.cfg.Topic, false)
+	starts, ends, err := kv.bounds(ctx)
 	if err != nil {
-		return nil, nil, wrap(op, kv.cfg.Topic, err)
+		return nil, nil, wrapKV(op, kv.cfg.Topic, err)
 	}
 	most := kv.cfg.MaxListBytes
 	if most <= 0 {
@@ -114,7 +115,7 @@ func (kv *KV) read(ctx context.Context, op, prefix string, onlyKeys bool) (map[s
 		for at := starts[p]; at < ends[p]; {
 			records, next, err := kv.fetch(ctx, p, at)
 			if err != nil {
-				return nil, nil, wrap(op, partitionName(kv.cfg.Topic, p), err)
+				return nil, nil, wrapKV(op, partitionName(kv.cfg.Topic, p), err)
 			}
 			if next <= at {
 				break // what was there has been compacted away: what stands for it lies behind the end
@@ -147,6 +148,15 @@ func (kv *KV) read(ctx context.Context, op, prefix string, onlyKeys bool) (map[s
 		}
 	}
 	return found, ends, nil
+}
+
+// bounds are where the partitions begin and end, of the topic that was opened.
+func (kv *KV) bounds(ctx context.Context) (starts, ends map[int32]int64, err error) {
+	if starts, ends, err = kv.admin.bounds(ctx, kv.cfg.Topic, false); err != nil {
+		return nil, nil, err
+	}
+	// They were asked for by name. An id never comes back, so that who is there now was there before.
+	return starts, ends, kv.route.verify(ctx)
 }
 
 // entryOverhead is about what an entry takes beside its key and value.

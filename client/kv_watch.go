@@ -36,7 +36,12 @@ type KVWatch struct {
 	prefix  string
 	initial []KVEntry
 	events  []KVEvent
+	route   kvRoute // knows which topic it was
+	looked  time.Time
 }
+
+// watchLook is how often a watch looks whether the topic is still there: franz-go waits for one that is gone.
+const watchLook = 5 * time.Second
 
 // Watch begins to watch: every write that is acknowledged after it has returned is seen. Per key events come in order; of writes that a slow watcher comes late for,
 // compaction may have left only the last of a key. It reads on a connection of its own: close it.
@@ -54,9 +59,9 @@ func (kv *KV) Watch(ctx context.Context, o WatchOptions) (*KVWatch, error) {
 		slices.SortFunc(w.initial, func(a, b KVEntry) int { return strings.Compare(a.Key, b.Key) })
 		ends = at
 	} else {
-		_, at, err := kv.admin.bounds(ctx, kv.cfg.Topic, false)
+		_, at, err := kv.bounds(ctx)
 		if err != nil {
-			return nil, wrap("watch", kv.cfg.Topic, err)
+			return nil, wrapKV("watch", kv.cfg.Topic, err)
 		}
 		ends = at
 	}
@@ -70,10 +75,14 @@ func (kv *KV) Watch(ctx context.Context, o WatchOptions) (*KVWatch, error) {
 		return nil, err
 	}
 	w.cl = cl
+	kv.route.mu.Lock()
+	defer kv.route.mu.Unlock()
+	w.route = kvRoute{cl: cl, topic: kv.cfg.Topic, turn: make(chan struct{}, 1), id: kv.route.id, leaders: kv.route.leaders}
 	return w, nil
 }
 
-// Next waits for the next event. It returns the context's error when ctx ends first, and [ErrClosed] after Close.
+// Next waits for the next event. It returns the context's error when ctx ends first, [ErrClosed] after Close, and [ErrNoTopic] some seconds after the topic
+// was deleted, or made anew: of the new one there may be events before.
 func (w *KVWatch) Next(ctx context.Context) (KVEvent, error) {
 	if len(w.initial) > 0 {
 		e := w.initial[0]
@@ -81,7 +90,18 @@ func (w *KVWatch) Next(ctx context.Context) (KVEvent, error) {
 		return KVEvent{KVEntry: e, Initial: true}, nil
 	}
 	for len(w.events) == 0 {
-		fetches := w.cl.PollRecords(ctx, DefaultPollRecords)
+		if time.Since(w.looked) > watchLook {
+			one, cancel := context.WithTimeout(ctx, kvFirstAttempt)
+			err := w.route.verify(one)
+			cancel()
+			if noTopic(err) {
+				return KVEvent{}, wrapKV("watch", w.topic, err)
+			}
+			w.looked = time.Now()
+		}
+		one, cancel := context.WithTimeout(ctx, watchLook)
+		fetches := w.cl.PollRecords(one, DefaultPollRecords)
+		cancel()
 		if err := fetches.Err0(); err != nil && (errors.Is(err, kgo.ErrClientClosed) || ctx.Err() != nil) {
 			if ctx.Err() != nil {
 				err = ctx.Err()
@@ -90,8 +110,8 @@ func (w *KVWatch) Next(ctx context.Context) (KVEvent, error) {
 		}
 		var failed error
 		fetches.EachError(func(_ string, p int32, err error) {
-			if failed == nil {
-				failed = wrap("watch", partitionName(w.topic, p), err)
+			if failed == nil && !errors.Is(err, context.DeadlineExceeded) {
+				failed = wrapKV("watch", partitionName(w.topic, p), err)
 			}
 		})
 		fetches.EachRecord(func(r *kgo.Record) {

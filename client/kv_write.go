@@ -83,11 +83,11 @@ func (kv *KV) write(ctx context.Context, w *kvWrite) (revision int64, err error)
 	}
 	lane, err := kv.takeLane(ctx)
 	if err != nil {
-		return 0, wrap(w.op, strconv.Quote(w.key), err)
+		return 0, wrapKV(w.op, strconv.Quote(w.key), err)
 	}
 	defer kv.leaveLane(lane)
 	if err := kv.startLane(ctx, lane); err != nil {
-		return 0, wrap(w.op, strconv.Quote(w.key), err)
+		return 0, wrapKV(w.op, strconv.Quote(w.key), err)
 	}
 	p := kv.partitionOf(w.key)
 	batch := w.batch(lane, p, time.Now())
@@ -113,7 +113,7 @@ func (kv *KV) write(ctx context.Context, w *kvWrite) (revision int64, err error)
 	if !errors.Is(err, ErrConflict) {
 		lane.producer = noProducer // whatever it was, it is not going to be again
 	}
-	return 0, wrap(w.op, strconv.Quote(w.key), err)
+	return 0, wrapKV(w.op, strconv.Quote(w.key), err)
 }
 
 // uncertain: err, by which the write has ended, does not say that nothing was or will be written. A conflict does, where no attempt is open: it is judged
@@ -205,6 +205,8 @@ func (kv *KV) produce(ctx context.Context, w *kvWrite, node int32, id [16]byte, 
 		return 0, true, w.refused(place, err)
 	case errors.Is(err, kerr.RequestTimedOut):
 		w.sent, w.open = true, true
+		return 0, false, err
+	case noTopic(err): // so far it has looked for the topic only, and perhaps not heard of it yet
 		return 0, false, err
 	case kerr.IsRetriable(err):
 		w.sent = true // the leader that has just lost its place may have written it
