@@ -178,9 +178,11 @@ func (m *machine) LeadershipChanged(s multi.Status) {
 	switch {
 	case !l.Self:
 		m.staging = staging{} // the overlays go with leadership
-		m.keys.drop()
-	case m.ready && m.r.settings.Load().Conditional:
-		_ = m.wantKeys() // so that they are read by the time that somebody needs them
+		m.keys.lead(false)
+	case m.ready:
+		if m.keys.lead(true); m.r.settings.Load().Conditional {
+			_ = m.wantKeys() // so that they are read by the time that somebody needs them
+		}
 	}
 	r := m.r
 	r.mu.Lock()
@@ -209,7 +211,7 @@ func (m *machine) failed(err error) {
 	r.state, r.err, r.lead = StateFailed, err, Leadership{Epoch: r.lead.Epoch}
 	fns, reqs, waits := r.due(true), r.parked.take(), r.catching.take()
 	r.mu.Unlock()
-	m.keys.drop()
+	m.keys.lead(false)
 	for _, w := range waits {
 		w.done(fmt.Errorf("%w: %w", ErrFailed, err))
 	}

@@ -116,6 +116,7 @@ type keyTable struct {
 	on     atomic.Bool // state is not tableNone: the quick look
 
 	mu      sync.RWMutex // guards what follows
+	leads   bool         // this node does: who follows has no table, though somebody who has just asked for a key may still want one
 	state   tableState
 	life    uint64 // counts tables: an older one's reader is ignored
 	last    map[keyHash]int64
@@ -132,6 +133,15 @@ func (t *keyTable) drop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dropLocked()
+}
+
+// lead says whether there may be a table. When leadership goes, it goes: it takes memory from those that other partitions have here.
+func (t *keyTable) lead(leads bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.leads = leads; !leads && t.state != tableNone {
+		t.dropLocked()
+	}
 }
 
 func (t *keyTable) dropLocked() {
@@ -160,7 +170,7 @@ func (m *machine) wantKeys() error {
 	// The fold stands still: what is applied from here on is noted, what was before is read.
 	m.look.RLock()
 	t.mu.Lock()
-	if t.state != tableNone || t.err != nil && time.Now().Before(t.retry) {
+	if t.state != tableNone || !t.leads || t.err != nil && time.Now().Before(t.retry) {
 		err := t.err
 		t.mu.Unlock()
 		m.look.RUnlock()

@@ -309,6 +309,40 @@ func TestKeysAreRead(t *testing.T) {
 	}
 }
 
+// Who leads no more has no table, and gets none from somebody who has asked for a key just before: it would be there until the next record.
+func TestKeysGoWithLeadership(t *testing.T) {
+	var tasks []func()
+	c := newKeyed(t, 3, &tasks, func(c *Config) { c.Keys = NewKeyMemory(0) })
+	run := func() {
+		for len(tasks) > 0 {
+			f := tasks[0]
+			tasks = tasks[1:]
+			f()
+		}
+	}
+	l := c.leader()
+	run()
+	l.mustProduce(recordsOf(on("a", []byte("0"), ""), on("b", []byte("1"), "")))
+	keys := l.rep.cfg.Keys
+	if used := keys.Used(); used != 2 {
+		t.Fatalf("%d keys are counted", used)
+	}
+	c.pass(time.Second)
+	c.isolate(l.id)
+	next := c.leader(l.id)
+	c.heal()
+	c.until("it follows", func() bool { _, _, ready := l.rep.Leader(); return !ready })
+	wantErr(t, "after leadership", l.rep.m.wantKeys(), ErrKeysLoading) // as LookupKey does, which has looked who leads before
+	run()
+	if n, ready := l.rep.KeyCount(); n != 0 || ready {
+		t.Errorf("who follows has a table of %d keys", n)
+	}
+	if used := keys.Used(); used != 0 {
+		t.Errorf("%d keys are counted", used)
+	}
+	next.wantKey("b", "1", 1)
+}
+
 // No more keys than there is memory for: new ones are refused, those that are there are not; and who leads with less memory says so.
 func TestKeyMemoryIsBounded(t *testing.T) {
 	most := int64(4)

@@ -317,7 +317,7 @@ func (r *Replica) close(as State) error {
 		return nil
 	}
 	err := m.group.Close()
-	m.keys.drop()
+	m.keys.lead(false)
 	r.mu.Lock()
 	r.confIndex = max(r.confIndex, m.group.Status().ConfIndex)
 	r.mu.Unlock()
