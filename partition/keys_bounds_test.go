@@ -94,3 +94,65 @@ func TestKeyMemoryWhileATableIsRead(t *testing.T) {
 	run()
 	l.wantKey("0", "v", 0)
 }
+
+// A start that moves costs the worker nothing: keys below it do not exist at once, and their memory is taken back in steps, others using the table between them.
+func TestKeysBelowTheStartAreSwept(t *testing.T) {
+	var tasks []func()
+	c := newKeyed(t, 1, &tasks, nil)
+	l := c.leader()
+	for len(tasks) > 0 {
+		tasks[0]()
+		tasks = tasks[1:]
+	}
+	for _, k := range []string{"a", "b", "c"} {
+		l.mustProduce(recordsOf(on(k, []byte(k), "none")))
+	}
+	for start := int64(1); start <= 2; start++ { // the second while the first waits
+		done := false
+		l.rep.DeleteBefore(start, func(int64, error) { done = true })
+		c.until("the start has moved", func() bool { return done })
+	}
+	if n, _ := l.rep.KeyCount(); n != 3 || len(tasks) != 1 {
+		t.Fatalf("%d keys, and %d tasks", n, len(tasks))
+	}
+	l.wantKey("b", "", -1)
+	if got := conflicts(t, l.produce(recordsOf(on("b", nil, "1")), -1).Err); got != "0:current=none" {
+		t.Error(got)
+	}
+	tasks[0]()
+	if n, _ := l.rep.KeyCount(); n != 1 || l.rep.cfg.Keys.Used() != 1 {
+		t.Errorf("%d keys, %d counted", n, l.rep.cfg.Keys.Used())
+	}
+	l.wantKey("c", "c", 2)
+
+	const most = 5*sweepStep + 17
+	table := &keyTable{memory: &KeyMemory{most: 2 * most, run: func(f func()) { tasks = append(tasks, f) }}, state: tableReady, last: make(map[keyHash]int64)}
+	table.on.Store(true)
+	for i := range int64(most) {
+		table.last[hashOf(fmt.Append(nil, i))] = i
+	}
+	table.count(0)
+	tasks = nil
+	table.below(most / 2)
+	sweep, swept := tasks[0], make(chan struct{})
+	go func() { sweep(); close(swept) }()
+	for i := int64(most); i < 2*most; i++ { // new keys, and old ones again
+		table.mu.Lock()
+		table.last[hashOf(fmt.Append(nil, i-most/4))] = i
+		table.mu.Unlock()
+	}
+	table.below(most/2 + 100)
+	<-swept
+	for _, f := range tasks[1:] {
+		f()
+	}
+	for _, o := range table.last {
+		if o < most/2+100 {
+			t.Fatalf("a key of offset %d is in the table", o)
+		}
+	}
+	table.count(0)
+	if used := table.memory.Used(); used != int64(len(table.last)) || used < most {
+		t.Errorf("%d keys, %d counted", len(table.last), used)
+	}
+}

@@ -6,6 +6,7 @@ package partition
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,8 @@ const (
 	maxBatchKeys = 1 << 17
 	// maxKeysOnWay bounds the noted keys of batches that have been looked into and not answered, of a broker; and those of a partition that are staged.
 	maxKeysOnWay = 1 << 21
+	// sweepStep is how many keys are looked at before others have their turn at the table, where those below the log's start are forgotten.
+	sweepStep = 1 << 12
 	// lookupTries bounds how often compaction may overtake one look-up.
 	lookupTries = 8
 )
@@ -45,7 +48,7 @@ type KeyMemory struct {
 	run  func(func()) // nil: a goroutine
 
 	mu      sync.Mutex // guards what follows
-	waiting []func()   // one of each table at most
+	waiting []func()   // of each table one that reads and one that sweeps, at most
 	readers int
 }
 
@@ -121,8 +124,11 @@ type keyTable struct {
 	life    uint64 // counts tables: an older one's reader is ignored
 	last    map[keyHash]int64
 	counted int64 // taken from memory
-	err     error // why the last one could not be read
-	retry   time.Time
+	// Keys below start are forgotten; sweeping: somebody is at it, or will be.
+	start    int64
+	sweeping bool
+	err      error // why the last one could not be read
+	retry    time.Time
 }
 
 // drop forgets the table.
@@ -146,7 +152,7 @@ func (t *keyTable) lead(leads bool) {
 
 func (t *keyTable) dropLocked() {
 	t.memory.used.Add(-t.counted)
-	t.state, t.last, t.counted = tableNone, nil, 0
+	t.state, t.last, t.counted, t.start, t.sweeping = tableNone, nil, 0, 0, false
 	t.life++
 	t.on.Store(false)
 }
@@ -193,6 +199,7 @@ func (m *machine) wantKeys() error {
 func (m *machine) readKeys(life uint64, from int64, upTo raft.Index) {
 	t, begun := &m.keys, time.Now()
 	found, taken, err := m.scanKeys(life, from, upTo)
+	defer func() { t.below(0) }() // should the start have moved meanwhile
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.life != life {
@@ -401,19 +408,47 @@ func keyIn(b protocol.Batch, offset int64, key []byte) (KeyResult, error) {
 	return none, nil
 }
 
-// below forgets the keys whose last record lies below the log's start.
+// below has the keys forgotten whose last record lies below the log's start. They do not exist from the moment on at which the start has moved; here it is about
+// their memory, which the worker that has moved it does not wait for.
 func (t *keyTable) below(start int64) {
 	if !t.on.Load() {
 		return
 	}
 	t.mu.Lock()
+	t.start = max(t.start, start)
+	life, begin := t.life, t.state == tableReady && !t.sweeping && t.start > 0
+	t.sweeping = t.sweeping || begin
+	t.mu.Unlock()
+	if begin { // else whoever sweeps, or reads, looks at start when that is done
+		t.memory.read(func() { t.sweep(life) })
+	}
+}
+
+// sweep walks over the table, and again if the start has moved meanwhile. The table is held for sweepStep keys at a time: what others do to it in between, a walk over
+// a map allows for.
+func (t *keyTable) sweep(life uint64) {
+	t.mu.Lock()
 	defer t.mu.Unlock()
-	for h, o := range t.last {
-		if o >= 0 && o < start {
-			delete(t.last, h)
+	for t.life == life {
+		start, seen := t.start, 0
+		for h, o := range t.last {
+			if seen++; seen%sweepStep == 0 {
+				t.count(0)
+				t.mu.Unlock()
+				runtime.Gosched()
+				if t.mu.Lock(); t.life != life {
+					return
+				}
+			}
+			if o < start {
+				delete(t.last, h)
+			}
+		}
+		if t.count(0); t.start == start {
+			t.sweeping = false
+			return
 		}
 	}
-	t.count(0)
 }
 
 // KeyCount is how many keys the table has. ready is false where there is none, or it is being read.
