@@ -113,6 +113,9 @@ type KV struct {
 }
 
 // OpenKV connects to the map in cfg.Topic. [ErrNoTopic] and [ErrNotFound]: there is no such topic; [ErrInvalid]: it was not made for this.
+//
+// In a cluster with ACLs it takes DescribeConfigs on the topic, to see whether it was made for this: in one that was not, conditions mean nothing, and a Create would
+// overwrite. Reading takes Read, writing Write; each includes Describe.
 func OpenKV(ctx context.Context, cfg KVConfig) (*KV, error) {
 	if cfg.Topic == "" {
 		return nil, &Error{Op: "open the map", Kind: ErrInvalid, Err: errors.New("Topic is empty")}
@@ -162,15 +165,18 @@ func (kv *KV) check(ctx context.Context) error {
 		return err
 	}
 	configs, err := kv.admin.raw.DescribeTopicConfigs(ctx, kv.cfg.Topic)
-	if err != nil {
-		return wrap(op, kv.cfg.Topic, err)
+	var rc kadm.ResourceConfig
+	if err == nil {
+		rc, err = configs.On(kv.cfg.Topic, nil)
 	}
-	rc, err := configs.On(kv.cfg.Topic, nil)
 	if err == nil {
 		err = rc.Err
 	}
+	if kindOf(err) == ErrDenied {
+		err = fmt.Errorf("to see whether its conditions are kept takes DescribeConfigs on the topic: %w", err)
+	}
 	if err != nil {
-		return wrap(op, kv.cfg.Topic, err)
+		return wrapKV(op, kv.cfg.Topic, err)
 	}
 	if !slices.ContainsFunc(rc.Configs, func(c kadm.Config) bool { return c.Key == ConditionalAppend && c.MaybeValue() == "true" }) {
 		return &Error{Op: op, Subject: kv.cfg.Topic, Kind: ErrInvalid, Err: fmt.Errorf("the topic is without %s=true, which is given when it is created: CreateKV does", ConditionalAppend)}

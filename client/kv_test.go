@@ -276,7 +276,7 @@ func TestExpectHeader(t *testing.T) {
 	}
 }
 
-// Reading a key takes READ on the topic, writing WRITE; what is said of an end takes DESCRIBE, and is no key.
+// Opening takes DESCRIBE_CONFIGS on the topic, reading a key READ, writing WRITE; what is said of an end takes DESCRIBE, and is no key.
 func TestKVPermissions(t *testing.T) {
 	b := brokertest.Start(t, brokertest.Secure())
 	ctx := soon(t)
@@ -290,16 +290,19 @@ func TestKVPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer adm.Close()
-	for name, ops := range map[string][]string{"reader": {"read"}, "writer": {"write", "describe"}} {
+	for name, ops := range map[string][]string{"reader": {"read", "describe_configs"}, "writer": {"write", "describe_configs"}, "blind": {"read", "write"}} {
 		if err := adm.CreateUser(ctx, name, "a good password"); err != nil {
 			t.Fatal(err)
 		}
-		for _, op := range append(ops, "describe_configs") {
+		for _, op := range ops {
 			acl := client.ACL{Resource: "topic", Name: "map", Pattern: "literal", Principal: "User:" + name, Host: "*", Operation: op, Permission: "allow"}
 			if err := adm.CreateACLs(ctx, acl); err != nil {
 				t.Fatal(err)
 			}
 		}
+	}
+	if _, err := client.OpenKV(ctx, client.KVConfig{Config: b.Cluster().ConfigFor("blind", "a good password"), Topic: "map"}); !errors.Is(err, client.ErrDenied) || !strings.Contains(err.Error(), "DescribeConfigs") {
+		t.Errorf("opened without the right to describe the topic's configs: %v", err)
 	}
 	as := func(name string) *client.KV {
 		kv, err := client.OpenKV(ctx, client.KVConfig{Config: b.Cluster().ConfigFor(name, "a good password"), Topic: "map"})
