@@ -24,6 +24,7 @@ type kvLane struct {
 	producer int64
 	epoch    int16
 	next     map[int32]int32 // sequences, by partition
+	time     int64           // of its last write: the next one's is later, as brokers take what has the very bytes of a refused one for a copy of that
 }
 
 // Put writes a value, whatever is there, and returns the key's new revision.
@@ -90,7 +91,8 @@ func (kv *KV) write(ctx context.Context, w *kvWrite) (revision int64, err error)
 		return 0, wrapKV(w.op, strconv.Quote(w.key), err)
 	}
 	p := kv.partitionOf(w.key)
-	batch := w.batch(lane, p, time.Now())
+	lane.time = max(time.Now().UnixMilli(), lane.time+1)
+	batch := w.batch(lane, p)
 	err = kv.attempts(ctx, p, func(ctx context.Context, node int32, id [16]byte, wait time.Duration) (bool, error) {
 		var done bool
 		revision, done, err = kv.produce(ctx, w, node, id, p, batch, wait)
@@ -236,8 +238,9 @@ func (w *kvWrite) refused(place *kmsg.ProduceResponseTopicPartition, err error) 
 
 // parseConflict reads what a broker says of a record whose condition failed.
 func parseConflict(message string) (current int64, ok bool) {
-	v, ok := strings.CutPrefix(message, ExpectHeader+": current=")
-	if !ok {
+	v, ok := strings.CutPrefix(message, ExpectHeader+": ")
+	v = strings.TrimPrefix(v, "was refused when ") // an earlier attempt was, and this is its answer
+	if v, ok = strings.CutPrefix(v, "current="); !ok {
 		return 0, false
 	}
 	if v == "none" {
@@ -250,7 +253,7 @@ func parseConflict(message string) (current int64, ok bool) {
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // batch is the record as it goes to the broker.
-func (w *kvWrite) batch(lane *kvLane, p int32, now time.Time) []byte {
+func (w *kvWrite) batch(lane *kvLane, p int32) []byte {
 	rec := kmsg.NewRecord()
 	rec.Key, rec.Value = []byte(w.key), w.value
 	if w.conditional {
@@ -266,7 +269,7 @@ func (w *kvWrite) batch(lane *kvLane, p int32, now time.Time) []byte {
 	body := rec.AppendTo(nil)[1:]
 	rec.Length = int32(len(body))
 	b := kmsg.RecordBatch{
-		PartitionLeaderEpoch: -1, Magic: 2, FirstTimestamp: now.UnixMilli(), MaxTimestamp: now.UnixMilli(),
+		PartitionLeaderEpoch: -1, Magic: 2, FirstTimestamp: lane.time, MaxTimestamp: lane.time,
 		ProducerID: lane.producer, ProducerEpoch: lane.epoch, FirstSequence: lane.next[p], NumRecords: 1,
 		Records: rec.AppendTo(nil),
 	}

@@ -42,7 +42,10 @@ type AppendRequest struct {
 	index      raft.Index
 	marker     *MarkerRequest // Batch is this marker
 	keys       []recordKey    // of its records, where the topic takes conditional appends
-	refusal    error          // what a failed condition is answered with: see refuse
+	crc        uint32         // of the batch as it came
+	refusal    *RecordsError  // what a failed condition is answered with: see refuse
+	blamed     int64          // the current offset of the key of the first record in it
+	before     *refusal       // of the batch, when it came before
 	arrival    uint64         // of a transactional batch: see gate
 	refused    ticket         // where it was refused as unverified
 	verified   ticket         // by what it may enter
@@ -64,7 +67,7 @@ type AppendResult struct {
 
 // Append checks req and proposes it. It never blocks; every outcome, also an immediate refusal, goes through Done.
 func (r *Replica) Append(req *AppendRequest) {
-	req.r, req.keys, req.refusal = r, nil, nil
+	req.r, req.keys, req.refusal, req.before = r, nil, nil, nil
 	req.result = AppendResult{BaseOffset: -1, LogAppendTime: -1, LogStart: -1, LeaderEpoch: -1}
 	v, err := r.serving()
 	if err != nil && !soonDecided(v, err) {
@@ -83,6 +86,7 @@ func (r *Replica) Append(req *AppendRequest) {
 		return
 	}
 	if b := protocol.Batch(req.Batch); req.marker == nil && s.looksInside(b, req.internal()) {
+		req.crc = b.CRC()
 		if req.Batch, req.keys, err = lookInside(b, s, r.now().UnixMilli()); err != nil {
 			req.answer(err)
 			return

@@ -68,6 +68,9 @@ func (m *machine) foldAll(entries []raft.Entry) error {
 			if err := m.fold.command(e.Index, e.Payload); err != nil {
 				return err
 			}
+			if id, ok := refusedProducer(e.Payload); ok && len(m.staging.over) > 0 {
+				m.staging.over.applied(id, e.Index)
+			}
 		case raft.EntryPrefix:
 			if err := m.fold.prefix(e.Index, e.Payload); err != nil {
 				return err

@@ -196,6 +196,9 @@ func (m *machine) judgeByTable(req *AppendRequest, conditional bool) (waitFor ra
 			}
 			if k.expect != noCondition && k.expect != current {
 				waitFor = max(waitFor, index)
+				if refused.Total == 0 {
+					req.blamed = current
+				}
 				if refused.Total++; len(refused.Records) < maxRecordErrors {
 					refused.Records = append(refused.Records, RecordError{k.delta, conflictText(current)})
 				}

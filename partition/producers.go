@@ -45,7 +45,8 @@ type window struct {
 	epoch   int16
 	n       uint8
 	batches [windowBatches]seqBatch
-	at      raft.Index // its last entry, a batch or a marker; 0: there is none
+	at      raft.Index // its last entry, a batch, a marker or a refusal; 0: there is none
+	refused []refusal  // of the number that comes next, oldest first, at most maxRefusals; never changed in place
 
 	// Transactions.
 	open        bool       // one is open, and
@@ -68,7 +69,7 @@ func (w *window) decide(epoch int16, first, last int32) (repeat *seqBatch, err e
 		return nil, err
 	}
 	if epoch > w.epoch || w.n == 0 {
-		if first != 0 {
+		if first != 0 && (epoch > w.epoch || len(w.refused) == 0 || first != w.refused[0].first) {
 			return nil, fmt.Errorf("%w: epoch %d begins with sequence %d", ErrOutOfOrderSequence, epoch, first)
 		}
 		return nil, nil
@@ -108,7 +109,7 @@ func (w *window) repeated(epoch int16, first, last int32) *seqBatch {
 // enter makes epoch the producer's. Another one starts the window anew.
 func (w *window) enter(epoch int16) {
 	if epoch != w.epoch {
-		w.n = 0
+		w.n, w.refused = 0, nil
 	}
 	w.epoch = epoch
 }
@@ -122,6 +123,7 @@ func (w *window) push(epoch int16, b seqBatch) {
 	}
 	w.batches[w.n] = b
 	w.n++
+	w.refused = nil
 }
 
 // take folds b, a batch or a marker that was stamped and has its place at i, into what is known of its producer.
@@ -212,18 +214,7 @@ func (f *fold) records(i raft.Index, payload []byte) error {
 		if b.ProducerEpoch() < 0 || b.BaseSequence() < 0 && !b.Transactional() {
 			return fmt.Errorf("%w: index %d: producer epoch %d, sequence %d", errBadEntry, i, b.ProducerEpoch(), b.BaseSequence())
 		}
-		p := f.byID[b.ProducerID()]
-		if p == nil {
-			if len(f.byID) >= maxProducers {
-				f.forgetOldest()
-			}
-			p = &producer{id: b.ProducerID()}
-			f.byID[p.id] = p
-		} else {
-			f.unlink(p)
-		}
-		f.link(p)
-		p.touched, p.stamp = true, b.MaxTimestamp()
+		p := f.touch(b.ProducerID(), b.MaxTimestamp())
 		open, first := p.open, p.first
 		p.take(b, i)
 		switch {
@@ -236,6 +227,23 @@ func (f *fold) records(i raft.Index, payload []byte) error {
 	}
 	f.settle()
 	return nil
+}
+
+// touch is a producer whose entry is being folded in, which makes it the newest.
+func (f *fold) touch(id, stamp int64) *producer {
+	p := f.byID[id]
+	if p == nil {
+		if len(f.byID) >= maxProducers {
+			f.forgetOldest()
+		}
+		p = &producer{id: id}
+		f.byID[p.id] = p
+	} else {
+		f.unlink(p)
+	}
+	f.link(p)
+	p.touched, p.stamp = true, stamp
+	return p
 }
 
 // tick folds a clock command in: the leader's clock, and how long a producer may be silent. Producers that wrote since
@@ -312,16 +320,19 @@ func (o overlay) windowOf(f *fold, id int64) *window {
 }
 
 // staged remembers a batch that was staged at i.
-func (o overlay) staged(f *fold, b protocol.Batch, i raft.Index) {
-	w := o[b.ProducerID()]
+func (o overlay) staged(f *fold, b protocol.Batch, i raft.Index) { o.own(f, b.ProducerID()).take(b, i) }
+
+// own is a producer's window in the overlay.
+func (o overlay) own(f *fold, id int64) *window {
+	w := o[id]
 	if w == nil {
 		w = new(window)
-		if p := f.byID[b.ProducerID()]; p != nil {
+		if p := f.byID[id]; p != nil {
 			*w = p.window
 		}
-		o[b.ProducerID()] = w
+		o[id] = w
 	}
-	w.take(b, i)
+	return w
 }
 
 // applied drops a producer whose last staged batch is in the fold.

@@ -305,6 +305,7 @@ func FuzzDecodeFold(f *testing.F) {
 
 func FuzzFoldEntries(f *testing.F) {
 	f.Add([]byte(batchOf(0, 1, 0, 0, 2)), encodeClock(5, 6))
+	f.Add([]byte(batchOf(0, 1, 0, 0, 2)), encodeRefusal(1, 0, &refusal{first: 2, last: 3, crc: 9, delta: 1, current: 1}, 6))
 	f.Fuzz(func(t *testing.T, rec, cmd []byte) {
 		s := newFold()
 		_ = s.records(1, rec)

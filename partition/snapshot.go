@@ -1,6 +1,6 @@
 // The state machine's part of a snapshot: the fold, in a fixed layout, all numbers big-endian.
 //
-//	 1  version = 3, or 4 with the last field
+//	 1  version = 3; 4 with the field behind the aborted transactions; 5 with all (which is 0 there, if the index lacks none)
 //	 8  start offset
 //	 8  next offset
 //	 8  clock, milliseconds
@@ -27,11 +27,20 @@
 //	      8  offset of the marker
 //	      8  last stable offset after the marker
 //	 8  offset of the marker from which on the index of aborted transactions lacks none
+//	 4  number of refusals, then each, in the order of the producers and then of their indexes:
+//	      8  producer id
+//	      4  first sequence
+//	      4  last sequence
+//	      4  checksum of the batch
+//	      4  which of its records was to blame
+//	      8  offset of the last record of that one's key, or -1
+//	      8  raft index
 //
 // The encoding is canonical: equal states have equal bytes, and decoding refuses everything else. Replicas of a log that is not compacted have equal
 // states; of one that is, each has forgotten the aborted transactions that it has cleaned away.
 //
 // What moves the start (raft.EntryPrefix) is: version = 1, 8 bytes offset. A clock command (raft.EntryCommand) is: version = 1, kind = 1, 8 bytes clock, 8 bytes expiry, both milliseconds.
+// A refusal is one, too: version = 1, kind = 2, 8 bytes producer id, 2 bytes epoch, the five numbers from the first sequence on as above, 8 bytes time in milliseconds.
 
 package partition
 
@@ -48,11 +57,13 @@ import (
 const (
 	snapshotVersion = 3 // 2: the start offset, 3: transactions
 	lostVersion     = 4 // the index of aborted transactions lacks some
+	refusedVersion  = 5 // batches were refused
 	snapshotHeader  = 1 + 8 + 8 + 8 + 8 + 4
 	producerHeader  = 8 + 2 + 1 + 8 + 8 + 8 + 4 + 8 + 8 + 1
 	batchSize       = 4 + 4 + 8 + 8 + 8
 	abortedSize     = 8 + 8 + 8 + 8
 	lostSize        = 8
+	refusalRecord   = 8 + refusedSize + 8
 
 	commandVersion = 1
 	commandClock   = 1
@@ -74,14 +85,18 @@ const (
 
 // encode is the fold as a snapshot.
 func (f *fold) encode() []byte {
-	size := snapshotHeader + 4 + len(f.aborted)*abortedSize + lostSize
+	size, refusals := snapshotHeader+4+len(f.aborted)*abortedSize+lostSize+4, 0
 	for p := f.oldest; p != nil; p = p.next {
-		size += producerHeader + int(p.n)*batchSize
+		size += producerHeader + int(p.n)*batchSize + len(p.refused)*refusalRecord
+		refusals += len(p.refused)
 	}
 	be := binary.BigEndian
 	out := make([]byte, 0, size)
 	version := byte(snapshotVersion)
-	if f.lost > 0 {
+	switch {
+	case refusals > 0:
+		version = refusedVersion
+	case f.lost > 0:
 		version = lostVersion
 	}
 	out = append(out, version)
@@ -123,8 +138,19 @@ func (f *fold) encode() []byte {
 		out = be.AppendUint64(out, uint64(a.last))
 		out = be.AppendUint64(out, uint64(a.stable))
 	}
-	if f.lost > 0 {
+	if version >= lostVersion {
 		out = be.AppendUint64(out, uint64(f.lost))
+	}
+	if version < refusedVersion {
+		return out
+	}
+	out = be.AppendUint32(out, uint32(refusals))
+	for p := f.oldest; p != nil; p = p.next {
+		for i := range p.refused {
+			out = be.AppendUint64(out, uint64(p.id))
+			out = p.refused[i].append(out)
+			out = be.AppendUint64(out, uint64(p.refused[i].index))
+		}
 	}
 	return out
 }
@@ -135,7 +161,7 @@ func decodeFold(data []byte) (*fold, error) {
 		return nil, fmt.Errorf("%w: %d bytes", errSnapshot, len(data))
 	}
 	version := data[0]
-	if version != snapshotVersion && version != lostVersion {
+	if version < snapshotVersion || version > refusedVersion {
 		return nil, fmt.Errorf("%w: version %d", errSnapshot, version)
 	}
 	be := binary.BigEndian
@@ -173,17 +199,60 @@ func decodeFold(data []byte) (*fold, error) {
 			return nil, fmt.Errorf("%w: two transactions begin at %d", errSnapshot, f.open[i].first)
 		}
 	}
-	if version == lostVersion {
+	data, err := f.decodeAborted(data)
+	if err != nil {
+		return nil, err
+	}
+	if version >= lostVersion {
 		if len(data) < lostSize {
 			return nil, fmt.Errorf("%w: cut short", errSnapshot)
 		}
-		f.lost = int64(be.Uint64(data[len(data)-lostSize:]))
-		if f.lost <= f.start || f.lost >= f.next {
+		f.lost = int64(be.Uint64(data))
+		if (f.lost != 0 || version == lostVersion) && (f.lost <= f.start || f.lost >= f.next) || len(f.aborted) > 0 && f.aborted[0].last < f.lost {
 			return nil, fmt.Errorf("%w: aborted transactions are known from %d on", errSnapshot, f.lost)
 		}
-		data = data[:len(data)-lostSize]
+		data = data[lostSize:]
 	}
-	return f, f.decodeAborted(data)
+	if version == refusedVersion {
+		if data, err = f.decodeRefusals(data); err != nil {
+			return nil, err
+		}
+	}
+	if len(data) > 0 {
+		return nil, fmt.Errorf("%w: %d bytes follow it", errSnapshot, len(data))
+	}
+	return f, nil
+}
+
+// decodeRefusals reads the refusals.
+func (f *fold) decodeRefusals(data []byte) (rest []byte, err error) {
+	if len(data) < 4 {
+		return nil, fmt.Errorf("%w: cut short", errSnapshot)
+	}
+	be := binary.BigEndian
+	count := be.Uint32(data)
+	if data = data[4:]; count == 0 || uint64(count)*refusalRecord != uint64(len(data)) {
+		return nil, fmt.Errorf("%w: %d refusals in %d bytes", errSnapshot, count, len(data))
+	}
+	at := f.oldest
+	for i := range count {
+		id, x, ok := int64(be.Uint64(data)), refusal{}, false
+		for at != nil && at.id != id {
+			at = at.next
+		}
+		if at != nil {
+			x, ok = readRefusal(data[8:], f.next)
+			x.index = raft.Index(be.Uint64(data[8+refusedSize:]))
+			n := len(at.refused)
+			ok = ok && n < maxRefusals && x.index > 0 && x.index <= at.at && (n == 0 || x.index > at.refused[n-1].index)
+		}
+		if !ok {
+			return nil, fmt.Errorf("%w: refusal %d, of producer %d", errSnapshot, i, id)
+		}
+		at.refused = append(at.refused, x)
+		data = data[refusalRecord:]
+	}
+	return data, nil
 }
 
 // decodeProducer reads one producer.
@@ -229,15 +298,15 @@ func (f *fold) decodeProducer(data []byte) (p *producer, rest []byte, err error)
 }
 
 // decodeAborted reads the index of aborted transactions.
-func (f *fold) decodeAborted(data []byte) error {
+func (f *fold) decodeAborted(data []byte) (rest []byte, err error) {
 	if len(data) < 4 {
-		return fmt.Errorf("%w: cut short", errSnapshot)
+		return nil, fmt.Errorf("%w: cut short", errSnapshot)
 	}
 	be := binary.BigEndian
 	count := be.Uint32(data)
 	data = data[4:]
-	if uint64(count)*abortedSize != uint64(len(data)) {
-		return fmt.Errorf("%w: %d aborted transactions in %d bytes", errSnapshot, count, len(data))
+	if uint64(count)*abortedSize > uint64(len(data)) {
+		return nil, fmt.Errorf("%w: %d aborted transactions in %d bytes", errSnapshot, count, len(data))
 	}
 	if count > 0 {
 		f.aborted = make([]abortedTxn, count)
@@ -249,12 +318,12 @@ func (f *fold) decodeAborted(data []byte) error {
 		a.last = int64(be.Uint64(data[16:]))
 		a.stable = int64(be.Uint64(data[24:]))
 		if a.producer < 0 || a.first < 0 || a.last <= a.first || a.last >= f.next || a.stable < 0 || a.stable > a.last+1 ||
-			a.last < f.lost || i > 0 && a.last <= f.aborted[i-1].last {
-			return fmt.Errorf("%w: aborted transaction %d", errSnapshot, i)
+			i > 0 && a.last <= f.aborted[i-1].last {
+			return nil, fmt.Errorf("%w: aborted transaction %d", errSnapshot, i)
 		}
 		data = data[abortedSize:]
 	}
-	return nil
+	return data, nil
 }
 
 func encodeClock(clock, expiry int64) []byte {
@@ -266,6 +335,9 @@ func encodeClock(clock, expiry int64) []byte {
 // command folds a committed command in. An unknown one is an error, and so fatal: a replica that skipped it would fold to
 // another state than its peers.
 func (f *fold) command(i raft.Index, p []byte) error {
+	if _, ok := refusedProducer(p); ok {
+		return f.refusal(i, p)
+	}
 	if len(p) != commandSize || p[0] != commandVersion || p[1] != commandClock {
 		return fmt.Errorf("%w: index %d, %d bytes", errCommand, i, len(p))
 	}

@@ -58,7 +58,14 @@ func (m *machine) Stage(p *multi.Proposal, e *raft.Entry) (raft.Index, error) {
 		}
 	}
 	if len(req.keys) > 0 {
-		if waitFor, err := m.judgeKeys(req, e.Term); waitFor > 0 || err != nil {
+		waitFor, err := m.judgeKeys(req, e.Term)
+		switch {
+		case req.before != nil:
+			return m.refuseAgain(req, waitFor, err, e.Term)
+		case req.refusal != nil && b.HasProducer() && b.BaseSequence() >= 0:
+			m.stageRefusal(req, b, e) // behind all that it speaks of
+			return 0, nil
+		case waitFor > 0 || err != nil:
 			return waitFor, err
 		}
 	}
@@ -110,6 +117,9 @@ func (m *machine) judge(req *AppendRequest, b protocol.Batch, term raft.Term) (w
 	}
 	if b.BaseSequence() < 0 {
 		return 0, w.fence(b.ProducerEpoch())
+	}
+	if req.before = w.refusalOf(b, req.crc); req.before != nil {
+		return 0, nil
 	}
 	repeat, err := w.decide(b.ProducerEpoch(), b.BaseSequence(), b.LastSequence())
 	if repeat == nil {
