@@ -321,6 +321,38 @@ func TestCoreIntoTopic(t *testing.T) {
 	}
 }
 
+// A bridge that ends in order writes what it has received: what waits in NATS's client, and what waits in Kafka's.
+func TestCoreHandOver(t *testing.T) {
+	const n = 3000
+	nc := startNATS(t, 1, "")
+	cl := brokertest.Start(t, brokertest.Topic("t", 2))
+	conn, _ := nc.dial()
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromSubject: "core.>", ToTopic: "t"})
+	j.Position = ""
+	b := start(t, j)
+	awaitState(t, b, StateRunning, "")
+	cl.Pause()
+	for i := range n {
+		if err := conn.Publish(fmt.Sprintf("core.%d", i%7), fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	b.cancel() // as Close does, which waits
+	cl.Resume()
+	b.Close()
+	s := b.Status()
+	if got := countRecords(t, cl.Config(), "t"); got != n || s.Records != n || s.Dropped != 0 {
+		t.Errorf("%d of %d messages are written, and the bridge says %+v", got, n, s)
+	}
+	// None of those that come later: nobody listens.
+	if err := conn.Publish("core.late", nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Every way to prove who one is, and that a wrong one is said to be wrong without being shown.
 func TestAuth(t *testing.T) {
 	dir := t.TempDir()
