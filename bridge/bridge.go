@@ -38,6 +38,8 @@ type Job struct {
 	// Owns says whether the bridge is (still) this process's to run, as of now. Nil: it is.
 	Owns   func(context.Context) error
 	Logger *slog.Logger
+
+	tries int // a test's, in place of refusedTries
 }
 
 // Bridge is one that runs.
@@ -48,6 +50,8 @@ type Bridge struct {
 	log    *slog.Logger
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	refused refusals
 }
 
 // stuckError is why a bridge cannot go on by itself.
@@ -72,6 +76,9 @@ func Start(job Job) (*Bridge, error) {
 	}
 	if job.Owns == nil {
 		job.Owns = func(context.Context) error { return nil }
+	}
+	if job.tries == 0 {
+		job.tries = refusedTries
 	}
 	if job.Logger == nil {
 		job.Logger = slog.New(slog.DiscardHandler)

@@ -155,8 +155,9 @@ func (d dialer) Dial(network, address string) (net.Conn, error) {
 
 // connection is one to NATS, and JetStream over it.
 type connection struct {
-	nc *nats.Conn
-	js jetstream.JetStream
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	denied *denials
 }
 
 // connect makes one. It does not come back by itself once it breaks: a bridge begins anew then, from what is committed. closed is called when that
@@ -166,12 +167,13 @@ func connect(ctx context.Context, s *Spec, dir secrets, name string, window int,
 	if err != nil {
 		return nil, err
 	}
-	timeout := natsTimeout
+	denied, timeout := newDenials(), natsTimeout
 	if d, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(d), time.Millisecond))
 	}
 	opts = append(opts, nats.SetCustomDialer(dialer{ctx, timeout}), nats.Name("balsa bridge "+name), nats.Timeout(timeout), nats.NoReconnect(), nats.PingInterval(natsPing), nats.MaxPingsOutstanding(natsPings),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			denied.note(err)
 			if !errors.Is(err, nats.ErrSlowConsumer) { // those are counted
 				log.Warn("NATS says", "err", err)
 			}
@@ -198,7 +200,7 @@ func connect(ctx context.Context, s *Spec, dir secrets, name string, window int,
 		nc.Close()
 		return nil, err
 	}
-	return &connection{nc, js}, nil
+	return &connection{nc, js, denied}, nil
 }
 
 func (c *connection) close() { c.nc.Close() }

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -350,6 +351,74 @@ func TestCoreHandOver(t *testing.T) {
 	// None of those that come later: nobody listens.
 	if err := conn.Publish("core.late", nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What the stream refuses for good goes to the dead letters, at once where the answer says so, after some tries where it may pass; and what is behind it is not held
+// up. Without dead letters the bridge says which record it is, and goes on once it is taken.
+func TestRefusedByStream(t *testing.T) {
+	nc := startNATS(t, 1, `authorization { users: [
+		{ user: all, password: all }
+		{ user: some, password: "open sesame", permissions: { publish: { deny: [ "out.secret" ] } } } ] }`)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("open sesame"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cl := brokertest.Start(t, brokertest.Topic("t", 1), brokertest.Topic("dead", 1))
+	_, js := nc.dial(nats.UserInfo("all", "all"))
+	st := nc.stream(js, jetstream.StreamConfig{Name: "OUT", Subjects: []string{"out.>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true})
+	long := []kgo.RecordHeader{{Key: "long", Value: make([]byte, 70_000)}}
+	produce(t, cl.Config(), &kgo.Record{Key: []byte("a"), Value: []byte("1")}, &kgo.Record{Key: []byte("a"), Value: []byte("2")}, &kgo.Record{Key: []byte("b"), Value: []byte("3")},
+		&kgo.Record{Key: []byte("c"), Value: []byte("4"), Headers: long}, &kgo.Record{Key: []byte("secret"), Value: []byte("5")}, &kgo.Record{Key: []byte("d"), Value: []byte("6")})
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "OUT", Subject: "out.{key}", Auth: Auth{User: "some", PasswordFile: "password"}})
+	j.Secrets, j.tries = dir, 3
+	b := start(t, j)
+	awaitState(t, b, StateStuck, "did not take record t/0/1")
+	b.Close()
+	j.Spec.DeadLetters = "dead"
+	b = start(t, j)
+	defer b.Close()
+	caughtUp(t, b)
+	var got []string
+	for _, m := range stored(t, js, "OUT") {
+		got = append(got, string(m.Data()))
+	}
+	dead := records(t, cl.Config(), "dead")[0]
+	if !slices.Equal(got, []string{"1", "3", "6"}) || !slices.Equal(values(dead), []string{"2", "4", "5"}) {
+		t.Fatalf("the stream has %q, and the dead letters are %q", got, values(dead))
+	}
+	for i, says := range []string{"per subject", "headers", "out.secret"} {
+		if why, _ := find(dead[i].Headers, headerReason); !strings.Contains(why, says) {
+			t.Errorf("dead letter %q says %q", dead[i].Value, why)
+		}
+	}
+	if s := b.Status(); s.DeadLetters != 3 {
+		t.Errorf("%+v", s)
+	}
+
+	// A stream that is full is no fault of a record: it waits.
+	cfg := st.CachedInfo().Config
+	cfg.MaxMsgs = 3
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, cl.Config(), &kgo.Record{Key: []byte("e"), Value: []byte("7")})
+	soon(t, "it has been tried more often than a refused record is", func() error {
+		if s := b.Status(); s.Restarts < 10 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	cfg.MaxMsgs = -1
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	caughtUp(t, b)
+	if n := countRecords(t, cl.Config(), "dead"); n != 3 {
+		t.Errorf("%d dead letters", n)
+	}
+	if msgs := stored(t, js, "OUT"); string(msgs[len(msgs)-1].Data()) != "7" {
+		t.Errorf("the last message is %q", msgs[len(msgs)-1].Data())
 	}
 }
 

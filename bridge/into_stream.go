@@ -47,10 +47,15 @@ type run struct {
 
 // flight is a message on its way.
 type flight struct {
-	record *kgo.Record
-	ack    jetstream.PubAckFuture
-	want   uint64 // the sequence that it is to get
+	record  *kgo.Record
+	ack     jetstream.PubAckFuture
+	want    uint64 // the sequence that it is to get
+	subject string
 }
+
+func (f *flight) place() recordPlace { return placeIn(f.record) }
+
+func placeIn(r *kgo.Record) recordPlace { return recordPlace{r.Partition, r.Offset} }
 
 // streamWriter is a bridge into a stream at work.
 type streamWriter struct {
@@ -142,10 +147,7 @@ func (w *streamWriter) place(ctx context.Context, topic *client.Topic) error {
 			return err
 		}
 		p.Position = b.job.Number
-		for _, d := range p.Done { // the ids are others from now on
-			p.Offsets[d.Partition] = max(p.Offsets[d.Partition], d.Last+1)
-		}
-		p.Done = nil
+		p.Done = slices.DeleteFunc(p.Done, func(d run) bool { _, sought := to.offsets[d.Partition]; return sought || to.offsets == nil })
 		if to.offsets == nil {
 			clear(p.Offsets)
 		}
@@ -244,6 +246,7 @@ func (w *streamWriter) resume(ctx context.Context, info *jetstream.StreamInfo) (
 	if !regular { // a foreign message may have had the place of one that is not stored, and those behind it fitted again
 		w.b.log.Warn("others write to the stream: give the bridge one of its own, or records may be there out of order", "stream", p.Stream)
 		p.noteDone(stored)
+		p.noteBeside(p.Plan)
 		return nil, nil
 	}
 	for _, at := range stored {
@@ -265,21 +268,48 @@ func (r *run) first() recordPlace { return recordPlace{r.Partition, r.First} }
 
 // noteDone adds records that are stored, those below the offsets aside.
 func (p *progress) noteDone(stored []recordPlace) {
-	stored = slices.DeleteFunc(stored, func(at recordPlace) bool { return at.offset < p.Offsets[at.partition] })
-	for _, d := range p.Done {
-		for o := d.First; o <= d.Last; o++ {
-			stored = append(stored, recordPlace{d.Partition, o})
+	var more []run
+	for _, at := range stored {
+		if at.offset >= p.Offsets[at.partition] {
+			more = append(more, run{at.partition, at.offset, at.offset})
 		}
 	}
-	slices.SortFunc(stored, func(a, b recordPlace) int {
-		return cmp.Or(cmp.Compare(a.partition, b.partition), cmp.Compare(a.offset, b.offset))
+	p.mergeDone(more)
+}
+
+// noteBeside adds what the plan has passed without making a message of it, dead letters above all: they were written with the plan. rest is what of the plan is not
+// stored, each partition's in order.
+func (p *progress) noteBeside(rest []run) {
+	var more []run
+	for n, end := range p.Next {
+		at := p.Offsets[n]
+		for _, x := range rest {
+			if x.Partition != n {
+				continue
+			}
+			if x.First > at {
+				more = append(more, run{n, at, x.First - 1})
+			}
+			at = max(at, x.Last+1)
+		}
+		if end > at {
+			more = append(more, run{n, at, end - 1})
+		}
+	}
+	p.mergeDone(more)
+}
+
+func (p *progress) mergeDone(more []run) {
+	all := append(more, p.Done...)
+	slices.SortFunc(all, func(a, b run) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.First, b.First))
 	})
 	p.Done = nil
-	for _, at := range slices.Compact(stored) {
-		if k := len(p.Done) - 1; k >= 0 && p.Done[k].Partition == at.partition && p.Done[k].Last == at.offset-1 {
-			p.Done[k].Last++
+	for _, d := range all {
+		if k := len(p.Done) - 1; k >= 0 && p.Done[k].Partition == d.Partition && p.Done[k].Last >= d.First-1 {
+			p.Done[k].Last = max(p.Done[k].Last, d.Last)
 		} else {
-			p.Done = append(p.Done, run{at.partition, at.offset, at.offset})
+			p.Done = append(p.Done, d)
 		}
 	}
 }
@@ -440,17 +470,21 @@ func (w *streamWriter) finish(ctx context.Context, rest []run) error {
 		return nil
 	}
 	deadline := time.Now().Add(planTimeout)
-	for _, x := range rest {
+	for i, x := range rest {
+		left := func(from int64) []run { return append([]run{{x.Partition, from, x.Last}}, rest[i+1:]...) }
 		for o := x.First; o <= x.Last; {
 			q := w.queues[x.Partition]
 			switch {
 			case len(q) > 0 && q[0].Offset < o: // it was left out
 			case len(q) > 0 && q[0].Offset > o, w.queued >= maxQueued, time.Now().After(deadline):
-				return w.abandon(ctx, fmt.Errorf("record %s/%d/%d of the plan is not to be had any more", w.b.job.Spec.FromTopic, x.Partition, o))
+				return w.abandon(ctx, left(o), fmt.Errorf("record %s/%d/%d of the plan is not to be had any more", w.b.job.Spec.FromTopic, x.Partition, o))
 			case len(q) > 0:
 				m, err := w.b.conv.message(q[0], w.id(q[0]), w.outlet)
-				if err != nil { // the stream's limits have changed
-					return w.abandon(ctx, err)
+				if err == nil {
+					err = w.b.refused.given[placeIn(q[0])]
+				}
+				if err != nil { // the stream's limits have changed, or it has refused this one
+					return w.abandon(ctx, left(o), err)
 				}
 				if err := w.publish(m, q[0]); err != nil {
 					return err
@@ -474,11 +508,12 @@ func (w *streamWriter) finish(ctx context.Context, rest []run) error {
 	return nil
 }
 
-// abandon gives up a plan that cannot be finished: the next start makes another one.
-func (w *streamWriter) abandon(ctx context.Context, why error) error {
+// abandon gives up a plan that cannot be finished, of which the rest is not sent: the next start makes another one.
+func (w *streamWriter) abandon(ctx context.Context, rest []run, why error) error {
 	if err := w.settle(ctx); err != nil {
 		return err
 	}
+	w.p.noteBeside(rest)
 	w.b.log.Warn("a plan cannot be finished; the bridge makes another one", "why", why)
 	w.p.Plan, w.p.Next, w.p.Seq = nil, nil, w.last
 	return errors.Join(why, w.l.commit(ctx, &w.p))
@@ -491,6 +526,7 @@ func (w *streamWriter) batch(ctx context.Context) error {
 		msgs  []*nats.Msg
 		of    []*kgo.Record
 		dead  []*kgo.Record
+		put   []*kgo.Record // what they were made of
 		tally Counts
 		bytes int
 		stop  error // at a record that cannot be converted
@@ -503,6 +539,9 @@ func (w *streamWriter) batch(ctx context.Context) error {
 			m, err := (*nats.Msg)(nil), errSkip
 			if r.Offset >= next[n] && !r.Attrs.IsControl() && !w.p.isDone(r) { // what is before was in a plan that another one has begun
 				m, err = w.b.conv.message(r, w.id(r), w.outlet)
+				if err == nil {
+					err = w.b.refused.given[placeIn(r)]
+				}
 				if errors.Is(err, errSkip) {
 					tally.Skipped++
 				}
@@ -521,7 +560,7 @@ func (w *streamWriter) batch(ctx context.Context) error {
 				continue
 			default:
 				d := w.ts.dead.send(w.b.conv.deadRecord(r, err, w.ts.dead.maxBytes), string(r.Key))
-				dead, bytes = append(dead, d), bytes+payloadBytes(d)
+				dead, put, bytes = append(dead, d), append(put, r), bytes+payloadBytes(d)
 				tally.DeadLetters++
 			}
 			next[n] = max(next[n], r.Offset+1)
@@ -542,6 +581,9 @@ func (w *streamWriter) batch(ctx context.Context) error {
 		}
 	}
 	w.b.stats.add(&tally)
+	for _, r := range put {
+		w.b.refused.passed(placeIn(r))
+	}
 	for i, m := range msgs {
 		if err := w.publish(m, of[i]); err != nil {
 			return err
@@ -571,7 +613,7 @@ func (w *streamWriter) publish(m *nats.Msg, r *kgo.Record) error {
 		return fmt.Errorf("publish: %w", err)
 	}
 	w.last++
-	w.flights = append(w.flights, flight{r, ack, w.last})
+	w.flights = append(w.flights, flight{r, ack, w.last, m.Subject})
 	return nil
 }
 
@@ -582,23 +624,33 @@ func (w *streamWriter) settle(ctx context.Context) error {
 	for i := range w.flights {
 		f := &w.flights[i]
 		t.Reset(ackTimeout)
-		var err error
-		select {
-		case ack := <-f.ack.Ok():
-			if err = w.acknowledged(f, ack); err != nil {
-				return err
-			}
-			continue
-		case err = <-f.ack.Err():
-		case <-t.C:
-			err = errors.New("no answer")
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := w.answer(ctx, f, t.C); err != nil {
+			return err
 		}
-		return fmt.Errorf("stream %s did not take record %s/%d/%d: %w", w.p.Stream, f.record.Topic, f.record.Partition, f.record.Offset, err)
 	}
 	w.flights = w.flights[:0]
 	return nil
+}
+
+// answer waits for that to one message.
+func (w *streamWriter) answer(ctx context.Context, f *flight, late <-chan time.Time) error {
+	for {
+		err := w.conn.denied.of(f.subject)
+		if err == nil {
+			select {
+			case ack := <-f.ack.Ok():
+				return w.acknowledged(f, ack)
+			case err = <-f.ack.Err():
+			case <-w.conn.denied.news: // of this one, or of one behind it
+				continue
+			case <-late:
+				err = errors.New("no answer")
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return w.b.blame(w.p.Stream, f.record.Topic, f.place(), err)
+	}
 }
 
 func (w *streamWriter) acknowledged(f *flight, ack *jetstream.PubAck) error {
@@ -606,6 +658,7 @@ func (w *streamWriter) acknowledged(f *flight, ack *jetstream.PubAck) error {
 		return fmt.Errorf("stream %s has record %s/%d/%d at %d (repeat: %v), and not at %d: the chain begins anew", ack.Stream, f.record.Topic, f.record.Partition, f.record.Offset,
 			ack.Sequence, ack.Duplicate, f.want)
 	}
+	w.b.refused.passed(f.place())
 	w.b.stats.add(&Counts{Records: 1, Bytes: uint64(payloadBytes(f.record))})
 	return nil
 }

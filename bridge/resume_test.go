@@ -149,6 +149,31 @@ func TestSeekInTopicMadeAnew(t *testing.T) {
 	}
 }
 
+// What a plan that is given up has passed, dead letters among it, is not passed again; what it has not sent is. A seek elsewhere does not change that.
+func TestWhatAPlanHasPassed(t *testing.T) {
+	p := &progress{Position: 1, TopicID: "t", Offsets: map[int32]int64{0: 10, 1: 5}, Plan: []run{{0, 8, 11}, {0, 14, 15}, {1, 6, 6}}, Next: map[int32]int64{0: 20, 1: 7},
+		Done: []run{{1, 30, 31}}}
+	p.noteBeside([]run{{0, 10, 11}, {0, 14, 15}, {1, 6, 6}})
+	want := []run{{0, 12, 13}, {0, 16, 19}, {1, 5, 5}, {1, 30, 31}}
+	if !slices.Equal(p.Done, want) {
+		t.Errorf("%v", p.Done)
+	}
+	p.noteDone([]recordPlace{{0, 14}, {0, 3}, {1, 29}, {1, 6}})
+	want = []run{{0, 12, 14}, {0, 16, 19}, {1, 5, 6}, {1, 29, 31}}
+	if !slices.Equal(p.Done, want) {
+		t.Errorf("%v", p.Done)
+	}
+	b := &Bridge{job: Job{Number: 2, Position: "1:0", Spec: &Spec{FromTopic: "t"}}, log: slog.New(slog.DiscardHandler)}
+	w := &streamWriter{b: b, p: *p}
+	topic := &client.Topic{Name: "t", ID: "t", Partitions: []client.Partition{{Partition: 0, End: 40}, {Partition: 1, End: 40}}}
+	if err := w.place(context.Background(), topic); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(w.p.Offsets, map[int32]int64{0: 10, 1: 0}) || !slices.Equal(w.p.Done, want[:2]) {
+		t.Errorf("it goes on at %v, without %v", w.p.Offsets, w.p.Done)
+	}
+}
+
 // A transaction that fails is ended at once, so that nobody who reads committed records waits for it: there may be no next owner for long.
 func TestNoTransactionIsLeftOpen(t *testing.T) {
 	cl := brokertest.Start(t, brokertest.Topic("t", 1))
