@@ -158,6 +158,7 @@ type connection struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	denied *denials
+	prefix string // of JetStream's API
 }
 
 // connect makes one. It does not come back by itself once it breaks: a bridge begins anew then, from what is committed. closed is called when that
@@ -191,7 +192,9 @@ func connect(ctx context.Context, s *Spec, dir secrets, name string, window int,
 	}
 	jsOpts := []jetstream.JetStreamOpt{jetstream.WithPublishAsyncMaxPending(window), jetstream.WithDefaultTimeout(natsTimeout)}
 	var js jetstream.JetStream
+	prefix := "$JS.API."
 	if s.JSDomain != "" {
+		prefix = "$JS." + s.JSDomain + ".API."
 		js, err = jetstream.NewWithDomain(nc, s.JSDomain, jsOpts...)
 	} else {
 		js, err = jetstream.New(nc, jsOpts...)
@@ -200,7 +203,7 @@ func connect(ctx context.Context, s *Spec, dir secrets, name string, window int,
 		nc.Close()
 		return nil, err
 	}
-	return &connection{nc, js, denied}, nil
+	return &connection{nc, js, denied, prefix}, nil
 }
 
 func (c *connection) close() { c.nc.Close() }

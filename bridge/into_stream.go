@@ -326,7 +326,7 @@ func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]re
 		return found, nil
 	}
 	if w.stream.CachedInfo().Config.Retention != jetstream.LimitsPolicy { // a consumer would be refused, or hold messages back
-		return w.readSingly(ctx, base)
+		return found, w.readSingly(ctx, base, found)
 	}
 	cons, err := w.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: base + 1,
 		HeadersOnly: true, MaxResetAttempts: resetAttempts})
@@ -344,7 +344,13 @@ func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]re
 	defer context.AfterFunc(ctx, it.Stop)()
 	topic, suffix := w.b.job.Spec.FromTopic, w.idSuffix()
 	for len(found) < maxQueued {
-		m, err := it.Next(jetstream.NextContext(ctx))
+		one, cancel := context.WithTimeout(ctx, natsTimeout)
+		m, err := it.Next(jetstream.NextContext(one))
+		cancel()
+		if err != nil && ctx.Err() == nil { // perhaps one that a consumer cannot have
+			w.b.log.Warn("the stream's end is read back one by one", "stream", w.p.Stream, "from", base+1, "err", err)
+			return found, w.readSingly(ctx, base, found)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -352,12 +358,9 @@ func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]re
 		if err != nil {
 			return nil, err
 		}
-		at := recordPlace{-1, -1}
-		if n, o, ok := placeOf(m.Headers().Get(nats.MsgIdHdr), topic, suffix); ok {
-			at = recordPlace{n, o}
-		}
-		found[meta.Sequence.Stream] = at
-		if meta.NumPending == 0 || meta.Sequence.Stream >= w.last {
+		base = meta.Sequence.Stream
+		found[base] = placeOfMessage(m.Headers(), topic, suffix)
+		if meta.NumPending == 0 || base >= w.last {
 			break
 		}
 	}
@@ -365,28 +368,29 @@ func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]re
 }
 
 // readSingly is readBack by a question for each message.
-func (w *streamWriter) readSingly(ctx context.Context, base uint64) (map[uint64]recordPlace, error) {
-	found := make(map[uint64]recordPlace)
+func (w *streamWriter) readSingly(ctx context.Context, base uint64, found map[uint64]recordPlace) error {
 	topic, suffix := w.b.job.Spec.FromTopic, w.idSuffix()
 	for seq := base + 1; seq <= w.last && len(found) < maxQueued; {
-		one, cancel := context.WithTimeout(ctx, natsTimeout)
-		m, err := w.stream.GetMsg(one, seq, jetstream.WithGetMsgSubject(">"))
-		cancel()
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		m, err := w.conn.next(ctx, w.p.Stream, seq, nil)
+		if err != nil {
+			return err
+		}
+		if m == nil {
 			break // none is left behind it
 		}
-		if err != nil {
-			return nil, err
-		}
-		at := recordPlace{-1, -1}
-		if n, o, ok := placeOf(m.Header.Get(nats.MsgIdHdr), topic, suffix); ok {
-			at = recordPlace{n, o}
-		}
-		found[m.Sequence] = at
-		w.last = max(w.last, m.Sequence)
-		seq = m.Sequence + 1
+		found[m.seq] = placeOfMessage(m.header, topic, suffix)
+		w.last = max(w.last, m.seq)
+		seq = m.seq + 1
 	}
-	return found, nil
+	return nil
+}
+
+// placeOfMessage is the record that a message was made of.
+func placeOfMessage(h nats.Header, topic, suffix string) recordPlace {
+	if n, o, ok := placeOf(h.Get(nats.MsgIdHdr), topic, suffix); ok {
+		return recordPlace{n, o}
+	}
+	return recordPlace{-1, -1}
 }
 
 // placeOf reads partition and offset out of an id.

@@ -123,18 +123,27 @@ func (b *Bridge) streamToTopic(ctx context.Context, conn *connection) error {
 		}
 		deliver.DeliverPolicy, deliver.OptStartSeq, deliver.OptStartTime = jetstream.DeliverByStartSequencePolicy, p.Seq, nil
 	}
-	cons, err := src.stream.OrderedConsumer(ctx, deliver)
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", src.name, err)
-	}
 	if moved {
 		if err := l.commit(ctx, &p); err != nil {
 			return err
 		}
 	}
-	r := &streamReader{b: b, src: src, cons: cons, ts: ts, out: make(chan jetstream.Msg, readAhead), p: p}
-	return r.run(ctx, l)
+	for {
+		deliver.OptStartSeq = max(p.Seq, 1)
+		cons, err := src.stream.OrderedConsumer(ctx, deliver)
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", src.name, err)
+		}
+		r := &streamReader{b: b, conn: conn, src: src, cons: cons, ts: ts, out: make(chan *incoming, readAhead), p: p}
+		if err := r.run(ctx, l); !errors.Is(err, errReadAnew) {
+			return err
+		}
+		p = r.p
+	}
 }
+
+// errReadAnew: a consumer has to be made behind what it could not have.
+var errReadAnew = errors.New("a consumer is made anew")
 
 // firstOf is the sequence of the first message that a consumer would deliver, or the one after the last.
 func (s *sourceStream) firstOf(ctx context.Context, deliver jetstream.OrderedConsumerConfig, info *jetstream.StreamInfo) (uint64, error) {
@@ -142,35 +151,26 @@ func (s *sourceStream) firstOf(ctx context.Context, deliver jetstream.OrderedCon
 	if err != nil {
 		return 0, err
 	}
-	if ci := cons.CachedInfo(); ci != nil && ci.NumPending == 0 {
+	ci := cons.CachedInfo()
+	if ci == nil {
+		return 0, errors.New("the consumer says nothing of itself")
+	}
+	if ci.NumPending == 0 {
 		return info.State.LastSeq + 1, nil
 	}
-	it, err := cons.Messages(jetstream.PullMaxMessages(1))
-	if err != nil {
-		return 0, err
-	}
-	defer it.Stop()
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-	defer cancel()
-	m, err := it.Next(jetstream.NextContext(ctx))
-	if err != nil {
-		return 0, err
-	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return 0, err
-	}
-	return meta.Sequence.Stream, nil
+	return ci.Delivered.Stream + 1, nil // it stands before the first
 }
 
 // streamReader reads ahead on one goroutine, and writes on another.
 type streamReader struct {
 	b    *Bridge
+	conn *connection
 	src  *sourceStream
 	cons jetstream.Consumer
 	ts   *targets
-	out  chan jetstream.Msg
+	out  chan *incoming
 	p    progress
+	seen uint64 // where the progress was when that was looked at last
 	// taken is the consumer's number of the last message that was taken over. A consumer that is made anew counts from 1, so that the lag may be too small
 	// until the next one.
 	taken uint64
@@ -193,12 +193,16 @@ func (r *streamReader) run(ctx context.Context, l *ledger) error {
 		defer close(stopped)
 		for {
 			m, err := it.Next(jetstream.NextContext(ctx))
+			var in *incoming
+			if err == nil {
+				in, err = incomingOf(m)
+			}
 			if err != nil {
 				fail(fmt.Errorf("read stream %s: %w", r.src.name, err))
 				return
 			}
 			select {
-			case r.out <- m:
+			case r.out <- in:
 			case <-ctx.Done():
 				return
 			}
@@ -211,6 +215,7 @@ func (r *streamReader) run(ctx context.Context, l *ledger) error {
 		return err
 	}
 	r.b.running()
+	var pending uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -225,32 +230,46 @@ func (r *streamReader) run(ctx context.Context, l *ledger) error {
 			if err := r.lag(ctx); err != nil {
 				return err
 			}
+			if stands := r.seen == r.p.Seq && len(r.out) == 0 && r.b.stats.lag.Load() != 0; stands {
+				if read, err := r.single(ctx, l); err != nil {
+					return err
+				} else if read {
+					return errReadAnew
+				}
+			}
+			r.seen = r.p.Seq
 		case m := <-r.out:
-			if err := r.batch(ctx, l, m); err != nil {
+			full := time.NewTimer(gather)
+			err := r.batch(ctx, l, m, func(ctx context.Context) (*incoming, error) {
+				select {
+				case m := <-r.out:
+					return m, nil
+				case <-full.C:
+					return nil, nil
+				case <-ctx.Done():
+					return nil, context.Cause(ctx)
+				}
+			}, func(m *incoming) { r.taken, pending = m.consumer, m.pending })
+			full.Stop()
+			if err != nil {
 				return err
 			}
+			r.b.stats.lag.Store(int64(pending))
 		}
 	}
 }
 
-// batch takes over a message and those behind it.
-func (r *streamReader) batch(ctx context.Context, l *ledger, m jetstream.Msg) error {
+// batch takes over a message and those that next has behind it, as long as it has any. Of each that counts for the progress taken is told.
+func (r *streamReader) batch(ctx context.Context, l *ledger, m *incoming, next func(context.Context) (*incoming, error), taken func(*incoming)) error {
 	var (
 		records []*kgo.Record
 		tally   Counts
 		bytes   int
-		pending uint64
-		full    = time.NewTimer(gather)
 	)
-	defer full.Stop()
 	var failed error // what has come before it is taken over all the same
-	for m != nil && failed == nil {
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		if seq := meta.Sequence.Stream; seq >= r.p.Seq {
-			rec, err := r.b.take(r.ts, &message{subject: m.Subject(), header: m.Headers(), data: m.Data(), seq: seq, time: meta.Timestamp}, &tally)
+	for m != nil {
+		if m.seq >= r.p.Seq {
+			rec, err := r.b.take(r.ts, &m.message, &tally)
 			if err != nil {
 				failed = err
 				break
@@ -259,15 +278,13 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m jetstream.Msg) er
 				records = append(records, rec)
 				bytes += payloadBytes(rec)
 			}
-			r.p.Seq, pending = seq+1, meta.NumPending
-			r.taken = meta.Sequence.Consumer
+			r.p.Seq = m.seq + 1
+			taken(m)
 		}
 		if m = nil; len(records) < maxBatch && bytes < maxBatchBytes {
-			select {
-			case m = <-r.out:
-			case <-full.C:
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			var err error
+			if m, err = next(ctx); err != nil {
+				return err
 			}
 		}
 	}
@@ -281,7 +298,6 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m jetstream.Msg) er
 		}
 		r.b.stats.add(&tally)
 		r.b.stats.at(strconv.FormatUint(r.p.Seq, 10))
-		r.b.stats.lag.Store(int64(pending))
 	}
 	return failed
 }
