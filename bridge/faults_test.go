@@ -1,19 +1,10 @@
-// What else can happen to a bridge: messages that cannot be converted, streams and topics that are made anew or go back, seeks, and the ways to
-// prove who it is.
+// What else can happen to a bridge: messages that cannot be converted or are refused, streams and topics that are made anew or go back, and seeks.
 
 package bridge
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +14,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/balsamq/balsa/brokertest"
@@ -419,111 +409,6 @@ func TestRefusedByStream(t *testing.T) {
 	}
 	if msgs := stored(t, js, "OUT"); string(msgs[len(msgs)-1].Data()) != "7" {
 		t.Errorf("the last message is %q", msgs[len(msgs)-1].Data())
-	}
-}
-
-// Every way to prove who one is, and that a wrong one is said to be wrong without being shown.
-func TestAuth(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kp, err := nkeys.CreateUser()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := kp.PublicKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed, err := kp.Seed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := nkeys.CreateUser()
-	if err != nil {
-		t.Fatal(err)
-	}
-	otherSeed, err := other.Seed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	write("password", "open sesame\n")
-	write("token", "topsecret")
-	write("wrong", "knock knock")
-	write("seed", string(seed))
-	write("otherseed", string(otherSeed))
-	certs(t, dir)
-	tlsConf := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }", filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key"), filepath.Join(dir, "ca.pem"))
-	for _, tc := range []struct {
-		name, conf  string
-		right       Auth
-		wrong       Auth
-		says, never string
-	}{
-		{"user", `authorization { user: u, password: "open sesame" }`, Auth{User: "u", PasswordFile: "password"}, Auth{User: "u", PasswordFile: "wrong"}, "Authorization", "knock"},
-		{"token", `authorization { token: topsecret }`, Auth{TokenFile: "token"}, Auth{TokenFile: "wrong"}, "Authorization", "knock"},
-		{"nkey", fmt.Sprintf("authorization { users: [ { nkey: %s } ] }", pub), Auth{NKeyFile: "seed"}, Auth{NKeyFile: "otherseed"}, "Authorization", string(otherSeed)},
-		{"tls", tlsConf, Auth{CAFile: "ca.pem", CertFile: "client.pem", KeyFile: "client.key"}, Auth{TLS: true, CertFile: "client.pem", KeyFile: "client.key"}, "certificate", "PRIVATE"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			nc := startNATS(t, 1, tc.conf)
-			s := &Spec{Servers: nc.urls(), FromSubject: "a", ToTopic: "t", Auth: tc.right}
-			soon(t, "it connects", func() error {
-				c, err := connect(t.Context(), s, secrets(dir), "b", 1, job(t, client.Config{}, s).Logger, func(error) {})
-				if err == nil {
-					c.close()
-				}
-				return err
-			})
-			s.Auth = tc.wrong
-			_, err := connect(t.Context(), s, secrets(dir), "b", 1, job(t, client.Config{}, s).Logger, func(error) {})
-			if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), tc.never) {
-				t.Errorf("the wrong one: %v", err)
-			}
-		})
-	}
-}
-
-// certs makes an authority and a certificate for each side.
-func certs(t testing.TB, dir string) {
-	t.Helper()
-	now := time.Now()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	write := func(name, kind string, der []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	caKey := key()
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), IsCA: true,
-		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write("ca.pem", "CERTIFICATE", der)
-	for i, name := range []string{"server", "client"} {
-		k := key()
-		c := &x509.Certificate{SerialNumber: big.NewInt(int64(2 + i)), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-		if der, err = x509.CreateCertificate(rand.Reader, c, ca, &k.PublicKey, caKey); err != nil {
-			t.Fatal(err)
-		}
-		write(name+".pem", "CERTIFICATE", der)
-		raw, err := x509.MarshalPKCS8PrivateKey(k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(name+".key", "PRIVATE KEY", raw)
 	}
 }
 
