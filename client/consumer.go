@@ -125,13 +125,15 @@ type Consumer struct {
 	last      []*kgo.Record // returned by the last Poll, not yet counted as processed
 	deferred  error         // to be returned by the next Poll
 	stopAtEnd bool
+	endCheck  time.Time // when it may be asked next whether the ends are reached, and
+	endPause  time.Duration
 	direct    map[topicPartition]bool // without a group: what is read, if it is not whole topics
 	sought    atomic.Bool             // seeks is not empty: a quick look
 
-	mu       sync.Mutex               // protects what follows; the group's callbacks write it
-	ends     map[topicPartition]int64 // with stopAtEnd: where each partition still being read ended
-	assigned bool                     // ends is meaningful: always without a group, after the first assignment with one
-	broken   error                    // finding out an end failed
+	mu       sync.Mutex              // protects what follows; the group's callbacks write it
+	ends     map[topicPartition]span // with stopAtEnd: of each partition still being read; see ends.go
+	assigned bool                    // ends is meaningful: always without a group, after the first assignment with one
+	broken   error                   // finding out an end failed
 	closed   bool
 	run      *runner                   // that is running
 	owned    map[topicPartition]bool   // in a group: what this member has
@@ -158,7 +160,7 @@ func NewConsumer(ctx context.Context, cfg ConsumerConfig) (*Consumer, error) {
 	if err := cfg.Run.check(&cfg); err != nil {
 		return nil, invalid("%w", err)
 	}
-	c := &Consumer{cfg: cfg, log: cfg.logger(), group: cfg.Group != "", stopAtEnd: cfg.StopAtEnd, ends: make(map[topicPartition]int64),
+	c := &Consumer{cfg: cfg, log: cfg.logger(), group: cfg.Group != "", stopAtEnd: cfg.StopAtEnd, ends: make(map[topicPartition]span),
 		owned: make(map[topicPartition]bool), at: make(map[topicPartition]int64), seeks: make(map[topicPartition]int64),
 		paused: make(map[string]map[int32]bool)}
 	// What to consume is told to franz-go only after the topics were seen to exist and their ends are known: it would
@@ -295,7 +297,7 @@ func (c *Consumer) resolve(ctx context.Context, starts map[string]map[int32]Star
 			if at >= end {
 				continue
 			}
-			c.ends[topicPartition{topic, p}] = end
+			c.ends[topicPartition{topic, p}] = span{at, end}
 			if out[topic] == nil {
 				out[topic] = make(map[int32]kgo.Offset)
 			}
@@ -332,7 +334,7 @@ func (c *Consumer) trackGroup(cfg *ConsumerConfig) []kgo.Opt {
 		kgo.AdjustFetchOffsetsFn(c.adjustStarts),
 		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, parts map[string][]int32) {
 			c.log.Debug("partitions assigned", "group", cfg.Group, "partitions", parts)
-			var ends map[topicPartition]int64
+			var ends map[topicPartition]span
 			var err error
 			if cfg.StopAtEnd {
 				ends, err = c.groupEnds(ctx, cfg, parts)
@@ -366,12 +368,12 @@ func (c *Consumer) trackGroup(cfg *ConsumerConfig) []kgo.Opt {
 	}
 }
 
-func (c *Consumer) groupEnds(ctx context.Context, cfg *ConsumerConfig, parts map[string][]int32) (map[topicPartition]int64, error) {
+func (c *Consumer) groupEnds(ctx context.Context, cfg *ConsumerConfig, parts map[string][]int32) (map[topicPartition]span, error) {
 	done, err := c.admin.raw.FetchOffsets(ctx, cfg.Group)
 	if err != nil {
 		return nil, wrap("read the committed offsets of group", cfg.Group, err)
 	}
-	out := make(map[topicPartition]int64)
+	out := make(map[topicPartition]span)
 	for topic, ps := range parts {
 		begins, ends, err := c.admin.bounds(ctx, topic, !cfg.ReadUncommitted)
 		if err != nil {
@@ -386,7 +388,7 @@ func (c *Consumer) groupEnds(ctx context.Context, cfg *ConsumerConfig, parts map
 				at = max(begins[p], o.At)
 			}
 			if at < ends[p] {
-				out[topicPartition{topic, p}] = ends[p]
+				out[topicPartition{topic, p}] = span{at, ends[p]}
 			}
 		}
 	}
@@ -424,10 +426,10 @@ func (c *Consumer) Poll(ctx context.Context, limit int) ([]*kgo.Record, error) {
 		} else if done {
 			return nil, io.EOF
 		}
-		// In a group with nothing to read yet, no record would wake us when the assignment turns out to be empty.
+		// No record may come to wake us: in a group whose assignment turns out to be empty, and at an end without one.
 		var wait time.Duration
-		if c.stopAtEnd && c.group {
-			wait = 100 * time.Millisecond
+		if c.stopAtEnd {
+			wait = endWait
 		}
 		fetches := c.fetch(ctx, wait, limit)
 		var records []*kgo.Record
@@ -448,8 +450,12 @@ func (c *Consumer) Poll(ctx context.Context, limit int) ([]*kgo.Record, error) {
 			return records, nil
 		case err != nil:
 			return nil, err
-		case c.group:
+		}
+		if c.group {
 			c.cl.AllowRebalance() // markers were all that came
+		}
+		if c.stopAtEnd {
+			c.checkEnds(ctx)
 		}
 	}
 }
@@ -535,7 +541,7 @@ func (c *Consumer) take(ctx context.Context, fetches kgo.Fetches, fn func(topicP
 		next := rs[len(rs)-1].Offset + 1
 		c.at[tp] = next
 		if c.stopAtEnd {
-			if end, ok := c.ends[tp]; ok && next >= end {
+			if end, ok := c.ends[tp]; ok && next >= end.to {
 				delete(c.ends, tp)
 			}
 			rs = slices.DeleteFunc(rs, func(r *kgo.Record) bool { return r.Attrs.IsControl() })

@@ -238,9 +238,8 @@ func (w *kvWrite) refused(place *kmsg.ProduceResponseTopicPartition, err error) 
 
 // parseConflict reads what a broker says of a record whose condition failed.
 func parseConflict(message string) (current int64, ok bool) {
-	v, ok := strings.CutPrefix(message, ExpectHeader+": ")
-	v = strings.TrimPrefix(v, "was refused when ") // an earlier attempt was, and this is its answer
-	if v, ok = strings.CutPrefix(v, "current="); !ok {
+	v := strings.Replace(message, "was refused when ", "", 1) // an earlier attempt was, and this is its answer
+	if v, ok = strings.CutPrefix(v, ExpectHeader+": current="); !ok {
 		return 0, false
 	}
 	if v == "none" {

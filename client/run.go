@@ -198,12 +198,13 @@ func (r *runner) poll(ctx context.Context, take func(context.Context, *flow, []*
 			}
 			continue
 		}
-		if c.stopAtEnd && c.group {
-			wait = min(100*time.Millisecond, orDuration(wait, time.Hour))
+		if c.stopAtEnd {
+			wait = min(endWait, orDuration(wait, time.Hour))
 		}
 		batches = batches[:0]
 		fetches := c.fetch(ctx, wait, limit)
 		err := c.take(ctx, fetches, func(tp topicPartition, rs []*kgo.Record) { batches = append(batches, batch{r.flow(tp), rs}) })
+		nothing := len(batches) == 0
 		for i := range batches {
 			if b := &batches[i]; b.f.delay > 0 {
 				r.park(b.f, b.rs)
@@ -224,6 +225,9 @@ func (r *runner) poll(ctx context.Context, take func(context.Context, *flow, []*
 		}
 		clear(batches)
 		r.unpark(ctx, take)
+		if c.stopAtEnd && nothing {
+			c.checkEnds(ctx)
+		}
 		if err != nil {
 			if lost, ok := errors.AsType[*kgo.ErrGroupSession](err); ok { // franz-go joins again by itself
 				c.log.Warn("the group's session failed; it is begun again", "group", c.cfg.Group, "err", lost.Err)

@@ -75,7 +75,7 @@ func (c *Consumer) Seek(ctx context.Context, topic string, partition int32, star
 	}
 	if c.stopAtEnd {
 		if delete(c.ends, tp); at < end {
-			c.ends[tp] = end
+			c.ends[tp] = span{at, end}
 		}
 	}
 	c.seeks[tp] = at
