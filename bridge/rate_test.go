@@ -58,6 +58,47 @@ func TestRate(t *testing.T) {
 	})
 }
 
+func TestRateOfCore(t *testing.T) {
+	const ahead = 20_000 // of what is taken over: who publishes faster than that has messages dropped
+	n := *rateMessages
+	if n == 0 {
+		t.Skip("-bridge-rate says how many messages")
+	}
+	data := make([]byte, *rateBytes)
+	nc := startNATS(t, *rateNodes, "")
+	cl := brokertest.Cluster(t, *rateNodes, brokertest.Topic("t", 6))
+	conn, _ := nc.dial()
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromSubject: "s.>", ToTopic: "t"})
+	j.Position = ""
+	b := start(t, j)
+	defer b.Close()
+	awaitState(t, b, StateRunning, "")
+	began := time.Now()
+	for i := range n {
+		if i%1000 == 0 {
+			soon(t, "it is taken over", func() error {
+				if s := b.Status(); s.Records+s.Dropped+ahead < uint64(i) {
+					return fmt.Errorf("%+v", s)
+				}
+				return nil
+			})
+		}
+		if err := conn.Publish(fmt.Sprintf("s.%d", i%1000), data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "everything is taken over", func() error {
+		if s := b.Status(); s.Records+s.Dropped < uint64(n) {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	t.Logf("%s, %d of them dropped", rate(n, time.Since(began)), b.Status().Dropped)
+}
+
 // measure times a bridge from its start until it has taken everything over.
 func measure(t *testing.T, n int, j Job) {
 	began := time.Now()
