@@ -44,6 +44,11 @@ func (b *Bridge) subjectToTopic(ctx context.Context, conn *connection) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to %s: %w", b.job.Spec.FromSubject, err)
 	}
+	defer func() { // whoever else is in the queue group has what comes from now on: not this one, whose connection the server may not miss at once
+		if sub.Unsubscribe() == nil && conn.nc.IsConnected() {
+			_ = conn.nc.FlushTimeout(natsTimeout)
+		}
+	}()
 	if err := sub.SetPendingLimits(corePending, corePendingBytes); err != nil {
 		return err
 	}
