@@ -202,6 +202,9 @@ func TestGuards(t *testing.T) {
 			for v := a.min; v <= a.max; v++ {
 				h := newACLHarness(t, false)
 				id := h.back.addTopic(secret, 1, nil)
+				if a.key == int16(kmsg.FindCoordinator) {
+					h.back.coordinate(1) // with none to be found it waits for one
+				}
 				before := h.back.Image().Version()
 				c := h.dial()
 				try := func(grants ...coordinator.ACL) kmsg.Response {
@@ -255,6 +258,9 @@ func TestGuards(t *testing.T) {
 				}
 				h = newACLHarness(t, false, anonymous)
 				id = h.back.addTopic(secret, 1, nil)
+				if a.key == int16(kmsg.FindCoordinator) {
+					h.back.coordinate(1)
+				}
 				if resp := ask[kmsg.Response](h.dial(), secretRequest(a.key, v, id)); refusedBy(resp) {
 					t.Errorf("v%d is refused to a super user: %+v", v, resp)
 				}

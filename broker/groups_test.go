@@ -330,7 +330,9 @@ func TestGroupOffsetsOfDeletedTopic(t *testing.T) {
 
 // Three consumers of one group, while brokers go without a word, the group's coordinator among them: every record is consumed, and
 // what was committed is never older afterwards.
-func TestGroupOverKills(t *testing.T) { groupOverKills(t, false) }
+func TestGroupOverKills(t *testing.T) {
+	groupOverKills(t, false)
+}
 
 // The same with members of the new protocol (KIP-848), whose coordinator goes in the middle of what it has begun.
 func TestConsumerGroupOverKills(t *testing.T) {
@@ -411,7 +413,6 @@ func groupOverKills(t *testing.T, modern bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(adm.Close)
 		return adm
 	}
 	written := 0
@@ -441,8 +442,9 @@ func groupOverKills(t *testing.T, modern bool) {
 		}
 		mu.Unlock()
 		var got kadm.OffsetResponses
-		adm := admin()
 		soon(t, "offsets are served", func() bool {
+			adm := admin()
+			defer adm.Close()
 			var err error
 			if got, err = adm.FetchOffsets(ctx, "g"); err == nil {
 				return true
@@ -483,6 +485,7 @@ func groupOverKills(t *testing.T, modern bool) {
 	}
 	// The members come to rest, and share the partitions.
 	adm := admin()
+	defer func() { adm.Close() }()
 	state := func() (state string, members, parts int) {
 		if modern {
 			for _, n := range c.running() {
@@ -518,6 +521,7 @@ func groupOverKills(t *testing.T, modern bool) {
 	c.stop(c.nodes...)
 	c.start(c.nodes...)
 	check()
+	adm.Close()
 	adm = admin()
 	if r, err := adm.DeleteGroups(ctx, "g"); err != nil || r["g"].Err != nil {
 		t.Fatal(err, r["g"].Err)

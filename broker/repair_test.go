@@ -8,8 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -80,6 +82,24 @@ func (d *sickDisk) flip(t *testing.T, name string, at int64) {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (d *sickDisk) content(t *testing.T, name string) []byte {
+	t.Helper()
+	f, err := d.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, size)
+	if _, err := f.ReadAt(b, 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func (d *sickDisk) remove(t *testing.T, name string) {
@@ -318,6 +338,25 @@ func (r *repairs) segments(d *sickDisk) []string {
 	return files
 }
 
+// flipClosed flips a bit in the middle of what the last closed segment holds that holds much. It is not one that an earlier repair has left the
+// beginning of, where a bit may be in what is no longer part of the log: that one is the second.
+func (r *repairs) flipClosed(d *sickDisk) string {
+	r.t.Helper()
+	files := r.segments(d)
+	for _, name := range slices.Backward(files[2 : len(files)-1]) {
+		if held := bytes.TrimRight(d.content(r.t, name), "\x00"); len(held) >= 64<<10 {
+			at := len(held) / 2
+			for held[at] == 0 { // between two blocks, maybe
+				at++
+			}
+			d.flip(r.t, name, int64(at))
+			return name
+		}
+	}
+	r.t.Fatalf("no closed segment holds much: %q", files)
+	return ""
+}
+
 func (r *repairs) failSyncs(n *node, d *sickDisk, times int64) {
 	var left atomic.Int64
 	left.Store(times)
@@ -357,8 +396,7 @@ var faults = []fault{
 		}},
 	{name: "a bit of a closed segment without an index, met by the next open", says: saysDamaged,
 		stopped: func(r *repairs, n *node, d *sickDisk) {
-			name := r.segments(d)[1]
-			d.flip(r.t, name, 300<<10)
+			name := r.flipClosed(d)
 			d.remove(r.t, strings.TrimSuffix(name, ".log")+".idx")
 		}},
 	{name: "a bit of the hot tail, below the synced mark", says: saysDamaged,
@@ -441,50 +479,56 @@ var faults = []fault{
 		}},
 }
 
-// TestRepair breaks one disk after another, a follower's and then the leader's.
+// TestRepair breaks one disk after another: followers' in one cluster, leaders' in another.
 func TestRepair(t *testing.T) {
-	r := newRepairs(t)
-	for _, leads := range []bool{false, true} {
-		if leads && testing.Short() {
+	for _, role := range []string{"follower", "leader"} {
+		if role == "leader" && testing.Short() {
 			break
 		}
-		role := map[bool]string{false: "follower", true: "leader"}[leads]
-		for _, f := range faults {
-			ok := t.Run(role+": "+f.name, func(t *testing.T) {
+		t.Run(role, func(t *testing.T) {
+			r := newRepairs(t)
+			for _, f := range faults {
+				ok := t.Run(f.name, func(t *testing.T) {
+					r.t, r.testCluster.t, r.load.t = t, t, t
+					r.repair(f, r.victim(role == "leader"))
+				})
 				r.t, r.testCluster.t, r.load.t = t, t, t
-				n := r.victim(leads)
-				d := r.disks[n]
-				rep := n.rec.replica(r.group)
-				rep.Raft().Snapshot() // so that there is one to damage
-				soon(t, "there is a snapshot", func() bool { return rep.Describe().Snapshot > 0 })
-				from, began := n.logged(), time.Now()
-				if f.live != nil {
-					f.live(r, n, d)
-				} else {
-					r.stop(n)
-					f.stopped(r, n, d)
-					r.load.more("while it is down", 20)
-					r.start(n)
+				if !ok {
+					return
 				}
-				if f.says != "" {
-					soon(t, "the log says: "+f.says, func() bool { return n.said(from, f.says) })
-				}
-				r.sound(n)
-				took := time.Since(began)
-				if f.silent != "" && n.said(from, f.silent) {
-					t.Errorf("the log says: %s", f.silent)
-				}
-				r.lead(n) // it has its vote, and all that it takes to lead
-				r.load.more("with the repaired replica in the lead", 20)
-				t.Logf("%v", took.Round(10*time.Millisecond))
-			})
-			r.t, r.testCluster.t, r.load.t = t, t, t
-			if !ok {
-				return
 			}
-		}
+			r.load.stop(r.testCluster)
+		})
 	}
-	r.load.stop(r.testCluster)
+}
+
+// repair is a row of the table, for one victim.
+func (r *repairs) repair(f fault, n *node) {
+	r.t.Helper()
+	d := r.disks[n]
+	rep := n.rec.replica(r.group)
+	rep.Raft().Snapshot() // so that there is one to damage
+	soon(r.t, "there is a snapshot", func() bool { return rep.Describe().Snapshot > 0 })
+	from, began := n.logged(), time.Now()
+	if f.live != nil {
+		f.live(r, n, d)
+	} else {
+		r.stop(n)
+		f.stopped(r, n, d)
+		r.load.more("while it is down", 20)
+		r.start(n)
+	}
+	if f.says != "" {
+		soon(r.t, "the log says: "+f.says, func() bool { return n.said(from, f.says) })
+	}
+	r.sound(n)
+	took := time.Since(began)
+	if f.silent != "" && n.said(from, f.silent) {
+		r.t.Errorf("the log says: %s", f.silent)
+	}
+	r.lead(n) // it has its vote, and all that it takes to lead
+	r.load.more("with the repaired replica in the lead", 20)
+	r.t.Logf("%v", took.Round(10*time.Millisecond))
 }
 
 // loseTwo takes the group's log from two of three brokers, all of which are down, and starts all again. It returns the third.
