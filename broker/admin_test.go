@@ -183,6 +183,7 @@ func TestAdminHealth(t *testing.T) {
 
 // The listener of a broker that runs: Kafka clients are told where it is, connections are bounded, it ends with the broker.
 func TestAdminListener(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, true)
 	c.nodes[0].cfg.AdminListen = "127.0.0.1:0"
 	c.start(c.nodes[0])

@@ -171,6 +171,7 @@ func (c *compacted) consumed(when string) {
 }
 
 func TestCompaction(t *testing.T) {
+	t.Parallel()
 	c := newCompacted(t, nil)
 	const keys = 200
 	c.write(10_000, keys)

@@ -203,6 +203,7 @@ func TestTransactionalOffsetsAreCompacted(t *testing.T) {
 	if testing.Short() {
 		t.Skip("twenty seconds")
 	}
+	t.Parallel()
 	const groups = 3
 	c := newOffsetsCluster(t, 100)
 	soon(t, "__consumer_offsets is everywhere", func() bool { return len(c.logs()) == 3 })

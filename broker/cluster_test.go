@@ -320,6 +320,7 @@ func (n *node) producerID(t *testing.T) int64 {
 }
 
 func TestThreeBrokers(t *testing.T) {
+	t.Parallel()
 	eachFS(t, func(t *testing.T, mem bool) {
 		c := newCluster(t, 3, mem)
 		c.start(c.nodes...)
@@ -430,6 +431,7 @@ func TestThreeBrokers(t *testing.T) {
 
 // A topic that was deleted while a broker was away leaves no files there.
 func TestDeletedWhileAway(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	c.start(c.nodes...)
 	c.awaitVoters(3)
@@ -511,6 +513,7 @@ func TestInternalTopicIsMadeOnce(t *testing.T) {
 }
 
 func TestJoinRefusals(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, true)
 	c.start(c.nodes[:1]...)
 	seed := c.nodes[0].RPCAddr()

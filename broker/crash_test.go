@@ -322,6 +322,7 @@ func (d *disks) cut(rng *rand.Rand) {
 }
 
 func TestPowerLoss(t *testing.T) {
+	t.Parallel()
 	seed := *crashSeed
 	if seed == 0 {
 		seed = rand.Uint64()

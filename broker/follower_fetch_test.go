@@ -352,6 +352,7 @@ func (f *fetchedFrom) count(node int32) int { f.mu.Lock(); defer f.mu.Unlock(); 
 
 // A stock client that names its rack reads there; when that broker goes it reads from the leader, and misses nothing.
 func TestRackAwareClient(t *testing.T) {
+	t.Parallel()
 	c := rackCluster(t)
 	id := c.nodes[0].mustCreate(t, "a", 1, 3)
 	soon(t, "it is served", func() bool { return c.served(id) })

@@ -235,6 +235,7 @@ func TestGroupAPIVersions(t *testing.T) {
 
 // What a broker says of groups that are not its own, and of keys that are no group's.
 func TestGroupsElsewhere(t *testing.T) {
+	t.Parallel()
 	h := newHarness(t, serverOptions{})
 	c := h.dial()
 	find := kmsg.NewPtrFindCoordinatorRequest()
@@ -331,6 +332,7 @@ func TestGroupOffsetsOfDeletedTopic(t *testing.T) {
 // Three consumers of one group, while brokers go without a word, the group's coordinator among them: every record is consumed, and
 // what was committed is never older afterwards.
 func TestGroupOverKills(t *testing.T) {
+	t.Parallel()
 	groupOverKills(t, false)
 }
 
@@ -339,6 +341,7 @@ func TestConsumerGroupOverKills(t *testing.T) {
 	if testing.Short() {
 		t.Skip("half a minute; TestGroupOverKills is run")
 	}
+	t.Parallel()
 	groupOverKills(t, true)
 }
 

@@ -11,6 +11,7 @@ import (
 
 // A stock client writes while each broker in turn goes without a word and comes back, and reads back what was acknowledged.
 func TestKafkaClientOverKills(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	c.start(c.nodes...)
 	c.awaitVoters(3)

@@ -259,6 +259,7 @@ func TestTransferLeader(t *testing.T) {
 // The leader dies, and leadership is handed over before anybody has noticed: its successor is asked, and where there is none the answer
 // says who is missing.
 func TestTransferFromDeadLeader(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
 		n.cfg.AdminListen, n.cfg.CloseTimeout = "127.0.0.1:0", -1 // nothing is handed over on the way out
@@ -298,6 +299,7 @@ func TestTransferFromDeadLeader(t *testing.T) {
 
 // Each broker in turn is stopped and started again: leadership comes back to where it belongs by itself.
 func TestLeadersEvenOut(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
 		n.cfg.LeaderBalanceInterval = 300 * time.Millisecond
@@ -459,6 +461,7 @@ func TestLeadershipLeavesAFullDisk(t *testing.T) {
 
 // The disk of the broker that leads hangs: what it leads goes to brokers whose disks work, and produce goes on.
 func TestLeadershipLeavesAHangingDisk(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	var hanging atomic.Pointer[chan struct{}]
 	c.nodes[0].cfg.FS = vfs.Inject(c.nodes[0].cfg.FS, func(op vfs.Op, _ string) error {

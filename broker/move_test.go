@@ -253,6 +253,7 @@ func (n *node) assign(t *testing.T, name string, replicas ...[]raft.NodeID) {
 
 // Partitions move under load: one replica replaced, all replaced, the leader removed, more and fewer replicas.
 func TestMove(t *testing.T) {
+	t.Parallel()
 	eachFS(t, func(t *testing.T, mem bool) {
 		c := newCluster(t, 4, mem)
 		c.start(c.nodes...)
@@ -300,8 +301,10 @@ func (n *node) other(a, b raft.NodeID) raft.NodeID {
 
 // A broker dies in the middle of a move, whichever: the move goes on, or waits for it and then goes on.
 func TestMoveSurvives(t *testing.T) {
+	t.Parallel()
 	for _, who := range []string{"controller", "leader", "target", "everybody"} {
 		t.Run(who, func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, 4, true)
 			for _, n := range c.nodes {
 				n.cfg.MoveRate = 1 << 20
@@ -379,6 +382,7 @@ func TestMoveIsCancelled(t *testing.T) {
 // A partition moves away and back. While the brokers that it comes back to are being filled, what they have of the log ends in
 // the days when they were its members: they must not take themselves for that, though they are a majority of it.
 func TestMoveBackIsNoElection(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 4, true)
 	for _, n := range c.nodes {
 		n.cfg.MoveRate = 1 << 30
@@ -454,6 +458,7 @@ func TestMoveBackIsNoElection(t *testing.T) {
 // A broker starts on an empty directory under its old id, and an operator has said that the old one is gone: it is a new replica
 // everywhere, and all partitions and the metadata group come back to full strength unasked.
 func TestWipedBroker(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	c.start(c.nodes...)
 	c.awaitVoters(3)

@@ -481,11 +481,13 @@ var faults = []fault{
 
 // TestRepair breaks one disk after another: followers' in one cluster, leaders' in another.
 func TestRepair(t *testing.T) {
+	t.Parallel()
 	for _, role := range []string{"follower", "leader"} {
 		if role == "leader" && testing.Short() {
 			break
 		}
 		t.Run(role, func(t *testing.T) {
+			t.Parallel()
 			r := newRepairs(t)
 			for _, f := range faults {
 				ok := t.Run(f.name, func(t *testing.T) {
@@ -570,6 +572,7 @@ func TestRepairBothFollowers(t *testing.T) {
 // Two of three lose their logs, and nobody leads: the third may not know what the two had acknowledged, so that nobody may be elected.
 // It is for an operator to say that the third is all there is.
 func TestRepairWithoutMajorityIsRefused(t *testing.T) {
+	t.Parallel()
 	r := newRepairs(t)
 	r.load.more("before", 50)
 	r.load.cancel()

@@ -83,6 +83,7 @@ func (n *node) values(g raft.GroupID) (out []string) {
 // A partition loses two of its three replicas. The third goes on by an operator's word; when the two come back, they are not
 // heard, and begin anew.
 func TestResetPeers(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 5, true)
 	c.start(c.nodes...)
 	c.awaitVoters(5)
@@ -157,6 +158,7 @@ func TestResetPeers(t *testing.T) {
 // A survivor that is down when the reset is ordered, and has no membership in its log but the one it was founded with, follows when it
 // starts.
 func TestResetWhileSurvivorIsDown(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 5, true)
 	c.start(c.nodes...)
 	c.awaitVoters(5)
@@ -302,6 +304,7 @@ func postReset(t *testing.T, addr string, req *resetRequest) (*resetPlan, *admin
 // The metadata group loses two of its three voters. The survivor goes on; what the lost ones may have given out is not given out
 // again; and when they come back with their old metadata, they follow anew.
 func TestResetMetadata(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, true)
 	survivor, lost := c.nodes[2], c.nodes[:2]
 	survivor.cfg.AdminListen = freeAddr(t)

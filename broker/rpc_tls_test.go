@@ -12,6 +12,7 @@ func TestTLSBetweenBrokersWithoutAStop(t *testing.T) {
 	if testing.Short() {
 		t.Skip("twelve restarts")
 	}
+	t.Parallel()
 	ca := newTestCA(t)
 	c := newCluster(t, 3, true)
 	c.start(c.nodes...)

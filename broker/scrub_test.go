@@ -17,6 +17,7 @@ import (
 // A bit of a closed segment that nobody reads is flipped. The scrubber finds it, and the replica is repaired by its peers without
 // anybody's help.
 func TestScrubbedDamageIsRepaired(t *testing.T) {
+	t.Parallel()
 	r := newRepairs(t, func(c *Config) { c.ScrubInterval = 2 * time.Second })
 	for i, leads := range []bool{false, true} {
 		n := r.victim(leads)

@@ -20,6 +20,7 @@ import (
 )
 
 func TestSecureCluster(t *testing.T) {
+	t.Parallel()
 	ca := newTestCA(t)
 	issuer := newTokenIssuer(t, "k1")
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(issuer.jwks()) }))

@@ -195,6 +195,7 @@ func (n *node) listenerAddr(t *testing.T, name string) string {
 // Three brokers speak TLS to each other and to clients, and plaintext beside it; each client is told the addresses of its
 // own listener, and who shows a certificate is somebody.
 func TestClusterOverTLS(t *testing.T) {
+	t.Parallel()
 	ca := newTestCA(t)
 	c := newCluster(t, 3, true)
 	ca.secure(c, ProtocolPlaintext, ProtocolSSL)

@@ -66,6 +66,7 @@ func (c *testCluster) writeAll(topic string, producers int, sequence int32, valu
 }
 
 func TestBrokerComesBackBehindTheStart(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, false)
 	for _, n := range c.nodes {
 		n.cfg.ElectionTimeout = time.Second

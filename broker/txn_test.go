@@ -200,6 +200,7 @@ func TestMarkersThatEndNothing(t *testing.T) {
 
 // A second instance fences the first, whose open transaction is aborted; a third party sees all of it.
 func TestFencing(t *testing.T) {
+	t.Parallel()
 	c := txnCluster(t, "t")
 	ctx := t.Context()
 	open := func() *kgo.Client {
@@ -234,6 +235,7 @@ func TestFencing(t *testing.T) {
 
 // An open transaction holds readers of committed records back until its coordinator ends it at its time-out.
 func TestTransactionTimesOut(t *testing.T) {
+	t.Parallel()
 	c := txnCluster(t, "t")
 	ctx := t.Context()
 	cl := c.client(kgo.TransactionalID("tx"), kgo.DefaultProduceTopic("t"), kgo.TransactionTimeout(2*time.Second), kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -278,6 +280,7 @@ func TestTransactionTimesOut(t *testing.T) {
 
 // Offsets come into force with the transaction, and whoever asks for stable ones waits for it.
 func TestTransactionalOffsets(t *testing.T) {
+	t.Parallel()
 	c := txnCluster(t, "in", "out")
 	ctx := t.Context()
 	if _, err := c.nodes[0].ensureInternal(ctx, coordinator.ConsumerOffsetsTopic, 2); err != nil {
