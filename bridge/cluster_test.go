@@ -102,6 +102,7 @@ func awaitRecords(t testing.TB, cfg client.Config, topic string, n int) {
 }
 
 func TestBridgesMove(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "")
 	cl := brokertest.Cluster(t, 3, brokertest.Topic("t", 2), withBridges(&Runner{}))
 	_, js := nc.dial()
@@ -231,6 +232,7 @@ func second[A any](_ A, err error) error { return err }
 
 // A bridge of a secured cluster is the user that it is told to be, and may do what that may.
 func TestBridgesAreSubjectToACLs(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "")
 	r := &Runner{}
 	cl := brokertest.Cluster(t, 1, brokertest.Secure(), brokertest.Topic("t", 1), withBridges(r))

@@ -62,6 +62,7 @@ func publishAll(t testing.TB, js jetstream.JetStream, subject string, data ...st
 }
 
 func TestDeadLetters(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "max_payload: 100KB")
 	cl := brokertest.Start(t, brokertest.Topic("t", 1), brokertest.Topic("in", 1, "max.message.bytes", "2000"), brokertest.Topic("dead", 1))
 	_, js := nc.dial()
@@ -127,6 +128,7 @@ func TestDeadLetters(t *testing.T) {
 
 // A stream that is deleted and made anew is read from its start, once; a topic likewise.
 func TestMadeAnew(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "")
 	cl := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("t", 1))
 	_, js := nc.dial()
@@ -186,6 +188,7 @@ func TestMadeAnew(t *testing.T) {
 
 // A stream that has lost what it had acknowledged will use the same numbers again: the bridge does not guess.
 func TestStreamGoesBack(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "")
 	cl := brokertest.Start(t, brokertest.Topic("in", 1))
 	_, js := nc.dial()
@@ -219,6 +222,7 @@ func TestStreamGoesBack(t *testing.T) {
 
 // Positions: by number, by time, at both ends; what is sent again on purpose is not dropped as a repeat.
 func TestSeek(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "")
 	cl := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("t", 2))
 	_, js := nc.dial()

@@ -94,9 +94,26 @@ func freePorts(t testing.TB, n int) (ports []int) {
 			t.Fatal(err)
 		}
 		defer ln.Close() // all of them are held until there are enough
+		reserve(t, ln)
 		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
 	}
 	return ports
+}
+
+// reserve uses a listener's port once and closes from this side: in TIME_WAIT it can be listened on by who names it, and is given to nobody who
+// asks for any port, as the tests beside this one do.
+func reserve(t testing.TB, ln net.Listener) {
+	t.Helper()
+	peer, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	nc, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
 }
 
 func (n *natsNode) start(t testing.TB) {

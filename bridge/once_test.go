@@ -174,8 +174,10 @@ func rate(n int, d time.Duration) string {
 }
 
 func TestOnceIntoTopic(t *testing.T) {
+	t.Parallel()
 	for _, servers := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d servers", servers), func(t *testing.T) {
+			t.Parallel()
 			nc := startNATS(t, servers, "")
 			cl := brokertest.Cluster(t, 3, brokertest.Topic("t", 4))
 			_, js := nc.dial()
@@ -235,8 +237,10 @@ func TestOnceIntoTopic(t *testing.T) {
 }
 
 func TestOnceIntoStream(t *testing.T) {
+	t.Parallel()
 	for _, servers := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d servers", servers), func(t *testing.T) {
+			t.Parallel()
 			nc := startNATS(t, servers, "")
 			cl := brokertest.Cluster(t, 3, brokertest.Topic("t", 4))
 			_, js := nc.dial()

@@ -22,6 +22,7 @@ import (
 
 // A message of somebody else takes the place of one in flight, and those behind it fit again: what failed must not be taken for stored.
 func TestOtherWriters(t *testing.T) {
+	t.Parallel()
 	const n, others = 2000, 10
 	nc := startNATS(t, 1, "")
 	cl := brokertest.Start(t, brokertest.Topic("t", 1))
@@ -66,6 +67,7 @@ func TestOtherWriters(t *testing.T) {
 
 // A plan that cannot be finished, as a record of it converts no more: what of it has been sent is not sent again.
 func TestPlanIsAbandoned(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "")
 	cl := brokertest.Start(t, brokertest.Topic("t", 1), brokertest.Topic("dead", 1))
 	_, js := nc.dial()
@@ -105,6 +107,7 @@ func TestPlanIsAbandoned(t *testing.T) {
 
 // A work queue cannot be read by a consumer of the bridge's, and what was taken out of it is there no more.
 func TestResumeIntoWorkQueue(t *testing.T) {
+	t.Parallel()
 	nc := startNATS(t, 1, "")
 	cl := brokertest.Start(t, brokertest.Topic("t", 1))
 	_, js := nc.dial()

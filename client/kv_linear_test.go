@@ -293,6 +293,7 @@ func TestKVModel(t *testing.T) {
 }
 
 func TestKVLinearizable(t *testing.T) {
+	t.Parallel()
 	const clients, keys = 5, 6
 	c := brokertest.Cluster(t, 3, brokertest.Configure(func(_ int, cfg *broker.Config) { cfg.CleanerPause = 50 * time.Millisecond }))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+time.Duration(*kvFaults)*30*time.Second)

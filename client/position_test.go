@@ -66,6 +66,7 @@ var starts = []struct {
 
 // A consumer that is in the middle of a partition goes where Seek says, and on from there.
 func TestSeek(t *testing.T) {
+	t.Parallel()
 	b := brokertest.Start(t, brokertest.Topic("t", 2))
 	fill(t, b.Config(), "t", 0, 100)
 	for i, tc := range starts {

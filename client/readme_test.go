@@ -68,6 +68,7 @@ func TestOrders(t *testing.T) {
 }
 
 func TestOrdersSurviveABroker(t *testing.T) {
+	t.Parallel()
 	c := brokertest.Cluster(t, 3, brokertest.Topic("orders", 1))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -17,6 +17,7 @@ import (
 
 // A partition that is placed on the broker while it is being emptied moves as well; and who runs is not forgotten.
 func TestRemoveBrokerPlansAgain(t *testing.T) {
+	t.Parallel()
 	k, cfg := fake(t, kfake.SeedTopics(2, "t"))
 	var mu sync.Mutex
 	replicas := [][]int32{{1}} // of each partition

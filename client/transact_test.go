@@ -209,6 +209,7 @@ func TestTransact(t *testing.T) {
 // Each transaction writes its number to four partitions while brokers die. What was committed is in all of them, in order; what was aborted in
 // none; and what is not known is one or the other.
 func TestTransactWhileBrokersDie(t *testing.T) {
+	t.Parallel()
 	c := brokertest.Cluster(t, 3, brokertest.Topic("t", 4))
 	p := producer(t, client.ProducerConfig{Config: c.Config(), Topic: "t", TransactionalID: "id", ManualPartitions: true})
 	outcome := make(map[int]string)
@@ -280,6 +281,7 @@ func TestTransactWhileBrokersDie(t *testing.T) {
 
 // A transaction's marker in a later epoch than its records is no loss of what a consumer has read, after one more change of leader.
 func TestMarkersAreNoLoss(t *testing.T) {
+	t.Parallel()
 	c := brokertest.Cluster(t, 3, brokertest.Topic("t", 1))
 	p := producer(t, client.ProducerConfig{Config: c.Config(), Topic: "t", TransactionalID: "id"})
 	moveLeader := func() {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/balsamq/balsa/broker"
 	"github.com/balsamq/balsa/brokertest"
 	"github.com/balsamq/balsa/client"
 )
@@ -178,6 +179,7 @@ func TestTransformFails(t *testing.T) {
 
 // A record that takes longer than a transaction may is found, and put aside.
 func TestTransformTooSlow(t *testing.T) {
+	t.Parallel()
 	b := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("out", 1), brokertest.Topic("dead", 1))
 	fill(t, b.Config(), "in", 0, 8)
 	cfg := client.TransformConfig{Config: b.Config(), Topics: []string{"in"}, Topic: "out", Group: "g", StopAtEnd: true, TransactionTimeout: 2 * time.Second,
@@ -201,6 +203,7 @@ func TestTransformTooSlow(t *testing.T) {
 
 // Where a group begins holds after an abort, too.
 func TestTransformFrom(t *testing.T) {
+	t.Parallel()
 	b := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("out", 1), brokertest.Topic("dead", 1))
 	fill(t, b.Config(), "in", 0, 100)
 	for i, tc := range starts {
@@ -268,7 +271,10 @@ func TestTransformIsFenced(t *testing.T) {
 // Programs come, go and are torn away in the middle of transactions while brokers die one after the other: each input has one output, in
 // order per key.
 func TestTransformExactlyOnce(t *testing.T) {
-	c := brokertest.Cluster(t, 3, brokertest.Topic("in", 6), brokertest.Topic("out", 3))
+	t.Parallel()
+	c := brokertest.Cluster(t, 3, brokertest.Topic("in", 6), brokertest.Topic("out", 3), brokertest.Configure(func(_ int, cfg *broker.Config) {
+		cfg.GroupConsumerHeartbeat, cfg.GroupConsumerSession = 200*time.Millisecond, 10*time.Second // partitions move at a heartbeat
+	}))
 	const keys = 40
 	n := 6000
 	if testing.Short() {

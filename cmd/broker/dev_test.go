@@ -191,6 +191,7 @@ func sequence(n int) string {
 
 // The first thing that a person does: a cluster, a topic, records; stopped and started again it has them still.
 func TestDevKeepsItsData(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	d := startDev(t, "--nodes", "3", "--data-dir", dir, "--kafka-port", "0")
 	if len(d.addrs) != 3 || len(d.pids) != 3 {
@@ -245,6 +246,7 @@ func portOf(t *testing.T, addr string) string {
 
 // A node that is killed is reported with the command that starts it again, and the others go on.
 func TestDevSurvivesANode(t *testing.T) {
+	t.Parallel()
 	d := startDev(t, "--data-dir", t.TempDir(), "--kafka-port", "0")
 	d.broker("", "topic", "create", "t", "--partitions", "3", "--replicas", "3")
 	d.broker(sequence(300), "produce", "t", "-p", "0")
@@ -269,6 +271,7 @@ func TestDevSurvivesANode(t *testing.T) {
 
 // Racks are given once, shown, read from, and remembered.
 func TestDevRacks(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	d := startDev(t, "--data-dir", dir, "--kafka-port", "0", "--racks", "a,b,c")
 	d.broker("", "topic", "create", "t", "--partitions", "3", "--replicas", "3")
@@ -304,6 +307,7 @@ func TestDevRacks(t *testing.T) {
 
 // If the parent is killed, so are the brokers.
 func TestDevDiesWithItsParent(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
 		t.Skip("only Linux ties children to their parent")
 	}
@@ -371,6 +375,7 @@ func TestDevRefusals(t *testing.T) {
 
 // One broker without any configuration: founded, stopped by SIGTERM, started again with its data.
 func TestStart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	run := func() (*exec.Cmd, string) {
 		t.Helper()
@@ -475,6 +480,7 @@ func TestStart(t *testing.T) {
 
 // The SDK's exactness against the real broker: what was acknowledged comes back, also through a group.
 func TestSDKAgainstBroker(t *testing.T) {
+	t.Parallel()
 	d := startDev(t, "--data-dir", t.TempDir(), "--kafka-port", "0")
 	a, err := client.NewAdmin(t.Context(), client.Config{Brokers: d.addrs})
 	if err != nil {

@@ -85,9 +85,26 @@ func freePorts(t *testing.T, n int) []string {
 			t.Fatal(err)
 		}
 		defer l.Close()
+		reserve(t, l)
 		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs
+}
+
+// reserve uses a listener's port once and closes from this side: in TIME_WAIT it can be listened on by who names it, and is given to nobody who
+// asks for any port, as the tests beside this one do.
+func reserve(t *testing.T, ln net.Listener) {
+	t.Helper()
+	peer, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	nc, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
 }
 
 func newCluster(t *testing.T) *cluster {

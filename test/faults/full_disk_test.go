@@ -22,6 +22,7 @@ const (
 // TestFullDisk fills one broker's disk: produce is refused with a clear error by a partition that it leads, until leadership has gone
 // to a broker with room; fetch goes on, nothing is lost, and the full one recovers when room is made.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	mount := filepath.Join(t.TempDir(), "small")
 	if err := os.Mkdir(mount, 0o755); err != nil {
 		t.Fatal(err)

@@ -30,6 +30,7 @@ func report(t *testing.T, what string, gaps []time.Duration) {
 
 // TestKillOne kills a leader, a follower and the metadata leader in turn, under a stream of acknowledged writes.
 func TestKillOne(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	createTopic(c)
 	ctx, stop := context.WithCancel(t.Context())
@@ -89,6 +90,7 @@ func TestKillOne(t *testing.T) {
 
 // TestKillAll kills all brokers at once, and starts them again.
 func TestKillAll(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	createTopic(c)
 	ctx, stop := context.WithCancel(t.Context())

@@ -89,6 +89,7 @@ func (c *cluster) askCommitted(ctx context.Context, br *kgo.Broker, group string
 // that take over, lets it go on, and asks it at once. Whatever it answers about an end must not be older than what was
 // acknowledged before it was asked. A stopped process has no way to know that it was, but by its clock.
 func TestStoppedLeader(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	createTopic(c)
 	quick := kgo.RequestTimeoutOverhead(time.Second) // a stopped broker's connections stay open

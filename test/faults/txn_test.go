@@ -205,6 +205,7 @@ func (c *cluster) readUp(topic string) (out [partitions][]*kgo.Record) {
 // and abort at random. Input and output must match one to one, checked in the manner of Jepsen's Kafka workload: nothing lost, duplicated,
 // read though aborted, unseen though committed, out of order, or skipped by a reader.
 func TestExactlyOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	for _, name := range []string{topic, txnIn, txnOut} {
 		c.eventually("topic "+name+" is made", func() error {
