@@ -150,6 +150,7 @@ func TestMutants(t *testing.T) {
 			if !*mutants {
 				t.Skip("-mutants builds and runs it")
 			}
+			t.Parallel()
 			from, tries := m.seed, mutantTries
 			if *search > 0 {
 				from, tries = 1, *search
