@@ -287,11 +287,11 @@ func (s *suite) run(ctx context.Context, takes []bench.Take) error {
 	return errors.Join(errs...)
 }
 
-// child runs this program, as a process of its own so that what one take has left in memory does not burden the next. Its table goes to the
-// standard error, as all that is no result of the suite.
+// child runs this program, as a process of its own so that what one take has left in memory does not burden the next. Its lines are shown; its
+// tables are on the page.
 func (s *suite) child(ctx context.Context, self string, args []string) error {
 	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = s.a.err, s.a.err, procAttr()
+	cmd.Stderr, cmd.SysProcAttr = s.a.err, procAttr()
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = suiteEnds
 	return cmd.Run()
