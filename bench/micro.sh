@@ -51,7 +51,7 @@ case ${1:-} in
 		once "$PWD" "$tmp/new"
 	done >"$tmp/new.txt"
 	{
-		echo "# by bench/micro.sh --record; $(go version), $(nproc) processors, commit $(git rev-parse --short HEAD)"
+		echo "# by bench/micro.sh --record; $(go version), $(nproc) processors, load $(cut -d' ' -f1 /proc/loadavg 2>/dev/null || echo unknown) at the end, commit $(git rev-parse --short HEAD)"
 		cat "$tmp/new.txt"
 	} >"$baseline"
 	go tool benchstat "$baseline"
