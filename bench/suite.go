@@ -50,8 +50,8 @@ func Suite() []Piece {
 	atRest := "async" // JetStream's client mode where there is no time for all of them
 	pieces := []Piece{
 		{Name: "t1", What: "throughput, both classes, 16 partitions and 8 producers", Args: []string{"T1", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 5, Each: each(16, 90, 85)},
-		{Name: "l1", What: "latency of one synchronous producer, both classes", Args: []string{"L1"}, Peers: both, Takes: 5, Each: each(14, 24, 80)},
-		{Name: "f1", What: "a leader is killed", Args: []string{"F1"}, Peers: both, Takes: 3, Each: each(30, 45, 70), open: true},
+		{Name: "l1", What: "latency of one synchronous producer, both classes", Args: []string{"L1"}, Peers: both, Takes: 5, Each: each(14, 30, 90)},
+		{Name: "f1", What: "a leader is killed", Args: []string{"F1"}, Peers: both, Takes: 3, Each: each(34, 50, 95), open: true}, // the first one finds the rate
 		{Name: "m2", What: "10,000 idle partitions; 1,000 of peers", Args: []string{"M2", "--partitions", "1000,10000", "--peer-partitions", "1000"}, Peers: both, Takes: 1, Each: each(270, 210, 240)},
 		{Name: "l2", What: "latency to the consumer at a fixed rate, both classes", Args: []string{"L2"}, Peers: both, Takes: 3, Tier: 1, Each: each(14, 28, 84), open: true},
 		{Name: "m1", What: "1 to 1,024 active partitions", Args: []string{"M1", "--jetstream-modes", atRest}, Peers: []string{jetStreamName}, Takes: 3, Tier: 1, Each: each(70, 150, 0)},
