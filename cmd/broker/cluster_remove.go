@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,12 +40,22 @@ It waits as long as copying takes ('broker partition status' shows it). Interrup
 				return a.planRemoval(cmd, adm, int32(id), shrink)
 			}
 			last := -1
+			started, now := time.Now(), new(atomic.Int64)
+			stop := a.progress(cmd, func() string {
+				if left := now.Load(); left > 0 {
+					return fmt.Sprintf("%s left on broker %d, %v", counted(int(left), "partition", "is", "are"), id, time.Since(started).Round(time.Second))
+				}
+				return ""
+			})
+			said := a.showsProgress(cmd) || quiet(cmd)
 			err = adm.RemoveBroker(ctx, int32(id), shrink, func(left int) {
-				if left != last {
-					last = left
+				now.Store(int64(left))
+				if left != last && !said {
 					fmt.Fprintf(a.err, "%s left on broker %d\n", counted(left, "partition", "is", "are"), id)
 				}
+				last = left
 			})
+			stop()
 			if err != nil {
 				return explainRemoval(err, int32(id))
 			}

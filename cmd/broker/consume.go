@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,7 +96,10 @@ func (a *app) consume(cmd *cobra.Command, topic string, o *consumeOptions) error
 	}
 	out := bufio.NewWriterSize(a.out, 64<<10)
 	write := recordWriter(cmd, out, format)
-	err = consumeAll(ctx, c, o, out, write)
+	var read atomic.Int64
+	stop := a.consumeProgress(cmd, c, o, &read)
+	err = consumeAll(ctx, c, o, out, write, &read)
+	stop()
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil // an interrupt is the usual way to end
 	}
@@ -107,7 +111,7 @@ func (a *app) consume(cmd *cobra.Command, topic string, o *consumeOptions) error
 
 // consumeAll prints a poll at a time, and flushes after each, so that a record is seen when it comes. What was polled
 // is committed by a group only after it was printed.
-func consumeAll(ctx context.Context, c *client.Consumer, o *consumeOptions, out *bufio.Writer, write func(*kgo.Record) error) error {
+func consumeAll(ctx context.Context, c *client.Consumer, o *consumeOptions, out *bufio.Writer, write func(*kgo.Record) error, read *atomic.Int64) error {
 	for n := int64(0); ; {
 		limit := 0
 		if o.count > 0 {
@@ -128,12 +132,42 @@ func consumeAll(ctx context.Context, c *client.Consumer, o *consumeOptions, out 
 		if err := out.Flush(); err != nil {
 			return err
 		}
+		read.Add(int64(len(records)))
 		if n += int64(len(records)); n == o.count {
 			leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 			defer cancel()
 			return c.Commit(leaving)
 		}
 	}
+}
+
+// consumeProgress is for a consume that ends by itself, and whose records nobody sees pass by.
+func (a *app) consumeProgress(cmd *cobra.Command, c *client.Consumer, o *consumeOptions, read *atomic.Int64) (stop func()) {
+	if o.count == 0 && !o.exitAtEnd || !a.showsProgress(cmd) || a.isTerminal(a.out) {
+		return func() {}
+	}
+	total := o.count
+	if o.exitAtEnd && o.group == "" { // a group has no partitions yet
+		ctx, cancel := within(cmd)
+		lags, err := c.Lag(ctx)
+		cancel()
+		all := int64(0)
+		for _, l := range lags {
+			all += l.Records()
+		}
+		if err == nil && (total == 0 || all < total) {
+			total = all
+		}
+	}
+	started := time.Now()
+	return a.progress(cmd, func() string {
+		n := read.Load()
+		of := ""
+		if total > 0 {
+			of = fmt.Sprintf(" of %d", total)
+		}
+		return fmt.Sprintf("%d%s records read, %d/s, %s", n, of, int64(float64(n)/time.Since(started).Seconds()), pace(started, n, total))
+	})
 }
 
 func clientStart(s start) client.Start {

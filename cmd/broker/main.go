@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -25,6 +26,9 @@ type app struct {
 	lookupEnv func(string) (string, bool)
 	environ   func() []string
 	workDir   string // where balsa.yaml is looked for; empty: the current directory
+
+	terminal func(stream any) bool // whether somebody looks at it; nil: isTerminal
+	every    time.Duration         // between two lines of progress; 0: progressEvery
 
 	typed map[string]bool // flags that the command line has, as opposed to settings from elsewhere
 	ran   bool            // a command's own code has begun: what fails before is a mistake in the command line

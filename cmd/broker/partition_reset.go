@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -113,12 +112,7 @@ func showResetPlan(w io.Writer, name string, p *client.ResetPlan) {
 // confirm asks a question on the terminal. Where there is none, nothing is done.
 func (a *app) confirm(question string) error {
 	const mend = "look at it with --dry-run, then say --yes"
-	f, ok := a.in.(*os.File)
-	if ok {
-		st, err := f.Stat()
-		ok = err == nil && st.Mode()&os.ModeCharDevice != 0
-	}
-	if !ok {
+	if !a.isTerminal(a.in) {
 		return usageError(mend, "nobody is there to be asked: the standard input is no terminal")
 	}
 	fmt.Fprint(a.err, question)

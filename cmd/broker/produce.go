@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -135,7 +136,23 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 			return err
 		}
 	}
+	var taken atomic.Int64 // bytes of the input
+	total := int64(0)
+	if f, ok := in.(*os.File); ok {
+		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
+			total = st.Size()
+		}
+	}
+	stop := a.progress(cmd, func() string {
+		w.mu.Lock()
+		records, bytes := w.res.Written, w.res.Bytes
+		w.mu.Unlock()
+		return fmt.Sprintf("%s written, %s, %s/s, %s", counted(int(records), "record"), byteSize(bytes), byteSize(int64(float64(bytes)/time.Since(w.started).Seconds())),
+			pace(w.started, taken.Load(), total))
+	})
+	defer stop()
 	readErr := eachLine(cmd.Context(), in, maxBytes, func(n int64, line []byte) error {
+		taken.Add(int64(len(line)) + 1)
 		r, err := read(line)
 		if err == nil && r != nil && r.Partition >= int32(partitions) {
 			err = badLine(fmt.Sprintf("it has %d: 0 to %d. Without --keep-partition the key decides", partitions, partitions-1), "topic %s has no partition %d", topic, r.Partition)
@@ -149,6 +166,7 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 		return err
 	})
 	err = w.close()
+	stop()
 	if printErr := a.print(cmd, &w.res, func(out io.Writer) { w.show(out, o.dry) }); printErr != nil {
 		return printErr
 	}
@@ -248,6 +266,8 @@ func (w *recordSink) connect(cmd *cobra.Command, topic string, o *produceOptions
 func (w *recordSink) write(n int64, r *kgo.Record) {
 	size := int64(len(r.Key) + len(r.Value))
 	if w.p == nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.res.Written++
 		w.res.Bytes += size
 		return

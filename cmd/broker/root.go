@@ -76,10 +76,12 @@ func (a *app) root() *cobra.Command {
 	pf.Duration("timeout", 30*time.Second, "how long to wait for the cluster")
 	pf.String("config", "", "read settings from this `FILE` ('none': from no file); default balsa.yaml if it exists")
 	pf.String("profile", "", "connect as the profile `NAME` says ('none': as none does); default: BALSA_PROFILE, or that of 'broker profile use'")
+	pf.Bool("quiet", false, "show no progress")
 	securityFlags(pf)
 	setting(pf, "brokers", "brokers")
 	setting(pf, "output", "output")
 	setting(pf, "timeout", "timeout")
+	setting(pf, "quiet", "quiet")
 	for _, newCommand := range commands {
 		root.AddCommand(newCommand(a))
 	}

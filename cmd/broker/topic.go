@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,11 +59,14 @@ waits for longer than --timeout as long as there come more leaders.`,
 				spec.Configs[k] = v
 			}
 			return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
-				spec.Progress = a.creationProgress(spec.Name)
+				var stop func()
+				spec.Progress, stop = a.creationProgress(cmd, spec.Name)
+				defer stop()
 				t, err := adm.CreateTopic(ctx, spec)
 				if isKind(err, client.ErrTimeout) && !dry {
 					t, err = a.awaitTopic(cmd, adm, spec, err)
 				}
+				stop()
 				there := ifNotExists && isKind(err, client.ErrExists)
 				if there {
 					t, err = adm.Topic(ctx, spec.Name)
@@ -96,16 +100,26 @@ waits for longer than --timeout as long as there come more leaders.`,
 	return cmd
 }
 
-// creationProgress says every few seconds how many partitions have a leader.
-func (a *app) creationProgress(name string) func(led, partitions int) {
+// creationProgress says how many partitions have a leader: on a terminal in one line, elsewhere every few seconds.
+func (a *app) creationProgress(cmd *cobra.Command, name string) (tell func(led, partitions int), stop func()) {
 	const pause = 3 * time.Second
 	told := time.Now()
-	return func(led, partitions int) {
-		if time.Since(told) >= pause {
-			told = time.Now()
-			fmt.Fprintf(a.err, "topic %s is created; %d of %s have a leader\n", name, led, counted(partitions, "partition"))
+	var text atomic.Pointer[string]
+	stop = a.progress(cmd, func() string {
+		if s := text.Load(); s != nil {
+			return *s
 		}
-	}
+		return ""
+	})
+	remarks := !a.showsProgress(cmd) && !quiet(cmd)
+	return func(led, partitions int) {
+		line := fmt.Sprintf("topic %s is created; %d of %s have a leader", name, led, counted(partitions, "partition"))
+		text.Store(&line)
+		if remarks && time.Since(told) >= pause {
+			told = time.Now()
+			fmt.Fprintln(a.err, line)
+		}
+	}, stop
 }
 
 // awaitTopic goes on waiting for a topic that is created, for as long as there are more leaders after --timeout than there were
