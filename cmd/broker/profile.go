@@ -96,10 +96,9 @@ func (a *app) typedProfile(cmd *cobra.Command, passwordEnv string) (p profile, e
 	if a.typed["password"] {
 		return p, usageError("name a file with --password-file, or an environment variable with --password-env", "a profile holds no password")
 	}
-	if !a.typed["brokers"] {
+	if p.Brokers, _ = cmd.Flags().GetStringSlice("brokers"); !a.typed["brokers"] || len(p.Brokers) == 0 { // as an unset variable of a script makes it
 		return p, usageError("name some with -b HOST:PORT,...", "there are no brokers for the profile")
 	}
-	p.Brokers, _ = cmd.Flags().GetStringSlice("brokers")
 	if a.typed["admin"] {
 		p.Admin, _ = cmd.Flags().GetStringSlice("admin")
 	}
@@ -216,7 +215,7 @@ func newProfileShow(a *app) *cobra.Command {
 				name = args[0]
 			} else if name == "" || name == noProfile {
 				return &cliError{code: exitNotFound, what: "no profile is in use", mend: "'broker profile use NAME' chooses one; 'broker profile list' shows those there are"}
-			} else {
+			} else if _, where = a.chosenProfile(cmd); where == "" {
 				where = set.file
 			}
 			p, err := set.get(name, where)

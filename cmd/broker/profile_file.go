@@ -268,6 +268,10 @@ func (a *app) profileValues(cmd *cobra.Command, given, inFile func(key string) b
 	if err != nil {
 		return nil, "", false, err
 	}
+	if len(p.Brokers) == 0 && !given("brokers") { // the default ones are some other cluster
+		return nil, "", false, &cliError{code: exitUsage, what: fmt.Sprintf("profile %s names no brokers", name), where: set.file,
+			mend: fmt.Sprintf("'broker profile add %s --replace -b HOST:PORT,...' makes it anew", name)}
+	}
 	values, where = p.settings(given), set.file+", profile "+name
 	if env, ok := values[passwordEnvKey]; ok {
 		delete(values, passwordEnvKey)

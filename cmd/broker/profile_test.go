@@ -123,6 +123,7 @@ func TestProfileFile(t *testing.T) {
 	try(exitUsage, "profile", "add", "Prod", "-b", "one:1")
 	try(exitUsage, "profile", "add", "none", "-b", "one:1")
 	try(exitUsage, "profile", "add", "prod")
+	try(exitUsage, "profile", "add", "prod", "-b", "")
 	try(exitUsage, "profile", "add", "prod", "-b", "one:99999")
 	try(exitUsage, "profile", "add", "prod", "-b", "one:1", "--user", "alice", "--password", "secret")
 	try(exitUsage, "profile", "add", "prod", "-b", "one:1", "--user", "alice")
@@ -151,6 +152,7 @@ func TestProfileFile(t *testing.T) {
 	c.env["BALSA_PROFILE"] = "prod"
 	try(exitNotFound, "topic", "list")
 	try(exitOK, "profile", "list")
+	try(exitNotFound, "profile", "show")
 	try(exitOK, "profile", "use", "dev")
 	c.must("version") // needs none
 	delete(c.env, "BALSA_PROFILE")
@@ -179,5 +181,11 @@ func TestProfileFile(t *testing.T) {
 		try(exitUsage, "topic", "list")
 		c.must("version")
 	}
+	// A profile without brokers is no way to those that are the default.
+	if err := os.WriteFile(file, []byte("current: dev\nprofiles:\n  dev:\n    tls: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	try(exitUsage, "topic", "list")
+	try(exitUsage, "topic", "list", "--profile", "dev")
 	golden(t, "profiles.txt", b.String())
 }
