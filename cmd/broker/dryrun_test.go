@@ -61,6 +61,7 @@ func TestDryRun(t *testing.T) {
 	c.must("acl", "create", "--allow", "alice", "--operation", "read", "--topic", "orders")
 	c.must("quota", "set", "--for-user", "alice", "producer_byte_rate=1000")
 	c.must("config", "set", "topic/orders", "retention.ms=5000")
+	c.must("topic", "create", "latest", "--set", "cleanup.policy=compact")
 
 	join, leave := context.WithCancel(t.Context())
 	defer leave()
@@ -119,6 +120,7 @@ func TestDryRun(t *testing.T) {
 
 	for _, line := range []string{
 		"topic create orders", "topic create bad/name", "topic delete nowhere", "topic trim orders -p 7 --before 0", "topic trim nowhere -p 0 --before 0", "topic trim orders -p 0 --before 1000",
+		"topic trim latest -p 0 --before 0", "topic trim __consumer_offsets -p 0 --before 0", "topic delete __consumer_offsets",
 		"group delete nobody", "group delete busy", "group reset-offsets busy --to-earliest --execute", "group delete-offsets billing --topic nowhere", "group delete-offsets billing --topic orders/9",
 		"config set topic/nowhere retention.ms=1", "quota set --for-user alice nonsense=1", "user delete bob", "user create alice --new-password-file " + c.dir + "/pw",
 		"user passwd bob --new-password-file " + c.dir + "/pw", "acl delete --principal bob", "acl create --allow alice --operation fly --topic orders", "partition move orders --to 9", "partition move nowhere --to 1",

@@ -278,6 +278,21 @@ func planTrim(ctx context.Context, adm *client.Admin, topic string, partition in
 	if err := adm.PartitionExists(ctx, topic, partition); err != nil {
 		return 0, 0, err
 	}
+	t, err := adm.DescribeTopic(ctx, topic)
+	if isKind(err, client.ErrDenied) { // who may trim need not be allowed to see the settings
+		t, err = adm.Topic(ctx, topic)
+	}
+	switch {
+	case err != nil:
+		return 0, 0, err
+	case t.Internal:
+		err = kerr.InvalidTopicException
+	case slices.ContainsFunc(t.Configs, onlyCompacts):
+		err = kerr.PolicyViolation
+	}
+	if err != nil {
+		return 0, 0, &client.Error{Op: "trim", Subject: partitionName(topic, partition), Kind: client.ErrInvalid, Err: err}
+	}
 	all, err := adm.Offsets(ctx, topic)
 	if err != nil {
 		return 0, 0, err
@@ -296,11 +311,19 @@ func planTrim(ctx context.Context, adm *client.Admin, topic string, partition in
 	return p.Start, max(start, p.Start), nil
 }
 
+// onlyCompacts says that a setting keeps records from being deleted by offset.
+func onlyCompacts(c client.TopicConfig) bool {
+	return c.Name == "cleanup.policy" && c.Value != "" && !strings.Contains(c.Value, "delete")
+}
+
 func newTopicDelete(a *app) *cobra.Command {
 	return newDelete(a, "topic", "Delete a topic and its records, for good", (*client.Admin).DeleteTopic, func(ctx context.Context, adm *client.Admin, name string) (string, error) {
 		t, err := adm.Topic(ctx, name)
 		if err != nil {
 			return "", err
+		}
+		if t.Internal {
+			return "", &client.Error{Op: "delete topic", Subject: name, Kind: client.ErrDenied, Err: fmt.Errorf("topic %s belongs to the brokers (%w)", name, kerr.TopicAuthorizationFailed)}
 		}
 		all, err := adm.Offsets(ctx, name)
 		if err != nil { // one without a leader can be deleted all the same
