@@ -102,7 +102,7 @@ func (t *Transport) welcome(c net.Conn) (*inbound, *frameReader, error) {
 	if code == accepted && !t.register(in) {
 		code, reason = RefusedOverloaded, "has too many connections"
 	}
-	if err := answer(c, id, code, reason); err != nil {
+	if err := answer(c, id, h.max, code, reason); err != nil {
 		t.unregister(in)
 		return nil, nil, err
 	}
@@ -241,8 +241,8 @@ func (t *Transport) readBulk(in *inbound, fr *frameReader) error {
 			err = t.pong(in.conn)
 		case frameMessages:
 			err = t.deliverSmall(in, body)
-		case frameApp:
-			m, derr := decodeApp(body)
+		case frameApp, frameEntries:
+			m, derr := decodeEntries(ft, body)
 			if derr != nil {
 				return derr
 			}

@@ -334,6 +334,26 @@ func decodeApp(b []byte) (raft.Message, error) {
 	return m, d.end()
 }
 
+// decodeEntries decodes the body of a frameApp, or of a frameEntries: that has its head where it says.
+func decodeEntries(t frameType, b []byte) (raft.Message, error) {
+	if t == frameApp {
+		return decodeApp(b)
+	}
+	head, err := t.summed(b)
+	if err != nil {
+		return raft.Message{}, err
+	}
+	m, err := decodeApp(b[headLen:])
+	entries := 0
+	for i := range m.Entries {
+		entries += len(m.Entries[i].Frame)
+	}
+	if err == nil && entries != len(b)-len(head) {
+		err = fmt.Errorf("%w: a head of %d bytes before %d of entries in %d", errDecode, len(head), entries, len(b))
+	}
+	return m, err
+}
+
 const (
 	chunkResponse = 1 << 0
 	chunkGone     = 1 << 1

@@ -273,6 +273,8 @@ func FuzzFrame(f *testing.F) {
 	f.Add(g)
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Add(bytes.Repeat([]byte{0xff}, 64))
+	m := app(1, 2, 3, 5)
+	f.Add(entriesFrame(&m))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fr := newFrameReader(bytes.NewReader(data), 64)
 		for total := 0; ; {
@@ -293,6 +295,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(appendMessages(nil, []raft.Message{m, randomMessage(r, raft.MsgVote)}))
 	m.Entries = []raft.Entry{{Frame: []byte("one")}, {Frame: []byte("three")}}
 	f.Add(encodeApp(&m))
+	f.Add(entriesFrame(&m)[frameHeaderLen:])
 	s := randomMessage(r, raft.MsgSnap)
 	s.Snapshot = &raft.Snapshot{Meta: raft.SnapshotMeta{Conf: raft.ConfState{Voters: []raft.Member{{ID: 1, Incarnation: 2}}}}}
 	f.Add(appendMessages(nil, []raft.Message{s}))
@@ -307,6 +310,12 @@ func FuzzDecode(f *testing.F) {
 		if msgs, err := decodeMessages(data); err == nil {
 			if again, err := decodeMessages(appendMessages(nil, msgs)); err != nil || !reflect.DeepEqual(msgs, again) {
 				t.Fatalf("%+v\n%+v %v", msgs, again, err)
+			}
+		}
+		if m, err := decodeEntries(frameEntries, data); err == nil {
+			again := entriesFrame(&m)[frameHeaderLen:]
+			if got, err := decodeEntries(frameEntries, again); err != nil || !reflect.DeepEqual(m, got) {
+				t.Fatalf("%+v\n%+v %v", m, got, err)
 			}
 		}
 		if m, err := decodeApp(data); err == nil {

@@ -7,7 +7,9 @@
 //	10 flags, reserved: 0 (2)
 //	12 body
 //
-// The length is checked against the lane's bound before memory is taken for it.
+// The length is checked against the lane's bound before memory is taken for it. Of a frameEntries' body the checksum covers only the
+// head: the entries behind it are frames of a log, each with a checksum of its own that its group verifies in any case, and bytes that
+// travel twice for each record that is written need not be summed up four times more.
 
 package transport
 
@@ -53,11 +55,16 @@ const (
 	frameRequest  frameType = 10
 	frameResponse frameType = 11
 	frameCancel   frameType = 12
+	frameEntries  frameType = 13 // length of the head (4), the head, which is that of a frameApp, and the entries' frames; since protocol 3
+
+	maxFrameType = frameEntries
+	// headLen is the length of the length of a frameEntries' head.
+	headLen = 4
 )
 
 // owned reports whether what is decoded from the body points into it, so that the body needs memory of its own.
 func (t frameType) owned() bool {
-	return t == frameApp || t == frameChunk || t == frameRequest || t == frameResponse
+	return t == frameApp || t == frameEntries || t == frameChunk || t == frameRequest || t == frameResponse
 }
 
 var (
@@ -70,6 +77,30 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // beginFrame appends a header to be filled in by endFrame.
 func beginFrame(dst []byte, t frameType) []byte {
 	return append(dst, 0, 0, 0, 0, 0, 0, 0, 0, frameVersion, byte(t), 0, 0)
+}
+
+// endEntries completes the frameEntries whose head begins at start of buf, behind the room for its length, and which goes on with n
+// bytes of entries.
+func endEntries(buf []byte, start, n int) {
+	f := buf[start:]
+	binary.LittleEndian.PutUint32(f, uint32(len(f)-frameHeaderLen+n))
+	binary.LittleEndian.PutUint32(f[frameHeaderLen:], uint32(len(f)-frameHeaderLen-headLen))
+	binary.LittleEndian.PutUint32(f[4:], frameCRC(f[:frameHeaderLen], f[frameHeaderLen:]))
+}
+
+// summed is the part of a body that its frame's checksum covers.
+func (t frameType) summed(body []byte) ([]byte, error) {
+	if t != frameEntries {
+		return body, nil
+	}
+	if len(body) < headLen {
+		return nil, fmt.Errorf("%w: entries without a head", errFrame)
+	}
+	n := int64(binary.LittleEndian.Uint32(body))
+	if n > int64(len(body)-headLen) {
+		return nil, fmt.Errorf("%w: a head of %d bytes in %d", errFrame, n, len(body))
+	}
+	return body[:headLen+n], nil
 }
 
 // endFrame completes the frame that begins at start of buf and goes on with tail.
@@ -94,23 +125,30 @@ func frameCRC(header, body []byte) uint32 {
 }
 
 type frameReader struct {
-	r      *bufio.Reader
+	src    io.Reader
+	r      *bufio.Reader // of src
 	header [frameHeaderLen]byte
+	ahead  [frameHeaderLen]byte // have bytes of the next header, which have come with the last body
+	have   int
 	buf    []byte // reused for frames whose body need not be owned
 }
 
 func newFrameReader(r io.Reader, size int) *frameReader {
-	return &frameReader{r: bufio.NewReaderSize(r, size)}
+	return &frameReader{src: r, r: bufio.NewReaderSize(r, size)}
 }
 
 // next reads a frame of at most limit bytes. The body is the caller's if the type says so, else it is good until the
 // next call.
 func (f *frameReader) next(limit int) (frameType, []byte, error) {
-	if _, err := io.ReadFull(f.r, f.header[:]); err != nil {
+	h := &f.header
+	if _, err := io.ReadFull(f.r, h[copy(h[:], f.ahead[:f.have]):]); err != nil {
+		if f.have > 0 {
+			err = noEOF(err)
+		}
 		return 0, nil, err
 	}
-	h := &f.header
-	if h[8] != frameVersion || h[10] != 0 || h[11] != 0 || h[9] == 0 || h[9] > byte(frameCancel) {
+	f.have = 0
+	if h[8] != frameVersion || h[10] != 0 || h[11] != 0 || h[9] == 0 || h[9] > byte(maxFrameType) {
 		return 0, nil, fmt.Errorf("%w: header %x", errFrame, h[8:])
 	}
 	t := frameType(h[9])
@@ -122,14 +160,39 @@ func (f *frameReader) next(limit int) (frameType, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if frameCRC(h[:], body) != binary.LittleEndian.Uint32(h[4:]) {
+	summed, err := t.summed(body)
+	if err != nil {
+		return 0, nil, err
+	}
+	if frameCRC(h[:], summed) != binary.LittleEndian.Uint32(h[4:]) {
 		return 0, nil, fmt.Errorf("%w: checksum", errFrame)
 	}
 	return t, body, nil
 }
 
+// direct reads a large body past the buffer, into memory of its own, and what has come of the next header with it: in a stream of such
+// frames a read brings one of them, and nothing is copied.
+func (f *frameReader) direct(n int) ([]byte, error) {
+	b := uncleared(n + frameHeaderLen)
+	k := 0
+	if f.r.Buffered() > 0 {
+		k, _ = f.r.Read(b) // copies what is there
+	}
+	if k < n {
+		m, err := io.ReadAtLeast(f.src, b[k:], n-k)
+		if k += m; err != nil {
+			return nil, noEOF(err)
+		}
+	}
+	f.have = copy(f.ahead[:], b[n:k])
+	return b[:n:n], nil
+}
+
 func (f *frameReader) body(n int, owned bool) ([]byte, error) {
 	var b []byte
+	if owned && n >= unclearedFrom && n <= firstRead {
+		return f.direct(n)
+	}
 	if owned || n > keepRead {
 		b = uncleared(min(n, firstRead))
 	} else {

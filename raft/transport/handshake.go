@@ -25,7 +25,10 @@ import (
 // Protocol versions spoken, inclusive.
 const (
 	minProtocol = 2 // messages carry the group's epoch
-	maxProtocol = 2
+	maxProtocol = 3 // entries need not be summed up: frameEntries
+
+	// protocolEntries is the first one with frameEntries.
+	protocolEntries = 3
 )
 
 const (
@@ -246,10 +249,10 @@ func receiveHello(fr *frameReader) (hello, error) {
 	return decodeHello(body)
 }
 
-// answer sends the accepting side's welcome.
-func answer(c net.Conn, i *identity, code RefusalCode, reason string) error {
+// answer sends the accepting side's welcome to who can speak up to version top.
+func answer(c net.Conn, i *identity, top byte, code RefusalCode, reason string) error {
 	b := beginFrame(nil, frameWelcome)
-	b = appendWelcome(b, &welcome{code: code, version: maxProtocol, identity: *i, reason: reason})
+	b = appendWelcome(b, &welcome{code: code, version: min(top, maxProtocol), identity: *i, reason: reason})
 	endFrame(b, 0)
 	_, err := c.Write(b)
 	return err

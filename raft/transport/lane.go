@@ -70,6 +70,8 @@ type lane struct {
 	bufs  [][]byte
 	batch []item
 	small []raft.Message
+
+	version byte // of the protocol, on this connection
 }
 
 func (t *Transport) newLane(node raft.NodeID, kind laneKind) *lane {
@@ -264,10 +266,11 @@ func (l *lane) session() error {
 		l.t.logOnce(fmt.Sprint("resolve ", l.node), slog.LevelInfo, "no address is known of broker", "node", l.node)
 		return errNoAddress
 	}
-	c, fr, _, err := l.t.connect(l.ctx, addr, l.kind, l.node)
+	c, fr, w, err := l.t.connect(l.ctx, addr, l.kind, l.node)
 	if err != nil {
 		return err
 	}
+	l.version = w.version
 	defer c.Close()
 	// The reader's one job is to notice pongs and the end.
 	pongs, dead := make(chan struct{}, 1), make(chan error, 1)
@@ -422,8 +425,13 @@ func (l *lane) flushSmall() {
 }
 
 func (l *lane) app(m *raft.Message) {
-	start := len(l.arena)
-	l.arena = appendMessage(beginFrame(l.arena, frameApp), m)
+	start, summed := len(l.arena), l.version < protocolEntries
+	if summed {
+		l.arena = beginFrame(l.arena, frameApp)
+	} else {
+		l.arena = append(beginFrame(l.arena, frameEntries), make([]byte, headLen)...)
+	}
+	l.arena = appendMessage(l.arena, m)
 	n := len(l.arena) - start - frameHeaderLen
 	frames := make([][]byte, len(m.Entries))
 	for i := range m.Entries {
@@ -441,5 +449,10 @@ func (l *lane) app(m *raft.Message) {
 			"group", m.Group, "index", m.Index, "entries", len(m.Entries), "bytes", n, "MaxFrame", l.t.o.MaxFrame)
 		return
 	}
-	l.finish(start, frames...)
+	if summed {
+		l.finish(start, frames...)
+		return
+	}
+	endEntries(l.arena, start, n-(len(l.arena)-start-frameHeaderLen))
+	l.bufs = append(append(l.bufs, l.arena[start:len(l.arena):len(l.arena)]), frames...)
 }

@@ -276,7 +276,7 @@ func TestCallHugeAnswer(t *testing.T) {
 				return
 			}
 			if _, err := receiveHello(newFrameReader(c, 100)); err == nil {
-				_ = answer(c, &identity{cluster: testCluster, self: raft.Member{ID: 2}}, accepted, "")
+				_ = answer(c, &identity{cluster: testCluster, self: raft.Member{ID: 2}}, maxProtocol, accepted, "")
 				f := beginFrame(nil, frameResponse)
 				binary.LittleEndian.PutUint32(f, 2<<30)
 				_, _ = c.Write(f)
