@@ -76,6 +76,7 @@ type request struct {
 	// quotaClient is the client id, where there are quotas.
 	quotaClient string
 	held        atomic.Int32 // why the frame's bytes are still needed; at 0 their memory is given back
+	frame       *[]byte      // that memory, if takeFrame gave it
 
 	// Guarded by conn.mu.
 	done     bool
@@ -233,7 +234,18 @@ func truncated(err error) error {
 
 // readRequest reads and decodes a frame of n bytes, for which memory has been acquired.
 func (c *conn) readRequest(br *bufio.Reader, a *api, n int) (*request, error) {
-	frame, err := protocol.ReadFrameBody(stallReader{c, br}, n)
+	var frame []byte
+	var pooled *[]byte
+	var err error
+	if a.key == keyProduce {
+		pooled = takeFrame(n)
+	}
+	if pooled != nil {
+		frame = (*pooled)[:n:n]
+		_, err = io.ReadFull(stallReader{c, br}, frame)
+	} else {
+		frame, err = protocol.ReadFrameBody(stallReader{c, br}, n)
+	}
 	if err != nil {
 		return nil, truncated(err)
 	}
@@ -242,7 +254,7 @@ func (c *conn) readRequest(br *bufio.Reader, a *api, n int) (*request, error) {
 		return nil, fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	c.s.met.bytesIn.Add(float64(4 + n))
-	r := &request{c: c, header: h, size: int64(n), start: time.Now()}
+	r := &request{c: c, header: h, size: int64(n), start: time.Now(), frame: pooled}
 	r.held.Store(1)
 	r.msg = kmsg.RequestForKey(h.Key)
 	r.msg.SetVersion(h.Version)
@@ -426,6 +438,10 @@ func (r *request) surrender() {
 func (r *request) release() {
 	if r.held.Add(-1) == 0 {
 		r.c.giveBack(findAPI(r.header.Key), r.size)
+		if r.frame != nil {
+			giveFrame(r.frame)
+			r.frame = nil
+		}
 	}
 }
 

@@ -12,10 +12,10 @@ import (
 	"github.com/balsamq/balsa/raft/multi"
 )
 
-// AppendRequest is one batch to append. It belongs to the replica until Done has been called, Batch for ever.
+// AppendRequest is one batch to append. It belongs to the replica until Done has been called, and so do Batch's bytes: the log has a copy.
 type AppendRequest struct {
-	// Batch is one record batch of magic 2, as the client sent it. The replica owns it from here on, and may put another in its
-	// place (compression.type).
+	// Batch is one record batch of magic 2, as the client sent it. The replica may write to it, and put another in its place
+	// (compression.type).
 	Batch []byte
 	// Acks is Kafka's: 1 and 0 answer after the leader's own sync (and may be lost with the leader), -1 (all) after the
 	// quorum's commit.
