@@ -13,7 +13,7 @@ import (
 
 // fillBacklog sends as fast as it goes until so many bytes were acknowledged, and stands still then.
 func (t *turn) fillBacklog(ctx context.Context) error {
-	begin := t.load.totalAck.Load()
+	begin := t.load.totalAck()
 	want := t.cell.Backlog / int64(t.cell.RecordBytes)
 	t.load.setPace(0)
 	defer t.load.setPace(-1)
@@ -23,7 +23,7 @@ func (t *turn) fillBacklog(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		now := t.load.totalAck.Load()
+		now := t.load.totalAck()
 		if now-begin >= want {
 			break
 		}

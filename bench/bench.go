@@ -59,6 +59,7 @@ type warmer interface{ LeastWarmup() time.Duration }
 // Producer sends records and reports each one's fate. Send may block while the cell's bytes in flight are out; done is
 // called once per record, from any goroutine.
 type Producer interface {
+	// The record's memory is another one's once done has been called without an error.
 	Send(ctx context.Context, partition int, record []byte, done func(error))
 	// Flush waits for everything sent.
 	Flush(ctx context.Context) error

@@ -123,6 +123,7 @@ func (f *fake) Opened(_ context.Context, node int) (bool, string, error) {
 }
 func (f *fake) Producer(context.Context, int) (Producer, error) { return f, nil }
 func (f *fake) Send(_ context.Context, p int, rec []byte, done func(error)) {
+	rec = bytes.Clone(rec)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	store := func() {

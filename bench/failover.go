@@ -101,7 +101,7 @@ func comeBack(ctx context.Context, t *turn) error {
 	if err := t.sys.Kill(node); err != nil {
 		return err
 	}
-	missedFrom := t.load.totalAck.Load()
+	missedFrom := t.load.totalAck()
 	if err := t.fillBacklog(ctx); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func comeBack(ctx context.Context, t *turn) error {
 		return err
 	}
 	away := t.phase("catching up")
-	missed := t.load.totalAck.Load() - missedFrom
+	missed := t.load.totalAck() - missedFrom
 	t.measure()
 	began := time.Now()
 	t.load.mark(fmt.Sprintf("node %d is started", node+1))

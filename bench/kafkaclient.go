@@ -196,7 +196,29 @@ func (p *kafkaProducer) Send(ctx context.Context, partition int, record []byte, 
 		done(p.cl.ProduceSync(ctx, &kgo.Record{Partition: int32(partition), Value: record}).FirstErr())
 		return
 	}
-	p.cl.Produce(ctx, &kgo.Record{Partition: int32(partition), Value: record}, func(_ *kgo.Record, err error) { done(err) })
+	r, _ := kafkaRecords.Get().(*kafkaRecord)
+	if r == nil {
+		r = new(kafkaRecord)
+		r.answeredBy = r.answered
+	}
+	r.Record, r.done = kgo.Record{Partition: int32(partition), Value: record}, done
+	p.cl.Produce(ctx, &r.Record, r.answeredBy)
+}
+
+// kafkaRecord is a record of franz-go's with its promise. Once that has been called franz-go looks at neither again.
+type kafkaRecord struct {
+	kgo.Record
+	done       func(error)
+	answeredBy func(*kgo.Record, error) // answered, made once
+}
+
+var kafkaRecords sync.Pool
+
+func (r *kafkaRecord) answered(_ *kgo.Record, err error) {
+	done := r.done
+	r.Record, r.done = kgo.Record{}, nil
+	kafkaRecords.Put(r)
+	done(err)
 }
 
 func (p *kafkaProducer) Flush(ctx context.Context) error { return p.cl.Flush(ctx) }

@@ -4,6 +4,9 @@
 // still. At a rate, record k of a producer is due at a moment that does not depend on the system, and its latency counts from
 // then, however late it could be sent: a stall shows in all records that were due in it (no coordinated omission). In a
 // closed loop it counts from when the producer had the record ready, before it waits for its turn in the window.
+//
+// It shares the machine with what it measures: what a record costs here comes off every system's figures alike. So the memory of records
+// is used again, filled once with what compression cannot shrink, and one clock is read where two would do no better.
 
 package bench
 
@@ -45,6 +48,7 @@ type load struct {
 
 	producers []Producer
 	shards    []*shard
+	filler    []byte // what compression cannot shrink
 	wg        sync.WaitGroup
 
 	// By producer and partition: how many records were sent so far, acknowledged, which was the last of those, and which failed.
@@ -64,8 +68,7 @@ type load struct {
 	read     int64   // records consumed in this phase
 	marks    []Mark
 
-	refused  atomic.Int64
-	totalAck atomic.Int64 // for whoever watches the progress
+	refused atomic.Int64
 }
 
 // phase is a part of the run that is being accounted for.
@@ -76,13 +79,28 @@ type phase struct {
 
 // shard is one producer's part of the account, so that producers do not wait for each other.
 type shard struct {
-	sending sync.Mutex // held while a record is sent: a probe may come between
+	sending sync.Mutex // held while a record is sent: a probe may come between; guards spare
+	spare   []*outRecord
 
 	mu      sync.Mutex // guards the rest
 	hist    *hdrhistogram.Histogram
 	records int64
-	origin  time.Time
+	total   int64 // acknowledged since the load began
+	begun   bool  // the series has, at origin
+	origin  time.Duration
 	series  []step
+	back    []*outRecord // acknowledged: spare, as soon as there is no other
+}
+
+// outRecord is a record on its way, and the memory for the next one: there are as many as were ever on their way at once.
+type outRecord struct {
+	l          *load
+	bytes      []byte
+	i, part    int
+	seq        uint64
+	due        time.Duration // since the load's epoch
+	after      func(error)
+	answeredBy func(error) // answered, made once
 }
 
 type step struct {
@@ -92,7 +110,10 @@ type step struct {
 
 func newLoad(c Cell, s System) *load {
 	slots := c.Producers * c.Partitions
-	l := &load{cell: c, system: s, epoch: time.Now(), acked: make([]atomic.Uint64, slots), lastAcked: make([]atomic.Uint64, slots), sent: make([]atomic.Uint64, slots),
+	filler := make([]byte, max(1<<20, 2*c.RecordBytes))
+	rng := rand.NewChaCha8([32]byte{1})
+	_, _ = rng.Read(filler)
+	l := &load{filler: filler, cell: c, system: s, epoch: time.Now(), acked: make([]atomic.Uint64, slots), lastAcked: make([]atomic.Uint64, slots), sent: make([]atomic.Uint64, slots),
 		failed: make([]sync.Map, slots), phase: &phase{name: "warming up", begin: time.Now()}, endToEnd: newHistogram()}
 	for range c.Producers {
 		l.shards = append(l.shards, &shard{hist: newHistogram()})
@@ -113,36 +134,33 @@ func (l *load) start(ctx context.Context, rate int) error {
 		l.producers = append(l.producers, p)
 	}
 	l.setPace(rate)
-	filler := make([]byte, max(1<<20, 2*l.cell.RecordBytes)) // what compression cannot shrink
-	rng := rand.NewChaCha8([32]byte{1})
-	_, _ = rng.Read(filler)
 	for i := range l.producers {
-		l.wg.Go(func() { l.produce(ctx, i, filler) })
+		l.wg.Go(func() { l.produce(ctx, i) })
 	}
 	return nil
 }
 
 // produce is the i-th producer.
-func (l *load) produce(ctx context.Context, i int, filler []byte) {
+func (l *load) produce(ctx context.Context, i int) {
 	var pace *pacing
 	k := 0 // records sent at this pace
 	for n := 0; !l.stop.Load() && ctx.Err() == nil; {
 		if now := l.pace.Load(); now != pace {
 			pace, k = now, 0
 		}
-		due := time.Now()
+		due := l.now()
 		switch {
 		case pace.rate < 0:
 			pause(ctx, stillPoll)
 			continue
 		case pace.rate > 0:
-			due = pace.begin.Add(time.Duration(float64(k*l.cell.Producers+i) / float64(pace.rate) * float64(time.Second)))
+			due = pace.begin.Add(time.Duration(float64(k*l.cell.Producers+i) / float64(pace.rate) * float64(time.Second))).Sub(l.epoch)
 			k++
-			if wait := time.Until(due); wait > 0 {
+			if wait := due - l.now(); wait > 0 {
 				pause(ctx, wait)
 			}
 		}
-		l.send(ctx, i, (n+i)%l.cell.Partitions, due, filler[(n*131)%(len(filler)-l.cell.RecordBytes):], nil)
+		l.send(ctx, i, (n+i)%l.cell.Partitions, due, nil)
 		n++
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushLimit)
@@ -152,31 +170,56 @@ func (l *load) produce(ctx context.Context, i int, filler []byte) {
 	}
 }
 
+// now is since the load began.
+func (l *load) now() time.Duration { return time.Since(l.epoch) }
+
 // send sends one record. after, if it is not nil, is told its fate.
-func (l *load) send(ctx context.Context, i, part int, due time.Time, filler []byte, after func(error)) {
+func (l *load) send(ctx context.Context, i, part int, due time.Duration, after func(error)) {
 	l.shards[i].sending.Lock()
 	defer l.shards[i].sending.Unlock()
 	slot := i*l.cell.Partitions + part
-	seq := l.sent[slot].Load()
-	rec := make([]byte, l.cell.RecordBytes)
-	binary.BigEndian.PutUint32(rec, uint32(i))
-	binary.BigEndian.PutUint32(rec[4:], uint32(part))
-	binary.BigEndian.PutUint64(rec[8:], seq)
-	binary.BigEndian.PutUint64(rec[16:], uint64(due.Sub(l.epoch)))
-	copy(rec[recordHeader:], filler)
-	l.sent[slot].Store(seq + 1)
-	l.producers[i].Send(ctx, part, rec, func(err error) {
-		if err != nil {
-			l.refused.Add(1)
-			l.failed[slot].Store(seq, struct{}{})
-			l.fail(err)
-		} else {
-			l.ack(i, part, slot, seq, due)
-		}
-		if after != nil {
-			after(err)
-		}
-	})
+	r := l.take(i)
+	r.i, r.part, r.seq, r.due, r.after = i, part, l.sent[slot].Load(), due, after
+	binary.BigEndian.PutUint32(r.bytes, uint32(i))
+	binary.BigEndian.PutUint32(r.bytes[4:], uint32(part))
+	binary.BigEndian.PutUint64(r.bytes[8:], r.seq)
+	binary.BigEndian.PutUint64(r.bytes[16:], uint64(due))
+	l.sent[slot].Store(r.seq + 1)
+	l.producers[i].Send(ctx, part, r.bytes, r.answeredBy)
+}
+
+// take finds a record of producer i that is not on its way, or makes one; sending is held.
+func (l *load) take(i int) *outRecord {
+	s := l.shards[i]
+	if len(s.spare) == 0 {
+		s.mu.Lock()
+		s.spare, s.back = s.back, s.spare
+		s.mu.Unlock()
+	}
+	if n := len(s.spare); n > 0 {
+		r := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		return r
+	}
+	r := &outRecord{l: l, bytes: make([]byte, l.cell.RecordBytes)}
+	r.answeredBy = r.answered
+	copy(r.bytes[recordHeader:], l.filler[rand.IntN(len(l.filler)-l.cell.RecordBytes):])
+	return r
+}
+
+// answered learns the record's fate. One that was refused is not used again: who knows whether it still waits somewhere.
+func (r *outRecord) answered(err error) {
+	l, after := r.l, r.after
+	if err != nil {
+		l.refused.Add(1)
+		l.failed[r.i*l.cell.Partitions+r.part].Store(r.seq, struct{}{})
+		l.fail(err)
+	} else {
+		l.ack(r)
+	}
+	if after != nil {
+		after(err)
+	}
 }
 
 func (l *load) fail(err error) {
@@ -194,23 +237,26 @@ func (l *load) failure() error {
 	return l.firstErr
 }
 
-func (l *load) ack(i, part, slot int, seq uint64, due time.Time) {
-	now := time.Now()
-	took := now.Sub(due)
+// ack counts an acknowledged record, whose memory is another one's afterwards.
+func (l *load) ack(r *outRecord) {
+	now := l.now()
+	took := now - r.due
+	slot, part, due := r.i*l.cell.Partitions+r.part, r.part, r.due
 	l.acked[slot].Add(1)
 	for {
 		last := l.lastAcked[slot].Load()
-		if last > seq || l.lastAcked[slot].CompareAndSwap(last, seq+1) {
+		if last > r.seq || l.lastAcked[slot].CompareAndSwap(last, r.seq+1) {
 			break
 		}
 	}
-	l.totalAck.Add(1)
-	s := l.shards[i]
+	s := l.shards[r.i]
 	s.mu.Lock()
+	s.back = append(s.back, r)
 	_ = s.hist.RecordValue(min(int64(took), maxLatency)) // it is in range
 	s.records++
-	if !s.origin.IsZero() {
-		if n := int(now.Sub(s.origin) / SeriesStep); n < maxPoints {
+	s.total++
+	if s.begun {
+		if n := int((now - s.origin) / SeriesStep); n < maxPoints {
 			for len(s.series) <= n {
 				s.series = append(s.series, step{})
 			}
@@ -220,8 +266,18 @@ func (l *load) ack(i, part, slot int, seq uint64, due time.Time) {
 	}
 	s.mu.Unlock()
 	if g := l.gaps.Load(); g != nil {
-		g.ack(part, due, now)
+		g.ack(part, l.epoch.Add(due), l.epoch.Add(now))
 	}
+}
+
+// totalAck is how many records have been acknowledged.
+func (l *load) totalAck() (n int64) {
+	for _, s := range l.shards {
+		s.mu.Lock()
+		n += s.total
+		s.mu.Unlock()
+	}
+	return n
 }
 
 // slotOf says which record of a load it is; ok is false for one that no load of the cell can have sent.
@@ -261,7 +317,7 @@ func (l *load) consume(rec []byte) {
 // done before there is something to measure: the series begins with the second.
 func (l *load) next(name string) (ended Phase, endToEnd *hdrhistogram.Histogram) {
 	now := time.Now()
-	hist := newHistogram()
+	since, hist := now.Sub(l.epoch), newHistogram()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.shards {
@@ -271,7 +327,7 @@ func (l *load) next(name string) (ended Phase, endToEnd *hdrhistogram.Histogram)
 		ended.Records += s.records
 		s.records = 0
 		if l.origin.IsZero() {
-			s.origin = now
+			s.begun, s.origin = true, since
 		}
 		s.mu.Unlock()
 	}
@@ -342,7 +398,7 @@ func (l *load) outstanding() int64 {
 	for i := range l.sent {
 		sent += int64(l.sent[i].Load())
 	}
-	return sent - l.totalAck.Load() - l.refused.Load()
+	return sent - l.totalAck() - l.refused.Load()
 }
 
 // settle waits until the fate of all that was sent is known; the pace must be still.
@@ -359,10 +415,9 @@ func (l *load) settle(ctx context.Context) error {
 
 // probe sends one record to each partition, and waits until each was acknowledged. The pace must be still.
 func (l *load) probe(ctx context.Context) error {
-	filler := make([]byte, l.cell.RecordBytes)
 	fates := make(chan error, l.cell.Partitions)
 	for part := range l.cell.Partitions {
-		l.send(ctx, part%l.cell.Producers, part, time.Now(), filler, func(err error) { fates <- err })
+		l.send(ctx, part%l.cell.Producers, part, l.now(), func(err error) { fates <- err })
 	}
 	var errs []error
 	for n := range l.cell.Partitions {

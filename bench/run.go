@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -24,6 +25,8 @@ const (
 	// startLimit and startEach bound how long a system takes to be there, and to make a partition.
 	startLimit = 3 * time.Minute
 	startEach  = 250 * time.Millisecond
+	// generatorGC is the load generator's GOGC: its memory counts for nobody, and the time that it takes to collect it comes off all.
+	generatorGC = 800
 )
 
 // turn is one system under one cell in one round.
@@ -40,6 +43,7 @@ type turn struct {
 // Run takes all systems through all cells. Results come in the order of running.
 func Run(ctx context.Context, o Options, cells []Cell, systems func(Cell) []System, each func(Result)) error {
 	o.setDefaults()
+	defer debug.SetGCPercent(debug.SetGCPercent(generatorGC))
 	rates := make(map[Cell]int)
 	began, done := time.Now(), 0
 	total := 0
@@ -199,7 +203,7 @@ func (t *turn) whole(ctx context.Context, run func(context.Context, *turn) error
 	t.res.Errors = t.load.refused.Load()
 	t.res.Series, t.res.Marks = t.load.series()
 	if err == nil {
-		if t.load.totalAck.Load() == 0 {
+		if t.load.totalAck() == 0 {
 			return errors.Join(errors.New("nothing was acknowledged"), t.load.failure())
 		}
 		if t.res.Errors > 0 {
@@ -214,7 +218,7 @@ func (t *turn) watchNodes(ctx context.Context) {
 	last, at := int64(0), time.Now()
 	for ctx.Err() == nil {
 		pause(ctx, time.Second)
-		now := t.load.totalAck.Load()
+		now := t.load.totalAck()
 		took := time.Since(at).Seconds()
 		rate := float64(now-last) / took
 		last, at = now, time.Now()
@@ -287,7 +291,7 @@ func (t *turn) verify(ctx context.Context) (err error) {
 	t.load.mu.Lock()
 	t.load.phase.name = "reading everything back"
 	t.load.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, readLimit+time.Duration(t.bytes(t.load.totalAck.Load())/readRate*float64(time.Second)))
+	ctx, cancel := context.WithTimeout(ctx, readLimit+time.Duration(t.bytes(t.load.totalAck())/readRate*float64(time.Second)))
 	defer cancel()
 	t.res.Verified, err = t.load.verify(ctx)
 	if err == nil && !t.res.Verified.OK() {
