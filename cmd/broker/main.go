@@ -7,11 +7,17 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 )
 
+// heapProfileRate is how many bytes are taken from the heap for each sample of the heap profile. At the runtime's own 512 KiB a broker under
+// load, which takes hundreds of megabytes a second in large pieces, spent a hundredth of its time on samples.
+const heapProfileRate = 4 << 20
+
 func main() {
+	runtime.MemProfileRate = heapProfileRate
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, lookupEnv: os.LookupEnv, environ: os.Environ}
 	code := a.run(ctx, os.Args[1:])
