@@ -77,6 +77,8 @@ func Main(e Example) {
 	f.StringVar(&o.brokers, "brokers", "", brokers)
 	f.StringVar(&o.brokers, "b", "", "short for -brokers `HOST:PORT,...`")
 	f.StringVar(&o.config.Security.CA, "tls-ca", "", "with -b: `FILE` with the authorities of the brokers' certificates (PEM); turns TLS on")
+	f.StringVar(&o.config.Security.Cert, "tls-client-cert", "", "with -b: `FILE` with a certificate of one's own (PEM), which a secured cluster's admin listeners ask for")
+	f.StringVar(&o.config.Security.Key, "tls-client-key", "", "with -b: `FILE` with its private key (PEM)")
 	f.StringVar(&o.config.Security.User, "user", "", "with -b: the user `NAME` to be")
 	f.StringVar(&o.config.Security.PasswordFile, "password-file", "", "with -b: `FILE` with the password on its first line")
 	f.BoolVar(&o.keep, "keep", false, "with -b: leave the topics that the example makes, to look at")
@@ -140,7 +142,7 @@ func (d *Demo) greet(ctx context.Context) error {
 	}
 	adm, err := client.NewAdmin(ctx, d.Config)
 	if errors.Is(err, client.ErrUnreachable) {
-		return fmt.Errorf("%w\n'go run ./cmd/broker dev' starts a cluster on this machine; without -b the example brings its own", err)
+		return fmt.Errorf("%w\n'go run ./cmd/broker dev' starts a cluster on this machine; without -b the example brings its own; -h shows what a secured one needs", err)
 	}
 	if err != nil {
 		return err
