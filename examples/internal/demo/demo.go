@@ -64,6 +64,7 @@ type options struct {
 func Main(e Example) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	if handed := os.Getenv(partEnv); handed != "" {
 		exit(e.Name, e.part(ctx, handed, os.Args[1:]))
 	}
