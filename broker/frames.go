@@ -18,10 +18,10 @@ const (
 	frameClasses = 4*7 + 1
 )
 
-// framePools are by size. The collector empties what is not used. What is in use is bounded by serverOptions.RequestMemory.
+// framePools are by size. The collector empties what is not used. What is in use is bounded by serverOptions.RequestMemory, to a quarter.
 var framePools [frameClasses]sync.Pool
 
-// spoilFrames has frames overwritten when they are given back: tests find out who still looks.
+// spoilFrames has frames overwritten when they are given back, small ones too: tests find out who still looks.
 var spoilFrames bool
 
 // frameClass is the pool for frames of n bytes, and the size of those in it.
@@ -36,6 +36,10 @@ func frameClass(n int) (class, size int) {
 
 // takeFrame is memory for a frame of n bytes, to be given back with giveFrame; nil if it is of no pooled size.
 func takeFrame(n int) *[]byte {
+	if n < minPooledFrame && spoilFrames {
+		b := make([]byte, n)
+		return &b
+	}
 	if n < minPooledFrame || n > maxPooledFrame {
 		return nil
 	}
@@ -54,6 +58,9 @@ func giveFrame(b *[]byte) {
 		for i := range *b {
 			(*b)[i] = 0xdb
 		}
+	}
+	if len(*b) < minPooledFrame {
+		return
 	}
 	class, _ := frameClass(len(*b))
 	framePools[class].Put(b)

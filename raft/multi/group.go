@@ -63,6 +63,7 @@ type Group struct {
 
 	seen       seenRole
 	leaderless raft.Time // since when no leader is known; 0: one is
+	damagedAt  raft.Time // when an entry from a peer that came damaged was last logged
 	elections  uint32
 
 	campaignUntil raft.Time // it has a turn to campaign, as a pre-candidate until then (see turnEnds); 0: it has none

@@ -10,6 +10,7 @@ package multi
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
@@ -292,7 +293,7 @@ func (g *Group) synced(now raft.Time, e *event) {
 // step hands one message to the core, after verifying what it carries and minding what this replica has promised.
 func (g *Group) step(w *worker, now raft.Time, m *raft.Message) {
 	if len(m.Entries) > 0 {
-		if m.Type != raft.MsgApp || !g.verify(m) {
+		if m.Type != raft.MsgApp || !g.verify(now, m) {
 			g.h.stats.badFrames.Add(1)
 			return
 		}
@@ -313,13 +314,17 @@ func (g *Group) step(w *worker, now raft.Time, m *raft.Message) {
 	g.afterStep(now)
 }
 
-// verify checks and decodes the frames of m into entries of its own: the slice that came may be shared.
-func (g *Group) verify(m *raft.Message) bool {
+// verify checks and decodes the frames of m into entries of its own: the slice that came may be shared. A path that damages each message is
+// logged once a minute; Stats counts them all.
+func (g *Group) verify(now raft.Time, m *raft.Message) bool {
 	es := make([]raft.Entry, len(m.Entries))
 	for i := range m.Entries {
 		es[i].Frame = m.Entries[i].Frame
 		if err := g.log.DecodeFrame(&es[i]); err != nil {
-			g.h.o.Logger.Warn("damaged entry from a peer", "group", uint64(g.id), "from", uint64(m.From), "err", err)
+			if g.damagedAt == 0 || now-g.damagedAt >= raft.Time(time.Minute) {
+				g.damagedAt = now
+				g.h.o.Logger.Warn("damaged entry from a peer", "group", uint64(g.id), "from", uint64(m.From), "err", err)
+			}
 			return false
 		}
 		if es[i].Index != m.Index+1+raft.Index(i) {
