@@ -36,6 +36,7 @@ type app struct {
 	terminal func(stream any) bool // whether somebody looks at it; nil: isTerminal
 	every    time.Duration         // between two lines of progress; 0: progressEvery
 
-	typed map[string]bool // flags that the command line has, as opposed to settings from elsewhere
-	ran   bool            // a command's own code has begun: what fails before is a mistake in the command line
+	typed  map[string]bool // flags that the command line has, as opposed to settings from elsewhere
+	inFile string          // the file of settings, if it says anything of the connection
+	ran    bool            // a command's own code has begun: what fails before is a mistake in the command line
 }

@@ -94,6 +94,7 @@ type produced struct {
 	Seconds    float64       `json:"seconds" yaml:"seconds"`
 	Partitions map[int32]int `json:"partitions" yaml:"partitions"` // records written to each
 	FirstError string        `json:"firstError,omitempty" yaml:"firstError,omitempty"`
+	DryRun     bool          `json:"dryRun,omitempty" yaml:"dryRun,omitempty"` // nothing was written: it would be
 }
 
 func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error {
@@ -130,7 +131,7 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 	if o.input.String() == inputJSON {
 		maxBytes = maxJSONBytes
 	}
-	w := &recordSink{res: produced{Topic: topic, Partitions: make(map[int32]int)}, started: time.Now()}
+	w := &recordSink{res: produced{Topic: topic, Partitions: make(map[int32]int), DryRun: o.dry}, started: time.Now()}
 	if !o.dry {
 		if err := w.connect(cmd, topic, o); err != nil {
 			return err
@@ -344,7 +345,8 @@ func eachLine(ctx context.Context, in io.Reader, maxBytes int, fn func(n int64, 
 		err  error
 	}
 	// A read from a terminal cannot be interrupted, so it happens on a goroutine of its own, which may outlive this call.
-	lines := make(chan line, 64)
+	// Few lines wait: one may be as large as maxJSONBytes.
+	lines := make(chan line, 4)
 	go func() {
 		defer close(lines)
 		r := bufio.NewReaderSize(in, 64<<10)

@@ -168,15 +168,7 @@ func newProfileList(a *app) *cobra.Command {
 			for _, name := range set.names() {
 				views = append(views, profileView{name, name == inUse, set.Profiles[name]})
 			}
-			if named, from := a.chosenProfile(cmd); named == "" && inUse != "" {
-				for _, key := range []string{"brokers", "admin"} {
-					if s, ok := a.lookupEnv(envName(key)); ok && s != "" {
-						fmt.Fprintf(a.err, "note: %s is set, so that profile %s is left out\n", envName(key), inUse)
-					}
-				}
-			} else if _, there := set.Profiles[named]; named != "" && named != noProfile && !there {
-				fmt.Fprintf(a.err, "note: %s names the profile %s, which does not exist\n", from, named)
-			}
+			a.noteProfile(cmd, set, inUse)
 			return a.print(cmd, views, func(w io.Writer) {
 				fmt.Fprintln(w, "NAME\tIN USE\tBROKERS\tTLS\tUSER")
 				for _, v := range views {
@@ -189,6 +181,25 @@ func newProfileList(a *app) *cobra.Command {
 				}
 			})
 		},
+	}
+}
+
+// noteProfile says why the profile that is in use would be left out, if it would.
+func (a *app) noteProfile(cmd *cobra.Command, set *profileSet, inUse string) {
+	named, from := a.chosenProfile(cmd)
+	if _, there := set.Profiles[named]; named != "" && named != noProfile && !there {
+		fmt.Fprintf(a.err, "note: %s names the profile %s, which does not exist\n", from, named)
+	}
+	if named != "" || inUse == "" {
+		return
+	}
+	for _, key := range []string{"brokers", "admin"} {
+		if s, ok := a.lookupEnv(envName(key)); ok && s != "" {
+			fmt.Fprintf(a.err, "note: %s is set, so that profile %s is left out\n", envName(key), inUse)
+		}
+	}
+	if a.inFile != "" {
+		fmt.Fprintf(a.err, "note: %s says how to connect, so that profile %s is left out\n", a.inFile, inUse)
 	}
 }
 
@@ -221,6 +232,9 @@ func newProfileShow(a *app) *cobra.Command {
 			p, err := set.get(name, where)
 			if err != nil {
 				return err
+			}
+			if name == inUse {
+				a.noteProfile(cmd, set, inUse)
 			}
 			return a.print(cmd, profileView{name, name == inUse, p}, func(w io.Writer) {
 				fmt.Fprintf(w, "profile\t%s\nin use\t%s\n", name, yesOrDash(name == inUse))

@@ -200,7 +200,10 @@ func (s *profileSet) save() (err error) {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(s.file)
+	dir, base := filepath.Split(s.file)
+	if at, err := filepath.EvalSymlinks(s.file); err == nil {
+		dir, base = filepath.Split(at) // a link stays one, and the new file is made beside its target: a name cannot be moved from one file system to another
+	}
 	defer func() {
 		if err != nil {
 			err = &cliError{code: exitFailure, what: "the profiles cannot be written: " + err.Error(), where: s.file, mend: "make the directory writable, or name another with XDG_CONFIG_HOME", err: err}
@@ -218,7 +221,7 @@ func (s *profileSet) save() (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), s.file)
+	return os.Rename(f.Name(), filepath.Join(dir, base))
 }
 
 // chosenProfile is the profile's name that the flag or the environment gives, and which of the two; empty: neither.

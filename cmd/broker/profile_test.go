@@ -104,6 +104,41 @@ func TestProfilePrecedence(t *testing.T) {
 	}
 }
 
+// TestProfileLeftOut: what overrules the profile that is in use is said, -b without brokers goes nowhere, and a link to the file stays one.
+func TestProfileLeftOut(t *testing.T) {
+	c := newCLI(t)
+	c.must("profile", "add", "dev", "-b", "dev:1", "--use")
+	for _, args := range [][]string{{"topic", "delete", "x", "-b", ""}, {"profile", "add", "prod", "-b", ""}} {
+		if code, _, errText := c.run(args...); code != exitUsage || !strings.Contains(errText, "-b names no broker") {
+			t.Errorf("%v: exit code %d, %s", args, code, errText)
+		}
+	}
+	c.file("balsa.yaml", "brokers: [other:1]\n")
+	for _, args := range [][]string{{"profile", "list"}, {"profile", "show"}} {
+		if _, _, errText := c.run(args...); !strings.Contains(errText, "says how to connect, so that profile dev is left out") {
+			t.Errorf("%v: %q", args, errText)
+		}
+	}
+	if err := os.Remove(filepath.Join(c.dir, "balsa.yaml")); err != nil {
+		t.Fatal(err)
+	}
+
+	file, target := filepath.Join(c.dir, "config", "balsa", "profiles.yaml"), filepath.Join(t.TempDir(), "mine.yaml")
+	if err := os.Rename(file, target); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, file); err != nil {
+		t.Fatal(err)
+	}
+	c.must("profile", "add", "more", "-b", "more:1")
+	if to, err := os.Readlink(file); err != nil || to != target {
+		t.Errorf("the link goes to %q, %v", to, err)
+	}
+	if text, err := os.ReadFile(target); err != nil || !strings.Contains(string(text), "more:1") {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
 func TestProfileFile(t *testing.T) {
 	c := newCLI(t)
 	c.file("pw", "secret\n")

@@ -125,6 +125,9 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			return &cliError{code: exitUsage, what: err.Error(), where: file, mend: "correct the file", err: err}
 		}
 	}
+	if slices.ContainsFunc(connectionKeys, v.IsSet) {
+		a.inFile = file
+	}
 	a.typed = make(map[string]bool)
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { a.typed[f.Name] = f.Changed })
 	inEnv := func(key string) (string, bool) {
@@ -140,6 +143,10 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 		return err
 	}
 	var errs []error
+	if brokers, err := cmd.Flags().GetStringSlice("brokers"); err == nil && a.typed["brokers"] && len(brokers) == 0 {
+		// As an unset variable of a script makes it: what was meant for a cluster must not go to the default one.
+		errs = append(errs, usageError("name some, as in -b localhost:9092, or leave the flag out", "-b names no broker"))
+	}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		key := keyOf(f)
 		if key == "" || f.Changed {

@@ -25,6 +25,12 @@ func newTopicCommand(a *app) *cobra.Command {
 		newTopicTrim(a), newTopicDelete(a))
 }
 
+// topicMade is a topic that was made, or would be.
+type topicMade struct {
+	client.Topic `yaml:",inline"`
+	DryRun       bool `json:"dryRun,omitempty" yaml:"dryRun,omitempty"`
+}
+
 func newTopicCreate(a *app) *cobra.Command {
 	var (
 		partitions, replicas int32
@@ -74,7 +80,7 @@ waits for longer than --timeout as long as there come more leaders.`,
 				if err != nil {
 					return err
 				}
-				return a.print(cmd, t, func(w io.Writer) {
+				return a.print(cmd, topicMade{t, dry}, func(w io.Writer) {
 					if dry && !there {
 						fmt.Fprintf(w, "topic %s would be created", t.Name)
 						if len(t.Partitions) > 0 {
