@@ -107,8 +107,27 @@ func (a *Admin) DescribeGroup(ctx context.Context, name string) (GroupDetail, er
 	return d, err
 }
 
-// group is a group's state and members.
+// coordinatorPatience is for how long a group's coordinator may be on its way: the first group of a cluster makes the topic that it is in.
+const coordinatorPatience = 10 * time.Second
+
+// group is a group's state and members. A coordinator that is not there yet is asked again.
 func (a *Admin) group(ctx context.Context, name string) (GroupDetail, error) {
+	limit := time.Now().Add(coordinatorPatience)
+	for failures := 1; ; failures++ {
+		d, err := a.groupOnce(ctx, name)
+		away := errors.Is(err, kerr.CoordinatorNotAvailable) || errors.Is(err, kerr.CoordinatorLoadInProgress) || errors.Is(err, kerr.NotCoordinator)
+		if !away || time.Now().After(limit) {
+			return d, err
+		}
+		select {
+		case <-time.After(retryPause(failures)):
+		case <-ctx.Done():
+			return d, err
+		}
+	}
+}
+
+func (a *Admin) groupOnce(ctx context.Context, name string) (GroupDetail, error) {
 	const op = "describe group"
 	d := GroupDetail{Group: Group{Name: name}, Members: []GroupMember{}}
 	modern, err := a.raw.DescribeConsumerGroups(ctx, name)

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsamq/balsa/client"
 )
@@ -157,5 +158,35 @@ func TestDescribeGroups(t *testing.T) {
 			t.Fatal(err)
 		}
 		cl.Close()
+	}
+}
+
+// TestGroupAwaitsItsCoordinator: the first group of a cluster makes the topic that it is in, which takes a moment.
+func TestGroupAwaitsItsCoordinator(t *testing.T) {
+	c, cfg := fake(t, kfake.SeedTopics(1, "t"))
+	adm, err := client.NewAdmin(ctx(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adm.Close()
+	away := 12 // more often than franz-go asks by itself
+	c.ControlKey(int16(kmsg.FindCoordinator), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if away--; away < 0 {
+			return nil, nil, false
+		}
+		r := req.(*kmsg.FindCoordinatorRequest)
+		resp := r.ResponseKind().(*kmsg.FindCoordinatorResponse)
+		resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
+		for _, k := range r.CoordinatorKeys {
+			one := kmsg.NewFindCoordinatorResponseCoordinator()
+			one.Key, one.ErrorCode = k, kerr.CoordinatorNotAvailable.Code
+			resp.Coordinators = append(resp.Coordinators, one)
+		}
+		return resp, nil, true
+	})
+	got, err := adm.ResetOffsets(ctx(t), client.OffsetReset{Group: "first", Topics: map[string][]int32{"t": nil}, To: client.ToEarliest, Execute: true})
+	if err != nil || !slices.Equal(got, []client.OffsetChange{{"t", 0, -1, 0}}) {
+		t.Fatalf("%+v, %v", got, err)
 	}
 }
