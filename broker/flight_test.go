@@ -149,9 +149,9 @@ func TestSlowSyncIsTraced(t *testing.T) {
 		names, err := n.store.fs.ReadDir(n.flight.dir)
 		return err == nil && len(names) == 1
 	})
-	if !n.log.contains("a sync is slow and goes on") || !n.log.contains("trace=/data/traces/") {
-		t.Error("the log does not tell of the sync that hangs, and where its trace is")
-	}
+	soon(t, "the log tells of the sync that hangs, and where its trace is", func() bool {
+		return n.log.contains("a sync is slow and goes on") && n.log.contains("trace=/data/traces/")
+	})
 	hang.Store(false)
 	letGo()
 	if r := <-done; r.Err != nil {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -164,6 +166,30 @@ func TestDevSaysWhatItWaitsFor(t *testing.T) {
 	d := startDev(t, "--data-dir", dir, "--kafka-port", "0")
 	d.broker("", "topic", "create", "orders", "--partitions", "1", "--replicas", "3")
 	d.broker(sequence(1000), "produce", "orders")
+	// Two of three have acknowledged: the one that is to be left must have it all as well.
+	block := regexp.MustCompile(`block: (\d+) frames, \d+ bytes, from index (\d+)`)
+	for deadline := time.Now().Add(patience); ; {
+		var ends []int
+		for _, node := range []string{"node-1", "node-2", "node-3"} {
+			groups, err := filepath.Glob(filepath.Join(dir, node, "groups", "*"))
+			if err != nil || len(groups) != 2 { // the metadata group and the topic's
+				t.Fatalf("%v, %v", groups, err)
+			}
+			end := 0
+			for _, m := range block.FindAllStringSubmatch(d.broker("", "log", "dump", groups[1]), -1) {
+				frames, _ := strconv.Atoi(m[1])
+				from, _ := strconv.Atoi(m[2])
+				end = from + frames
+			}
+			ends = append(ends, end)
+		}
+		if ends[0] > 2 && ends[0] == ends[1] && ends[1] == ends[2] { // index 1 opened the term
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the replicas' logs end before %v", ends)
+		}
+	}
 	if code := d.stop(); code != exitOK {
 		t.Fatalf("exit code %d", code)
 	}
@@ -220,7 +246,7 @@ func TestDevSaysWhatItWaitsFor(t *testing.T) {
 	c.must("topic", "create", "new", "--replicas", "3")
 	c.must("partition", "reset-peers", "orders/0", "--yes")
 	expect(printed, "ready: ")
-	if got := c.must("consume", "orders", "-e"); got != sequence(1000) { // the third replica had them all
+	if got := c.must("consume", "orders", "-e"); got != sequence(1000) { // the third replica has them all
 		t.Errorf("%d lines of 1000 come back", strings.Count(got, "\n"))
 	}
 	if err := again.Process.Signal(os.Interrupt); err != nil {
