@@ -419,6 +419,7 @@ func (b *Broker) startRaft() (err error) {
 	b.mover = newMover(mover{image: b.Image, replica: b.rec.replica, led: b.peers.table.led, change: b.change, interval: max(b.cfg.ElectionTimeout/5, 10*time.Millisecond),
 		parallel: b.cfg.MovesParallel, log: b.log})
 	b.md.OnChange(func(old, now *coordinator.Image) {
+		b.meta.changed()
 		b.peers.imageChanged(old, now)
 		b.rec.poke()
 		b.mover.poke()

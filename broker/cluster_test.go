@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -453,6 +454,60 @@ func TestDeletedWhileAway(t *testing.T) {
 	if _, err := away.store.fs.Stat(away.store.groupDir(kept)); err != nil {
 		t.Fatalf("a living group's files: %v", err)
 	}
+}
+
+// A broker that starts opens its replicas before there is a leader of the metadata: what it knows is in a snapshot, soon after it has changed.
+func TestReplicasOpenWithoutALeader(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, true)
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	id := c.nodes[0].mustCreate(t, "orders", 2, 3)
+	alone := c.nodes[2]
+	soon(t, "all replicas are there", func() bool { return c.served(id) && len(alone.rec.replicas()) == 2 })
+	version := alone.Image().Version()
+	soon(t, "a snapshot has the topic", func() bool { return alone.meta.segments.Load().SnapshotIndex() >= version })
+	var dirs []string
+	for _, p := range alone.Image().TopicByID(id).Partitions {
+		dirs = append(dirs, alone.store.groupDir(p.Group))
+	}
+	c.stop(c.nodes...)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cfg, seen := alone.cfg, &openedFiles{FS: alone.cfg.FS}
+	cfg.FS = seen
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if b, err := Start(ctx, cfg); err == nil {
+			t.Error("it is ready without the others")
+			_ = b.Close()
+		}
+	}()
+	soon(t, "its logs are open", func() bool { return !slices.ContainsFunc(dirs, func(dir string) bool { return !seen.below(dir) }) })
+	cancel()
+	<-ended
+}
+
+// openedFiles notes what is opened.
+type openedFiles struct {
+	vfs.FS
+	mu    sync.Mutex
+	names []string
+}
+
+func (o *openedFiles) Open(name string) (vfs.File, error) {
+	o.mu.Lock()
+	o.names = append(o.names, name)
+	o.mu.Unlock()
+	return o.FS.Open(name)
+}
+
+func (o *openedFiles) below(dir string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.ContainsFunc(o.names, func(name string) bool { return strings.HasPrefix(name, dir+"/") })
 }
 
 // Everybody comes back somewhere else; the seeds are all that anyone has.

@@ -28,6 +28,9 @@ const (
 	metaSnapshotEvery = 4 << 20
 	metaKeepEntries   = 1000
 	metaSegmentBytes  = 8 << 20
+	// metaSnapshotDelay is for how long at most the metadata has changed without a snapshot. A broker that starts knows from it which replicas it
+	// has, and opens them at once: what the log holds behind it counts only when there is a leader that says so.
+	metaSnapshotDelay = 5 * time.Second
 	// caughtUpSlack is how far behind the commit index a learner's Image may be when it becomes a voter.
 	caughtUpSlack = 64
 	reopenMin     = 100 * time.Millisecond
@@ -61,6 +64,7 @@ type metaGroup struct {
 	closed  bool
 	backoff time.Duration
 	retry   *time.Timer
+	due     *time.Timer    // of the next snapshot; nil: there is nothing new
 	wg      sync.WaitGroup // reopenings under way
 }
 
@@ -175,6 +179,21 @@ func (m *metaGroup) reopen() {
 	m.log.Info("the metadata log is open again", "dir", m.dir)
 }
 
+// changed has a snapshot taken within metaSnapshotDelay.
+func (m *metaGroup) changed() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || m.due != nil {
+		return
+	}
+	m.due = time.AfterFunc(metaSnapshotDelay, func() {
+		m.mu.Lock()
+		m.due = nil
+		m.mu.Unlock()
+		m.snapshot()
+	})
+}
+
 // snapshot has a snapshot taken soon: from it the next start begins.
 func (m *metaGroup) snapshot() {
 	if g := m.group.Load(); g != nil {
@@ -185,6 +204,9 @@ func (m *metaGroup) snapshot() {
 func (m *metaGroup) close() error {
 	m.mu.Lock()
 	m.closed = true
+	if m.due != nil {
+		m.due.Stop()
+	}
 	if m.retry != nil && m.retry.Stop() {
 		m.wg.Done()
 	}
