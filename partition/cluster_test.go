@@ -409,3 +409,60 @@ func protocolBatch(t testing.TB, raw []byte) protocol.Batch {
 	}
 	return b
 }
+
+// anyLeader is one of those that take themselves for the leader and are ready; nil: nobody does.
+func (c *cluster) anyLeader(rng *rand.Rand) *node {
+	var ls []*node
+	for _, n := range c.nodes {
+		if n.host != nil {
+			if _, _, ready := n.rep.Leader(); ready {
+				ls = append(ls, n)
+			}
+		}
+	}
+	if len(ls) == 0 {
+		return nil
+	}
+	return ls[rng.IntN(len(ls))] // of two, one is deposed and does not know it
+}
+
+// disturb is a step of a random history: most often nothing, or a crash, a start, a cut, a transfer, a snapshot, a power failure, or a stop in order.
+func (c *cluster) disturb(rng *rand.Rand) {
+	switch n := c.nodes[rng.IntN(3)]; rng.IntN(30) {
+	case 0:
+		if n.host != nil {
+			n.crash(rng)
+		}
+	case 1, 2, 3:
+		if n.host == nil {
+			n.start()
+		}
+	case 4:
+		c.isolate(n.id)
+	case 5:
+		one := n.id // asymmetric: it hears, and is not heard
+		c.cut = func(from, to raft.NodeID) bool { return from == one }
+	case 6, 7, 8:
+		c.heal()
+	case 9:
+		if n.host != nil {
+			n.rep.Raft().Transfer(c.nodes[rng.IntN(3)].id, func(error) {})
+		}
+	case 10:
+		if n.host != nil {
+			n.rep.Raft().Snapshot()
+		}
+	case 11:
+		if rng.IntN(4) == 0 {
+			for _, n := range c.nodes {
+				if n.host != nil {
+					n.crash(rng)
+				}
+			}
+		}
+	case 12:
+		if n.host != nil {
+			n.stop()
+		}
+	}
+}

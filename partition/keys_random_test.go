@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/protocol"
-	"github.com/balsamq/balsa/raft"
 )
 
 // condWrite is a write of one record, sent until it has its answer.
@@ -71,20 +70,6 @@ func randomConditions(t *testing.T, seed uint64) (written, refused int) {
 		known  = make(map[string]string) // what the test believes of a key: an offset, or none
 		number int
 	)
-	anyLeader := func() *node {
-		var ls []*node
-		for _, n := range c.nodes {
-			if n.host != nil {
-				if _, _, ready := n.rep.Leader(); ready {
-					ls = append(ls, n)
-				}
-			}
-		}
-		if len(ls) == 0 {
-			return nil
-		}
-		return ls[rng.IntN(len(ls))]
-	}
 	committed := func() (hw int64) {
 		for _, n := range c.nodes {
 			if n.host != nil {
@@ -95,7 +80,7 @@ func randomConditions(t *testing.T, seed uint64) (written, refused int) {
 		return hw
 	}
 	send := func(l *condLane) {
-		n := anyLeader()
+		n := c.anyLeader(rng)
 		if n == nil {
 			return
 		}
@@ -158,43 +143,7 @@ func randomConditions(t *testing.T, seed uint64) (written, refused int) {
 		}
 	}
 	for range 400 {
-		switch n := c.nodes[rng.IntN(3)]; rng.IntN(30) {
-		case 0:
-			if n.host != nil {
-				n.crash(rng)
-			}
-		case 1, 2, 3:
-			if n.host == nil {
-				n.start()
-			}
-		case 4:
-			c.isolate(n.id)
-		case 5:
-			one := n.id // asymmetric: it hears, and is not heard
-			c.cut = func(from, to raft.NodeID) bool { return from == one }
-		case 6, 7, 8:
-			c.heal()
-		case 9:
-			if n.host != nil {
-				n.rep.Raft().Transfer(c.nodes[rng.IntN(3)].id, func(error) {})
-			}
-		case 10:
-			if n.host != nil {
-				n.rep.Raft().Snapshot()
-			}
-		case 11:
-			if rng.IntN(4) == 0 {
-				for _, n := range c.nodes {
-					if n.host != nil {
-						n.crash(rng)
-					}
-				}
-			}
-		case 12:
-			if n.host != nil {
-				n.stop()
-			}
-		}
+		c.disturb(rng)
 		for len(tasks) > 0 && rng.IntN(3) > 0 {
 			f := tasks[0]
 			tasks = tasks[1:]
@@ -205,7 +154,7 @@ func randomConditions(t *testing.T, seed uint64) (written, refused int) {
 		}
 		// A copy that had lain somewhere. Its answer is nobody's.
 		if l := lanes[rng.IntN(len(lanes))]; len(l.late) > 0 && rng.IntN(2) == 0 {
-			if n := anyLeader(); n != nil {
+			if n := c.anyLeader(rng); n != nil {
 				n.rep.Append(&AppendRequest{Batch: bytes.Clone(l.late[rng.IntN(len(l.late))]), Acks: -1, Done: func(AppendResult) {}})
 			}
 		}

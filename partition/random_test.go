@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/protocol"
-	"github.com/balsamq/balsa/raft"
 )
 
 // rndProducer is an idempotent client: up to five batches in flight, repeated from the first unacknowledged one on,
@@ -106,20 +105,6 @@ func randomCluster(t *testing.T, seed uint64) {
 	for i := range 3 {
 		ps = append(ps, newRndProducer(rng, int64(i+1), 25))
 	}
-	anyLeader := func() *node {
-		var ls []*node
-		for _, n := range c.nodes {
-			if n.host != nil {
-				if _, _, ready := n.rep.Leader(); ready {
-					ls = append(ls, n)
-				}
-			}
-		}
-		if len(ls) == 0 {
-			return nil
-		}
-		return ls[rng.IntN(len(ls))] // of two, one is deposed and does not know it
-	}
 	through := func() bool {
 		for _, p := range ps {
 			if p.firstOpen() < len(p.batches) {
@@ -129,44 +114,8 @@ func randomCluster(t *testing.T, seed uint64) {
 		return true
 	}
 	for range 400 {
-		switch n := c.nodes[rng.IntN(3)]; rng.IntN(30) {
-		case 0:
-			if n.host != nil {
-				n.crash(rng)
-			}
-		case 1, 2, 3:
-			if n.host == nil {
-				n.start()
-			}
-		case 4:
-			c.isolate(n.id)
-		case 5:
-			one := n.id // asymmetric: it hears, and is not heard
-			c.cut = func(from, to raft.NodeID) bool { return from == one }
-		case 6, 7, 8:
-			c.heal()
-		case 9:
-			if n.host != nil {
-				n.rep.Raft().Transfer(c.nodes[rng.IntN(3)].id, func(error) {})
-			}
-		case 10:
-			if n.host != nil {
-				n.rep.Raft().Snapshot()
-			}
-		case 11:
-			if rng.IntN(4) == 0 {
-				for _, n := range c.nodes {
-					if n.host != nil {
-						n.crash(rng)
-					}
-				}
-			}
-		case 12:
-			if n.host != nil {
-				n.stop()
-			}
-		}
-		ps[rng.IntN(len(ps))].step(t, anyLeader(), rng)
+		c.disturb(rng)
+		ps[rng.IntN(len(ps))].step(t, c.anyLeader(rng), rng)
 		c.pass(time.Duration(rng.IntN(20)) * 10 * time.Millisecond)
 	}
 	c.heal()
@@ -177,7 +126,7 @@ func randomCluster(t *testing.T, seed uint64) {
 	}
 	c.until("all producers are through", func() bool {
 		for _, p := range ps {
-			p.step(t, anyLeader(), rng)
+			p.step(t, c.anyLeader(rng), rng)
 		}
 		return through()
 	})

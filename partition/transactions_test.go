@@ -548,20 +548,6 @@ func randomTransactions(t *testing.T, seed uint64) {
 		}
 		return nil
 	}
-	anyLeader := func() *node {
-		var ls []*node
-		for _, n := range c.nodes {
-			if n.host != nil {
-				if _, _, ready := n.rep.Leader(); ready {
-					ls = append(ls, n)
-				}
-			}
-		}
-		if len(ls) == 0 {
-			return nil
-		}
-		return ls[rng.IntN(len(ls))]
-	}
 	for range 500 {
 		b.held = rng.IntN(3) == 0
 		if rng.IntN(3) == 0 {
@@ -597,7 +583,7 @@ func randomTransactions(t *testing.T, seed uint64) {
 				}
 			}
 		}
-		ps[rng.IntN(len(ps))].step(t, anyLeader(), rng)
+		ps[rng.IntN(len(ps))].step(t, c.anyLeader(rng), rng)
 		c.pass(time.Duration(rng.IntN(20)) * 10 * time.Millisecond)
 	}
 	c.heal()
@@ -616,7 +602,7 @@ func randomTransactions(t *testing.T, seed uint64) {
 		all := true
 		for _, p := range ps {
 			if !p.ended {
-				p.step(t, anyLeader(), rng)
+				p.step(t, c.anyLeader(rng), rng)
 				all = false
 			}
 		}

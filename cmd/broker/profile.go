@@ -96,7 +96,7 @@ func (a *app) typedProfile(cmd *cobra.Command, passwordEnv string) (p profile, e
 	if a.typed["password"] {
 		return p, usageError("name a file with --password-file, or an environment variable with --password-env", "a profile holds no password")
 	}
-	if p.Brokers, _ = cmd.Flags().GetStringSlice("brokers"); !a.typed["brokers"] || len(p.Brokers) == 0 { // as an unset variable of a script makes it
+	if p.Brokers, _ = cmd.Flags().GetStringSlice("brokers"); !a.typed["brokers"] {
 		return p, usageError("name some with -b HOST:PORT,...", "there are no brokers for the profile")
 	}
 	if a.typed["admin"] {
