@@ -119,6 +119,14 @@ func newCluster(t *testing.T, n int, mem bool) *testCluster {
 	return c
 }
 
+// calm makes elections rare, before a start: for tests in which nobody may come to lead unasked, however long a slow machine keeps a leader
+// waiting. Elections that a test does bring about take longer.
+func (c *testCluster) calm() {
+	for _, n := range c.nodes {
+		n.cfg.ElectionTimeout = 2 * time.Second
+	}
+}
+
 // start starts brokers, all at once; the first one founds the cluster if there is none.
 func (c *testCluster) start(nodes ...*node) {
 	c.t.Helper()
@@ -341,10 +349,8 @@ func TestThreeBrokers(t *testing.T) {
 		var topics []coordinator.TopicID
 		for i, n := range c.nodes {
 			id := n.mustCreate(t, fmt.Sprint("t", i), 6, 3)
-			for _, m := range c.nodes {
-				if m.Image().TopicByID(id) == nil {
-					t.Fatalf("broker %d does not know a topic that is created", m.NodeID())
-				}
+			for _, m := range c.nodes { // at once, unless it seems to be away, as it may on a slow machine
+				soon(t, fmt.Sprintf("broker %d knows a topic that is created", m.NodeID()), func() bool { return m.Image().TopicByID(id) != nil })
 			}
 			for _, g := range n.groupsOf([]coordinator.TopicID{id}) {
 				if !n.led(g) {
@@ -368,17 +374,16 @@ func TestThreeBrokers(t *testing.T) {
 		// Deleting takes the files with it, on every broker.
 		group := c.nodes[0].Image().TopicByID(topics[1]).Partitions[0].Group
 		for _, n := range c.nodes {
-			if _, err := n.store.fs.Stat(n.store.groupDir(group)); err != nil {
-				t.Fatalf("broker %d has no files of group %d: %v", n.NodeID(), group, err)
-			}
+			soon(t, fmt.Sprintf("broker %d has files of group %d", n.NodeID(), group), func() bool {
+				_, err := n.store.fs.Stat(n.store.groupDir(group))
+				return err == nil
+			})
 		}
 		if err := c.nodes[2].delete(t, topics[1]); err != nil {
 			t.Fatal(err)
 		}
 		for _, n := range c.nodes {
-			if n.Replica(topics[1], 0) != nil {
-				t.Errorf("broker %d still serves a deleted topic", n.NodeID())
-			}
+			soon(t, fmt.Sprintf("broker %d serves a deleted topic no more", n.NodeID()), func() bool { return n.Replica(topics[1], 0) == nil })
 		}
 		soon(t, "the files are gone", func() bool {
 			for _, n := range c.nodes {
@@ -635,8 +640,9 @@ func TestStrangersMayOnlyJoin(t *testing.T) {
 func TestCloseHandsOver(t *testing.T) {
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
-		n.cfg.CloseTimeout = 20 * time.Second
+		n.cfg.CloseTimeout = patience
 	}
+	c.calm()
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	id := c.nodes[0].mustCreate(t, "a", 6, 3)

@@ -21,7 +21,7 @@ func TestConfigsTakeEffect(t *testing.T) {
 	c := newCluster(t, 3, true)
 	c.start(c.nodes...)
 	c.awaitVoters(3)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.nodes[1].KafkaAddr()), kgo.DisableIdempotentWrite(), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(10*time.Millisecond))
 	if err != nil {
@@ -65,6 +65,7 @@ func TestConfigsTakeEffect(t *testing.T) {
 			return r != nil && r.Settings().MaxMessageBytes == want
 		}
 	}
+	every("the topic is known", func(n *node) bool { return n.Image().Topic("t") != nil })
 	every("the replicas are open", func(n *node) bool { return n.rec.replica(group()) != nil })
 	write := func(bytes int) error {
 		return cl.ProduceSync(ctx, &kgo.Record{Topic: "t", Value: make([]byte, bytes)}).FirstErr()
@@ -138,20 +139,17 @@ func TestConfigsTakeEffect(t *testing.T) {
 	if _, err := adm.CreateTopics(ctx, -1, -1, nil, "five"); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(c.nodes[0].Image().Topic("five").Partitions); n != 5 {
-		t.Errorf("%d partitions", n)
-	}
+	every("the topic has five partitions", func(n *node) bool {
+		topic := n.Image().Topic("five")
+		return topic != nil && len(topic.Partitions) == 5
+	})
 
 	// More partitions, which can be written to at once.
 	r, err := adm.UpdatePartitions(ctx, 3, "t")
 	if err != nil || r["t"].Err != nil {
 		t.Fatalf("%v %+v", err, r)
 	}
-	for _, n := range c.nodes {
-		if len(n.Image().Topic("t").Partitions) != 3 {
-			t.Errorf("broker %d has %d partitions", n.NodeID(), len(n.Image().Topic("t").Partitions))
-		}
-	}
+	every("the topic has three partitions", func(n *node) bool { return len(n.Image().Topic("t").Partitions) == 3 })
 	soon(t, "the new partition takes records", func() bool { // once the client has heard of it
 		cl.ForceMetadataRefresh()
 		return cl.ProduceSync(ctx, &kgo.Record{Topic: "t", Partition: 2, Value: []byte("new")}).FirstErr() == nil

@@ -4,6 +4,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -100,10 +101,8 @@ func TestClusterIsUpgraded(t *testing.T) {
 	}
 	level := func(want int16) {
 		t.Helper()
-		for _, n := range c.nodes {
-			if got := n.Image().Feature(metadataVersion); got != want {
-				t.Fatalf("broker %d has metadata.version %d, want %d", n.NodeID(), got, want)
-			}
+		for _, n := range c.nodes { // who seems to be away, on a slow machine, is not waited for
+			soon(t, fmt.Sprintf("broker %d has metadata.version %d", n.NodeID(), want), func() bool { return n.Image().Feature(metadataVersion) == want })
 		}
 	}
 	// What needs a level keeps it.

@@ -184,7 +184,10 @@ func TestFetchFromFollower(t *testing.T) {
 			t.Fatalf("v%d: %+v", v, p)
 		}
 	}
-	if n := len(asked); n != 0 {
+	mu.Lock()
+	n := len(asked)
+	mu.Unlock()
+	if n != 0 {
 		t.Fatalf("%d questions to the leader about records that are committed", n)
 	}
 	// Behind what the client has seen: never out of range, but wait, and read again.
@@ -304,7 +307,7 @@ func TestFollowerReadsAreLinearizable(t *testing.T) {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	read, unsure := 0, 0
+	unsure := 0
 	for i := range 400 {
 		rec := &kgo.Record{Value: []byte(fmt.Sprint(i))}
 		if err := cl.ProduceSync(ctx, rec).FirstErr(); err != nil {
@@ -314,24 +317,25 @@ func TestFollowerReadsAreLinearizable(t *testing.T) {
 			if n.NodeID() == leader {
 				continue
 			}
-			resp, err := fetchRequest(13, "", id, 0, rec.Offset, 0).RequestWith(ctx, cl.Broker(int(n.NodeID())))
-			if err != nil {
-				t.Fatal(err)
-			}
-			p := onlyPartition(t, resp)
-			switch {
-			case p.ErrorCode == 0 && bytes.Contains(p.RecordBatches, rec.Value):
-				read++
-			case p.ErrorCode == kerr.OffsetNotAvailable.Code || p.ErrorCode == kerr.NotLeaderForPartition.Code:
-				unsure++
-			default:
-				t.Fatalf("record %d was acknowledged; broker %d, which follows, says %+v", rec.Offset, n.NodeID(), p)
-			}
+			soon(t, fmt.Sprintf("broker %d, which follows, has record %d", n.NodeID(), rec.Offset), func() bool {
+				resp, err := fetchRequest(13, "", id, 0, rec.Offset, 0).RequestWith(ctx, cl.Broker(int(n.NodeID())))
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := onlyPartition(t, resp)
+				switch {
+				case p.ErrorCode == 0 && bytes.Contains(p.RecordBatches, rec.Value):
+					return true
+				case p.ErrorCode == kerr.OffsetNotAvailable.Code || p.ErrorCode == kerr.NotLeaderForPartition.Code:
+					unsure++
+				default:
+					t.Fatalf("record %d was acknowledged; broker %d, which follows, says %+v", rec.Offset, n.NodeID(), p)
+				}
+				return false
+			})
 		}
 	}
-	if read < unsure {
-		t.Fatalf("%d answers, %d times unsure", read, unsure)
-	}
+	t.Logf("%d answers that it cannot tell", unsure)
 }
 
 // fetchedFrom counts a client's fetches by broker.
@@ -349,6 +353,18 @@ func (f *fetchedFrom) OnBrokerE2E(meta kgo.BrokerMetadata, key int16, e kgo.Brok
 }
 
 func (f *fetchedFrom) count(node int32) int { f.mu.Lock(); defer f.mu.Unlock(); return f.n[node] }
+
+// others counts those from all but one.
+func (f *fetchedFrom) others(node int32) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, k := range f.n {
+		if id != node {
+			n += k
+		}
+	}
+	return n
+}
 
 // A stock client that names its rack reads there; when that broker goes it reads from the leader, and misses nothing.
 func TestRackAwareClient(t *testing.T) {
@@ -428,10 +444,10 @@ func TestRackAwareClient(t *testing.T) {
 	from, read = consumer(kgo.RecheckPreferredReplicaInterval(time.Second))
 	read()
 	c.stop(near)
-	before = from.count(int32(leader))
+	before = from.others(nearID)
 	write(20)
 	read()
-	if from.count(int32(leader)) == before {
-		t.Fatal("nothing was fetched from the leader after the follower went")
+	if from.others(nearID) == before {
+		t.Fatal("nothing was fetched from the leader, whoever that is, after the follower went")
 	}
 }

@@ -318,8 +318,6 @@ func TestWaitingMembersHoldNoRequestMemory(t *testing.T) {
 	// All are members now, and none is answered.
 	lg := kmsg.NewPtrListGroupsRequest()
 	becomes(t, "all have joined", func() bool { return len(ask[*kmsg.ListGroupsResponse](watch, lg).Groups) == groups })
-	if !n.server.control.TryAcquire(controlMemory - each) {
-		t.Fatal("members that wait hold request memory")
-	}
+	becomes(t, "members that wait hold no request memory", func() bool { return n.server.control.TryAcquire(controlMemory - each) })
 	n.server.control.Release(controlMemory - each)
 }

@@ -166,9 +166,10 @@ func TestDescribeQuorum(t *testing.T) {
 						v >= 2 && s.ReplicaDirectoryID == [16]byte{}
 				})
 			}
-			soon(t, "the quorum has caught up", caughtUp)
-			leader := c.metaLeader()
-			if p.LeaderID != int32(leader.NodeID()) || p.LeaderEpoch < 1 || p.HighWatermark < 2 || len(p.CurrentVoters) != 3 || len(p.Observers) != 1 {
+			soon(t, "the quorum has caught up, under the leader that it has", func() bool {
+				return caughtUp() && p.LeaderID == int32(c.metaLeader().NodeID())
+			})
+			if p.LeaderEpoch < 1 || p.HighWatermark < 2 || len(p.CurrentVoters) != 3 || len(p.Observers) != 1 {
 				t.Errorf("v%d of broker %d: %+v", v, n.NodeID(), p)
 			}
 		}

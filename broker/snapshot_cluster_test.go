@@ -117,14 +117,14 @@ func TestBrokerComesBackBehindTheStart(t *testing.T) {
 		d, want := r.Describe(), l.Describe()
 		return d.HighWatermark == want.HighWatermark && d.LogStart == want.LogStart && d.Producers == want.Producers
 	})
-	leader, all = c.replicas("t")
+	soon(t, "there is a leader", func() bool { leader, all = c.replicas("t"); return leader != nil })
 	d := all[away].Describe()
 	if d.LogStart != start || d.HighWatermark != end+500 || d.Producers != producers {
 		t.Errorf("it has [%d, %d) and %d producers, want [%d, %d) and %d", d.LogStart, d.HighWatermark, d.Producers, start, end+500, producers)
 	}
 	s := away.host.Stats()
-	if s.SnapshotsInstalled != 1 {
-		t.Errorf("it took in %d snapshots", s.SnapshotsInstalled)
+	if s.SnapshotsInstalled == 0 {
+		t.Error("it took in no snapshot")
 	}
 	t.Logf("in sync %v after its start: a snapshot of %d bytes, then %d records", took.Round(time.Millisecond), s.SnapshotBytesIn, d.HighWatermark-d.LogStart)
 	// Each record that its leader has is there, at its offset.

@@ -54,7 +54,7 @@ func (c *testCluster) client(opts ...kgo.Opt) *kgo.Client {
 func (c *testCluster) readAll(topic string, level kgo.IsolationLevel, want int) []string {
 	c.t.Helper()
 	cl := c.client(kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(level), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
-	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	var out []string
 	for len(out) < want {
@@ -132,20 +132,21 @@ func TestTransactions(t *testing.T) {
 	if err != nil || d["tx-v2"].ProducerEpoch < 6 || d["tx-v1"].TimeoutMillis != 30000 || !errors.Is(d["nobody"].Err, kerr.TransactionalIDNotFound) {
 		t.Fatalf("%+v %v", d, err)
 	}
-	ps, err := adm.DescribeProducers(t.Context(), kadm.TopicsSet{"out": {0: {}, 1: {}, 2: {}, 3: {}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	ps.EachProducer(func(p kadm.DescribedProducer) {
-		n++
-		if p.CurrentTxnStartOffset != -1 || p.CoordinatorEpoch < 1 {
-			t.Errorf("%+v", p)
+	// The answer to the end of a transaction does not wait for its markers.
+	soon(t, "no producer has a transaction that is open", func() bool {
+		ps, err := adm.DescribeProducers(t.Context(), kadm.TopicsSet{"out": {0: {}, 1: {}, 2: {}, 3: {}}})
+		if err != nil {
+			t.Fatal(err)
 		}
+		n, open := 0, 0
+		ps.EachProducer(func(p kadm.DescribedProducer) {
+			n++
+			if p.CurrentTxnStartOffset != -1 || p.CoordinatorEpoch < 1 {
+				open++
+			}
+		})
+		return n >= 2 && open == 0
 	})
-	if n < 2 {
-		t.Errorf("%d producers", n)
-	}
 }
 
 // Transactions that a partition was added to, and that wrote nothing there, are aborted, with a marker; the producer's next ones write. Who reads what is
@@ -238,7 +239,9 @@ func TestTransactionTimesOut(t *testing.T) {
 	t.Parallel()
 	c := txnCluster(t, "t")
 	ctx := t.Context()
-	cl := c.client(kgo.TransactionalID("tx"), kgo.DefaultProduceTopic("t"), kgo.TransactionTimeout(2*time.Second), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	const timeout = 4 * time.Second
+	cl := c.client(kgo.TransactionalID("tx"), kgo.DefaultProduceTopic("t"), kgo.TransactionTimeout(timeout), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	began := time.Now()
 	if err := cl.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +267,8 @@ func TestTransactionTimesOut(t *testing.T) {
 		}
 		return shards[0].Resp.(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0].Offset
 	}
-	if hw, stable := ends(0), ends(readCommitted); hw != 2 || stable != 0 {
+	// Unless the machine is so slow that it is aborted by now.
+	if hw, stable := ends(0), ends(readCommitted); (hw != 2 || stable != 0) && time.Since(began) < timeout {
 		t.Errorf("high watermark %d, last stable offset %d", hw, stable)
 	}
 	if got := c.readAll("t", kgo.ReadCommitted(), 1); !slices.Equal(got, []string{"behind it"}) { // waits for the time-out
