@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -34,7 +33,7 @@ func fake(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, client.Config) {
 
 func ctx(t *testing.T) context.Context {
 	t.Helper()
-	c, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	c, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return c
 }
@@ -416,15 +415,12 @@ func TestAdmin(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestUnreachable(t *testing.T) {
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	addr := l.Addr().String()
-	l.Close()
-	_, err := client.NewAdmin(ctx(t), client.Config{Brokers: []string{addr}, ConnectTimeout: 5 * time.Second})
+	_, err := client.NewAdmin(ctx(t), client.Config{Brokers: []string{nobody}, ConnectTimeout: time.Second})
 	if !errors.Is(err, client.ErrUnreachable) {
 		t.Fatalf("got %v", err)
 	}
 	var e *client.Error
-	if !errors.As(err, &e) || e.Subject != addr {
+	if !errors.As(err, &e) || e.Subject != nobody {
 		t.Fatalf("the error does not name the address: %v", err)
 	}
 }
@@ -464,7 +460,7 @@ func TestCompressionAndAcks(t *testing.T) {
 		}
 	}
 	// With AcksNone nothing says when the record is there: the last one may still be on its way.
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		got := drainAll(t, client.ConsumerConfig{Config: cfg, Topics: []string{"t"}})
 		if len(got) == want {

@@ -29,16 +29,8 @@ func listener(t *testing.T, h http.HandlerFunc) string {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
-// nobody is an address at which nobody listens.
-func nobody(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// nobody is an address at which nobody listens, on any machine. One that was free a moment ago may be somebody's by now.
+const nobody = "127.0.0.1:1"
 
 func refusal(status int, kind string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -68,9 +60,9 @@ func TestControl(t *testing.T) {
 	}{
 		{name: "get", addrs: []string{good}, calls: 1},
 		{name: "post", addrs: []string{good}, post: true, calls: 1},
-		{name: "the first is down", addrs: []string{nobody(t), good}, post: true, calls: 1},
+		{name: "the first is down", addrs: []string{nobody, good}, post: true, calls: 1},
 		{name: "the first is not ready", addrs: []string{listener(t, refusal(503, "unavailable")), good}, post: true, calls: 1},
-		{name: "all are down", addrs: []string{nobody(t), nobody(t)}, kind: client.ErrUnreachable},
+		{name: "all are down", addrs: []string{nobody, nobody}, kind: client.ErrUnreachable},
 		{name: "a refusal counts", addrs: []string{listener(t, refusal(404, "not_found")), good}, kind: client.ErrNotFound, text: "it is not_found"},
 		{name: "what may have happened is not repeated", addrs: []string{hangsUp, good}, post: true, kind: errors.New("any")},
 		{name: "no admin listener", addrs: []string{listener(t, http.NotFound), good}, kind: errors.New("any")},
@@ -187,7 +179,7 @@ func TestControlClose(t *testing.T) {
 		}
 		ctl.Close()
 	}
-	for deadline := time.Now().Add(10 * time.Second); open.Load() > 0; {
+	for deadline := time.Now().Add(2 * time.Minute); open.Load() > 0; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d connections are open still", open.Load())
 		}

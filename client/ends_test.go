@@ -76,7 +76,7 @@ func TestStopAtEmptiedEnd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			one, cancel := context.WithTimeout(ctx, 15*time.Second)
+			one, cancel := context.WithTimeout(ctx, 2*time.Minute)
 			defer cancel()
 			n := 0
 			if c.Run.Concurrency > 0 {

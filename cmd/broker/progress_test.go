@@ -41,7 +41,7 @@ func (s *screen) String() string {
 
 func (s *screen) await(t *testing.T, text string) {
 	t.Helper()
-	for deadline := time.After(30 * time.Second); !strings.Contains(s.String(), text); {
+	for deadline := time.After(patience); !strings.Contains(s.String(), text); {
 		select {
 		case <-s.more:
 		case <-deadline:
@@ -54,7 +54,7 @@ func (s *screen) await(t *testing.T, text string) {
 func TestProgress(t *testing.T) {
 	c, _ := fakeCluster(t, kfake.SeedTopics(1, "t"))
 	run := func(terminal bool, in io.Reader, args ...string) (*screen, *screen, func() int) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		out, errs := newScreen(), newScreen()
 		a := &app{in: in, out: out, err: errs, workDir: c.dir, every: time.Millisecond, terminal: func(s any) bool { return terminal && s == any(errs) },
 			lookupEnv: func(k string) (string, bool) { v, ok := c.env[k]; return v, ok }}
