@@ -13,9 +13,9 @@ import (
 // until waits for something that must come.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !is(); {
+	for end := time.Now().Add(2 * time.Minute); !is(); {
 		if time.Now().After(end) {
-			t.Fatalf("%s did not happen within a minute", what)
+			t.Fatalf("%s did not happen within two minutes", what)
 		}
 		pause(t.Context(), time.Millisecond)
 	}

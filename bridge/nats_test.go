@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/balsamq/balsa/bench"
+	"github.com/balsamq/balsa/internal/testport"
 )
 
 // natsBinary is where the server is, built once for all.
@@ -55,17 +55,17 @@ func startNATS(t testing.TB, n int, extra string) *natsCluster {
 		t.Fatal(err)
 	}
 	c := &natsCluster{t: t}
-	ports := freePorts(t, 2*n)
+	addrs := testport.Addrs(t, 2*n)
 	var routes []string
 	for i := range n {
-		routes = append(routes, fmt.Sprintf("\"nats://127.0.0.1:%d\"", ports[n+i]))
+		routes = append(routes, fmt.Sprintf("\"nats://%s\"", addrs[n+i]))
 	}
 	for i := range n {
-		node := &natsNode{dir: t.TempDir(), url: fmt.Sprintf("nats://127.0.0.1:%d", ports[i])}
+		node := &natsNode{dir: t.TempDir(), url: "nats://" + addrs[i]}
 		node.config = filepath.Join(node.dir, "nats.conf")
-		conf := fmt.Sprintf("server_name: n%d\nlisten: 127.0.0.1:%d\nmax_pending: 256MB\njetstream { store_dir: %q }\n%s\n", i+1, ports[i], filepath.Join(node.dir, "js"), extra)
+		conf := fmt.Sprintf("server_name: n%d\nlisten: %s\nmax_pending: 256MB\njetstream { store_dir: %q }\n%s\n", i+1, addrs[i], filepath.Join(node.dir, "js"), extra)
 		if n > 1 {
-			conf += fmt.Sprintf("cluster { name: test, listen: \"127.0.0.1:%d\", routes: [%s] }\n", ports[n+i], strings.Join(routes, ", "))
+			conf += fmt.Sprintf("cluster { name: test, listen: \"%s\", routes: [%s] }\n", addrs[n+i], strings.Join(routes, ", "))
 		}
 		if err := os.WriteFile(node.config, []byte(conf), 0o600); err != nil {
 			t.Fatal(err)
@@ -84,36 +84,6 @@ func startNATS(t testing.TB, n int, extra string) *natsCluster {
 		node.start(t)
 	}
 	return c
-}
-
-func freePorts(t testing.TB, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close() // all of them are held until there are enough
-		reserve(t, ln)
-		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
-}
-
-// reserve uses a listener's port once and closes from this side: in TIME_WAIT it can be listened on by who names it, and is given to nobody who
-// asks for any port, as the tests beside this one do.
-func reserve(t testing.TB, ln net.Listener) {
-	t.Helper()
-	peer, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	nc, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc.Close()
 }
 
 func (n *natsNode) start(t testing.TB) {

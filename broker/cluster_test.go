@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"path"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/testport"
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/protocol"
@@ -526,7 +526,7 @@ func TestAllAddressesChange(t *testing.T) {
 		n.cfg.ListenRPC = "127.0.0.1:0"
 	}
 	// The seed of the new life must be known before it lives: take a port and give it back.
-	seed := freeAddr(t)
+	seed := testport.Addr(t)
 	c.nodes[0].cfg.ListenRPC = seed
 	for _, n := range c.nodes {
 		n.cfg.Join = []string{seed}
@@ -596,7 +596,7 @@ func TestJoinRefusals(t *testing.T) {
 	if err := try(func(c *Config) { c.NodeID = 1 }); !errors.Is(err, coordinator.ErrBrokerIDTaken) {
 		t.Errorf("a taken id: %v", err)
 	}
-	dead := freeAddr(t)
+	dead := testport.Addr(t)
 	err := try(func(c *Config) { c.Join = []string{dead}; c.JoinTimeout = 300 * time.Millisecond })
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), dead) || !strings.Contains(err.Error(), "JoinTimeout") {
 		t.Errorf("nobody there: %v", err)
@@ -698,32 +698,4 @@ func TestFailedLogIsReopened(t *testing.T) {
 		t.Fatalf("create over a failure: %v", r.Err)
 	}
 	n.mustCreate(t, "c", 1, 1)
-}
-
-// freeAddr is a loopback address that nobody listens on at the moment.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	reserve(t, ln)
-	return ln.Addr().String()
-}
-
-// reserve uses a listener's port once and closes from this side: in TIME_WAIT it can be listened on by who names it, and is given to nobody who
-// asks for any port, as the tests beside this one do.
-func reserve(t *testing.T, ln net.Listener) {
-	t.Helper()
-	peer, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	nc, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc.Close()
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/testport"
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/protocol"
@@ -305,7 +306,7 @@ func TestResetMetadata(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, true)
 	survivor, lost := c.nodes[2], c.nodes[:2]
-	survivor.cfg.AdminListen = freeAddr(t)
+	survivor.cfg.AdminListen = testport.Addr(t)
 	for _, n := range c.nodes { // one after the other, so that the ids are known
 		c.start(n)
 	}

@@ -237,7 +237,7 @@ func (h *groupHarness) move() {
 
 func (h *groupHarness) loaded() {
 	h.t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+	for end := time.Now().Add(2 * time.Minute); ; runtime.Gosched() {
 		if err := h.c.Heartbeat("no such group", "x", nil, 1); errors.Is(err, ErrUnknownMember) {
 			return
 		}

@@ -86,7 +86,7 @@ func (h *txnHarness) move() {
 	if old != nil {
 		_ = old.Close()
 	}
-	for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+	for end := time.Now().Add(2 * time.Minute); ; runtime.Gosched() {
 		s := h.c.all()[0]
 		s.mu.Lock()
 		busy := s.loading || s.draining // the load's own goroutine goes on with what it has found

@@ -133,7 +133,7 @@ func TestLive(t *testing.T) {
 	}
 
 	const producers, each = 4, 60
-	deadline := time.Now().Add(90 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	leader := func() *Replica {
 		for time.Now().Before(deadline) {
 			for _, n := range nodes {

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"flag"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,6 +21,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/balsamq/balsa/client"
+	"github.com/balsamq/balsa/internal/testport"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -177,12 +177,7 @@ func TestConfigFileChoice(t *testing.T) {
 // Each mistake gives its exit code and an error that says what, where and how to mend: the golden file is the interface.
 func TestMistakes(t *testing.T) {
 	c, _ := fakeCluster(t, kfake.SeedTopics(2, "orders"))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
+	closed := testport.Addr(t)
 	var b strings.Builder
 	try := func(wantCode int, args ...string) {
 		t.Helper()

@@ -80,6 +80,7 @@ var rules = []rule{
 	{pkg: "test", own: []string{"client", "broker"}, others: []string{"github.com/twmb/franz-go/"}, reason: "compatibility checks meet a broker over the network"},
 	{pkg: "test/compat/clients", others: []string{"github.com/IBM/sarama", "github.com/segmentio/kafka-go", "github.com/xdg-go/scram"},
 		reason: "other clients have a module of their own, so that the broker's requires none of them"},
+	{pkg: "internal/testport", reason: "addresses for tests; no package but tests may have it"},
 	{pkg: "internal/archtest", reason: "the rules depend on nothing"},
 }
 
@@ -235,6 +236,7 @@ func TestRulesRefuse(t *testing.T) {
 		{"client", module + "/examples/internal/demo", true},
 		{"examples/edge", module + "/client/serde", false},
 		{"examples/edge", module + "/coordinator", true},
+		{"broker", module + "/internal/testport", true},
 	} {
 		if got := forbidden(ruleFor(tc.pkg), tc.pkg, tc.imp); got != tc.bad {
 			t.Errorf("%s importing %s: forbidden is %v, want %v", tc.pkg, tc.imp, got, tc.bad)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/balsamq/balsa/internal/testport"
 )
 
 var (
@@ -32,7 +33,7 @@ const (
 	partitions = 6
 	topic      = "faults"
 	// generous bounds everything that is waited for.
-	generous = 60 * time.Second
+	generous = 2 * time.Minute
 )
 
 var binary string
@@ -77,36 +78,6 @@ type cluster struct {
 	admin *kadm.Client
 }
 
-func freePorts(t *testing.T, n int) []string {
-	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		reserve(t, l)
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs
-}
-
-// reserve uses a listener's port once and closes from this side: in TIME_WAIT it can be listened on by who names it, and is given to nobody who
-// asks for any port, as the tests beside this one do.
-func reserve(t *testing.T, ln net.Listener) {
-	t.Helper()
-	peer, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	nc, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc.Close()
-}
-
 func newCluster(t *testing.T) *cluster {
 	return newClusterAt(t, func(int32) string { return filepath.Join(t.TempDir(), "data") })
 }
@@ -114,7 +85,7 @@ func newCluster(t *testing.T) *cluster {
 // newClusterAt starts three brokers with their data where dir says.
 func newClusterAt(t *testing.T, dir func(id int32) string) *cluster {
 	c := &cluster{t: t}
-	addrs, logs := freePorts(t, 2*nodes), t.TempDir()
+	addrs, logs := testport.Addrs(t, 2*nodes), t.TempDir()
 	for i := range nodes {
 		c.procs = append(c.procs, &process{id: int32(i + 1), dir: dir(int32(i + 1)), log: filepath.Join(logs, fmt.Sprintf("broker-%d.log", i+1)), kafka: addrs[2*i], rpc: addrs[2*i+1]})
 	}
