@@ -7,9 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // fakeKafka is the Kafka side of a system on brokers in this process. They lead by their own numbers, so that it has to say who leads.
@@ -55,6 +58,46 @@ func TestKafkaClients(t *testing.T) {
 				t.Fatalf("%+v", got[0].CatchUp)
 			}
 		})
+	}
+}
+
+// A broker that is named as a leader and is not one yet costs a consumer another attempt, and no turn.
+func TestConsumerWaitsForLeaders(t *testing.T) {
+	f := &fakeKafka{kafkaNodes: kafkaNodes{client: Client{BatchBytes: 1 << 20}}}
+	cell := cellOf(t, "L2")
+	if err := f.Start(t.Context(), "", cell); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Stop()
+	defer f.Disconnect()
+	if err := f.Create(t.Context(), cell, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	f.cluster.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if asked.Add(1) > 6 { // two attempts of three brokers
+			return nil, nil, false
+		}
+		f.cluster.KeepControl()
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, topic := range req.(*kmsg.ListOffsetsRequest).Topics {
+			rt := kmsg.ListOffsetsResponseTopic{Topic: topic.Topic}
+			for _, p := range topic.Partitions {
+				rp := kmsg.NewListOffsetsResponseTopicPartition()
+				rp.Partition, rp.ErrorCode = p.Partition, kerr.NotLeaderForPartition.Code
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	c, err := f.Consumer(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if asked.Load() <= 6 {
+		t.Errorf("asked %d times: nobody was told that it is no leader", asked.Load())
 	}
 }
 

@@ -225,16 +225,32 @@ func (p *kafkaProducer) Flush(ctx context.Context) error { return p.cl.Flush(ctx
 
 func (p *kafkaProducer) Close() { p.cl.Close() }
 
+// endOffsets asks where the partitions end, again while a leader is not one yet: a broker's metadata names it a moment before it has its logs
+// open as such. What it said before is forgotten, as any client's consumer does.
+func endOffsets(ctx context.Context, cl *kgo.Client) (ends kadm.ListedOffsets, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	for {
+		if ends, err = kadm.NewClient(cl).ListEndOffsets(ctx, benchTopic); err == nil {
+			err = ends.Error()
+		}
+		if !kerr.IsRetriable(err) {
+			return ends, err
+		}
+		cl.ForceMetadataRefresh()
+		if pause(ctx, metadataMinAge); ctx.Err() != nil {
+			return ends, errors.Join(err, ctx.Err())
+		}
+	}
+}
+
 // Consumer implements System.
 func (k *kafkaNodes) Consumer(ctx context.Context) (Consumer, error) {
 	cl, err := kgo.NewClient(k.options(kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes))...)
 	if err != nil {
 		return nil, err
 	}
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, benchTopic)
-	if err == nil {
-		err = ends.Error()
-	}
+	ends, err := endOffsets(ctx, cl)
 	if err != nil {
 		cl.Close()
 		return nil, err
@@ -291,11 +307,8 @@ func (k *kafkaNodes) ReadBack(ctx context.Context, fn func(int, []byte)) error {
 		return err
 	}
 	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, benchTopic)
+	ends, err := endOffsets(ctx, cl)
 	if err != nil {
-		return err
-	}
-	if err := ends.Error(); err != nil {
 		return err
 	}
 	next, left := make(map[int32]int64), 0
