@@ -128,12 +128,17 @@ func (o *Options) calibrate(ctx context.Context, c Cell, systems []System, known
 	if math.IsInf(slowest, 1) {
 		return 1, nil // nobody offers the cell, or nobody can do it: the turns will say so
 	}
-	half := slowest / 2
-	unit := math.Pow(10, max(0, math.Floor(math.Log10(half))-1))
-	rate := max(1, int(math.Floor(half/unit)*unit))
+	rate := openRate(slowest)
 	o.Log("  the rate is %d records/s, half of the slowest", rate)
 	known[c] = rate
 	return rate, nil
+}
+
+// openRate is half of what the slowest does, with two significant digits.
+func openRate(slowest float64) int {
+	half := max(slowest/2, 1)
+	unit := math.Pow(10, max(0, math.Floor(math.Log10(half))-1))
+	return max(1, int(math.Floor(half/unit)*unit))
 }
 
 // turn takes a system through a cell. Its error is one that ends the run.

@@ -33,6 +33,9 @@ const (
 	manyScenario = "M2"
 	gigabyte     = 1_000_000_000
 	closedWindow = 1 << 20
+	// WideWindow is M1's other one: half of what a producer of Kafka's own client may have in flight by default. With 1 MiB and 1,024 partitions a
+	// batch is one record.
+	WideWindow = 16 << 20
 	// openWindow lets a stall of a system pile up in the client for a while before the sender has to wait; what waits counts all the same.
 	openWindow = 8 << 20
 )
@@ -166,10 +169,25 @@ func (c Cell) String() string {
 	if c.Rate > 0 {
 		s += fmt.Sprintf(", %d/s", c.Rate)
 	}
+	if text := c.Window(); text != "" {
+		s += ", " + text
+	}
 	if c.Backlog > 0 {
 		s += fmt.Sprintf(", %s behind", gigabytes(c.Backlog))
 	}
 	return s
+}
+
+// Window says how much is in flight where that is not what the scenario has by itself.
+func (c Cell) Window() string {
+	s, ok := Find(c.Scenario)
+	if !ok || c.InflightBytes == max(s.Inflight, c.RecordBytes) {
+		return ""
+	}
+	if n := c.InflightBytes; n >= 1<<20 && n%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB in flight each", n>>20)
+	}
+	return fmt.Sprintf("%d B in flight each", c.InflightBytes)
 }
 
 // String is of a result what it is of: else it would be taken for its cell.

@@ -9,6 +9,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,8 +24,6 @@ type Piece struct {
 	Args  []string
 	Peers []string // that take part
 	Takes int      // how many are wanted
-	// Tier is when the first take's turn comes, the second's one later: what decides most comes first, and once before anything comes twice.
-	Tier int
 	// Each is about how long a take takes, by system, on two cores of 2026; a take that is there knows better.
 	Each map[string]time.Duration
 	// Backlog is in GB, as --backlog counts; 0: none. The disk may have room for less.
@@ -47,31 +46,37 @@ func Suite() []Piece {
 	each := func(ours, jetstream, kafka int) map[string]time.Duration {
 		return map[string]time.Duration{OurName: time.Duration(ours) * time.Second, jetStreamName: time.Duration(jetstream) * time.Second, kafkaName: time.Duration(kafka) * time.Second}
 	}
-	atRest := "async" // JetStream's client mode where there is no time for all of them
+	// JetStream's client has a mode that fits where there is no time for all of them, and one that is the fastest.
+	const simple, fastest = JetStreamAsync, JetStreamFast
+	jetStream := []string{jetStreamName}
+	wide := strconv.Itoa(WideWindow)
 	pieces := []Piece{
-		{Name: "t1", What: "throughput, both classes, 16 partitions and 8 producers", Args: []string{"T1", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 5, Each: each(16, 90, 85)},
-		{Name: "l1", What: "latency of one synchronous producer, both classes", Args: []string{"L1"}, Peers: both, Takes: 5, Each: each(14, 30, 90)},
-		{Name: "f1", What: "a leader is killed", Args: []string{"F1"}, Peers: both, Takes: 3, Each: each(34, 50, 95), open: true}, // the first one finds the rate
-		{Name: "m2", What: "10,000 idle partitions; 1,000 of peers", Args: []string{"M2", "--partitions", "1000,10000", "--peer-partitions", "1000"}, Peers: both, Takes: 1, Each: each(270, 210, 240)},
-		{Name: "l2", What: "latency to the consumer at a fixed rate, both classes", Args: []string{"L2"}, Peers: both, Takes: 3, Tier: 1, Each: each(14, 28, 84), open: true},
-		{Name: "m1", What: "1 to 1,024 active partitions", Args: []string{"M1", "--jetstream-modes", atRest}, Peers: []string{jetStreamName}, Takes: 3, Tier: 1, Each: each(70, 150, 0)},
-		{Name: "f2", What: "a broker of ours returns", Args: []string{"F2"}, Takes: 1, Tier: 1, Each: each(30, 0, 0), Backlog: 5, copies: 3, perGB: 30 * time.Second, open: true},
-		{Name: "c1", What: "a group reads a backlog of ours", Args: []string{"C1"}, Takes: 1, Tier: 1, Each: each(30, 0, 0), Backlog: 10, copies: 3, perGB: 30 * time.Second, open: true},
-		{Name: "r1", What: "our brokers are restarted", Args: []string{"R1"}, Takes: 1, Tier: 1, Each: each(40, 0, 0), Backlog: 50, copies: 1, perGB: 10 * time.Second},
-		{Name: "f2-peers", What: "the same beside peers, smaller", Args: []string{"F2"}, Peers: both, Takes: 1, Tier: 1, Each: each(25, 60, 70), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
-		{Name: "c1-peers", What: "the same beside peers, smaller", Args: []string{"C1"}, Peers: both, Takes: 1, Tier: 1, Each: each(25, 40, 70), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
-		{Name: "r1-peers", What: "the same beside peers, smaller", Args: []string{"R1"}, Peers: both, Takes: 1, Tier: 1, Each: each(30, 60, 70), Backlog: 0.9, copies: 1, perGB: 40 * time.Second},
+		{Name: "t1", What: "throughput, both classes, 16 partitions and 8 producers", Args: []string{"T1", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 5, Each: each(25, 110, 80)}, // it finds the rate of the open loops
+		{Name: "l1", What: "latency of one synchronous producer, both classes", Args: []string{"L1"}, Peers: both, Takes: 5, Each: each(15, 35, 70)},
+		{Name: "f1", What: "a leader is killed", Args: []string{"F1"}, Peers: both, Takes: 3, Each: each(16, 30, 55), open: true},
+		{Name: "m2", What: "10,000 idle partitions; 1,000 of peers", Args: []string{"M2", "--partitions", "10000", "--peer-partitions", "1000", "--measure", "10s"}, Peers: both, Takes: 1, Each: each(150, 180, 120)},
+		{Name: "l2", What: "latency to the consumer at a fixed rate, both classes", Args: []string{"L2"}, Peers: both, Takes: 3, Each: each(20, 50, 75), open: true},
+		{Name: "m1", What: "16 and 1,024 active partitions", Args: []string{"M1", "--partitions", "16,1024", "--jetstream-modes", simple}, Peers: both, Takes: 3, Each: each(28, 160, 110)},
+		{Name: "m1-wide", What: "the same with 16 MiB in flight of each producer", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide, "--jetstream-modes", simple}, Peers: both, Takes: 2, Each: each(35, 170, 120)},
+		{Name: "f2", What: "a broker of ours returns", Args: []string{"F2"}, Takes: 2, Each: each(20, 0, 0), Backlog: 5, copies: 3, perGB: 10 * time.Second, open: true},
+		{Name: "c1", What: "a group reads a backlog of ours", Args: []string{"C1"}, Takes: 2, Each: each(20, 0, 0), Backlog: 10, copies: 3, perGB: 10 * time.Second, open: true},
+		{Name: "r1", What: "our brokers are restarted", Args: []string{"R1"}, Takes: 2, Each: each(25, 0, 0), Backlog: 50, copies: 1, perGB: 2 * time.Second},
+		{Name: "f2-peers", What: "the same beside peers, smaller", Args: []string{"F2"}, Peers: both, Takes: 1, Each: each(20, 45, 55), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
+		{Name: "c1-peers", What: "the same beside peers, smaller", Args: []string{"C1"}, Peers: both, Takes: 1, Each: each(20, 35, 55), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
+		{Name: "r1-peers", What: "the same beside peers, smaller", Args: []string{"R1"}, Peers: both, Takes: 1, Each: each(25, 55, 60), Backlog: 0.9, copies: 1, perGB: 40 * time.Second},
 	}
 	for _, over := range Over() {
 		s, _ := Find("G1")
 		cells := len(s.Only([]string{over}).Cells(0))
-		pieces = append(pieces, Piece{Name: "g1-" + over, What: "how throughput and p99 grow with " + over, Args: []string{"G1", "--over", over, "--jetstream-modes", atRest}, Peers: []string{jetStreamName}, Takes: 3, Tier: 2,
-			Each: each(14*cells, 15*cells, 0)}) // Kafka's JVM would take most of the time to warm up
+		pieces = append(pieces, Piece{Name: "g1-" + over, What: "how throughput and p99 grow with " + over, Args: []string{"G1", "--over", over, "--jetstream-modes", simple}, Peers: jetStream, Takes: 2,
+			Each: each(12*cells, 20*cells, 0)}) // Kafka's JVM would take most of the time to warm up
 	}
 	return append(pieces,
-		Piece{Name: "t1-more", What: "throughput, both classes, the other loads", Args: []string{"T1", "--partitions", "1"}, Peers: both, Takes: 3, Tier: 3, Each: each(32, 180, 170)},
-		Piece{Name: "t1-one", What: "throughput, both classes, 16 partitions and one producer", Args: []string{"T1", "--partitions", "16", "--producers", "1"}, Peers: both, Takes: 3, Tier: 3, Each: each(16, 90, 85)},
-		Piece{Name: "t2", What: "throughput with records of 100 B and 16 KiB, both classes", Args: []string{"T2", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 3, Tier: 3, Each: each(32, 180, 170)},
+		Piece{Name: "m1-more", What: "1 and 128 active partitions", Args: []string{"M1", "--partitions", "1,128", "--jetstream-modes", simple}, Peers: jetStream, Takes: 2, Each: each(24, 72, 0)},
+		Piece{Name: "m2-more", What: "1,000 idle partitions of ours", Args: []string{"M2", "--partitions", "1000", "--measure", "10s"}, Takes: 1, Each: each(70, 0, 0)},
+		Piece{Name: "t1-more", What: "throughput, both classes, one partition", Args: []string{"T1", "--partitions", "1", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(52, 72, 0)},
+		Piece{Name: "t1-one", What: "throughput, both classes, 16 partitions and one producer", Args: []string{"T1", "--partitions", "16", "--producers", "1", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(26, 40, 0)},
+		Piece{Name: "t2", What: "throughput with records of 100 B and 16 KiB, both classes", Args: []string{"T2", "--partitions", "16", "--producers", "8", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(52, 80, 0)},
 	)
 }
 
@@ -94,14 +99,14 @@ type Take struct {
 // File is its name.
 func (t Take) File() string { return fmt.Sprintf("%s-%d.json", t.Name, t.N) }
 
-// Takes are those of the pieces, in the order of their turns.
+// Takes are those of the pieces, in the order of their turns: each piece once, in the order of the goals, before any comes twice.
 func Takes(pieces []Piece) (all []Take) {
 	for _, p := range pieces {
 		for n := range p.Takes {
 			all = append(all, Take{p, n + 1})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Take) int { return a.Tier + a.N - b.Tier - b.N })
+	slices.SortStableFunc(all, func(a, b Take) int { return a.N - b.N })
 	return all
 }
 
@@ -164,7 +169,7 @@ func (t Take) Command(c Conditions, file string) []string {
 	return append(args, "--rounds", "1", "--verify", "--json", file)
 }
 
-// OpenRate is the rate that a run found for its open loops; 0: it had none.
+// OpenRate is the rate of a run's open loops; 0: it had none.
 func (r *Report) OpenRate() int {
 	for _, x := range r.Results {
 		if x.Rate > 0 {
@@ -172,6 +177,25 @@ func (r *Report) OpenRate() int {
 		}
 	}
 	return 0
+}
+
+// RateToTry is the rate for the open loops of other takes that follows from a run of T1, as one would be found otherwise: half of what the slowest
+// system did with all in class B, each in its best mode; 0: it is no such run.
+func (r *Report) RateToTry() int {
+	best := map[string]float64{}
+	for _, x := range r.Results {
+		if x.Scenario == "T1" && x.Class == ClassB && x.Replicas == 3 && x.Failed == "" && x.Skipped == "" {
+			best[x.System] = max(best[x.System], x.RecordsSec)
+		}
+	}
+	if len(best) < 2 {
+		return 0 // nobody beside us
+	}
+	slowest := math.Inf(1)
+	for _, v := range best {
+		slowest = min(slowest, v)
+	}
+	return openRate(slowest)
 }
 
 // FreeBytes is the space for data below dir (empty: the system's temporary directory); 0 if it is not known.

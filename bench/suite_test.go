@@ -19,8 +19,8 @@ func TestSuiteTakes(t *testing.T) {
 		if x.N > 1 && !seen[(Take{x.Piece, x.N - 1}).File()] {
 			t.Errorf("%s comes before the take before it", x.File())
 		}
-		if i > 0 && takes[i-1].Tier+takes[i-1].N > x.Tier+x.N {
-			t.Errorf("%s comes too late", x.File())
+		if i > 0 && takes[i-1].N > x.N {
+			t.Errorf("%s comes too late: nothing comes twice before all came once", x.File())
 		}
 	}
 	// Each scenario has its part, and the goals' own come first.
@@ -29,8 +29,40 @@ func TestSuiteTakes(t *testing.T) {
 			t.Errorf("nothing of %s", s.ID)
 		}
 	}
-	if takes[0].Name != "t1" || takes[len(takes)-1].Args[0] == "L1" {
-		t.Errorf("from %s to %s", takes[0].File(), takes[len(takes)-1].File())
+	var order []string
+	for _, x := range takes[:13] {
+		order = append(order, x.Name)
+	}
+	if got := strings.Join(order, " "); got != "t1 l1 f1 m2 l2 m1 m1-wide f2 c1 r1 f2-peers c1-peers r1-peers" {
+		t.Errorf("in the order %s", got)
+	}
+	// A quiet hour and a quarter is enough for one round of all.
+	all := time.Duration(0)
+	for _, x := range takes {
+		if x.N == 1 {
+			all += x.Estimate(Conditions{Peers: []string{"jetstream", "kafka"}, Disk: 28 * gigabyte})
+		}
+	}
+	if all > 75*time.Minute {
+		t.Errorf("one round of all takes %v", all)
+	}
+}
+
+// The open loops run at half of what the slowest system does in its best mode.
+func TestSuiteRate(t *testing.T) {
+	cell := Cell{Scenario: "T1", Class: ClassB, Replicas: 3}
+	relaxed := cell
+	relaxed.Class = ClassA
+	r := &Report{Results: []Result{{Cell: cell, System: OurName, RecordsSec: 200_000}, {Cell: cell, System: "jetstream", Mode: "async", RecordsSec: 9_000}, {Cell: cell, System: "jetstream", Mode: "fast", RecordsSec: 43_000},
+		{Cell: cell, System: "kafka", RecordsSec: 17_800}, {Cell: relaxed, System: "kafka", RecordsSec: 1}, {Cell: cell, System: "other", RecordsSec: 1, Failed: "it did"}}}
+	if got := r.RateToTry(); got != 8900 {
+		t.Errorf("%d/s", got)
+	}
+	if got := (&Report{Results: r.Results[:1]}).RateToTry(); got != 0 {
+		t.Errorf("%d/s by ourselves alone", got)
+	}
+	if got := openRate(0); got != 1 {
+		t.Errorf("%d/s", got)
 	}
 }
 
@@ -42,8 +74,8 @@ func TestSuiteCommand(t *testing.T) {
 	c := Conditions{Peers: []string{"kafka"}, Rate: 5000, Disk: 30 * gigabyte, Dir: "/data"}
 	for name, want := range map[string]string{
 		"t1":       "bench run T1 --partitions 16 --producers 8 --peer kafka --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
-		"m2":       "bench run M2 --partitions 1000,10000 --peer-partitions 1000 --peer kafka --dir /data --rounds 1 --verify --json x",
-		"m1":       "bench run M1 --jetstream-modes async --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
+		"m2":       "bench run M2 --partitions 10000 --peer-partitions 1000 --measure 10s --peer kafka --dir /data --rounds 1 --verify --json x",
+		"m1-wide":  "bench run M1 --partitions 16,1024 --inflight-bytes 16777216 --jetstream-modes async --peer kafka --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
 		"c1":       "bench run C1 --backlog 6.6 --rate 5000 --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x", // 26 GB of room, three copies, laid out
 		"f2-peers": "bench run F2 --peer kafka --backlog 0.3 --rate 5000 --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
 	} {

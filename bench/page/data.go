@@ -254,6 +254,9 @@ func load(c bench.Cell) string {
 	if c.Rate > 0 {
 		parts = append(parts, counted(float64(c.Rate))+" records/s")
 	}
+	if text := c.Window(); text != "" {
+		parts = append(parts, text)
+	}
 	if c.Backlog > 0 {
 		parts = append(parts, fmt.Sprintf("%.3g GB behind", float64(c.Backlog)/1e9))
 	}

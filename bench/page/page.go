@@ -283,7 +283,7 @@ var classes = map[bench.Class]string{
 
 // common is the table that all loads have.
 func (p *painter) common(t *table, m *limit.Machine, near []limit.Near) cells {
-	c := cells{Title: load(t.cell), Head: []string{"", "records/s", "min", "max", "MB/s", "ours is", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "CPU s/GB", "memory MB", "verified"}}
+	c := cells{Title: load(t.cell), Head: []string{"", "rounds", "records/s", "min", "max", "MB/s", "ours is", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "CPU s/GB", "memory MB", "verified"}}
 	if m != nil {
 		c.Head = append(c.Head, "of the limit")
 	}
@@ -295,7 +295,7 @@ func (p *painter) common(t *table, m *limit.Machine, near []limit.Near) cells {
 		}
 		lo, hi := r.spread(rate)
 		_, worst := r.spread(func(x bench.Result) float64 { return x.Latency.Max })
-		line := []string{r.name(), counted(r.median(rate)), counted(lo), counted(hi), figure(r.median(megabytes)), times(ratio(t.ours(), r, rate)),
+		line := []string{r.name(), fmt.Sprint(len(r.rounds)), counted(r.median(rate)), counted(lo), counted(hi), figure(r.median(megabytes)), times(ratio(t.ours(), r, rate)),
 			figure(r.median(latency50)), figure(r.median(latency99)), figure(r.median(latency999)), figure(worst), figure(r.median(cpuPerGB)),
 			figure(r.median(func(x bench.Result) float64 { return x.RSSSum })), r.verified()}
 		if m != nil {
@@ -313,10 +313,10 @@ func (p *painter) common(t *table, m *limit.Machine, near []limit.Near) cells {
 // special are the tables of what only one scenario has.
 func (p *painter) special(t *table) []cells {
 	add := func(head []string, line func(*row) []string) []cells {
-		c := cells{Title: load(t.cell), Head: append([]string{""}, head...)}
+		c := cells{Title: load(t.cell), Head: append([]string{"", "rounds"}, head...)}
 		for _, r := range t.rows {
 			if len(r.rounds) > 0 {
-				c.Rows = append(c.Rows, append([]string{r.name()}, line(r)...))
+				c.Rows = append(c.Rows, append([]string{r.name(), fmt.Sprint(len(r.rounds))}, line(r)...))
 				c.Class = append(c.Class, p.class(r.system, r.mode))
 			}
 		}
@@ -404,15 +404,15 @@ func notes(ts []*table) (all []string) {
 func (p *painter) many(rows []*manyRow) section {
 	s := section{ID: "M2", What: titles["M2"]}
 	c := cells{Title: "medians; CPU of one core and memory of a node, in the mean of the nodes",
-		Head: []string{"", "partitions", "idle CPU %", "memory MB", "KB each", "made in s", "started in s", "led by the one killed", "led again p50 s", "p99 s", "all s", "survivors' CPU %"}}
+		Head: []string{"", "rounds", "partitions", "idle CPU %", "memory MB", "KB each", "made in s", "started in s", "led by the one killed", "led again p50 s", "p99 s", "all s", "survivors' CPU %"}}
 	for _, r := range rows {
 		c.Class = append(c.Class, p.class(r.system, ""))
 		if len(r.rounds) == 0 {
-			c.Rows = append(c.Rows, []string{r.system, counted(float64(r.wanted)), r.absent})
+			c.Rows = append(c.Rows, []string{r.system, "", counted(float64(r.wanted)), r.absent})
 			continue
 		}
 		of := func(fn func(bench.Many) float64) string { return figure(r.median(fn)) }
-		c.Rows = append(c.Rows, []string{r.system, counted(float64(r.rounds[0].Partitions)), of(func(m bench.Many) float64 { return mean(m.IdleCPU) }), of(func(m bench.Many) float64 { return mean(m.RSS) }),
+		c.Rows = append(c.Rows, []string{r.system, fmt.Sprint(len(r.rounds)), counted(float64(r.rounds[0].Partitions)), of(func(m bench.Many) float64 { return mean(m.IdleCPU) }), of(func(m bench.Many) float64 { return mean(m.RSS) }),
 			of(func(m bench.Many) float64 { return m.PerKB }), of(func(m bench.Many) float64 { return m.CreateSec }), of(func(m bench.Many) float64 { return m.StartSec }),
 			of(func(m bench.Many) float64 { return float64(m.Orphaned) }), of(func(m bench.Many) float64 { return m.RecoverP50 }), of(func(m bench.Many) float64 { return m.RecoverP99 }),
 			of(func(m bench.Many) float64 { return m.RecoverMax }), of(func(m bench.Many) float64 { return mean(m.LeftCPU) })})

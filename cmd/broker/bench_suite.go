@@ -51,23 +51,24 @@ func newBenchSuiteCommand(a *app) *cobra.Command {
 		Use:   "suite",
 		Short: "Measure everything, take by take, and make a page of it",
 		Long: `Measure all that there are goals for, in takes: one round of one part each, a 'broker bench run' of its own whose results are a file
-below --to. What decides most comes first, and everything once before anything comes twice. It says first what it has the time for,
+below --to. The goals come first, and everything once before anything comes twice. It says first what it has the time for,
 and how long that takes about; what is there already is not measured again, so that a suite may be finished another day, by the same
 build on the same machine. In the end, and after an interrupt, it makes report.html, report.md and README.md of all takes that are
 there. The machine should have nothing else to do.
 
 Parts:
 ` + suiteHelp() + `
-The backlogs of F2, C1 and R1 are as large as the disk has room for, their design's size at most.`,
+The backlogs of F2, C1 and R1 are as large as the disk has room for, their design's size at most. Open loops run at half of what the
+slowest system did in t1.`,
 		Example: `  broker bench suite --plan
-  broker bench suite --to docs/benchmarks --time 50m
+  broker bench suite --to docs/benchmarks --time 75m
   broker bench suite --to docs/benchmarks --only t1,l1,f1 --time 20m`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.benchSuite(cmd, o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.to, "to", ".", "keep results and page in `DIR`, which is made if it is not there")
-	f.DurationVar(&o.within, "time", 50*time.Minute, "begin only takes that are likely to end within this")
+	f.DurationVar(&o.within, "time", 75*time.Minute, "begin only takes that are likely to end within this")
 	f.StringSliceVar(&o.only, "only", nil, "only the parts `NAME,...`")
 	f.StringSliceVar(&o.peers, "peer", []string{"jetstream", "kafka"}, "beside `NAME,...`")
 	f.StringVar(&o.dir, "dir", "", "put all data below `DIR`; default: the system's temporary directory")
@@ -184,6 +185,19 @@ func (s *suite) keep(name string, r *bench.Report) {
 	}
 }
 
+// rateToTry is the open loops' rate where no take has one yet: by the earliest take that tells.
+func (s *suite) rateToTry() int {
+	for n := 1; ; n++ {
+		r := s.there[bench.Take{Piece: bench.Piece{Name: "t1"}, N: n}.File()]
+		if r == nil {
+			return 0
+		}
+		if rate := r.RateToTry(); rate > 0 {
+			return rate
+		}
+	}
+}
+
 // estimate is how long another take of the piece took, or what is known of it beforehand.
 func (s *suite) estimate(t bench.Take) time.Duration {
 	for n := t.N - 1; n > 0; n-- {
@@ -267,6 +281,9 @@ func (s *suite) run(ctx context.Context, takes []bench.Take) error {
 			break
 		}
 		s.cond.Disk = bench.FreeBytes(s.o.dir)
+		if s.cond.Rate == 0 {
+			s.cond.Rate = s.rateToTry()
+		}
 		args := t.Command(s.cond, s.file(t.File()))
 		log("\n=== %s: %s, about %v; %v are left\nbroker %s", t.File(), t.What, s.estimate(t).Round(time.Second), time.Until(s.until).Round(time.Second), strings.Join(args, " "))
 		err := s.child(cut, self, args)
