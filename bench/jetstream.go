@@ -35,6 +35,7 @@ var natsConf string
 
 const (
 	createAtOnce = 16 // streams
+	readAtOnce   = 16 // likewise: a consumer of each is made and removed, which is most of the time where they are many
 	// maxMonitorBody bounds what is read of one answer of the monitoring port: some 2 KB a stream.
 	maxMonitorBody = 256 << 20
 	// natsStopped is what nats-server ends with on SIGINT.

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+	"golang.org/x/sync/errgroup"
 )
 
 // Client modes.
@@ -423,12 +424,22 @@ func (j *JetStream) ReadBack(ctx context.Context, fn func(int, []byte)) error {
 	if err != nil {
 		return err
 	}
+	var mu sync.Mutex // guards fn
+	g, group := errgroup.WithContext(ctx)
+	g.SetLimit(readAtOnce)
 	for p := range j.cell.Partitions {
-		if err := readStream(ctx, js, p, fn); err != nil {
-			return fmt.Errorf("%s: %w", stream(p), err)
-		}
+		g.Go(func() error {
+			if err := readStream(group, js, p, func(p int, rec []byte) {
+				mu.Lock()
+				defer mu.Unlock()
+				fn(p, rec)
+			}); err != nil {
+				return fmt.Errorf("%s: %w", stream(p), err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 func readStream(ctx context.Context, js jetstream.JetStream, p int, fn func(int, []byte)) error {

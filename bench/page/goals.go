@@ -210,7 +210,9 @@ func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near, wh
 	// With the scenario's own window a batch of 1,024 partitions is one record; with the wide one it is as in a client at its defaults.
 	for _, wide := range []bool{false, true} {
 		with := func(partitions int) *table {
-			return asked(ts, "M1", bench.ClassB, func(c bench.Cell) bool { return c.Partitions == partitions && (c.InflightBytes >= bench.WideWindow) == wide })
+			return asked(ts, "M1", bench.ClassB, func(c bench.Cell) bool {
+				return c.Partitions == partitions && (c.InflightBytes >= bench.WideWindow) == wide
+			})
 		}
 		many, few, what := with(1024), with(16), "1,024 active partitions"
 		if wide {
