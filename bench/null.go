@@ -373,6 +373,12 @@ func generatorCost(ctx context.Context, c Cell, client Client, wait, lasts time.
 	t.load.next("measuring")
 	t.measure()
 	pause(ctx, lasts)
+	for ctx.Err() == nil {
+		if sent, read := t.load.soFar(); sent+read > 0 {
+			break
+		}
+		pause(ctx, time.Millisecond)
+	}
 	p, _ := t.load.next("ending")
 	used := t.used.end()
 	if err := errors.Join(end(), ctx.Err()); err != nil {

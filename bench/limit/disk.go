@@ -26,24 +26,47 @@ func diskProbes(files []int) []probe {
 		}),
 		stream("buffered append", func(m *Machine) *Stream { return &m.AppendBuffered }, appendBuffered),
 		stream("direct append", func(m *Machine) *Stream { return &m.AppendDirect }, func(ctx context.Context, e *env) (sample, error) {
-			return direct(ctx, e, func(f *os.File, b []byte, at int64) error { _, err := f.WriteAt(b, at); return err })
+			return direct(ctx, e, 0, func(f *os.File, b []byte, at int64) error { _, err := f.WriteAt(b, at); return err })
+		}),
+		stream("direct, synced append", func(m *Machine) *Stream { return &m.AppendSynced }, func(ctx context.Context, e *env) (sample, error) {
+			return direct(ctx, e, dsyncFlag, func(f *os.File, b []byte, at int64) error { _, err := f.WriteAt(b, at); return err })
 		}),
 		stream("cached read", func(m *Machine) *Stream { return &m.ReadCached }, readCached),
 		stream("direct read", func(m *Machine) *Stream { return &m.ReadDirect }, func(ctx context.Context, e *env) (sample, error) {
-			return direct(ctx, e, func(f *os.File, b []byte, at int64) error { _, err := f.ReadAt(b, at); return err })
+			return direct(ctx, e, 0, func(f *os.File, b []byte, at int64) error { _, err := f.ReadAt(b, at); return err })
 		}),
 		{name: "opening a file", run: openFile, set: func(m *Machine, r []sample) { m.OpenFile = figure(r, first) }},
 	}
 	for _, n := range files {
 		probes = append(probes, probe{
 			name: fmt.Sprintf("syncs of %d files", n),
-			run:  func(ctx context.Context, e *env) (sample, error) { return syncMany(ctx, e, n) },
-			set: func(m *Machine, r []sample) {
-				m.SyncMany = append(m.SyncMany, Syncs{Files: n, PerSec: figure(r, third), Wait: Wait{P50: figure(r, first), P99: figure(r, second)}})
+			run:  func(ctx context.Context, e *env) (sample, error) { return syncMany(ctx, e, n, 0) },
+			set:  func(m *Machine, r []sample) { m.SyncMany = append(m.SyncMany, syncs(n, r)) },
+		})
+	}
+	for _, n := range files {
+		if n > maxDirectMany {
+			continue
+		}
+		probes = append(probes, probe{
+			name: fmt.Sprintf("direct, synced writes of %d files", n),
+			run: func(ctx context.Context, e *env) (sample, error) {
+				if directFlag == 0 {
+					return sample{}, errCannot
+				}
+				return syncMany(ctx, e, n, directFlag|dsyncFlag)
 			},
+			set: func(m *Machine, r []sample) { m.DirectMany = append(m.DirectMany, syncs(n, r)) },
 		})
 	}
 	return probes
+}
+
+// maxDirectMany is the most files of which direct writes are measured side by side: the replicas of one log.
+const maxDirectMany = 5
+
+func syncs(files int, r []sample) Syncs {
+	return Syncs{Files: files, PerSec: figure(r, third), Wait: Wait{P50: figure(r, first), P99: figure(r, second)}}
 }
 
 // aligned is a buffer as direct I/O wants it.
@@ -125,8 +148,8 @@ func syncOver(ctx context.Context, e *env, flags int) (_ sample, err error) {
 }
 
 // syncMany writes and syncs n laid-out files, each by one thread at a time, by as many threads as there are files or as
-// are allowed.
-func syncMany(ctx context.Context, e *env, n int) (_ sample, err error) {
+// are allowed; with flags each write is its own sync.
+func syncMany(ctx context.Context, e *env, n, flags int) (_ sample, err error) {
 	dir := filepath.Join(e.dir, "many")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return sample{}, err
@@ -140,14 +163,18 @@ func syncMany(ctx context.Context, e *env, n int) (_ sample, err error) {
 	}()
 	zeros := make([]byte, manyBytes)
 	for i := range n {
-		f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
+		path := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.WriteFile(path, zeros, 0o600); err != nil {
+			return sample{}, err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|flags, 0)
 		if err != nil {
+			if flags != 0 {
+				return sample{}, fmt.Errorf("%w: %v", errCannot, err)
+			}
 			return sample{}, err
 		}
 		files = append(files, f)
-		if _, err := f.Write(zeros); err != nil {
-			return sample{}, err
-		}
 	}
 	for _, f := range files {
 		if err := f.Sync(); err != nil {
@@ -165,7 +192,7 @@ func syncMany(ctx context.Context, e *env, n int) (_ sample, err error) {
 			errs[t] = all[t].fill(ctx, e.each, func(i int) error {
 				mine := (n - t + threads - 1) / threads // files t, t+threads, …
 				f := files[t+i%mine*threads]
-				if _, err := f.WriteAt(b, int64(i/mine)*blockBytes%manyBytes); err != nil {
+				if _, err := f.WriteAt(b, int64(i/mine)*blockBytes%manyBytes); err != nil || flags != 0 {
 					return err
 				}
 				return dataSync(f)
@@ -205,7 +232,7 @@ func appendBuffered(ctx context.Context, e *env) (_ sample, err error) {
 }
 
 // direct moves blocks past the page cache, four at a time, over and over the same laid-out file.
-func direct(ctx context.Context, e *env, move func(f *os.File, b []byte, at int64) error) (_ sample, err error) {
+func direct(ctx context.Context, e *env, flags int, move func(f *os.File, b []byte, at int64) error) (_ sample, err error) {
 	if directFlag == 0 {
 		return sample{}, errCannot
 	}
@@ -214,7 +241,7 @@ func direct(ctx context.Context, e *env, move func(f *os.File, b []byte, at int6
 		return sample{}, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(path)) }()
-	f, err := os.OpenFile(path, os.O_RDWR|directFlag, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|directFlag|flags, 0)
 	if err != nil {
 		return sample{}, fmt.Errorf("%w: %v", errCannot, err)
 	}

@@ -15,7 +15,7 @@ import (
 // Everything is measured, and nothing is left behind.
 func TestMeasure(t *testing.T) {
 	dir := t.TempDir()
-	m, err := Measure(t.Context(), Options{Rounds: 2, Each: time.Millisecond, Bytes: 8 << 20, Dir: dir, Log: t.Logf, files: []int{1, 3, 300}})
+	m, err := Measure(t.Context(), Options{Rounds: 2, Each: time.Millisecond, Bytes: 8 << 20, Dir: dir, Log: t.Logf, files: []int{1, 3, 300}, loads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,6 +27,12 @@ func TestMeasure(t *testing.T) {
 		if v <= 0 {
 			t.Errorf("%s was not measured: %v", what, v)
 		}
+	}
+	if len(m.Producers) != 1 || m.Producers[0].MBSec.Median <= 0 || len(m.Consumers) != 1 || m.Consumers[0].MBSec.Median <= 0 {
+		t.Errorf("the load generator: %+v, %+v", m.Producers, m.Consumers)
+	}
+	if directFlag != 0 && len(m.DirectMany) > 0 && (m.LeastSynced.P50.Median <= 0 || m.LeastCached.P99.Median <= 0) {
+		t.Errorf("the least log: %+v, %+v", m.LeastSynced, m.LeastCached)
 	}
 	if len(m.SyncMany) != 3 {
 		t.Errorf("syncs of %d numbers of files, want 3", len(m.SyncMany))
@@ -83,20 +89,33 @@ func TestModel(t *testing.T) {
 			t.Errorf("%s: %+v, want %v by %s", what, b, value, by)
 		}
 	}
-	// 3 connections, 3 writes, 5 checksums, a copy: 3 + 1.5 + 0.25 + 0.1 ns a byte on 2 processors.
-	// 4.85 ns a byte: 412 MB/s; the disk's 1,200 MB/s are a third for each replica, which is less.
+	// 3 connections, 3 writes, 4 checksums, a copy: 3 + 1.5 + 0.2 + 0.1 ns a byte on 2 processors.
+	// 4.8 ns a byte: 417 MB/s; the disk's 1,200 MB/s are a third for each replica, which is less.
 	want("many bytes in flight", m.Throughput(Load{bench.ClassB, 1, 8, 1024, 1 << 20, 3}), 400, "disk")
-	// Five replicas: 5 + 2.5 + 0.35 + 0.1 = 7.95 ns; the disk gives each a fifth.
+	// Five replicas: 5 + 2.5 + 0.3 + 0.1 = 7.9 ns; the disk gives each a fifth.
 	want("five replicas", m.Throughput(Load{bench.ClassB, 1, 8, 1024, 1 << 20, 5}), 240, "disk")
-	// One replica: 1 + 0.5 + 0.15 + 0.1 = 1.75 ns.
-	want("one replica", m.Throughput(Load{bench.ClassA, 1, 8, 1024, 1 << 20, 1}), 2e3/1.75, "CPU")
-	// Two round trips of 20 µs, twice a KiB at 1 ns, three syncs side by side.
+	// One replica: 1 + 0.5 + 0.1 + 0.1 = 1.7 ns.
+	want("one replica", m.Throughput(Load{bench.ClassA, 1, 8, 1024, 1 << 20, 1}), 2e3/1.7, "CPU")
+	// Four ways of 10 µs, twice a KiB at 1 ns, three syncs side by side.
 	ack := 0.02 + 0.02 + 2*1024e-6 + 0.3
 	median, worst := m.Latency(Load{bench.ClassB, 1, 1, 1024, 1024, 3})
-	want("L1 p50", median, ack, "round trips")
-	want("L1 p99", worst, 0.05+0.05+2*1024e-6+0.9, "round trips")
+	want("L1 p50", median, ack, "woken")
+	want("L1 p99", worst, 0.05+0.05+2*1024e-6+0.9, "woken")
 	median, _ = m.Latency(Load{bench.ClassA, 1, 1, 1024, 1024, 3})
-	want("L1 class A", median, ack-0.3, "round trips")
+	want("L1 class A", median, ack-0.3, "woken")
+	// Direct writes are faster, and the least log as a whole faster still; but what it wrote is not five replicas'.
+	m.DirectMany = []Syncs{{1, Figure{}, Wait{}}, {3, Figure{}, Wait{P50: Figure{Median: 250}, P99: Figure{Median: 2000}}}}
+	median, worst = m.Latency(Load{bench.ClassB, 1, 1, 1024, 1024, 3})
+	want("L1 p50, direct", median, ack-0.05, "woken")
+	want("L1 p99, direct", worst, 0.05+0.05+2*1024e-6+0.9, "woken")
+	m.LeastSynced = Wait{P50: Figure{Median: 260}, P99: Figure{Median: 5000}}
+	median, worst = m.Latency(Load{bench.ClassB, 1, 1, 1024, 1024, 3})
+	want("L1 p50, at once", median, 0.26, "nothing else")
+	want("L1 p99, at once", worst, 0.05+0.05+2*1024e-6+0.9, "woken")
+	if b, _ := m.Latency(Load{bench.ClassB, 1, 1, 1024, 1024, 5}); b.Value == 0.26 {
+		t.Errorf("five replicas: %+v", b)
+	}
+	m.LeastSynced, m.DirectMany = Wait{}, nil
 	// 10 KB in flight can be acknowledged once in that time.
 	want("a small window", m.Throughput(Load{bench.ClassB, 1, 1, 1024, 10_000, 3}), 10/ack, "flight")
 	// 16 partitions: 12,000 syncs a second are 4,000 rounds of a replica, each with a sixteenth of 1 MB.
@@ -104,8 +123,12 @@ func TestModel(t *testing.T) {
 	want("F1", m.Failover(time.Second, 3), 1+5*20e-6-20e-6+2*200e-6, "election")
 	want("M2", m.LeadAll(time.Second, 3000), 1.5, "election")
 	want("F2", m.CatchUp(), 600, "disk")
-	want("C1", m.Backlog(1), 1000, "connection")
-	want("C1, two readers", m.Backlog(2), 1200, "disk")
+	want("C1", m.Backlog(1, false), 1000, "connection")
+	want("C1, two readers", m.Backlog(2, false), 1200, "disk")
+	// The clients cost 3.5 ns a byte with their connections: with what is read past the cache 4 ns.
+	m.Consumers = []Generator{{RecordBytes: 1024, Stream: Stream{NsPerByte: Figure{Median: 3.5}}}}
+	want("C1, with the clients", m.Backlog(4, true), 500, "CPU")
+	want("C1, brokers alone", m.Backlog(4, false), 1200, "disk")
 	want("R1", m.Open(400), 0.002, "files")
 
 	if s := (Bound{Value: 400, Unit: MBSec}).Share(100); s != 0.25 {
@@ -113,6 +136,38 @@ func TestModel(t *testing.T) {
 	}
 	if s := (Bound{Value: 0.5, Unit: Millis}).Share(2); s != 0.25 {
 		t.Errorf("2 ms where 0.5 are possible is a share of %v", s)
+	}
+}
+
+// The load generator is priced by the dearest load that is no dearer than the one in question.
+func TestGeneratorInThePrice(t *testing.T) {
+	m := example()
+	ns := func(v float64) Stream { return Stream{NsPerByte: Figure{Median: v}} }
+	m.Producers = []Generator{{1024, 16, 8, 1 << 20, ns(2)}, {1024, 1, 8, 1 << 20, ns(1.5)}, {100, 16, 8, 1 << 20, ns(9)}, {1024, 1024, 8, 1 << 20, ns(7)}}
+	// To the followers 2 ns, three checksums 0.15, three writes 1.5.
+	const rest = 2 + 0.15 + 1.5
+	for _, x := range []struct {
+		partitions, bytes, inflight int
+		price                       float64
+	}{
+		{16, 1024, 1 << 20, 2 + rest}, {1, 1024, 1 << 20, 1.5 + rest}, {4, 1024, 1 << 20, 1.5 + rest}, {1024, 1024, 1 << 20, 7 + rest}, {1024, 1024, 16 << 20, 2 + rest},
+		{16, 100, 1 << 20, 9 + rest}, {1024, 100, 1 << 20, 9 + rest},
+		{16, 2048, 1 << 20, 1 + 0.1 + 0.05 + rest}, // nothing that large was measured: sent and received, copied, checked
+	} {
+		l := Load{bench.ClassB, x.partitions, 8, x.bytes, x.inflight, 3}
+		if got := m.Price(l); math.Abs(got-x.price) > 1e-9 {
+			t.Errorf("%+v: %v ns, want %v: %v", l, got, x.price, m.Parts(l))
+		}
+	}
+	// What is written is synced in class B, where that was measured.
+	m.AppendSynced = Stream{Figure{Median: 1100}, Figure{Median: 0.8}}
+	b, a := Load{bench.ClassB, 16, 8, 1024, 1 << 20, 3}, Load{bench.ClassA, 16, 8, 1024, 1 << 20, 3}
+	if d := m.Price(b) - m.Price(a); math.Abs(d-0.9) > 1e-9 {
+		t.Errorf("a sync costs %v ns", d)
+	}
+	var out strings.Builder
+	if err := m.WritePrices(&out); err != nil || !strings.Contains(out.String(), "load generator") {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }
 

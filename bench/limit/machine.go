@@ -53,13 +53,19 @@ type Machine struct {
 	Host   bench.Machine `json:"machine"`
 	Rounds int           `json:"rounds"`
 
-	SyncGrowing Wait    `json:"sync_growing"` // 4 KiB append + fdatasync to a file that grows
-	SyncWritten Wait    `json:"sync_written"` // the same over extents that were written before
-	SyncDirect  Wait    `json:"sync_direct"`  // the same by O_DIRECT and O_DSYNC, one call
-	SyncMany    []Syncs `json:"sync_many"`    // over written extents, by number of files, ascending
+	SyncGrowing Wait    `json:"sync_growing"`               // 4 KiB append + fdatasync to a file that grows
+	SyncWritten Wait    `json:"sync_written"`               // the same over extents that were written before
+	SyncDirect  Wait    `json:"sync_direct"`                // the same by O_DIRECT and O_DSYNC, one call
+	SyncMany    []Syncs `json:"sync_many"`                  // over written extents, by number of files, ascending
+	DirectMany  []Syncs `json:"sync_direct_many,omitempty"` // the same by O_DIRECT and O_DSYNC
+	// A record of 1 KiB from its producer to the leader and one of two followers and back, all threads of one process that do nothing else:
+	// synced by each replica, and only written.
+	LeastSynced Wait `json:"least_log_synced"`
+	LeastCached Wait `json:"least_log_cached"`
 
 	AppendBuffered Stream `json:"append_buffered"` // 1 MiB writes to a file that grows
 	AppendDirect   Stream `json:"append_direct"`   // 1 MiB O_DIRECT writes to a laid-out file, queue depth 4
+	AppendSynced   Stream `json:"append_synced"`   // the same by O_DSYNC
 	ReadCached     Stream `json:"read_cached"`     // 1 MiB reads from the page cache
 	ReadDirect     Stream `json:"read_direct"`     // 1 MiB O_DIRECT reads, queue depth 4
 	OpenFile       Figure `json:"open_us"`         // open, read 4 KiB at the end, close; in the cache
@@ -69,8 +75,21 @@ type Machine struct {
 	Loopback Stream `json:"loopback"` // one TCP connection; CPU of both ends
 	SendFile Stream `json:"sendfile"` // the same from a cached file by sendfile
 	PingPong Wait   `json:"ping_pong"`
-	HandOver Figure `json:"hand_over_us"`   // from a goroutine to another and back, through channels
-	Wake     Figure `json:"thread_wake_us"` // the same between goroutines bound to threads of their own
+	// Producers and Consumers are the load generator's, at the loads that scenarios have.
+	Producers []Generator `json:"producers,omitempty"`
+	Consumers []Generator `json:"consumers,omitempty"`
+	HandOver  Figure      `json:"hand_over_us"`   // from a goroutine to another and back, through channels
+	Wake      Figure      `json:"thread_wake_us"` // the same between goroutines bound to threads of their own
+}
+
+// Generator is what bytes of records cost the load generator of package bench beside a broker that costs nothing, with both ends of its
+// connections.
+type Generator struct {
+	RecordBytes   int `json:"record_bytes"`
+	Partitions    int `json:"partitions"`
+	Clients       int `json:"clients"` // producers, or consumers
+	InflightBytes int `json:"inflight_bytes,omitempty"`
+	Stream
 }
 
 // Options say how to measure.
@@ -82,6 +101,7 @@ type Options struct {
 	Log    func(format string, args ...any)
 
 	files []int // that are synced at once; default manyFiles. Tests have no time
+	loads int   // of the load generator that are measured; default all
 }
 
 const (
@@ -131,7 +151,10 @@ func Measure(ctx context.Context, o Options) (m *Machine, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	e := &env{dir: dir, each: o.Each, bytes: max(o.Bytes/streamBytes, 8) * streamBytes}
-	probes := append(diskProbes(o.files), append(netProbes(), cpuProbes()...)...)
+	if o.loads == 0 {
+		o.loads = max(len(producerLoads), len(consumerLoads))
+	}
+	probes := slices.Concat(diskProbes(o.files), netProbes(), cpuProbes(), generatorProbes(o.loads))
 	rounds := make([][]sample, len(probes))
 	cannot := make([]bool, len(probes))
 	for r := range o.Rounds {

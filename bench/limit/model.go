@@ -1,9 +1,9 @@
 // The model: from what the machine gives to the best figure that a scenario could have on it.
 //
 // It counts what cannot be avoided (each byte crosses each connection, is written by each replica and checked where it
-// must not be trusted; each acknowledgement waits for a quorum's syncs and the round trips to it), prices it with what
-// was measured, and takes the scarcest resource. All brokers and the load generator share the machine. What a record or a
-// request costs beyond its bytes is not in it, so that small records look further from their limit than large ones.
+// arrives; each acknowledgement waits for threads to be woken and for a quorum's syncs), prices it with what was measured,
+// and takes the scarcest resource. All brokers and the load generator share the machine, and what the generator costs by
+// itself is in the price. What a record or a request costs a broker beyond its bytes is not.
 
 package limit
 
@@ -79,25 +79,54 @@ func sum(unit, by string, of ...named) Bound {
 	return b
 }
 
-// write is the better way to append bytes: bandwidth in MB/s and CPU per byte.
-func (m *Machine) write() (mb, ns float64) {
-	mb, ns = m.AppendBuffered.MBSec.Median, m.AppendBuffered.NsPerByte.Median
-	if d := m.AppendDirect; d.MBSec.Median > mb {
-		mb = d.MBSec.Median
+// write is the best way to append bytes: bandwidth in MB/s and CPU per byte. In class B the bytes are on the disk when it is done, where that
+// could be measured.
+func (m *Machine) write(class bench.Class) (mb, ns float64) {
+	ways := []Stream{m.AppendBuffered, m.AppendDirect, m.AppendSynced}
+	for _, w := range ways {
+		mb = max(mb, w.MBSec.Median)
 	}
-	if d := m.AppendDirect; d.NsPerByte.Median > 0 && d.NsPerByte.Median < ns {
-		ns = d.NsPerByte.Median
+	if class == bench.ClassB && m.AppendSynced.NsPerByte.Median > 0 {
+		return mb, m.AppendSynced.NsPerByte.Median
+	}
+	for _, w := range ways {
+		if v := w.NsPerByte.Median; v > 0 && (ns == 0 || v < ns) {
+			ns = v
+		}
 	}
 	return mb, ns
 }
 
-// Price is what a byte costs in CPU nanoseconds at the least, over all processes: it crosses a connection to the leader
-// and one to each follower, each replica writes it, the client builds it (one copy) and its checksum, the leader checks
-// that and computes the frame's, each follower checks the frame's.
-func (m *Machine) Price(replicas int) float64 {
-	_, ns := m.write()
-	r := float64(replicas)
-	return r*m.Loopback.NsPerByte.Median + r*ns + (r+2)*m.CRC.NsPerByte.Median + m.Copy.NsPerByte.Median
+// Part is something that each byte of records pays for, in CPU nanoseconds of all processes together: a second for a GB.
+type Part struct {
+	What string  `json:"what"`
+	Ns   float64 `json:"cpu_ns_per_byte"`
+}
+
+// Parts are what a byte costs at the least. The producer builds a batch of it (one copy) with its checksum, and sends that to the leader; that checks
+// it, and sends it to each follower; those check it, too; each replica writes it. Whatever else a system does comes on top.
+func (m *Machine) Parts(l Load) []Part {
+	_, written := m.write(l.Class)
+	loopback, crc := m.Loopback.NsPerByte.Median, m.CRC.NsPerByte.Median
+	var parts []Part
+	if ns, ok := m.producing(l); ok {
+		parts = append(parts, Part{"the load generator, its batches and checksums, both ends of its connection to the leader", ns})
+	} else {
+		parts = append(parts, Part{"to the leader, sent and received", loopback}, Part{"the client's copy into a batch", m.Copy.NsPerByte.Median}, Part{"the client's checksum", crc})
+	}
+	r := float64(l.Replicas)
+	if l.Replicas > 1 {
+		parts = append(parts, Part{fmt.Sprintf("to the followers, sent and received, %d times", l.Replicas-1), (r - 1) * loopback})
+	}
+	return append(parts, Part{fmt.Sprintf("checked where it arrives, %d times", l.Replicas), r * crc}, Part{fmt.Sprintf("written, %d times", l.Replicas), r * written})
+}
+
+// Price is their sum.
+func (m *Machine) Price(l Load) (ns float64) {
+	for _, p := range m.Parts(l) {
+		ns += p.Ns
+	}
+	return ns
 }
 
 // syncs are the measured syncs of n files at once, or of the nearest number below.
@@ -111,22 +140,50 @@ func (m *Machine) syncs(n int) Syncs {
 	return s
 }
 
-// ack is the time from sending to the acknowledgement, in ms: a round trip to the leader, one to the followers, and in
-// class B the syncs of all replicas, side by side on this machine's disk. The leader's own runs meanwhile.
+// sync is how long one of n replicas waits for its sync while the others do the same, the better of two ways.
+func (m *Machine) sync(n int, of func(Wait) Figure) float64 {
+	best := of(m.syncs(n).Wait).Median
+	for _, x := range m.DirectMany {
+		if v := of(x.Wait).Median; x.Files == n && v > 0 && (best == 0 || v < best) {
+			best = v
+		}
+	}
+	return best
+}
+
+// ack is the time from sending to the acknowledgement, in ms: on each of four ways (to the leader, to a follower, and back) a thread has to be woken,
+// the record's bytes go two of them, and in class B a follower's sync stands between, side by side with those of the other replicas on this
+// machine's disk. The leader's own runs meanwhile. If the least log was faster than that sum, it is what is possible: which of two followers is
+// first, for one, is not in the sum.
 func (m *Machine) ack(class bench.Class, replicas, recordBytes int, of func(Wait) Figure) Bound {
-	parts := []named{{"a round trip to the leader", of(m.PingPong).Median / 1e3}}
+	const kib = 1024
+	hop := of(m.PingPong).Median / 1e3 / 2
+	bytes := float64(recordBytes) * m.Loopback.NsPerByte.Median / 1e6
+	parts := []named{{"to the leader", hop + bytes}}
 	if replicas > 1 {
-		parts = append(parts, named{"one to the followers", of(m.PingPong).Median / 1e3})
+		parts = append(parts, named{"to a follower", hop + bytes})
 	}
-	hops := 1.0
-	if replicas > 1 {
-		hops = 2
-	}
-	parts = append(parts, named{"the record's bytes", hops * float64(recordBytes) * m.Loopback.NsPerByte.Median / 1e6})
 	if class == bench.ClassB {
-		parts = append(parts, named{fmt.Sprintf("%d syncs side by side", replicas), of(m.syncs(replicas).Wait).Median / 1e3})
+		parts = append(parts, named{fmt.Sprintf("its sync, %d side by side", replicas), m.sync(replicas, of) / 1e3})
 	}
-	return sum(Millis, "round trips and syncs, one after the other", parts...)
+	if replicas > 1 {
+		parts = append(parts, named{"its answer", hop})
+	}
+	b := sum(Millis, "threads that are woken, and a sync", append(parts, named{"the leader's answer", hop})...)
+	if class == bench.ClassA {
+		b.By = "threads that are woken"
+	}
+	least := m.LeastSynced
+	if class == bench.ClassA {
+		least = m.LeastCached
+	}
+	if v := of(least).Median / 1e3; v > 0 && replicas == leastReplicas && recordBytes <= kib {
+		b.Parts = append(b.Parts, fmt.Sprintf("all of it at once %.3g", v))
+		if v < b.Value {
+			b.Value, b.By = v, "what three replicas took that did nothing else"
+		}
+	}
+	return b
 }
 
 func p50(w Wait) Figure { return w.P50 }
@@ -150,10 +207,10 @@ func (m *Machine) Latency(l Load) (median, worst Bound) {
 
 // Throughput is the best possible rate in MB/s.
 func (m *Machine) Throughput(l Load) Bound {
-	mb, _ := m.write()
+	mb, _ := m.write(l.Class)
 	ack := m.ack(l.Class, l.Replicas, l.RecordBytes, p50).Value
 	bounds := []named{
-		{"CPU", float64(m.Host.CPUs) / m.Price(l.Replicas) * 1e3},
+		{"CPU", float64(m.Host.CPUs) / m.Price(l) * 1e3},
 		{"disk bandwidth", mb / float64(l.Replicas)},
 		{"bytes in flight", float64(l.Producers) * float64(l.InflightBytes) / 1e3 / ack},
 	}
@@ -188,7 +245,7 @@ func (m *Machine) LeadAll(election time.Duration, orphans int) Bound {
 // CatchUp is the best possible rate of filling a replica that was away, in MB/s: read, sent, checked twice, written; the
 // disk does both.
 func (m *Machine) CatchUp() Bound {
-	mb, ns := m.write()
+	mb, ns := m.write(bench.ClassB)
 	read, readNs := m.ReadDirect, m.ReadDirect.NsPerByte.Median
 	bounds := []named{
 		{"CPU", float64(m.Host.CPUs) * 1e3 / (readNs + m.Loopback.NsPerByte.Median + ns + 2*m.CRC.NsPerByte.Median)},
@@ -200,13 +257,26 @@ func (m *Machine) CatchUp() Bound {
 	return least(MBSec, bounds...)
 }
 
-// Backlog is the best possible rate of reading what is in no cache, in MB/s: read, sent, checked by the consumer.
-func (m *Machine) Backlog(consumers int) Bound {
-	read, readNs := m.ReadDirect.MBSec.Median, m.ReadDirect.NsPerByte.Median
+// BacklogParts are what a byte of a backlog costs at the least: with the consumers, or without what they do beyond receiving.
+func (m *Machine) BacklogParts(clients bool) []Part {
+	read := Part{"read past the cache", m.ReadDirect.NsPerByte.Median}
+	if ns, ok := m.consuming(); ok && clients {
+		return []Part{read, {"both ends of the connection, the consumers' checksums, decoding and account", ns}}
+	}
+	return []Part{read, {"sent and received", m.Loopback.NsPerByte.Median}, {"the consumer's checksum", m.CRC.NsPerByte.Median}}
+}
+
+// Backlog is the best possible rate of reading what is in no cache, in MB/s: read, sent, and taken by consumers that share the processors; without
+// clients, what is left if a consumer did no more than receive and check.
+func (m *Machine) Backlog(consumers int, clients bool) Bound {
+	price := 0.0
+	for _, p := range m.BacklogParts(clients) {
+		price += p.Ns
+	}
 	return least(MBSec,
-		named{"CPU", float64(m.Host.CPUs) * 1e3 / (readNs + m.Loopback.NsPerByte.Median + m.CRC.NsPerByte.Median)},
+		named{"CPU", float64(m.Host.CPUs) * 1e3 / price},
 		named{"the connections", float64(max(consumers, 1)) * m.Loopback.MBSec.Median},
-		named{"disk bandwidth", read})
+		named{"disk bandwidth", m.ReadDirect.MBSec.Median})
 }
 
 // Open is the shortest possible time to open logs of so many files that need not be read, in s: each is opened and its last

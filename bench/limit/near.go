@@ -23,6 +23,9 @@ type Near struct {
 	Share  float64    `json:"share"` // of the bound that is reached, 1 is all of it
 }
 
+// BrokersAlone marks a measure that is held against what the brokers' part costs at the least, as if the clients' cost nothing.
+const BrokersAlone = ", brokers alone"
+
 // segmentBytes is the brokers' default, by which the files of a log of so many bytes are counted.
 const segmentBytes = 128 << 20
 
@@ -71,12 +74,13 @@ func (m *Machine) measures(c bench.Cell) []measure {
 			return r.Return.MissedMBSec
 		}, m.CatchUp()}}
 	case "C1":
-		return []measure{{"reading the backlog", func(r bench.Result) float64 {
+		read := func(r bench.Result) float64 {
 			if r.CatchUp == nil {
 				return 0
 			}
 			return r.CatchUp.MBSec
-		}, m.Backlog(c.Consumers)}}
+		}
+		return []measure{{"reading the backlog", read, m.Backlog(c.Consumers, true)}, {"reading the backlog" + BrokersAlone, read, m.Backlog(c.Consumers, false)}}
 	case "R1":
 		opening := m.Open(int(c.Backlog * int64(max(c.Replicas, 1)) / segmentBytes))
 		return []measure{

@@ -28,6 +28,8 @@ func netProbes() []probe {
 		}),
 		stream("sendfile bandwidth", func(m *Machine) *Stream { return &m.SendFile }, sendFile),
 		wait("a round trip", func(m *Machine) *Wait { return &m.PingPong }, pingPong),
+		wait("the least log, synced", func(m *Machine) *Wait { return &m.LeastSynced }, func(ctx context.Context, e *env) (sample, error) { return leastLog(ctx, e, true) }),
+		wait("the least log, cached", func(m *Machine) *Wait { return &m.LeastCached }, func(ctx context.Context, e *env) (sample, error) { return leastLog(ctx, e, false) }),
 	}
 }
 

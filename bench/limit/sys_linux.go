@@ -22,6 +22,24 @@ func dataSync(f *os.File) error {
 	}
 }
 
+// readable waits until one of the files can be read, and says which.
+func readable(files []*os.File) (int, error) {
+	fds := make([]unix.PollFd, len(files))
+	for i, f := range files {
+		fds[i] = unix.PollFd{Fd: int32(f.Fd()), Events: unix.POLLIN}
+	}
+	for {
+		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+			return 0, err
+		}
+		for i := range fds {
+			if fds[i].Revents != 0 {
+				return i, nil
+			}
+		}
+	}
+}
+
 // processCPU is what all threads of this process have used.
 func processCPU() time.Duration {
 	var u unix.Rusage

@@ -151,6 +151,9 @@ func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near, wh
 		}
 		if n, ok := bound(m, near, our, measure); ok && measure != "" {
 			g.Limit = fmt.Sprintf("%s %s; %.0f %% of it", figure(n.Bound.Value), n.Bound.Unit, 100*n.Share)
+			if alone, ok := bound(m, near, our, measure+limit.BrokersAlone); ok {
+				g.Limit = fmt.Sprintf("%s with the clients' work; %s %s, %.0f %% of it, without", g.Limit, figure(alone.Bound.Value), alone.Bound.Unit, 100*alone.Share)
+			}
 		}
 		judge(&g, our)
 		all = append(all, g)

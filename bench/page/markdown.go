@@ -46,7 +46,7 @@ func WriteMarkdown(w io.Writer, runs []Run) error {
 		}
 		if v.Limits != nil {
 			b.WriteString("\n## What the machine would allow\n")
-			for _, c := range append(v.Limits.Near, v.Limits.Measured, v.Limits.Model) {
+			for _, c := range append(v.Limits.Near, v.Limits.Prices, v.Limits.Model, v.Limits.Measured) {
 				c.markdown(&b)
 			}
 		}

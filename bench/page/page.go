@@ -77,8 +77,8 @@ type cells struct {
 
 // limits is what the machine gives.
 type limits struct {
-	Measured, Model cells
-	Near            []cells
+	Measured, Model, Prices cells
+	Near                    []cells
 }
 
 // Write writes the page of some runs. Figures of different runs are never compared.
@@ -446,6 +446,13 @@ func limitTables(m *limit.Machine, near []limit.Near) *limits {
 	}
 	for _, x := range m.Model() {
 		l.Model.Rows = append(l.Model.Rows, []string{x.What, figure(x.Value) + " " + x.Unit, x.By, strings.Join(x.Parts, ", ")})
+	}
+	l.Prices = cells{Title: "what a byte costs at the least: the parts", Head: []string{"", "", "CPU s/GB"}}
+	for _, x := range m.Prices() {
+		for _, part := range x.Parts {
+			l.Prices.Rows = append(l.Prices.Rows, []string{x.What, part.What, fmt.Sprintf("%.2f", part.Ns)})
+		}
+		l.Prices.Rows = append(l.Prices.Rows, []string{x.What, fmt.Sprintf("all of it: %s can do %s MB/s", plural(m.Host.CPUs, "processor"), figure(x.MBSec)), fmt.Sprintf("%.2f", x.Sum)})
 	}
 	if len(near) > 0 {
 		c := cells{Title: "how near", Head: []string{"load", "", "", "measured", "best possible", "of it", "set by"}}

@@ -87,6 +87,8 @@ func (a *app) benchLimits(cmd *cobra.Command, args []string, o *limitOptions) er
 		tableErr = m.WriteMachine(w)
 		fmt.Fprintln(w)
 		tableErr = errors.Join(tableErr, m.WriteModel(w))
+		fmt.Fprintln(w)
+		tableErr = errors.Join(tableErr, m.WritePrices(w))
 		if len(runs) > 0 {
 			fmt.Fprintln(w)
 			tableErr = errors.Join(tableErr, limit.WriteNear(w, p.Near))

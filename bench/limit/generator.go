@@ -1,0 +1,83 @@
+// What the load generator costs: it shares the machine with what it loads, so that its processor time is nobody else's.
+
+package limit
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/balsamq/balsa/bench"
+)
+
+// producerLoads are those of the scenarios, by what decides what a byte costs a producer: the size of a record, and how many of them are on their
+// way to one partition. consumerLoads is C1's.
+var (
+	producerLoads = []Generator{
+		{RecordBytes: 1024, Partitions: 16, Clients: 8, InflightBytes: 1 << 20},
+		{RecordBytes: 1024, Partitions: 1, Clients: 8, InflightBytes: 1 << 20},
+		{RecordBytes: 100, Partitions: 16, Clients: 8, InflightBytes: 1 << 20},
+		{RecordBytes: 16 << 10, Partitions: 16, Clients: 8, InflightBytes: 1 << 20},
+		{RecordBytes: 128 << 10, Partitions: 16, Clients: 4, InflightBytes: 1 << 20},
+		{RecordBytes: 1024, Partitions: 128, Clients: 8, InflightBytes: 1 << 20},
+		{RecordBytes: 1024, Partitions: 1024, Clients: 8, InflightBytes: 1 << 20},
+		{RecordBytes: 1024, Partitions: 1024, Clients: 8, InflightBytes: bench.WideWindow},
+	}
+	consumerLoads = []Generator{{RecordBytes: 1024, Partitions: 16, Clients: 4}}
+)
+
+const (
+	// answerAfter is how long the null broker waits with its acknowledgements.
+	answerAfter = 10 * time.Millisecond
+	batchBytes  = 1 << 20 // of the clients, as bench run has it by default
+)
+
+func generatorProbes(loads int) (probes []probe) {
+	add := func(what string, g Generator, to func(*Machine) *[]Generator, cost func(context.Context, bench.Cell, *env) (bench.GeneratorCost, error)) {
+		probes = append(probes, probe{
+			name: fmt.Sprintf("%s, records of %d bytes, %d partitions", what, g.RecordBytes, g.Partitions),
+			run: func(ctx context.Context, e *env) (sample, error) {
+				cell := bench.Cell{Scenario: "T1", Class: bench.ClassB, Replicas: 1, Partitions: g.Partitions, Producers: g.Clients, Consumers: g.Clients, RecordBytes: g.RecordBytes, InflightBytes: max(g.InflightBytes, g.RecordBytes)}
+				got, err := cost(ctx, cell, e)
+				return sample{value: got.MBSec * 1e6, second: got.NsPerByte}, err
+			},
+			set: func(m *Machine, r []sample) {
+				g.MBSec, g.NsPerByte = figure(r, func(s sample) float64 { return s.value / 1e6 }), figure(r, second)
+				*to(m) = append(*to(m), g)
+			},
+		})
+	}
+	client := bench.Client{BatchBytes: batchBytes}
+	for _, g := range producerLoads[:min(loads, len(producerLoads))] {
+		add("producers", g, func(m *Machine) *[]Generator { return &m.Producers }, func(ctx context.Context, c bench.Cell, e *env) (bench.GeneratorCost, error) {
+			return bench.ProducerCost(ctx, c, client, answerAfter, e.each)
+		})
+	}
+	for _, g := range consumerLoads[:min(loads, len(consumerLoads))] {
+		add("consumers", g, func(m *Machine) *[]Generator { return &m.Consumers }, func(ctx context.Context, c bench.Cell, e *env) (bench.GeneratorCost, error) {
+			return bench.ConsumerCost(ctx, c, client, e.each)
+		})
+	}
+	return probes
+}
+
+// producing is what a byte costs the producers of a load, in CPU nanoseconds with both ends of the connection to the leader; false if it was not
+// measured. Of loads that are no dearer for a byte (records as large or larger, as much of them on its way to a partition or more) it is the one
+// that comes nearest, so that what follows from it stays the best possible.
+func (m *Machine) producing(l Load) (ns float64, ok bool) {
+	share := func(inflight, partitions int) float64 { return float64(inflight) / float64(max(partitions, 1)) }
+	for _, g := range m.Producers {
+		if v := g.NsPerByte.Median; v > ns && g.RecordBytes >= l.RecordBytes && share(g.InflightBytes, g.Partitions) >= share(l.InflightBytes, l.Partitions) {
+			ns = v
+		}
+	}
+	return ns, ns > 0
+}
+
+// consuming is the same of consumers.
+func (m *Machine) consuming() (ns float64, ok bool) {
+	for _, g := range m.Consumers {
+		ns = max(ns, g.NsPerByte.Median)
+	}
+	return ns, ns > 0
+}
