@@ -184,11 +184,12 @@ func (s *session) command(d *datadriven.TestData) error {
 	ns := s.ids(d)
 	n := ns[:min(1, len(ns))]
 	switch d.Cmd {
-	case "config": // config inflight=2 bytes=100 uncommitted=50 commit-delay=20
+	case "config": // config inflight=2 bytes=100 uncommitted=50 commit-delay=20 busy-for=250
 		inflight, bytes, uncommitted := s.num(d, "inflight", 4), s.num(d, "bytes", 64), s.num(d, "uncommitted", 1<<20)
 		delay := time.Duration(s.num(d, "commit-delay", 0)) * time.Millisecond
+		busy := time.Duration(s.num(d, "busy-for", 0)) * time.Millisecond
 		s.configure = func(cfg *Config) {
-			cfg.MaxInflightMsgs, cfg.MaxMessageBytes, cfg.MaxUncommitted, cfg.CommitDelay = inflight, bytes, int64(uncommitted), delay
+			cfg.MaxInflightMsgs, cfg.MaxMessageBytes, cfg.MaxUncommitted, cfg.CommitDelay, cfg.BusyFor = inflight, bytes, int64(uncommitted), delay, busy
 		}
 		return nil
 	case "tell-at-once": // tell-at-once 1 ms=100

@@ -143,9 +143,20 @@ func (r *Raft) quorumAckedAt() Time {
 	return min(t, r.now)
 }
 
-// quorumUntil is when check-quorum ends this leadership unless a quorum answers meanwhile.
+// quorumUntil is when check-quorum ends this leadership unless a quorum answers meanwhile. It goes by when answers come, not, as
+// the lease must, by when what they answer was sent: where thousands of groups keep all processors busy, messages may wait for longer than
+// an election timeout on their way through the brokers, and leaders that are heard and answered must not step down for that.
 func (r *Raft) quorumUntil() Time {
-	return max(r.quorumAckedAt(), r.quorumSince).add(r.cfg.ElectionTimeout)
+	heard := quorumValue(r.conf(), func(m Member) Time {
+		if r.isSelf(m) {
+			return math.MaxInt64
+		}
+		if p := r.peer(m.ID); p != nil {
+			return p.heardAt
+		}
+		return math.MinInt64
+	})
+	return max(min(heard, r.now), r.quorumSince).add(r.cfg.ElectionTimeout)
 }
 
 // LeaseUntil is until when no other leader can have been elected, and hence until when this one's commit index may be
@@ -199,9 +210,34 @@ func (r *Raft) tickLeader() {
 		r.tellNews()
 	}
 	if r.now >= r.heartbeatDue {
+		if until := r.busyUntil(); until > r.now && until < Forever && len(r.reads) == 0 {
+			r.heartbeatDue = until
+			return
+		}
 		r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
 		r.startRound(false)
 	}
+}
+
+// busyUntil is until when no member needs a heartbeat that does not hear of this leader by other means; Forever if all do.
+func (r *Raft) busyUntil() Time {
+	t := Forever
+	for _, p := range r.peers {
+		if !p.covered {
+			t = min(t, r.busyWith(p))
+		}
+	}
+	return t
+}
+
+// busyWith is until when a member needs no heartbeat, because entries go to it and answers come: they are as good a sign of life, for
+// either side. With thousands of busy groups heartbeats were more than half of all messages. As answered heartbeats are also the clock
+// of repair, nobody does without them who is probed, or who does not answer.
+func (r *Raft) busyWith(p *Progress) Time {
+	if r.cfg.BusyFor == 0 || p.State != Replicate || p.lost != 0 {
+		return math.MinInt64
+	}
+	return min(p.entriesAt, p.heardAt).add(r.cfg.BusyFor)
 }
 
 // startRound sends heartbeats of a new round: to all members, or to those who hear of this leader by no other means.
@@ -215,7 +251,7 @@ func (r *Raft) startRound(all bool) {
 		r.assignReads()
 	}
 	for _, p := range r.peers {
-		if all || !p.covered {
+		if all || !p.covered && r.busyWith(p) <= r.now {
 			r.send(Message{Type: MsgHeartbeat, To: p.Member.ID, ToIncarnation: p.Member.Incarnation,
 				Commit: min(p.Match, r.commit), Round: r.round, SentAt: r.now})
 		}
@@ -230,13 +266,22 @@ func (r *Raft) PeerAcked(now Time, from NodeID, term Term, sentAt Time) {
 		return
 	}
 	if p := r.peer(from); p != nil {
-		r.contact(p, sentAt)
+		r.contact(p, sentAt, sentAt) // the report may come long after the answer
 	}
 }
 
-func (r *Raft) contact(p *Progress, sentAt Time) {
-	if sentAt <= r.now { // nothing of ours was sent later than now
-		p.ackedAt = max(p.ackedAt, sentAt)
+// lateAnswers times ElectionTimeout is how old a message may be whose answer still says that this leader is heard: one that wakes
+// from a long pause finds many that say nothing.
+const lateAnswers = 4
+
+// contact notes an answer, which has come at or after the time at, to a message sent at sentAt.
+func (r *Raft) contact(p *Progress, sentAt, at Time) {
+	if sentAt <= p.ackedAt || sentAt > r.now { // nothing of ours was sent later than now
+		return
+	}
+	p.ackedAt = sentAt
+	if r.now < sentAt.add(lateAnswers*r.cfg.ElectionTimeout) {
+		p.heardAt = max(p.heardAt, at)
 	}
 }
 

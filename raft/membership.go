@@ -368,7 +368,7 @@ func (r *Raft) confChanged() {
 			}
 			p := r.peer(m.ID)
 			if p == nil || p.Member != m {
-				p = &Progress{Member: m, Next: r.last + 1, ackedAt: math.MinInt64}
+				p = &Progress{Member: m, Next: r.last + 1, ackedAt: math.MinInt64, heardAt: math.MinInt64, entriesAt: math.MinInt64}
 				p.catchUpFrom(r.last, r.now)
 				if i := slices.IndexFunc(r.departed, func(d departure) bool { return d.member == m }); i >= 0 {
 					p.boot = r.departed[i].boot

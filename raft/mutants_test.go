@@ -34,7 +34,7 @@ var mutants = []mutant{
 	{"commit-by-counting-old-terms", "leader.go", "if q <= r.commit || q < r.termStart {", "if q <= r.commit {", 40, ""},
 	{"no-wait-after-restart", "raft.go", "if !cfg.Fresh && !r.soleVoter() {", "if false {", 1500, ""},
 	{"report-without-term", "raft.go", "if t.Term < r.truncTerm || r.installed != nil {", "if r.installed != nil {", 200, ""},
-	{"lease-from-the-answer", "replication.go", "r.contact(p, m.SentAt)", "r.contact(p, r.now)", 1500, ""},
+	{"lease-from-the-answer", "replication.go", "r.contact(p, m.SentAt, r.now)", "r.contact(p, r.now, r.now)", 1500, ""},
 	{"lease-after-transfer", "transfer.go", "r.leaseForfeited = true", "r.leaseForfeited = false", 500, ""},
 	{"lease-by-new-half", "leader.go", "t := quorumValue(r.conf(), func(m Member) Time {", "t := majorityValue(r.conf().Voters, func(m Member) Time {", 1000, ""},
 	{"lease-before-own-term", "leader.go", "if r.role != Leader || r.leaseForfeited || r.commit < r.termStart {", "if r.role != Leader || r.leaseForfeited {", 20, ""},

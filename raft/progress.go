@@ -31,6 +31,8 @@ type Progress struct {
 	inflights  inflights
 	stalled    int  // answered heartbeats since something was acknowledged, with something in flight
 	ackedAt    Time // sent time of the latest message of this term that it has answered; its promise runs from there
+	heardAt    Time // when its last answer that was news came here: check-quorum goes by that
+	entriesAt  Time // when entries were last sent to it
 	ackedRound uint64
 	covered    bool
 	roundEnd   Index // the round of catching up ends when Match is here: see Raft.caughtUp

@@ -49,6 +49,9 @@ type Config struct {
 	MaxUncommitted   int64 // bytes in the leader's log above commit, beyond which proposals are refused; 64 MiB
 	MaxApplyBytes    int   // committed entries per Ready, at least one entry; 4 MiB
 
+	// BusyFor is for how long entries, and answers to them, do instead of heartbeats to a member; at most a third of ElectionTimeout.
+	// 0: there are heartbeats all the time.
+	BusyFor time.Duration
 	// CommitDelay is how long a leader waits for entries that the news of a commit can ride on, before it sends a message for that alone.
 	// 0: not at all. See TellAtOnce.
 	CommitDelay time.Duration
@@ -93,6 +96,8 @@ func (c *Config) validate() error {
 		return bad("heartbeat interval must be positive and at most half the election timeout")
 	case c.ClockDrift < 0 || c.ClockDrift >= c.ElectionTimeout:
 		return bad("clock drift must be below the election timeout")
+	case c.BusyFor < 0 || c.BusyFor > c.ElectionTimeout/3:
+		return bad("entries cannot stand for heartbeats for longer than a third of the election timeout")
 	case c.CommitDelay < 0:
 		return bad("the news of a commit cannot come before it")
 	case c.HardState.Term > MaxTerm:

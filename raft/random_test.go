@@ -131,7 +131,8 @@ func newWorld(seed uint64) *world {
 	rng := w.c.rng
 	msgBytes := []int{1, 64, 1 << 10}[rng.IntN(3)] // 1: one entry per message
 	commitDelay := []time.Duration{0, testHB / 2, 2 * testHB}[seed%3]
-	w.c.cfg = func(cfg *Config) { cfg.MaxMessageBytes, cfg.CommitDelay = msgBytes, commitDelay }
+	busyFor := []time.Duration{0, testET / 4}[seed/3%2]
+	w.c.cfg = func(cfg *Config) { cfg.MaxMessageBytes, cfg.CommitDelay, cfg.BusyFor = msgBytes, commitDelay, busyFor }
 	voters := NodeID(3 + 2*rng.IntN(2))
 	for id := NodeID(1); id <= voters; id++ {
 		w.first.Voters = append(w.first.Voters, members(id)...)

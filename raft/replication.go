@@ -134,6 +134,9 @@ func (r *Raft) throttled(p *Progress) bool {
 
 func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {
 	p.sentCommit = r.commit
+	if len(es) > 0 {
+		p.entriesAt = r.now
+	}
 	m := Message{Type: MsgApp, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, Index: prev, LogTerm: prevTerm,
 		Entries: es, Commit: r.commit, SentAt: r.now}
 	if r.commit >= r.termStart {
@@ -179,7 +182,7 @@ func (r *Raft) stepToLeader(m *Message) error {
 		p.boot = m.FromBoot
 	}
 	p.lost = m.Lost
-	r.contact(p, m.SentAt)
+	r.contact(p, m.SentAt, r.now)
 	switch m.Type {
 	case MsgHeartbeatResp:
 		r.handleHeartbeatResp(p, m)

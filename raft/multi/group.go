@@ -143,7 +143,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		Group: c.ID, Self: h.o.Self, Boot: boot, VoteAfter: c.VoteAfter,
 		ElectionTimeout: h.o.ElectionTimeout, HeartbeatInterval: h.o.HeartbeatInterval, ClockDrift: h.o.ClockDrift,
 		MaxMessageBytes: h.o.MaxMessageBytes, MaxInflightMsgs: h.o.MaxInflightMsgs, MaxInflightBytes: h.o.MaxInflightBytes,
-		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes, CommitDelay: c.CommitDelay,
+		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes, CommitDelay: c.CommitDelay, BusyFor: h.o.ElectionTimeout / 4,
 		Log: c.Log, HardState: hs, Bootstrap: g.conf, Applied: g.applied, Now: now, Fresh: c.Fresh, Priorities: c.Priorities,
 		Rand:          rand.New(rand.NewPCG(h.o.Seed^uint64(h.o.Self.ID)<<32, uint64(c.ID))),
 		FrameInternal: c.Stager.StageInternal, Throttle: throttle,

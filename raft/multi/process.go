@@ -44,18 +44,18 @@ func (g *Group) process(w *worker) (more bool) {
 			}
 		}
 	}
-	if g.failed == nil {
-		g.tick(now)
-		if b != nil {
-			for i := range b.msgs {
-				g.step(w, now, &b.msgs[i])
-				if i&63 == 63 { // a long run of messages must not pile up in the core
-					if more = g.drainReady(w, now) || more; g.failed != nil || g.blocked {
-						break
-					}
+	if g.failed == nil && b != nil {
+		for i := range b.msgs {
+			g.step(w, now, &b.msgs[i])
+			if i&63 == 63 { // a long run of messages must not pile up in the core
+				if more = g.drainReady(w, now) || more; g.failed != nil || g.blocked {
+					break
 				}
 			}
 		}
+	}
+	if g.failed == nil && !g.blocked {
+		g.tick(now)
 	}
 	if g.failed == nil {
 		more = g.drainReady(w, now) || more
