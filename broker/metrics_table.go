@@ -191,7 +191,7 @@ var scalars = []scalar{
 	{name: "balsa_scrub_unreadable_total", help: "Files that the disk gave an error for. Nothing is repaired then; look at the disk.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.unreadable.Load()) }},
 	{name: "balsa_scrub_last_pass_timestamp_seconds", help: "When all logs had last been verified, in Unix time; 0: not yet.", kind: gauge, value: func(s *sample) float64 { return float64(s.scrub.finished.Load()) / 1000 }},
 	{name: "balsa_cache_used_bytes", help: "Bytes of the newest entries held in memory.", kind: gauge, value: func(s *sample) float64 { return float64(s.cacheUsed) }},
-	{name: "balsa_cache_limit_bytes", help: "The bound of balsa_cache_used_bytes, which what is not durable yet may exceed.", kind: gauge, value: func(s *sample) float64 { return float64(s.cacheOf) }},
+	{name: "balsa_cache_limit_bytes", help: "The bound of balsa_cache_used_bytes, which what is not durable or not applied yet may exceed.", kind: gauge, value: func(s *sample) float64 { return float64(s.cacheOf) }},
 	{name: "balsa_cache_hits_total", help: "Reads of entries and batches answered from memory.", kind: counted, value: func(s *sample) float64 { return float64(s.hits) }},
 	{name: "balsa_cache_misses_total", help: "Reads of entries and batches that went to the disk.", kind: counted, value: func(s *sample) float64 { return float64(s.misses) }},
 

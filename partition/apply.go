@@ -40,6 +40,7 @@ func (m *machine) Apply(entries []raft.Entry) ([]any, error) {
 	if err := m.foldAll(entries); err != nil {
 		return nil, err
 	}
+	m.log.Applied(m.applied)
 	m.forgetCleaned()
 	m.publish()
 	if m.fold.start > start {
@@ -162,6 +163,7 @@ func (m *machine) Restore(meta raft.SnapshotMeta, state []byte) error {
 	m.look.Lock()
 	m.fold, m.applied, m.staging = f, meta.Index, staging{}
 	m.look.Unlock()
+	m.log.Applied(m.applied)
 	m.keys.drop()
 	m.log.Forget(segment.Offset(f.start))
 	m.publish()

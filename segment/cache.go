@@ -13,6 +13,10 @@ import (
 // entryOverhead is what a cached entry costs beside its frame.
 const entryOverhead = 128
 
+// unappliedFactor times the budget is what the cache may hold while entries wait to be applied: a broker that is so far behind that they
+// leave memory before that reads them from its disk, in the middle of its turns, and falls further behind.
+const unappliedFactor = 2
+
 // maxEvictRounds bounds the work that one append does to bring the cache back under its budget.
 const maxEvictRounds = 64
 
@@ -24,7 +28,8 @@ const evictUnit = 64 << 10
 const maxForgetScan = 1 << 14
 
 // Cache is a byte budget for frames in memory. What is not durable yet is never evicted, so the budget can be
-// exceeded by what is in flight (which the core bounds). Safe for any goroutine.
+// exceeded by what is in flight (which the core bounds), and what is not applied yet (see Log.Applied) only beyond unappliedFactor times
+// the budget. Safe for any goroutine.
 type Cache struct {
 	hits, misses atomic.Uint64
 
@@ -40,6 +45,7 @@ type cacheToken struct {
 	log   *Log
 	upTo  raft.Index
 	bytes int64
+	old   bool // it came back: what is appended now is younger, and no part of it
 }
 
 // NewCache makes a cache of budget bytes. A budget of 0 keeps only what is not durable.
@@ -63,12 +69,12 @@ func (c *Cache) note(l *Log, upTo raft.Index, bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.used += bytes
-	if n := len(c.queue); n > c.head && c.queue[n-1].log == l && c.queue[n-1].bytes+bytes <= evictUnit {
+	if n := len(c.queue); n > c.head && c.queue[n-1].log == l && !c.queue[n-1].old && c.queue[n-1].bytes+bytes <= evictUnit {
 		c.queue[n-1].upTo = upTo
 		c.queue[n-1].bytes += bytes
 		return
 	}
-	c.queue = append(c.queue, cacheToken{l, upTo, bytes})
+	c.queue = append(c.queue, cacheToken{log: l, upTo: upTo, bytes: bytes})
 }
 
 func (c *Cache) release(bytes int64) {
@@ -80,14 +86,15 @@ func (c *Cache) release(bytes int64) {
 	c.used -= bytes
 }
 
-// pop takes the oldest token while the cache is over budget.
-func (c *Cache) pop() (cacheToken, bool) {
+// pop takes the oldest token while the cache is over budget; far says that it is so far over it that nothing waits to be applied.
+func (c *Cache) pop() (t cacheToken, far, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.used <= c.budget || c.head == len(c.queue) {
-		return cacheToken{}, false
+		return cacheToken{}, false, false
 	}
-	t := c.queue[c.head]
+	far = c.used > unappliedFactor*c.budget
+	t = c.queue[c.head]
 	c.queue[c.head] = cacheToken{}
 	c.head++
 	if c.head >= 1024 && c.head*2 >= len(c.queue) {
@@ -95,24 +102,25 @@ func (c *Cache) pop() (cacheToken, bool) {
 		clear(c.queue[n:])
 		c.queue, c.head = c.queue[:n], 0
 	}
-	return t, true
+	return t, far, true
 }
 
 func (c *Cache) push(t cacheToken) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	t.old = true
 	c.queue = append(c.queue, t)
 }
 
 // evict brings the cache back under its budget, as far as durable entries allow. Called without any log's lock.
 func (c *Cache) evict() {
 	for range maxEvictRounds {
-		t, ok := c.pop()
+		t, far, ok := c.pop()
 		if !ok {
 			return
 		}
-		if !t.log.evict(t.upTo) {
-			c.push(t) // not durable yet: its turn comes again
+		if !t.log.evict(t.upTo, far) {
+			c.push(t) // not durable or not applied yet: its turn comes again
 			return
 		}
 	}

@@ -94,7 +94,8 @@ type Log struct {
 	// cleanGen is a generation that no cleaned file has; guarded by io.
 	cleanGen uint64
 
-	segmentBytes atomic.Int64 // Options.SegmentBytes, changeable
+	segmentBytes atomic.Int64  // Options.SegmentBytes, changeable
+	applied      atomic.Uint64 // entries up to here have been applied; 0: nobody says
 
 	// mu guards what follows. It is never held across I/O.
 	mu     sync.RWMutex
@@ -344,16 +345,23 @@ func (l *Log) baseInTail(i raft.Index) (Offset, bool) {
 	return l.tail[i-l.tail[0].Index].base, true
 }
 
-// evict drops durable entries up to upTo from memory; false if some of them are not durable yet.
-func (l *Log) evict(upTo raft.Index) bool {
+// Applied says that entries up to i have been applied, and will be from there on: what is above stays in memory a while longer.
+func (l *Log) Applied(i raft.Index) { l.applied.Store(uint64(i)) }
+
+// evict drops durable and applied entries up to upTo from memory; false if some of them are not yet. far: it does not matter whether
+// they are applied.
+func (l *Log) evict(upTo raft.Index, far bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return true
 	}
-	all := upTo <= l.synced || upTo > l.last // above last: truncated since, nothing to wait for
-	l.dropTail(min(upTo, l.synced))
-	return all
+	limit := l.synced
+	if applied := raft.Index(l.applied.Load()); applied != 0 && !far {
+		limit = min(limit, applied)
+	}
+	l.dropTail(min(upTo, limit))
+	return upTo <= limit || upTo > l.last // above last: truncated since, nothing to wait for
 }
 
 // dropTail drops entries up to upTo from memory.

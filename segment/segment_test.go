@@ -541,6 +541,53 @@ func TestCacheBudget(t *testing.T) {
 	}
 }
 
+// What waits to be applied stays in memory, though it is durable and the budget is used up: up to a bound.
+func TestCacheKeepsUnapplied(t *testing.T) {
+	m := vfs.NewMem(1)
+	c := NewCache(100 << 10)
+	open := func(g raft.GroupID) *Log {
+		l, err := Open(m, fmt.Sprintf("data/%d", g), g, Options{Cache: c})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return l
+	}
+	slow, busy := open(1), open(2)
+	grow := func(l *Log, n int) {
+		for range n {
+			mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 1, 1000))
+			mustSync(t, l)
+		}
+	}
+	slow.Applied(1)
+	grow(slow, 20)
+	grow(busy, 120) // whatever this one appends is applied, as it says nothing
+	if slow.inTail(1) || !slow.inTail(2) {
+		t.Errorf("of a log of 20 entries, the first one applied, %d are in memory", len(slow.tail))
+	}
+	if c.Used() > 102<<10 {
+		t.Errorf("the cache holds %d bytes", c.Used())
+	}
+	slow.Applied(20)
+	grow(busy, 120)
+	if len(slow.tail) != 0 {
+		t.Errorf("%d entries stay after all have been applied", len(slow.tail))
+	}
+	busy.Applied(busy.LastIndex())
+	grow(busy, 400)
+	if c.Used() > unappliedFactor*100<<10+2<<10 {
+		t.Errorf("the cache holds %d bytes of what is not applied", c.Used())
+	}
+	if !busy.inTail(busy.LastIndex() - 100) {
+		t.Error("what is not applied has left memory below the bound")
+	}
+}
+
 // Kafka's ListOffsets by time names a record, not a batch.
 func TestTimeInsideBatch(t *testing.T) {
 	l := mustOpen(t, vfs.NewMem(1), Options{Cache: NewCache(0)})
