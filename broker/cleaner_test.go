@@ -210,6 +210,7 @@ func TestCompaction(t *testing.T) {
 	wiped.cfg.FS, wiped.cfg.HardStates, wiped.cfg.NodeID = vfs.NewMem(77), &memStore{m: make(map[raft.GroupID]raft.HardState)}, int32(old.ID)
 	wiped.cfg.ReplaceDisk = fmt.Sprintf("%016x", uint64(old.Incarnation))
 	c.write(2_000, keys)
+	c.dead(old.ID) // another disk takes nobody's place who may be alive
 	c.start(wiped)
 	soon(t, "the new disk has a replica", func() bool { return wiped.rec.replica(c.group()) != nil })
 	c.agree("rebuilt", 2500)

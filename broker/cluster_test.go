@@ -107,7 +107,7 @@ func newCluster(t *testing.T, n int, mem bool) *testCluster {
 	for i := range n {
 		logger, buf := testLogger(t)
 		cfg := Config{DataDir: path.Join(root, fmt.Sprint("n", i+1)), Listen: "127.0.0.1:0", ListenRPC: "127.0.0.1:0", Logger: logger,
-			ElectionTimeout: 300 * time.Millisecond, JoinTimeout: 30 * time.Second, CloseTimeout: -1, InternalTopicWait: -1, OffsetsPartitions: 2,
+			ElectionTimeout: 300 * time.Millisecond, JoinTimeout: patience, CloseTimeout: -1, InternalTopicWait: -1, OffsetsPartitions: 2,
 			SegmentBytes: 1 << 20, CacheBytes: 1 << 20, TxnPartitions: 2}
 		if mem {
 			cfg.DataDir = "/data"
@@ -130,7 +130,7 @@ func (c *testCluster) calm() {
 // start starts brokers, all at once; the first one founds the cluster if there is none.
 func (c *testCluster) start(nodes ...*node) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	if first := c.nodes[0]; first.Broker == nil && first.cfg.Join == nil && len(c.nodes) > 1 && c.nodes[1].cfg.Join == nil {
 		b, err := Start(ctx, first.cfg)
@@ -205,6 +205,14 @@ func (c *testCluster) metaLeader() *node {
 	return found
 }
 
+// dead waits until the others know that a broker is gone.
+func (c *testCluster) dead(id raft.NodeID) {
+	c.t.Helper()
+	soon(c.t, fmt.Sprintf("broker %d is fenced", id), func() bool {
+		return !slices.ContainsFunc(c.running(), func(n *node) bool { return !n.Image().Broker(id).Fenced })
+	})
+}
+
 func (c *testCluster) awaitVoters(want int) {
 	c.t.Helper()
 	soon(c.t, fmt.Sprint(want, " brokers vote"), func() bool {
@@ -221,19 +229,37 @@ func (c *testCluster) awaitVoters(want int) {
 	})
 }
 
-func (n *node) create(t *testing.T, name string, partitions, rf int) topicResult {
+func (n *node) ask(t *testing.T, topic newTopic) topicResult {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	done := make(chan []topicResult, 1)
-	n.CreateTopics(ctx, []newTopic{{Name: name, Partitions: partitions, ReplicationFactor: rf}}, false, func(r []topicResult) { done <- r })
+	n.CreateTopics(ctx, []newTopic{topic}, false, func(r []topicResult) { done <- r })
 	return (<-done)[0]
+}
+
+func (n *node) create(t *testing.T, name string, partitions, rf int) topicResult {
+	t.Helper()
+	return n.ask(t, newTopic{Name: name, Partitions: partitions, ReplicationFactor: rf})
+}
+
+// make creates a topic. A broker that lives may be taken for dead for a moment, on a slow machine: then it asks again.
+func (n *node) make(t *testing.T, topic newTopic) (r topicResult) {
+	t.Helper()
+	soon(t, "topic "+topic.Name+" has brokers to be on", func() bool {
+		r = n.ask(t, topic)
+		return !errors.Is(r.Err, coordinator.ErrInvalidReplicationFactor) && !errors.Is(r.Err, coordinator.ErrInvalidAssignment)
+	})
+	if r.Err != nil {
+		t.Fatalf("create %s: %v", topic.Name, r.Err)
+	}
+	return r
 }
 
 func (n *node) mustCreate(t *testing.T, name string, partitions, rf int) coordinator.TopicID {
 	t.Helper()
-	r := n.create(t, name, partitions, rf)
-	if r.Err != nil || r.Partitions != partitions {
+	r := n.make(t, newTopic{Name: name, Partitions: partitions, ReplicationFactor: rf})
+	if r.Partitions != partitions {
 		t.Fatalf("create %s: %+v", name, r)
 	}
 	return r.ID
@@ -241,7 +267,7 @@ func (n *node) mustCreate(t *testing.T, name string, partitions, rf int) coordin
 
 func (n *node) delete(t *testing.T, id coordinator.TopicID) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	done := make(chan []error, 1)
 	n.DeleteTopics(ctx, []coordinator.TopicID{id}, func(e []error) { done <- e })
@@ -405,10 +431,7 @@ func TestThreeBrokers(t *testing.T) {
 		c.stop(dead)
 		alive := c.running()
 		id := alive[0].mustCreate(t, "after", 2, 2)
-		soon(t, "the dead broker is fenced", func() bool {
-			b := alive[1].Image().Broker(deadID)
-			return b.Fenced
-		})
+		c.dead(deadID)
 		for p := range 6 {
 			soon(t, "a live broker leads", func() bool {
 				l, _, ok := alive[0].Leader(topics[0], int32(p))
@@ -549,8 +572,9 @@ func TestAllAddressesChange(t *testing.T) {
 func TestInternalTopicIsMadeOnce(t *testing.T) {
 	c := newCluster(t, 3, true)
 	for _, n := range c.nodes {
-		n.cfg.InternalTopicWait = 20 * time.Second // until the third is there
+		n.cfg.InternalTopicWait = patience // until the third is there
 	}
+	c.calm()
 	c.start(c.nodes...)
 	var g errgroup.Group
 	ids := make([]coordinator.TopicID, 3)

@@ -5,7 +5,6 @@ package broker
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -22,18 +21,12 @@ import (
 // createWith makes a topic of one partition with configs.
 func (n *node) createWith(t *testing.T, name string, rf int, configs map[string]string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	done := make(chan []topicResult, 1)
 	for k, v := range configs {
 		if err := checkTopicConfig(k, v); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n.CreateTopics(ctx, []newTopic{{Name: name, Partitions: 1, ReplicationFactor: rf, Configs: configs}}, false, func(r []topicResult) { done <- r })
-	if r := (<-done)[0]; r.Err != nil {
-		t.Fatal(r.Err)
-	}
+	n.make(t, newTopic{Name: name, Partitions: 1, ReplicationFactor: rf, Configs: configs})
 }
 
 func newKafkaClient(t *testing.T, n *node, opts ...kgo.Opt) *kgo.Client {

@@ -19,6 +19,7 @@ import (
 
 func TestConfigsTakeEffect(t *testing.T) {
 	c := newCluster(t, 3, true)
+	c.calm()
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)

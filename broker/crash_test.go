@@ -419,7 +419,7 @@ func TestPowerLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rd.Close()
-	rctx, rcancel := context.WithTimeout(t.Context(), time.Minute)
+	rctx, rcancel := context.WithTimeout(t.Context(), patience)
 	defer rcancel()
 	seen, next := make(map[string]place), map[int32]int64{}
 	missing := len(acked)

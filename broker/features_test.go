@@ -88,6 +88,7 @@ func TestUpdateFeaturesInEveryVersion(t *testing.T) {
 // An existing cluster of three goes up a level, by way of down: asked of each broker, whoever leads.
 func TestClusterIsUpgraded(t *testing.T) {
 	c := newCluster(t, 3, true)
+	c.calm()
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	clients := make([]*kgo.Client, len(c.nodes))

@@ -267,6 +267,7 @@ func TestFetchFromFollower(t *testing.T) {
 // rackCluster is three brokers, each in a rack of its own.
 func rackCluster(t *testing.T) *testCluster {
 	c := newCluster(t, 3, true)
+	c.calm()
 	for i, n := range c.nodes {
 		n.cfg.Rack = string(rune('a' + i))
 	}

@@ -281,7 +281,7 @@ func TestTransferFromDeadLeader(t *testing.T) {
 	c.stop(dead)
 	left := c.running()
 	to := left[0].NodeID()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if leader, err := left[1].TransferLeader(ctx, left[1].Image().TopicByID(id), 0, 0); err != nil || leader == was {
 		t.Fatalf("to whoever is fit: broker %d, %v", leader, err)
@@ -432,6 +432,7 @@ func TestCloseSpreadsLeadership(t *testing.T) {
 // The disk of the broker that leads runs full, for all that it leads at once: all of it goes to brokers that have room.
 func TestLeadershipLeavesAFullDisk(t *testing.T) {
 	c := newCluster(t, 3, true)
+	c.calm()
 	full := c.nodes[0]
 	quota := vfs.Quota(full.cfg.FS, 1<<40, "/data")
 	full.cfg.FS = quota

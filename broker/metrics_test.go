@@ -143,6 +143,7 @@ func TestMetrics(t *testing.T) {
 	for _, n := range c.nodes {
 		n.cfg.AdminListen, n.cfg.MetricsGroups = "127.0.0.1:0", 2
 	}
+	c.calm() // a batch that is sent again counts twice
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	id := c.nodes[0].mustCreate(t, "t", 3, 3)

@@ -90,7 +90,7 @@ func (l *load) more(what string, n int) {
 // stop ends the load and reads everything back: what was acknowledged is there, at its offset.
 func (l *load) stop(c *testCluster) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
 	defer cancel()
 	l.cancel()
 	l.wg.Wait()
@@ -135,7 +135,7 @@ func (l *load) stop(c *testCluster) {
 
 func (n *node) move(t *testing.T, topic string, partition int32, to ...raft.NodeID) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	done := make(chan []error, 1)
 	n.Reassign(ctx, []coordinator.Move{{Topic: n.Image().Topic(topic).ID, Partition: partition, Replicas: to, Cancel: to == nil}}, func(e []error) { done <- e })
@@ -144,7 +144,12 @@ func (n *node) move(t *testing.T, topic string, partition int32, to ...raft.Node
 
 func (n *node) mustMove(t *testing.T, topic string, partition int32, to ...raft.NodeID) {
 	t.Helper()
-	if err := n.move(t, topic, partition, to...); err != nil {
+	var err error
+	soon(t, fmt.Sprintf("%s-%d can move to %v", topic, partition, to), func() bool { // whose brokers may seem to be dead for a moment
+		err = n.move(t, topic, partition, to...)
+		return !errors.Is(err, coordinator.ErrInvalidAssignment)
+	})
+	if err != nil {
 		t.Fatalf("move %s-%d to %v: %v", topic, partition, to, err)
 	}
 }
@@ -242,13 +247,7 @@ func (c *testCluster) node(id raft.NodeID) *node {
 // assign makes a topic with one partition per list of brokers.
 func (n *node) assign(t *testing.T, name string, replicas ...[]raft.NodeID) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	done := make(chan []topicResult, 1)
-	n.CreateTopics(ctx, []newTopic{{Name: name, Assignment: replicas}}, false, func(r []topicResult) { done <- r })
-	if r := (<-done)[0]; r.Err != nil {
-		t.Fatal(r.Err)
-	}
+	n.make(t, newTopic{Name: name, Assignment: replicas})
 }
 
 // Partitions move under load: one replica replaced, all replaced, the leader removed, more and fewer replicas.
@@ -256,6 +255,7 @@ func TestMove(t *testing.T) {
 	t.Parallel()
 	eachFS(t, func(t *testing.T, mem bool) {
 		c := newCluster(t, 4, mem)
+		c.calm()
 		c.start(c.nodes...)
 		c.awaitVoters(3)
 		n := c.nodes[0]
@@ -280,7 +280,7 @@ func TestMove(t *testing.T) {
 			t.Errorf("cancelled what does not move: %v", err)
 		}
 		for _, bad := range [][]raft.NodeID{{1, 1}, {9}, {}} {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			done := make(chan []error, 1)
 			n.Reassign(ctx, []coordinator.Move{{Topic: n.Image().Topic("a").ID, Replicas: bad}}, func(e []error) { done <- e })
 			if err := (<-done)[0]; !errors.Is(err, coordinator.ErrInvalidAssignment) {
@@ -345,6 +345,7 @@ func TestMoveIsCancelled(t *testing.T) {
 	for _, n := range c.nodes {
 		n.cfg.MoveRate = 1000 // one message of a megabyte, and then nothing for a quarter of an hour
 	}
+	c.calm()
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	n := c.nodes[0]
@@ -477,6 +478,7 @@ func TestWipedBroker(t *testing.T) {
 	}
 	wiped.cfg.FS, wiped.cfg.HardStates, wiped.cfg.NodeID = vfs.NewMem(77), &memStore{m: make(map[raft.GroupID]raft.HardState)}, 3
 	l.more("while it is down", 100)
+	c.dead(old.ID) // another disk takes nobody's place who may be alive
 	// It might as well be a directory in which nothing is mounted: somebody must say that the disk is gone.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -520,6 +522,7 @@ func TestWipedBroker(t *testing.T) {
 // __consumer_offsets, made when there was one broker, has three replicas once there are three.
 func TestInternalTopicGrows(t *testing.T) {
 	c := newCluster(t, 3, true)
+	c.calm()
 	c.start(c.nodes[0])
 	n := c.nodes[0]
 	if _, err := n.ensureInternal(t.Context(), coordinator.ConsumerOffsetsTopic, n.cfg.OffsetsPartitions); err != nil {

@@ -171,7 +171,7 @@ func TestAwaitLeaderThatWasSucceeded(t *testing.T) {
 	w := &wire{all: make(map[raft.NodeID]*peers), cut: make(map[raft.NodeID]bool)}
 	b := &Broker{peers: w.start(t, 1, 1)}
 	b.peers.leadership(5, partition.Leadership{Leader: 1, Epoch: 9, Self: true, Ready: true}) // 2 led in epoch 8
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := b.awaitLeader(ctx, 5, 2, 7); err != nil {
 		t.Fatal(err)

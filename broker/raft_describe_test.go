@@ -130,6 +130,7 @@ func TestRaftDescribe(t *testing.T) {
 
 func TestDescribeQuorum(t *testing.T) {
 	c := newCluster(t, 4, true) // three voters, one observer
+	c.calm()
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	for _, n := range c.nodes { // whoever is asked

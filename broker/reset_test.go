@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/testport"
@@ -24,13 +23,7 @@ import (
 // place creates a topic of one partition on the given brokers.
 func (n *node) place(t *testing.T, name string, replicas ...raft.NodeID) *coordinator.Topic {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	done := make(chan []topicResult, 1)
-	n.CreateTopics(ctx, []newTopic{{Name: name, Assignment: [][]raft.NodeID{replicas}}}, false, func(r []topicResult) { done <- r })
-	if r := (<-done)[0]; r.Err != nil {
-		t.Fatal(r.Err)
-	}
+	n.make(t, newTopic{Name: name, Assignment: [][]raft.NodeID{replicas}})
 	return n.Image().Topic(name)
 }
 
@@ -172,7 +165,7 @@ func TestResetWhileSurvivorIsDown(t *testing.T) {
 	soon(t, "4 has it", func() bool { return slices.Equal(four.values(g), []string{"a"}) })
 	survivor, term := four.self(), four.rec.replica(g).Raft().Status().Term
 	c.stop(four, five)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := byID[1].change(ctx, &coordinator.Command{ResetPeers: &coordinator.ResetPeers{Topic: topic.ID, GroupReset: coordinator.GroupReset{
 		Epoch: 1, Term: term + resetTermGap, Leader: 4, Survivors: []raft.Member{survivor}}}}); err != nil {
@@ -249,7 +242,7 @@ func (n *node) plan(t *testing.T, req *resetRequest) *resetPlan {
 
 func (n *node) execute(t *testing.T, plan *resetPlan) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	done, err := n.resetPeers(ctx, &resetRequest{Topic: plan.Topic, Partition: plan.Partition, Epoch: plan.Epoch, Leader: plan.Leader, Survivors: plan.Survivors})
 	if err != nil || !done.Done {
@@ -259,6 +252,7 @@ func (n *node) execute(t *testing.T, plan *resetPlan) {
 
 func TestResetRefusals(t *testing.T) {
 	c := newCluster(t, 3, true)
+	c.calm()
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	c.nodes[0].mustCreate(t, "t", 1, 3)
@@ -314,8 +308,8 @@ func TestResetMetadata(t *testing.T) {
 	id := c.nodes[0].mustCreate(t, "t", 3, 3)
 	gone := survivor.NodeID()
 	c.stop(survivor)
-	soon(t, "the survivor is missed", func() bool { return c.nodes[0].Image().Broker(gone).Fenced }) // else it may be given a replica
-	c.nodes[0].mustCreate(t, "unknown", 1, 2)                                                        // to the survivor
+	c.dead(gone)                              // else it may be given a replica
+	c.nodes[0].mustCreate(t, "unknown", 1, 2) // to the survivor
 	late := c.nodes[0].Image().Topic("unknown").Partitions[0].Group
 	c.stop(lost...)
 

@@ -78,10 +78,10 @@ func TestScrubPaceFollowsWhatThereIs(t *testing.T) {
 		}
 		return log
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if !s.payBack(ctx, 1<<20) || looks < 2 {
-		t.Fatalf("a mebibyte is not paid back within 30 s, after %d looks at how much there is", looks)
+		t.Fatalf("a mebibyte is not paid back within %v, after %d looks at how much there is", patience, looks)
 	}
 }
 

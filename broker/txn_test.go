@@ -23,6 +23,7 @@ import (
 func txnCluster(t *testing.T, topics ...string) *testCluster {
 	t.Helper()
 	c := newCluster(t, 3, true)
+	c.calm()
 	c.start(c.nodes...)
 	c.awaitVoters(3)
 	cl := c.client()
@@ -306,10 +307,11 @@ func TestTransactionalOffsets(t *testing.T) {
 		gt.TopicID = topics["in"].ID
 		g.Topics = append(g.Topics, gt)
 		req.Groups = append(req.Groups, g)
-		resp, err := req.RequestWith(ctx, cl)
-		if err != nil {
-			t.Fatal(err)
-		}
+		var resp *kmsg.OffsetFetchResponse
+		soon(t, "the coordinator answers", func() bool { // it may be another one by now, and the client has given up
+			resp, err = req.RequestWith(ctx, cl)
+			return err == nil && resp.Groups[0].ErrorCode == 0 && len(resp.Groups[0].Topics) == 1
+		})
 		p := resp.Groups[0].Topics[0].Partitions[0]
 		return p.Offset, kerr.ErrorForCode(p.ErrorCode)
 	}
