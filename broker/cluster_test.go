@@ -430,8 +430,8 @@ func TestThreeBrokers(t *testing.T) {
 		deadID := dead.NodeID()
 		c.stop(dead)
 		alive := c.running()
+		c.dead(deadID) // else it may be given a replica, and of two both must be there
 		id := alive[0].mustCreate(t, "after", 2, 2)
-		c.dead(deadID)
 		for p := range 6 {
 			soon(t, "a live broker leads", func() bool {
 				l, _, ok := alive[0].Leader(topics[0], int32(p))
