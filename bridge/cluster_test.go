@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/balsamq/balsa/broker"
@@ -224,6 +225,59 @@ func TestBridgesMove(t *testing.T) {
 	}
 }
 
+// The topic where bridges keep their places is the brokers' own: they make it, clients may read it, and only bridges write there.
+func TestLedgerIsInternal(t *testing.T) {
+	t.Parallel()
+	cl := brokertest.Cluster(t, 3)
+	adm, err := client.NewAdmin(t.Context(), cl.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adm.Close()
+	if _, err := adm.CreateTopic(t.Context(), client.TopicSpec{Name: LedgerTopic, Partitions: 1}); !errors.Is(err, kerr.InvalidTopicException) {
+		t.Errorf("made by a client: %v", err)
+	}
+	l, _, err := openLedger(t.Context(), cl.Config(), "6f1c", defaultMaxMessage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	topic, err := adm.DescribeTopic(t.Context(), LedgerTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !topic.Internal || len(topic.Partitions[0].Replicas) != 3 {
+		t.Errorf("%+v", topic)
+	}
+	for _, c := range topic.Configs {
+		if c.Name == "cleanup.policy" && c.Value != "compact" {
+			t.Errorf("its cleanup.policy is %s", c.Value)
+		}
+	}
+	if err := adm.DeleteTopic(t.Context(), LedgerTopic); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("deleted: %v", err)
+	}
+	for _, id := range []string{"", "mine"} {
+		cfg := cl.Config()
+		if id != "" {
+			cfg = withOptions(cfg, kgo.TransactionalID(id))
+		}
+		other, err := client.NewAdmin(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id != "" {
+			if err := other.Client().BeginTransaction(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := other.Client().ProduceSync(t.Context(), &kgo.Record{Topic: LedgerTopic, Key: []byte("6f1c"), Value: []byte("{}")}).FirstErr(); !errors.Is(err, kerr.InvalidTopicException) {
+			t.Errorf("written by %q: %v", id, err)
+		}
+		other.Close()
+	}
+}
+
 func second[A any](_ A, err error) error { return err }
 
 // A bridge of a secured cluster is the user that it is told to be, and may do what that may.
@@ -262,7 +316,7 @@ func TestBridgesAreSubjectToACLs(t *testing.T) {
 		}
 	}
 	allow("topic", "t", "literal", "write", "describe_configs")
-	allow("topic", LedgerTopic, "literal", "read", "write", "create")
+	allow("topic", LedgerTopic, "literal", "read", "write")
 	allow("transactional_id", TransactionalPrefix, "prefixed", "write")
 	var one []*kgo.Record
 	soon(t, "it is allowed", func() error {

@@ -20,16 +20,15 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/balsamq/balsa/broker"
 	"github.com/balsamq/balsa/client"
 )
 
 const (
-	// LedgerTopic is the topic's name.
-	LedgerTopic = "__balsa_bridges"
+	// LedgerTopic is the topic's name. The brokers make it, and let nobody write there but bridges.
+	LedgerTopic = broker.BridgesTopic
 	// TransactionalPrefix begins the transactional ids of bridges; what follows is the bridge's id.
-	TransactionalPrefix = "balsa.bridge."
-	// ledgerPartitions is how many partitions it has, over which the bridges are spread for good.
-	ledgerPartitions = 8
+	TransactionalPrefix = broker.BridgeTransactions
 	// txnTimeout is how long a transaction may be open before its coordinator aborts it, commitTimeout how long its owner tries to end it: less.
 	txnTimeout    = time.Minute
 	commitTimeout = 40 * time.Second
@@ -68,10 +67,10 @@ type ledger struct {
 	adm       *client.Admin // whose client is the transactional producer
 }
 
-func ledgerPartition(id string) int32 {
+func ledgerPartition(id string, partitions int) int32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id)) // never fails
-	return int32(h.Sum32() % ledgerPartitions)
+	return int32(h.Sum32() % uint32(partitions))
 }
 
 // withOptions is a client's configuration with further options of franz-go.
@@ -84,7 +83,7 @@ func withOptions(cfg client.Config, opts ...kgo.Opt) client.Config {
 func openLedger(ctx context.Context, cfg client.Config, id string, maxMessage int) (_ *ledger, _ progress, err error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	l := &ledger{id: id, partition: ledgerPartition(id)}
+	l := &ledger{id: id}
 	l.adm, err = client.NewAdmin(ctx, withOptions(cfg, kgo.TransactionalID(TransactionalPrefix+id), kgo.TransactionTimeout(txnTimeout),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0), kgo.MaxBufferedRecords(maxBuffered), kgo.ProducerBatchMaxBytes(int32(maxMessage))))
 	if err != nil {
@@ -95,7 +94,7 @@ func openLedger(ctx context.Context, cfg client.Config, id string, maxMessage in
 			l.close()
 		}
 	}()
-	if err := l.ensureTopic(ctx); err != nil {
+	if err := l.find(ctx); err != nil {
 		return nil, progress{}, fmt.Errorf("the topic %s: %w", LedgerTopic, err)
 	}
 	mark := crand.Text()
@@ -115,18 +114,20 @@ func (l *ledger) record(suffix string, value []byte) *kgo.Record {
 	return &kgo.Record{Topic: LedgerTopic, Partition: l.partition, Key: []byte(l.id + suffix), Value: value}
 }
 
-func (l *ledger) ensureTopic(ctx context.Context) error {
-	_, err := l.adm.Topic(ctx, LedgerTopic)
-	if !errors.Is(err, client.ErrNotFound) {
+// find finds the bridge's partition. The brokers have the topic made when a bridge asks who coordinates its transactions.
+func (l *ledger) find(ctx context.Context) error {
+	if _, _, err := l.adm.Client().ProducerID(ctx); err != nil {
 		return err
 	}
-	// Small segments: what is compacted away is not read again by the next owner.
-	_, err = l.adm.CreateTopic(ctx, client.TopicSpec{Name: LedgerTopic, Partitions: ledgerPartitions,
-		Configs: map[string]string{"cleanup.policy": "compact", "segment.bytes": "1048576", "min.cleanable.dirty.ratio": "0.1"}})
-	if errors.Is(err, client.ErrExists) {
-		_, err = l.adm.WaitForTopic(ctx, LedgerTopic, nil)
+	t, err := l.adm.Topic(ctx, LedgerTopic)
+	if errors.Is(err, client.ErrNotFound) { // by another broker, which is a little behind
+		t, err = l.adm.WaitForTopic(ctx, LedgerTopic, nil)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	l.partition = ledgerPartition(l.id, len(t.Partitions))
+	return nil
 }
 
 // read reads the partition up to the record with the mark.

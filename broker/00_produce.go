@@ -75,7 +75,7 @@ func (s *server) produce(r *request) {
 	im := s.b.Image()
 	for i := range req.Topics {
 		t := &req.Topics[i]
-		topic, err := produceTopic(im, req.Version, t)
+		topic, err := produceTopic(im, req, t)
 		switch {
 		case txn != nil:
 			topic, err = nil, txn
@@ -105,10 +105,10 @@ func (s *server) produce(r *request) {
 	op.leave()
 }
 
-// produceTopic finds the topic that a client means, and may write to.
-func produceTopic(im *coordinator.Image, version int16, t *kmsg.ProduceRequestTopic) (*coordinator.Topic, error) {
-	topic, err := findTopic(im, version >= 13, t.Topic, t.TopicID)
-	if err == nil && topic.Internal() {
+// produceTopic finds the topic that a client means, and may write to: of the brokers' own only a bridge the one where it keeps its place.
+func produceTopic(im *coordinator.Image, req *kmsg.ProduceRequest, t *kmsg.ProduceRequestTopic) (*coordinator.Topic, error) {
+	topic, err := findTopic(im, req.Version >= 13, t.Topic, t.TopicID)
+	if err == nil && topic.Internal() && !(topic.Name == coordinator.BridgesTopic && req.TransactionID != nil && coordinator.IsBridgeTransaction(*req.TransactionID)) {
 		return nil, refuse(kerr.InvalidTopicException, fmt.Sprintf("topic %s belongs to the brokers", topic.Name))
 	}
 	return topic, err

@@ -53,6 +53,8 @@ type backend interface {
 	Txns() *coordinator.Txns
 	// EnsureTxnTopic has __transaction_state created if it is not there, and does not wait for it.
 	EnsureTxnTopic()
+	// EnsureBridgesTopic has __balsa_bridges created if it is not there, and does not wait for it.
+	EnsureBridgesTopic()
 	// EnsureOffsetsTopic has __consumer_offsets created if it is not there, and does not wait for it.
 	EnsureOffsetsTopic()
 	// Quorum describes the metadata group as its leader sees it; an error says that there is none to ask.

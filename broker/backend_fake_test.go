@@ -197,6 +197,9 @@ func (b *fakeBackend) Txns() *coordinator.Txns { return b.txns }
 
 func (b *fakeBackend) EnsureTxnTopic() {}
 
+// EnsureBridgesTopic implements backend.
+func (b *fakeBackend) EnsureBridgesTopic() {}
+
 func (b *fakeBackend) DeleteTopics(_ context.Context, ids []coordinator.TopicID, done func([]error)) {
 	go func() {
 		errs := make([]error, len(ids))

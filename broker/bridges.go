@@ -66,6 +66,15 @@ type BridgeStatus struct {
 	Restarts    uint64 `json:"restarts"`
 }
 
+// BridgesTopic is where bridges keep how far they have come, and BridgeTransactions begins the transactional ids by which they do; their ids follow.
+const (
+	BridgesTopic       = coordinator.BridgesTopic
+	BridgeTransactions = coordinator.BridgeTransactions
+)
+
+// bridgesPartitions is how many partitions BridgesTopic has, over which the bridges are spread for good.
+const bridgesPartitions = 8
+
 // bridgeRunning is the state of one that is well.
 const bridgeRunning = "running"
 

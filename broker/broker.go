@@ -76,6 +76,8 @@ type Broker struct {
 	ensuring   atomic.Bool // __consumer_offsets is being created
 	// ensuringTxn: so is __transaction_state
 	ensuringTxn atomic.Bool
+	// ensuringBridges: and __balsa_bridges
+	ensuringBridges atomic.Bool
 	verifying   atomic.Int64 // questions to coordinators of transactions that are on their way
 	outliving   sync.Once    // see outlived
 	balancer    balancer

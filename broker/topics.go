@@ -301,8 +301,11 @@ func (b *Broker) ensureInternal(ctx context.Context, name string, partitions int
 		if t := b.Image().Topic(name); t != nil {
 			return t, nil
 		}
-		r, err := b.createTopics(ctx, []newTopic{{Name: name, Partitions: int(partitions), Configs: map[string]string{"cleanup.policy": "compact", "compression.type": "producer",
-			"segment.bytes": internalSegmentBytes, "max.message.bytes": offsetsBatchBytes}}})
+		configs := map[string]string{"cleanup.policy": "compact", "compression.type": "producer", "segment.bytes": internalSegmentBytes, "max.message.bytes": offsetsBatchBytes}
+		if name == coordinator.BridgesTopic { // few keys, each written with every batch: what is compacted away the next owner need not read
+			configs["segment.bytes"], configs["min.cleanable.dirty.ratio"] = "1048576", "0.1"
+		}
+		r, err := b.createTopics(ctx, []newTopic{{Name: name, Partitions: int(partitions), Configs: configs}})
 		if err == nil {
 			err = r[0].Err
 		}

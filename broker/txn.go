@@ -93,6 +93,10 @@ func (s *server) findTxnCoordinator(id string) (*coordinator.Broker, error) {
 		s.b.EnsureTxnTopic()
 		return nil, kerr.CoordinatorNotAvailable
 	}
+	if coordinator.IsBridgeTransaction(id) && im.Topic(coordinator.BridgesTopic) == nil { // what it writes first goes there
+		s.b.EnsureBridgesTopic()
+		return nil, kerr.CoordinatorNotAvailable
+	}
 	node, _, ok := s.b.Leader(t.ID, coordinator.PartitionOf(id, len(t.Partitions)))
 	if b := im.Broker(node); ok && b != nil && !b.Fenced {
 		return b, nil
@@ -103,6 +107,11 @@ func (s *server) findTxnCoordinator(id string) (*coordinator.Broker, error) {
 // EnsureTxnTopic implements backend.
 func (b *Broker) EnsureTxnTopic() {
 	b.ensureTopic(coordinator.TransactionStateTopic, b.cfg.TxnPartitions, &b.ensuringTxn)
+}
+
+// EnsureBridgesTopic implements backend.
+func (b *Broker) EnsureBridgesTopic() {
+	b.ensureTopic(coordinator.BridgesTopic, bridgesPartitions, &b.ensuringBridges)
 }
 
 // ---- Markers: from the coordinator to the partitions' leaders.

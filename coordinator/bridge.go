@@ -81,6 +81,15 @@ type BridgeHolder struct {
 	Term  int64       `json:"term"` // that the bridge has now: one that was given away meanwhile stays where it is
 }
 
+// BridgesTopic holds how far bridges have come: each writes that itself, in transactions whose id is BridgeTransactions and the bridge's.
+const (
+	BridgesTopic       = "__balsa_bridges"
+	BridgeTransactions = "balsa.bridge."
+)
+
+// IsBridgeTransaction reports whether a transactional id is a bridge's. Who may use it is for ACLs to say.
+func IsBridgeTransaction(id string) bool { return strings.HasPrefix(id, BridgeTransactions) }
+
 // CheckBridgeName allows what a topic's name may be, at most MaxBridgeName long.
 func CheckBridgeName(name string) error {
 	if len(name) > MaxBridgeName || CheckTopicName(name) != nil {

@@ -174,7 +174,7 @@ const ConsumerOffsetsTopic = "__consumer_offsets"
 
 // IsInternalTopic reports whether the name belongs to the brokers.
 func IsInternalTopic(name string) bool {
-	return name == ConsumerOffsetsTopic || name == TransactionStateTopic
+	return name == ConsumerOffsetsTopic || name == TransactionStateTopic || name == BridgesTopic
 }
 
 // imageShards is the fan-out of the maps in an Image: a change copies one shard of each, not ten thousand topics.
