@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -203,4 +204,60 @@ func certs(t testing.TB, dir string) {
 		}
 		write(name+".key", "PRIVATE KEY", raw)
 	}
+}
+
+// What docs/cli.md says that a bridge's user in NATS must be allowed is enough: to read a stream with messages that are asked for one by one, and to go on in one that is read back.
+func TestLeastPermissions(t *testing.T) {
+	t.Parallel()
+	api := func(stream string, more ...string) string {
+		allow := append(more, "$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.MSG.GET."+stream, "$JS.API.CONSUMER.CREATE."+stream+".>", "$JS.API.CONSUMER.INFO."+stream+".*",
+			"$JS.API.CONSUMER.MSG.NEXT."+stream+".*", "$JS.API.CONSUMER.DELETE."+stream+".*")
+		return fmt.Sprintf("permissions: { publish: { allow: [ \"%s\" ] }, subscribe: { allow: [ \"_INBOX.>\" ] } }", strings.Join(allow, `", "`))
+	}
+	nc := startNATS(t, 1, `authorization { users: [
+		{ user: all, password: all }
+		{ user: in, password: "open sesame", `+api("IN")+` }
+		{ user: out, password: "open sesame", `+api("OUT", "out.>")+` }
+		{ user: core, password: "open sesame", permissions: { publish: { deny: [ ">" ] }, subscribe: { allow: [ "core.>" ] } } } ] }`)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("open sesame"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cl := brokertest.Start(t, brokertest.Topic("in", 1), brokertest.Topic("t", 1), brokertest.Topic("core", 1))
+	conn, js := nc.dial(nats.UserInfo("all", "all"))
+	nc.stream(js, jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}})
+	nc.stream(js, jetstream.StreamConfig{Name: "OUT", Subjects: []string{"out.>"}})
+	run := func(user, id string, s *Spec) *Bridge {
+		s.Servers, s.Auth = nc.urls(), Auth{User: user, PasswordFile: "password"}
+		j := job(t, cl.Config(), s)
+		j.ID, j.Secrets = id, dir
+		if s.FromSubject != "" {
+			j.Position = ""
+		}
+		return start(t, j)
+	}
+	for _, m := range []*nats.Msg{nats.NewMsg("in.a"), statusMsg("in.a", "409", "Consumer Deleted"), nats.NewMsg("in.b")} {
+		if _, err := js.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := run("in", "1", &Spec{FromStream: "IN", ToTopic: "in"})
+	awaitRecords(t, cl.Config(), "in", 3)
+	b.Close()
+	for n := 1; n <= 2; n++ { // the second time what was planned before is read back
+		produce(t, cl.Config(), &kgo.Record{Value: []byte("x")})
+		b = run("out", "2", &Spec{FromTopic: "t", ToStream: "OUT", Subject: "out.x"})
+		caughtUp(t, b)
+		b.Close()
+		if got := len(stored(t, js, "OUT")); got != n {
+			t.Errorf("the stream has %d messages of %d", got, n)
+		}
+	}
+	b = run("core", "3", &Spec{FromSubject: "core.>", ToTopic: "core"})
+	defer b.Close()
+	awaitState(t, b, StateRunning, "")
+	if err := conn.Publish("core.a", nil); err != nil {
+		t.Fatal(err)
+	}
+	awaitRecords(t, cl.Config(), "core", 1)
 }

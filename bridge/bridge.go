@@ -39,7 +39,8 @@ type Job struct {
 	Owns   func(context.Context) error
 	Logger *slog.Logger
 
-	tries int // a test's, in place of refusedTries
+	tries int  // a test's, in place of refusedTries
+	blind bool // a test's: which records a topic takes is not looked at before it is asked
 }
 
 // Bridge is one that runs.
@@ -120,6 +121,8 @@ func (b *Bridge) run(ctx context.Context) {
 		state := StateWaiting
 		if _, ok := errors.AsType[*stuckError](err); ok {
 			state, pause = StateStuck, retryStuck
+		} else if _, ok := errors.AsType[*topicRefusal](err); ok {
+			pause = retryMin // each time it knows more
 		} else {
 			wait = min(2*wait, retryMax)
 		}
@@ -158,6 +161,9 @@ func (b *Bridge) carry(ctx context.Context) error {
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
+	}
+	if denied := conn.denied.some(); err != nil && denied != nil { // a question that is not allowed has no answer, and no error but that
+		err = fmt.Errorf("%w (%w)", err, denied)
 	}
 	return err
 }

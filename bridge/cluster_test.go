@@ -237,7 +237,7 @@ func TestLedgerIsInternal(t *testing.T) {
 	if _, err := adm.CreateTopic(t.Context(), client.TopicSpec{Name: LedgerTopic, Partitions: 1}); !errors.Is(err, kerr.InvalidTopicException) {
 		t.Errorf("made by a client: %v", err)
 	}
-	l, _, err := openLedger(t.Context(), cl.Config(), "6f1c", defaultMaxMessage)
+	l, _, err := openLedger(t.Context(), cl.Config(), "6f1c", new(targets))
 	if err != nil {
 		t.Fatal(err)
 	}

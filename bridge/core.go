@@ -31,7 +31,7 @@ func (b *Bridge) subjectToTopic(ctx context.Context, conn *connection) error {
 	}
 	defer ts.adm.Close()
 	p, err := client.NewAdmin(ctx, withOptions(b.job.Kafka, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(corePending),
-		kgo.MaxBufferedBytes(corePendingBytes), kgo.ProducerBatchMaxBytes(int32(ts.maxBytes())), kgo.ProducerLinger(0)))
+		kgo.MaxBufferedBytes(corePendingBytes), kgo.ProducerBatchMaxBytesFn(ts.batchBytes), kgo.ProducerLinger(0)))
 	if err != nil {
 		return err
 	}

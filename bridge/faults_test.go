@@ -75,7 +75,7 @@ func TestDeadLetters(t *testing.T) {
 	publishAll(t, js, "in.b.k", strings.Repeat("x", 3000), "three")
 	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: "in", Key: "{subject[2]}"})
 	b := start(t, j)
-	awaitState(t, b, StateStuck, `message 2 of subject "in.short" cannot be converted`)
+	awaitState(t, b, StateStuck, `message 2 of subject "in.short" cannot be taken over`)
 	b.Close()
 	if got := values(records(t, cl.Config(), "in")[0]); !slices.Equal(got, []string{"one"}) {
 		t.Fatalf("before the message that cannot be converted: %q", got)
@@ -104,7 +104,7 @@ func TestDeadLetters(t *testing.T) {
 	j = job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "OUT", Subject: "out.{header:to}"})
 	j.ID = "77"
 	b = start(t, j)
-	awaitState(t, b, StateStuck, "record t/0/1 cannot be converted")
+	awaitState(t, b, StateStuck, "record t/0/1 cannot be taken over")
 	b.Close()
 	j.Spec.DeadLetters = "dead"
 	b = start(t, j)
@@ -123,6 +123,102 @@ func TestDeadLetters(t *testing.T) {
 	}
 	if dead := records(t, cl.Config(), "dead")[0]; len(dead) != 4 || string(dead[2].Value) != "five" || len(dead[3].Value) != 200<<10 {
 		t.Errorf("%d dead letters", len(dead))
+	}
+}
+
+// What a topic does not take is seen before it is asked, or by its refusal, and then looked for among those of its batch. Without dead letters the bridge says which
+// message it is and how to go on behind it; with them what is behind it is not held up. All others are there once.
+func TestRefusedByTopic(t *testing.T) {
+	t.Parallel()
+	const n, bad = 300, 217
+	times, sizes := []string{"message.timestamp.before.max.ms", "3600000"}, []string{"max.message.bytes", "600"}
+	for _, tc := range []struct {
+		name    string
+		configs []string
+		says    string
+		blind   bool
+	}{
+		{"of another time", times, "message.timestamp.before.max.ms", false},
+		{"too large", sizes, "max.message.bytes", false},
+		{"of another time, which only the topic knows", times, "INVALID_TIMESTAMP", true},
+		{"too large, which only the topic knows", sizes, "MESSAGE_TOO_LARGE", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			nc := startNATS(t, 1, "")
+			cl := brokertest.Start(t, brokertest.Topic("in", 2, tc.configs...), brokertest.Topic("dead", 1, "cleanup.policy", "compact", "message.timestamp.before.max.ms", "60000"))
+			_, js := nc.dial()
+			nc.stream(js, jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}})
+			publish(t, js, n, func(i int) *nats.Msg {
+				m := nats.NewMsg(fmt.Sprintf("in.%d", i%5))
+				if m.Data = fmt.Append(nil, i+1); i+1 == bad {
+					m.Header.Set(headerTimestamp, "1700000000000")
+					m.Data = fmt.Appendf(m.Data, "%1000d", 0)
+				}
+				return m
+			})
+			once := func(id string, want int) {
+				t.Helper()
+				got := make(map[string]int)
+				for _, recs := range records(t, cl.Config(), "in") {
+					for _, r := range recs {
+						seq, _ := find(r.Headers, headerSeq)
+						got[seq]++
+					}
+				}
+				for i := 1; i <= n; i++ {
+					if c := got[fmt.Sprint(i)]; i == bad && c != 0 || i != bad && c != want {
+						t.Fatalf("bridge %s: message %d is there %d times", id, i, c)
+					}
+				}
+			}
+			j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: "in"})
+			j.blind = tc.blind
+			b := start(t, j)
+			awaitState(t, b, StateStuck, tc.says)
+			s := b.Status()
+			b.Close()
+			if s.Position != fmt.Sprint(bad) || s.Records != bad-1 || !strings.Contains(s.Error, fmt.Sprintf("message %d ", bad)) || !strings.Contains(s.Error, fmt.Sprintf("nats seek b --to %d'", bad+1)) {
+				t.Errorf("%+v", s)
+			}
+			j.Number, j.Position = 2, fmt.Sprint(bad+1)
+			b = start(t, j)
+			caughtUp(t, b)
+			b.Close()
+			once(j.ID, 1)
+
+			j.ID, j.Number, j.Position, j.Spec.DeadLetters = "77", 1, PositionFirst, "dead"
+			b = start(t, j)
+			caughtUp(t, b)
+			s = b.Status()
+			b.Close()
+			once(j.ID, 2)
+			dead := records(t, cl.Config(), "dead")[0]
+			if s.DeadLetters != 1 || len(dead) != 1 {
+				t.Fatalf("%d dead letters, and the bridge says %+v", len(dead), s)
+			}
+			seq, _ := find(dead[0].Headers, headerSeq)
+			if why, _ := find(dead[0].Headers, headerReason); seq != fmt.Sprint(bad) || !strings.Contains(why, tc.says) {
+				t.Errorf("the dead letter is of message %s: %s", seq, why)
+			}
+		})
+	}
+}
+
+// A compacted topic takes no records without keys, and one with conditional appends no transactions: the bridge says so.
+func TestTopicsThatDoNotFit(t *testing.T) {
+	t.Parallel()
+	nc := startNATS(t, 1, "")
+	cl := brokertest.Start(t, brokertest.Topic("compacted", 1, "cleanup.policy", "compact"), brokertest.Topic("conditional", 1, "cleanup.policy", "compact", "balsa.conditional.append", "true"))
+	_, js := nc.dial()
+	nc.stream(js, jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}})
+	publishAll(t, js, "in.a", "1")
+	for topic, says := range map[string]string{"compacted": "no key", "conditional": "takes no transactions"} {
+		j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: topic, Key: noKey})
+		j.ID = topic
+		b := start(t, j)
+		awaitState(t, b, StateStuck, says)
+		b.Close()
 	}
 }
 
@@ -199,7 +295,7 @@ func TestStreamGoesBack(t *testing.T) {
 	awaitRecords(t, cl.Config(), "in", 3)
 	b.Close()
 	// The progress says more than there is: as if the stream had ended at 3 after a crash, where it had acknowledged 9.
-	l, p, err := openLedger(t.Context(), cl.Config(), j.ID, defaultMaxMessage)
+	l, p, err := openLedger(t.Context(), cl.Config(), j.ID, new(targets))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,7 +86,7 @@ func (b *Bridge) topicToStream(ctx context.Context, conn *connection) error {
 	if err != nil {
 		return err
 	}
-	l, p, err := openLedger(ctx, b.job.Kafka, b.job.ID, ts.maxBytes())
+	l, p, err := openLedger(ctx, b.job.Kafka, b.job.ID, ts)
 	if err != nil {
 		return err
 	}
@@ -560,10 +560,10 @@ func (w *streamWriter) batch(ctx context.Context) error {
 				msgs, of, bytes = append(msgs, m), append(of, r), bytes+m.Size()
 			case errors.Is(err, errSkip):
 			case w.ts.dead == nil:
-				stop = stuck("record %s/%d/%d cannot be converted: %w; give the bridge a topic for dead letters, or seek beyond it", r.Topic, r.Partition, r.Offset, err)
+				stop = stuck("record %s/%d/%d cannot be taken over: %w; %s", r.Topic, r.Partition, r.Offset, err, w.b.beyond(placeIn(r).behind()))
 				continue
 			default:
-				d := w.ts.dead.send(w.b.conv.deadRecord(r, err, w.ts.dead.maxBytes), string(r.Key))
+				d := w.ts.dead.letter(w.b.conv.deadRecord(r, err, w.ts.dead.maxBytes), string(r.Key))
 				dead, put, bytes = append(dead, d), append(put, r), bytes+payloadBytes(d)
 				tally.DeadLetters++
 			}
@@ -581,7 +581,7 @@ func (w *streamWriter) batch(ctx context.Context) error {
 	}
 	if len(plan)+len(dead) > 0 {
 		if err := w.l.commit(ctx, &w.p, dead...); err != nil {
-			return err
+			return w.b.blameTopic(w.ts, 0, dead, err)
 		}
 	}
 	w.b.stats.add(&tally)

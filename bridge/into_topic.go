@@ -104,7 +104,7 @@ func (b *Bridge) streamToTopic(ctx context.Context, conn *connection) error {
 		return err
 	}
 	defer ts.adm.Close()
-	l, p, err := openLedger(ctx, b.job.Kafka, b.job.ID, ts.maxBytes())
+	l, p, err := openLedger(ctx, b.job.Kafka, b.job.ID, ts)
 	if err != nil {
 		return err
 	}
@@ -281,7 +281,7 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m *incoming, next f
 			r.p.Seq = m.seq + 1
 			taken(m)
 		}
-		if m = nil; len(records) < maxBatch && bytes < maxBatchBytes {
+		if m = nil; len(records) < r.b.batchLimit() && bytes < maxBatchBytes {
 			var err error
 			if m, err = next(ctx); err != nil {
 				return err
@@ -294,7 +294,7 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m *incoming, next f
 	}
 	if len(records) > 0 || tally != (Counts{}) {
 		if err := l.commit(ctx, &r.p, records...); err != nil {
-			return err
+			return r.b.blameTopic(r.ts, r.p.Seq-1, records, err)
 		}
 		r.b.stats.add(&tally)
 		r.b.stats.at(strconv.FormatUint(r.p.Seq, 10))
@@ -305,6 +305,7 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m *incoming, next f
 // lag asks how much there is to come.
 func (r *streamReader) lag(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
+		r.b.committed(r.p.Seq)
 	defer cancel()
 	if len(r.out) > 0 {
 		return nil // the next batch says it

@@ -79,13 +79,13 @@ func withOptions(cfg client.Config, opts ...kgo.Opt) client.Config {
 	return cfg
 }
 
-// openLedger makes this the one that writes as the bridge, and reads how far it has come. maxMessage bounds a record.
-func openLedger(ctx context.Context, cfg client.Config, id string, maxMessage int) (_ *ledger, _ progress, err error) {
+// openLedger makes this the one that writes as the bridge, and reads how far it has come.
+func openLedger(ctx context.Context, cfg client.Config, id string, ts *targets) (_ *ledger, _ progress, err error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	l := &ledger{id: id}
 	l.adm, err = client.NewAdmin(ctx, withOptions(cfg, kgo.TransactionalID(TransactionalPrefix+id), kgo.TransactionTimeout(txnTimeout),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0), kgo.MaxBufferedRecords(maxBuffered), kgo.ProducerBatchMaxBytes(int32(maxMessage))))
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0), kgo.MaxBufferedRecords(maxBuffered), kgo.ProducerBatchMaxBytesFn(ts.batchBytes)))
 	if err != nil {
 		return nil, progress{}, err
 	}
@@ -179,7 +179,9 @@ func (l *ledger) commit(ctx context.Context, p *progress, records ...*kgo.Record
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if first == nil {
+		if hopelessRecord(err) {
+			first = &topicRefusal{r.Topic, err} // what fails with it fails because of it
+		} else if first == nil {
 			first = fmt.Errorf("write to %s/%d: %w", r.Topic, r.Partition, err)
 		}
 	}

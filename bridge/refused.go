@@ -1,3 +1,5 @@
+// What the target refuses. Of a topic nearly all of that is seen before (targets.go): what is left is looked for among the records of a batch, by smaller and smaller ones.
+//
 // What the target stream refuses. Most refusals pass: the stream is full, has no leader, or others write to it. Some are the message's own and stay, and whatever
 // is behind such a one would wait for ever. It is told from the first kind by the server's answer, for some kinds only by that it stays the same, and then goes to
 // the dead letters like what cannot be converted.
@@ -7,16 +9,23 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 const (
 	// refusedTries is how often a record is tried whose refusal may pass: about half a minute, by the pauses between them.
 	refusedTries = 10
+	// topicTries is how often a record is tried that a topic has refused when it was alone.
+	topicTries = 2
 	// maxRefused bounds the records whose refusals are remembered, and maxDenied the subjects.
 	maxRefused = 1024
 	maxDenied  = 1024
@@ -65,6 +74,7 @@ func ownFault(err error) (own, passes bool) {
 type refusals struct {
 	tries map[recordPlace]int
 	given map[recordPlace]error // given up
+	limit int                   // of the records in a transaction, while one that a topic refuses is looked for; 0: none
 }
 
 // blame notes that err was the answer to a record. The error that it returns is what the bridge stops with.
@@ -75,22 +85,105 @@ func (b *Bridge) blame(stream, topic string, at recordPlace, err error) error {
 		return out
 	}
 	r := &b.refused
-	if len(r.tries) >= maxRefused || len(r.given) >= maxRefused { // of records that have passed meanwhile, or of which others have become the owner
-		*r = refusals{}
-	}
-	if r.tries == nil {
-		r.tries, r.given = make(map[recordPlace]int), make(map[recordPlace]error)
-	}
+	r.room()
 	r.tries[at]++
 	if passes && r.tries[at] < b.job.tries {
 		return out
 	}
-	delete(r.tries, at)
 	if b.job.Spec.DeadLetters == "" {
-		return stuck("%w; give the bridge a topic for dead letters, or seek beyond it", out)
+		return stuck("%w; %s", out, b.beyond(at.behind()))
 	}
+	delete(r.tries, at)
 	r.given[at] = fmt.Errorf("stream %s refuses it: %w", stream, err)
 	return out
+}
+
+// beyond says how to go on where a message stops the bridge. to is the position behind it.
+func (b *Bridge) beyond(to string) string {
+	return fmt.Sprintf("go on behind it with 'broker bridge nats seek %s --to %s', or make a bridge that has a topic for dead letters", b.job.Name, to)
+}
+
+// behind is the position behind a record, as seek takes it.
+func (at recordPlace) behind() string { return fmt.Sprintf("%d:%d", at.partition, at.offset+1) }
+
+// placeOfSeq is a message's place among the refusals of a bridge into a topic.
+func placeOfSeq(seq uint64) recordPlace { return recordPlace{offset: int64(seq)} }
+
+// topicRefusal is why a transaction failed: a topic refuses a record for good, and with it those that came in the same batch.
+type topicRefusal struct {
+	topic string
+	err   error
+}
+
+func (e *topicRefusal) Error() string {
+	return fmt.Sprintf("topic %s refuses a record: %v", e.topic, e.err)
+}
+func (e *topicRefusal) Unwrap() error { return e.err }
+
+// hopelessRecord: the same record would be refused again.
+func hopelessRecord(err error) bool {
+	for _, code := range [...]*kerr.Error{kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.UnsupportedForMessageFormat, kerr.PolicyViolation} {
+		if errors.Is(err, code) {
+			return true
+		}
+	}
+	return false
+}
+
+// batchLimit is how many records a transaction may have now.
+func (b *Bridge) batchLimit() int {
+	if b.refused.limit == 0 {
+		return maxBatch
+	}
+	return b.refused.limit
+}
+
+// blameTopic looks whose fault a failed transaction was, which had these records, made of messages up to last. The error that it returns is what the bridge stops with.
+func (b *Bridge) blameTopic(ts *targets, last uint64, records []*kgo.Record, err error) error {
+	refusal, ok := errors.AsType[*topicRefusal](err)
+	switch {
+	case !ok:
+		return err
+	case ts.dead != nil && refusal.topic == ts.dead.name && (ts.main == nil || ts.main.name != ts.dead.name):
+		return stuck("%w: it is for dead letters, and has to take this one", refusal)
+	case ts.main == nil || refusal.topic != ts.main.name:
+		return err
+	case len(records) > 1: // which of them it was is seen when it is alone
+		b.refused.limit = len(records) / 2
+		return err
+	}
+	at := placeOfSeq(last)
+	b.refused.room()
+	if b.refused.tries[at]++; b.refused.tries[at] < topicTries {
+		return err // its settings may have changed since they were looked at
+	}
+	if ts.dead == nil {
+		return stuck("message %d cannot be taken over: %w; %s", last, refusal, b.beyond(strconv.FormatUint(last+1, 10)))
+	}
+	delete(b.refused.tries, at)
+	b.refused.given[at] = refusal
+	return err
+}
+
+// committed: all messages before seq have been taken over.
+func (b *Bridge) committed(seq uint64) {
+	r := &b.refused
+	if r.limit *= 2; r.limit >= maxBatch {
+		r.limit = 0
+	}
+	behind := func(at recordPlace) bool { return at.offset < int64(seq) }
+	maps.DeleteFunc(r.tries, func(at recordPlace, _ int) bool { return behind(at) })
+	maps.DeleteFunc(r.given, func(at recordPlace, _ error) bool { return behind(at) })
+}
+
+// room makes room for another record.
+func (r *refusals) room() {
+	if len(r.tries) >= maxRefused || len(r.given) >= maxRefused { // of records that have passed meanwhile, or of which others have become the owner
+		r.tries, r.given = nil, nil
+	}
+	if r.tries == nil {
+		r.tries, r.given = make(map[recordPlace]int), make(map[recordPlace]error)
+	}
 }
 
 // passed forgets a record, which is stored or among the dead letters.
@@ -130,6 +223,18 @@ func (d *denials) note(err error) {
 	case d.news <- struct{}{}:
 	default:
 	}
+}
+
+// some is why one of the questions that a bridge asks JetStream is denied; nil: none is.
+func (d *denials) some() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, subject := range slices.Sorted(maps.Keys(d.subjects)) {
+		if strings.HasPrefix(subject, "$JS.") {
+			return d.subjects[subject]
+		}
+	}
+	return nil
 }
 
 // of is why a subject is denied; nil: it is not, as far as is known.

@@ -84,7 +84,7 @@ func TestPlanIsAbandoned(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "OUT", Subject: "out.{header:to}", DeadLetters: "dead"})
-	l, p, err := openLedger(t.Context(), cl.Config(), j.ID, defaultMaxMessage)
+	l, p, err := openLedger(t.Context(), cl.Config(), j.ID, new(targets))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestWhatAPlanHasPassed(t *testing.T) {
 func TestNoTransactionIsLeftOpen(t *testing.T) {
 	cl := brokertest.Start(t, brokertest.Topic("t", 1))
 	const id = "6f1c"
-	l, _, err := openLedger(t.Context(), cl.Config(), id, defaultMaxMessage)
+	l, _, err := openLedger(t.Context(), cl.Config(), id, new(targets))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,7 +89,7 @@ func TestStatusMessagesInTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "OUT", Subject: "out.x"})
-	l, p, err := openLedger(t.Context(), cl.Config(), j.ID, defaultMaxMessage)
+	l, p, err := openLedger(t.Context(), cl.Config(), j.ID, new(targets))
 	if err != nil {
 		t.Fatal(err)
 	}
