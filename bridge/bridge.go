@@ -151,6 +151,9 @@ func (b *Bridge) carry(ctx context.Context) error {
 		return err
 	}
 	defer conn.close()
+	if b.job.Spec.FromSubject == "" { // else what has been received is taken over first
+		defer context.AfterFunc(ctx, conn.close)() // nats.go waits for some answers whatever happens to ctx
+	}
 	switch {
 	case b.job.Spec.FromStream != "":
 		err = b.streamToTopic(ctx, conn)
@@ -159,11 +162,11 @@ func (b *Bridge) carry(ctx context.Context) error {
 	default:
 		err = b.topicToStream(ctx, conn)
 	}
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		return cause
-	}
 	if denied := conn.denied.some(); err != nil && denied != nil { // a question that is not allowed has no answer, and no error but that
 		err = fmt.Errorf("%w (%w)", err, denied)
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
 	}
 	return err
 }

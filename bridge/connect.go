@@ -12,9 +12,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,6 +28,11 @@ const (
 	maxSecretBytes = 1 << 20
 	// natsTimeout bounds one question to a NATS server, and the making of a connection.
 	natsTimeout = 5 * time.Second
+	// leaderTimeout is how long JetStream is asked: it chooses the leader of a stream, or its own, within nine seconds. What is asked meanwhile is
+	// answered never, and so asked again every askEvery; askPause is what it waits for where somebody says at once that there is no leader.
+	leaderTimeout = 12 * time.Second
+	askEvery      = 2 * time.Second
+	askPause      = 100 * time.Millisecond
 	// natsPing is how often a connection is tried, and natsPings how many answers may be missing before it is given up.
 	natsPing  = 5 * time.Second
 	natsPings = 2
@@ -159,16 +166,17 @@ type connection struct {
 	js     jetstream.JetStream
 	denied *denials
 	prefix string // of JetStream's API
+	ended  *atomic.Bool
 }
 
 // connect makes one. It does not come back by itself once it breaks: a bridge begins anew then, from what is committed. closed is called when that
-// happens.
+// happens, and not for close.
 func connect(ctx context.Context, s *Spec, dir secrets, name string, window int, log *slog.Logger, closed func(error)) (*connection, error) {
 	opts, err := dir.options(&s.Auth)
 	if err != nil {
 		return nil, err
 	}
-	denied, timeout := newDenials(), natsTimeout
+	denied, timeout, ended := newDenials(), natsTimeout, new(atomic.Bool)
 	if d, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(d), time.Millisecond))
 	}
@@ -180,6 +188,9 @@ func connect(ctx context.Context, s *Spec, dir secrets, name string, window int,
 			}
 		}),
 		nats.ClosedHandler(func(nc *nats.Conn) {
+			if ended.Load() {
+				return
+			}
 			err := nc.LastError()
 			if err == nil {
 				err = nats.ErrConnectionClosed
@@ -203,16 +214,51 @@ func connect(ctx context.Context, s *Spec, dir secrets, name string, window int,
 		nc.Close()
 		return nil, err
 	}
-	return &connection{nc, js, denied, prefix}, nil
+	return &connection{nc, js, denied, prefix, ended}, nil
 }
 
-func (c *connection) close() { c.nc.Close() }
+// close ends it from this side. It may be called again.
+func (c *connection) close() {
+	c.ended.Store(true)
+	c.nc.Close()
+}
+
+// ask asks JetStream something until it answers, for leaderTimeout at most.
+func ask[T any](ctx context.Context, question func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
+	for {
+		one, done := context.WithTimeout(ctx, askEvery)
+		answer, err := question(one)
+		done()
+		if !leaderless(err) || ctx.Err() != nil {
+			return answer, err
+		}
+		t := time.NewTimer(askPause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return answer, err
+		}
+	}
+}
+
+// leaderless: nobody has answered, or somebody that there is no leader.
+func leaderless(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) {
+		return true
+	}
+	var api jetstream.JetStreamError
+	if !errors.As(err, &api) || api.APIError() == nil || errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return false
+	}
+	return api.APIError().Code == http.StatusServiceUnavailable
+}
 
 // stream asks for a stream, as its leader knows it.
 func (c *connection) stream(ctx context.Context, name string) (jetstream.Stream, *jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-	defer cancel()
-	s, err := c.js.Stream(ctx, name)
+	s, err := ask(ctx, func(ctx context.Context) (jetstream.Stream, error) { return c.js.Stream(ctx, name) })
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil, fmt.Errorf("there is no stream %s: %w", name, err)
 	}

@@ -29,8 +29,9 @@ const (
 	// maxWindow and maxWindowBytes bound the messages of a plan, all of which may be in flight.
 	maxWindow      = 4096
 	maxWindowBytes = 16 << 20
-	// ackTimeout is how long one may be without an answer: an election of the stream's leader, and some more.
-	ackTimeout = 10 * time.Second
+	// ackTimeout is how long one may be without an answer. What a leader has not acknowledged before it is gone is answered by nobody: to wait for the next one is
+	// for those who ask (leaderTimeout).
+	ackTimeout = 5 * time.Second
 	// fetchBytes bounds one fetch.
 	fetchBytes = 8 << 20
 	// maxQueued bounds the records that wait while the rest of a plan is looked for among them, and planTimeout the time that takes.
@@ -328,15 +329,17 @@ func (w *streamWriter) readBack(ctx context.Context, base uint64) (map[uint64]re
 	if w.stream.CachedInfo().Config.Retention != jetstream.LimitsPolicy { // a consumer would be refused, or hold messages back
 		return found, w.readSingly(ctx, base, found)
 	}
-	cons, err := w.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: base + 1,
-		HeadersOnly: true, MaxResetAttempts: resetAttempts})
+	cons, err := ask(ctx, func(ctx context.Context) (jetstream.Consumer, error) {
+		return w.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: base + 1,
+			HeadersOnly: true, MaxResetAttempts: resetAttempts})
+	})
 	if err != nil {
 		return nil, err
 	}
 	if ci := cons.CachedInfo(); ci != nil && ci.NumPending == 0 {
 		return found, nil // all of it is gone from the stream
 	}
-	it, err := cons.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(natsTimeout))
+	it, err := cons.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return nil, err
 	}
@@ -684,9 +687,7 @@ func (w *streamWriter) look(ctx context.Context, was *client.Topic) error {
 	}
 	w.b.stats.lag.Store(lag)
 	w.b.stats.at(placeText(w.p.Offsets))
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-	defer cancel()
-	info, err := w.stream.Info(ctx)
+	info, err := ask(ctx, func(ctx context.Context) (*jetstream.StreamInfo, error) { return w.stream.Info(ctx) })
 	if err != nil {
 		return fmt.Errorf("ask for stream %s: %w", w.p.Stream, err)
 	}

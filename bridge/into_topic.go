@@ -18,8 +18,10 @@ const (
 	readAhead = maxBatch
 	// gather is how long a batch that is not full waits for more.
 	gather = 5 * time.Millisecond
-	// resetAttempts is how often an ordered consumer is made anew before the bridge begins anew itself.
-	resetAttempts = 3
+	// resetAttempts is how often an ordered consumer tries to be made anew before the bridge begins anew itself, which is sooner than its second try.
+	resetAttempts = 1
+	// heartbeat is how often a consumer with nothing to say says that it is there. It is gone with its server, and missed after two of them.
+	heartbeat = time.Second
 )
 
 // sourceStream is a stream that is read.
@@ -46,9 +48,7 @@ func (c *connection) openSource(ctx context.Context, name string) (*sourceStream
 
 // same asks whether the stream is still the one that was opened.
 func (s *sourceStream) same(ctx context.Context) (*jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-	defer cancel()
-	info, err := s.stream.Info(ctx)
+	info, err := ask(ctx, func(ctx context.Context) (*jetstream.StreamInfo, error) { return s.stream.Info(ctx) })
 	if err != nil {
 		return nil, fmt.Errorf("ask for stream %s: %w", s.name, err)
 	}
@@ -56,6 +56,10 @@ func (s *sourceStream) same(ctx context.Context) (*jetstream.StreamInfo, error) 
 		return nil, fmt.Errorf("stream %s was deleted and made anew", s.name)
 	}
 	return info, nil
+}
+
+func (s *sourceStream) consumer(ctx context.Context, cfg jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+	return ask(ctx, func(ctx context.Context) (jetstream.Consumer, error) { return s.stream.OrderedConsumer(ctx, cfg) })
 }
 
 // place is the next sequence to read, by the progress and the job; moved says that it is another place than the progress has.
@@ -130,7 +134,7 @@ func (b *Bridge) streamToTopic(ctx context.Context, conn *connection) error {
 	}
 	for {
 		deliver.OptStartSeq = max(p.Seq, 1)
-		cons, err := src.stream.OrderedConsumer(ctx, deliver)
+		cons, err := src.consumer(ctx, deliver)
 		if err != nil {
 			return fmt.Errorf("read stream %s: %w", src.name, err)
 		}
@@ -147,7 +151,7 @@ var errReadAnew = errors.New("a consumer is made anew")
 
 // firstOf is the sequence of the first message that a consumer would deliver, or the one after the last.
 func (s *sourceStream) firstOf(ctx context.Context, deliver jetstream.OrderedConsumerConfig, info *jetstream.StreamInfo) (uint64, error) {
-	cons, err := s.stream.OrderedConsumer(ctx, deliver)
+	cons, err := s.consumer(ctx, deliver)
 	if err != nil {
 		return 0, err
 	}
@@ -176,8 +180,8 @@ type streamReader struct {
 	taken uint64
 }
 
-func (r *streamReader) run(ctx context.Context, l *ledger) error {
-	it, err := r.cons.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(natsTimeout))
+func (r *streamReader) run(ctx context.Context, l *ledger) (err error) {
+	it, err := r.cons.Messages(jetstream.PullMaxMessages(readAhead), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", r.src.name, err)
 	}
@@ -187,6 +191,11 @@ func (r *streamReader) run(ctx context.Context, l *ledger) error {
 	defer func() { <-stopped }()
 	stop := context.AfterFunc(ctx, it.Stop) // also out of a consumer that is being made anew
 	defer it.Stop()
+	defer func() {
+		if !errors.Is(err, errReadAnew) {
+			r.conn.close() // it.Stop would wait for the answer to a question that has none while there is no leader
+		}
+	}()
 	defer stop()
 	defer fail(nil)
 	go func() {
@@ -296,6 +305,7 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m *incoming, next f
 		if err := l.commit(ctx, &r.p, records...); err != nil {
 			return r.b.blameTopic(r.ts, r.p.Seq-1, records, err)
 		}
+		r.b.committed(r.p.Seq)
 		r.b.stats.add(&tally)
 		r.b.stats.at(strconv.FormatUint(r.p.Seq, 10))
 	}
@@ -304,16 +314,15 @@ func (r *streamReader) batch(ctx context.Context, l *ledger, m *incoming, next f
 
 // lag asks how much there is to come.
 func (r *streamReader) lag(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-		r.b.committed(r.p.Seq)
-	defer cancel()
 	if len(r.out) > 0 {
 		return nil // the next batch says it
 	}
-	info, err := r.cons.Info(ctx)
+	one, cancel := context.WithTimeout(ctx, askEvery)
+	defer cancel()
+	info, err := r.cons.Info(one)
 	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrOrderedConsumerNotCreated):
-		return nil // it is being made anew
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrOrderedConsumerNotCreated), leaderless(err) && ctx.Err() == nil:
+		return nil // it is being made anew, or will be once its heartbeats are missed
 	case err != nil:
 		return fmt.Errorf("ask for the lag of stream %s: %w", r.src.name, err)
 	}

@@ -124,6 +124,16 @@ func (c *natsCluster) urls() (out []string) {
 	return out
 }
 
+// named is the server of that name, or -1.
+func (c *natsCluster) named(name string) int {
+	for i := range c.nodes {
+		if name == fmt.Sprintf("n%d", i+1) {
+			return i
+		}
+	}
+	return -1
+}
+
 // dial connects to whoever runs, for as long as the test does.
 func (c *natsCluster) dial(opts ...nats.Option) (*nats.Conn, jetstream.JetStream) {
 	c.t.Helper()
@@ -133,7 +143,7 @@ func (c *natsCluster) dial(opts ...nats.Option) (*nats.Conn, jetstream.JetStream
 		return err
 	})
 	c.t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(ackTimeout)) // what a leader that is gone has not answered is not in flight for ever
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -174,34 +184,91 @@ func soon(t testing.TB, what string, try func() error) {
 	}
 }
 
-// publish publishes messages in order, each until it is acknowledged, with ids so that none is there twice.
+// publish publishes messages in order, with ids so that none is there twice: a window of them is in flight, and after a failure it goes on behind what is acknowledged.
 func publish(t testing.TB, js jetstream.JetStream, n int, message func(i int) *nats.Msg) {
 	t.Helper()
-	const window = 500
-	for from := 0; from < n; from += window {
-		to := min(from+window, n)
-		soon(t, "the messages are published", func() error {
-			var acks []jetstream.PubAckFuture
-			for i := from; i < to; i++ {
-				m := message(i)
-				if m.Header == nil {
-					m.Header = nats.Header{}
+	const window = 2000
+	acked := 0
+	for acked < n {
+		before := acked
+		soon(t, fmt.Sprintf("message %d is published", before), func() error {
+			var flights []jetstream.PubAckFuture
+			timeout := time.NewTimer(ackTimeout)
+			defer timeout.Stop()
+			for next := acked; acked < n; {
+				for ; next < n && len(flights) < window; next++ {
+					m := message(next)
+					if m.Header == nil {
+						m.Header = nats.Header{}
+					}
+					m.Header.Set(nats.MsgIdHdr, fmt.Sprint("source-", next))
+					ack, err := js.PublishMsgAsync(m)
+					if err != nil {
+						return err
+					}
+					flights = append(flights, ack)
 				}
-				m.Header.Set(nats.MsgIdHdr, fmt.Sprint("source-", i))
-				ack, err := js.PublishMsgAsync(m)
+				timeout.Reset(ackTimeout)
+				select {
+				case <-flights[0].Ok():
+				case err := <-flights[0].Err():
+					if acked > before {
+						return nil // with a new deadline
+					}
+					return err
+				case <-timeout.C:
+					return errors.New("no answer")
+				}
+				flights = flights[1:]
+				acked++
+			}
+			return nil
+		})
+	}
+}
+
+// eachStored shows the messages of a stream, in order, up to its end as it is now.
+func eachStored(t testing.TB, js jetstream.JetStream, name string, show func(jetstream.Msg, *jetstream.MsgMetadata)) {
+	t.Helper()
+	var last, seen uint64 // the stream's last sequence, and the last one that was shown
+	soon(t, "stream "+name+" says where it ends", func() error {
+		st, err := js.Stream(t.Context(), name)
+		if err == nil {
+			if info := st.CachedInfo(); info.State.Msgs > 0 {
+				last = info.State.LastSeq
+			}
+		}
+		return err
+	})
+	for seen < last {
+		before := seen
+		soon(t, fmt.Sprintf("stream %s is read behind %d", name, before), func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			cons, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: seen + 1})
+			if err != nil {
+				return err
+			}
+			it, err := cons.Messages(jetstream.PullMaxMessages(readAhead))
+			if err != nil {
+				return err
+			}
+			defer it.Stop()
+			for seen < last {
+				m, err := it.Next(jetstream.NextContext(ctx))
+				if err != nil && seen > before {
+					return nil // with a new deadline
+				}
 				if err != nil {
 					return err
 				}
-				acks = append(acks, ack)
-			}
-			timeout := time.After(5 * time.Second)
-			for _, a := range acks {
-				select {
-				case <-a.Ok():
-				case err := <-a.Err():
+				meta, err := m.Metadata()
+				if err != nil {
 					return err
-				case <-timeout:
-					return errors.New("no answer")
+				}
+				show(m, meta)
+				if seen = meta.Sequence.Stream; meta.NumPending == 0 {
+					seen = max(seen, last) // what is behind it is gone
 				}
 			}
 			return nil
@@ -212,42 +279,7 @@ func publish(t testing.TB, js jetstream.JetStream, n int, message func(i int) *n
 // stored are the messages of a stream, in order.
 func stored(t testing.TB, js jetstream.JetStream, name string) (out []jetstream.Msg) {
 	t.Helper()
-	soon(t, "stream "+name+" is read", func() error {
-		out = nil
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		st, err := js.Stream(ctx, name)
-		if err != nil {
-			return err
-		}
-		last := st.CachedInfo().State.LastSeq
-		if st.CachedInfo().State.Msgs == 0 {
-			return nil
-		}
-		cons, err := st.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
-		if err != nil {
-			return err
-		}
-		it, err := cons.Messages()
-		if err != nil {
-			return err
-		}
-		defer it.Stop()
-		for {
-			m, err := it.Next(jetstream.NextContext(ctx))
-			if err != nil {
-				return err
-			}
-			meta, err := m.Metadata()
-			if err != nil {
-				return err
-			}
-			out = append(out, m)
-			if meta.Sequence.Stream >= last || meta.NumPending == 0 {
-				return nil
-			}
-		}
-	})
+	eachStored(t, js, name, func(m jetstream.Msg, _ *jetstream.MsgMetadata) { out = append(out, m) })
 	return out
 }
 

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,12 +46,16 @@ func start(t testing.TB, j Job) *Bridge {
 // caughtUp waits until a bridge has nothing more to do.
 func caughtUp(t testing.TB, b *Bridge) {
 	t.Helper()
-	soon(t, "the bridge has caught up", func() error {
-		if s := b.Status(); s.State != StateRunning || s.Lag != 0 {
+	for done := false; !done; {
+		before := b.Status().Position
+		soon(t, "the bridge has caught up", func() error {
+			s := b.Status()
+			if done = s.State == StateRunning && s.Lag == 0; done || s.Position != before { // with a new deadline
+				return nil
+			}
 			return fmt.Errorf("it is %+v", s)
-		}
-		return nil
-	})
+		})
+	}
 }
 
 // records are all committed records of a topic, by partition.
@@ -98,6 +103,7 @@ type chaos struct {
 	nc    *natsCluster
 	job   Job
 	kills int
+	sent  atomic.Int64 // of the messages that the source is to have
 
 	mu     sync.Mutex // guards bridge
 	bridge *Bridge
@@ -120,9 +126,10 @@ func (c *chaos) current() *Bridge {
 	return c.bridge
 }
 
-// run kills so many times, and leaves everything running. wait is between a kill and what follows.
-func (c *chaos) run(kills int) {
-	for range kills {
+// run kills so many times while messages are sent, and leaves everything running. wait is between a kill and what follows.
+func (c *chaos) run(kills, messages int) {
+	for k := range kills {
+		c.spread(int64(k * messages / kills))
 		wait := time.Duration(100+c.rnd.IntN(900)) * time.Millisecond
 		switch what := c.rnd.IntN(4); {
 		case what == 0 && len(c.cl.All()) > 1:
@@ -139,14 +146,8 @@ func (c *chaos) run(kills int) {
 			n.kill()
 			c.pause(wait)
 			n.start(c.t)
-		case what == 2: // moved: the new one begins before the old one knows
-			b := start(c.t, c.job)
-			c.pause(wait / 4)
-			old := c.current()
-			c.mu.Lock()
-			c.bridge = b
-			c.mu.Unlock()
-			old.Close()
+		case what == 2:
+			c.move(wait / 4)
 		default:
 			c.current().Close()
 			b := start(c.t, c.job)
@@ -156,6 +157,67 @@ func (c *chaos) run(kills int) {
 		}
 		c.kills++
 		c.pause(wait)
+	}
+}
+
+// move gives the bridge another owner, which begins before the old one knows: so much before.
+func (c *chaos) move(overlap time.Duration) {
+	b := start(c.t, c.job)
+	c.pause(overlap)
+	c.mu.Lock()
+	old := c.bridge
+	c.bridge = b
+	c.mu.Unlock()
+	old.Close()
+}
+
+// moveWithoutLeader kills the server that leads a stream, and moves the bridge twice before it is started again.
+func (c *chaos) moveWithoutLeader(js jetstream.JetStream, stream string) {
+	leader := -1
+	for deadline := time.Now().Add(time.Minute); leader < 0; c.pause(10 * time.Millisecond) {
+		st, err := js.Stream(c.t.Context(), stream)
+		if err == nil && st.CachedInfo().Cluster != nil {
+			leader = c.nc.named(st.CachedInfo().Cluster.Leader)
+		}
+		if leader < 0 && time.Now().After(deadline) {
+			c.t.Errorf("stream %s has no leader: %v", stream, err)
+			return
+		}
+	}
+	n := c.nc.nodes[leader]
+	n.kill()
+	for range 2 {
+		c.pause(200 * time.Millisecond)
+		c.move(100 * time.Millisecond)
+	}
+	n.start(c.t)
+}
+
+// message is the i-th one of a source stream.
+func (c *chaos) message(i int) *nats.Msg {
+	c.sent.Store(int64(i) + 1)
+	return &nats.Msg{Subject: fmt.Sprintf("s.%d.x", i%17), Data: strconv.AppendInt(nil, int64(i), 10)}
+}
+
+// produce fills the source topic.
+func (c *chaos) produce(n int) {
+	p, err := client.NewProducer(c.t.Context(), client.ProducerConfig{Config: c.cl.Config(), Topic: "t"})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for i := range n {
+		c.sent.Store(int64(i) + 1)
+		p.ProduceAsync(c.t.Context(), &kgo.Record{Key: fmt.Append(nil, "k.", i%17), Value: strconv.AppendInt(nil, int64(i), 10)}, nil)
+	}
+	if err := p.Close(c.t.Context()); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// spread waits until so many are sent, though not for long: then it is slow enough for another kill.
+func (c *chaos) spread(sent int64) {
+	for began := time.Now(); c.sent.Load() < sent && time.Since(began) < 3*time.Second && c.t.Context().Err() == nil; {
+		c.pause(10 * time.Millisecond)
 	}
 }
 
@@ -173,6 +235,78 @@ func rate(n int, d time.Duration) string {
 	return fmt.Sprintf("%d messages in %v: %.0f a second", n, d.Round(time.Millisecond), float64(n)/d.Seconds())
 }
 
+// onceIntoTopic holds a topic against the stream that a bridge has taken into it, of which so many messages were acknowledged.
+func onceIntoTopic(t testing.TB, js jetstream.JetStream, stream string, cfg client.Config, topic string, acknowledged int) {
+	t.Helper()
+	bySeq := make(map[uint64]*kgo.Record)
+	for p, recs := range records(t, cfg, topic) {
+		before := uint64(0)
+		for _, r := range recs {
+			text, _ := find(r.Headers, headerSeq)
+			seq, err := strconv.ParseUint(text, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seq <= before { // a subject goes to one partition, and so keeps its order
+				t.Fatalf("partition %d has message %d behind %d", p, seq, before)
+			}
+			if bySeq[seq] != nil {
+				t.Fatalf("message %d is there twice", seq)
+			}
+			before, bySeq[seq] = seq, r
+		}
+	}
+	n := 0
+	eachStored(t, js, stream, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		n++
+		r := bySeq[meta.Sequence.Stream]
+		if r == nil {
+			t.Fatalf("message %d is lost", meta.Sequence.Stream)
+		}
+		if s, _ := find(r.Headers, headerSubject); s != m.Subject() || string(r.Value) != string(m.Data()) {
+			t.Fatalf("message %d of %s, %q, has become %q of %s", meta.Sequence.Stream, m.Subject(), m.Data(), r.Value, s)
+		}
+	})
+	if len(bySeq) != n || n < acknowledged {
+		t.Fatalf("%d records of %d messages, and %d were acknowledged", len(bySeq), n, acknowledged)
+	}
+	t.Logf("%d messages are there, none lost, none twice, in order", n)
+}
+
+// onceIntoStream holds a stream against the topic that a bridge has taken into it, by the subject "prefix{key}".
+func onceIntoStream(t testing.TB, cfg client.Config, topic string, js jetstream.JetStream, stream, prefix string, n int) {
+	t.Helper()
+	want := make(map[string]*kgo.Record)
+	for part, recs := range records(t, cfg, topic) {
+		for _, r := range recs {
+			want[fmt.Sprintf("%s/%d/%d", topic, part, r.Offset)] = r
+		}
+	}
+	if len(want) != n {
+		t.Fatalf("the topic has %d records of %d", len(want), n)
+	}
+	newest := make(map[string]int64)
+	eachStored(t, js, stream, func(m jetstream.Msg, _ *jetstream.MsgMetadata) {
+		place := m.Headers().Get(headerPlace)
+		r := want[place]
+		if r == nil {
+			t.Fatalf("%s is there twice, or from nowhere: %s", place, headerText(m.Headers()))
+		}
+		delete(want, place)
+		if subject := prefix + escapeToken(r.Key); m.Subject() != subject || string(m.Data()) != string(r.Value) {
+			t.Fatalf("%s, %q of %s, has become %q of %s", place, r.Value, subject, m.Data(), m.Subject())
+		}
+		if before, ok := newest[m.Subject()]; ok && r.Offset <= before {
+			t.Fatalf("subject %s has offset %d behind %d", m.Subject(), r.Offset, before)
+		}
+		newest[m.Subject()] = r.Offset
+	})
+	if len(want) > 0 {
+		t.Fatalf("%d records are lost", len(want))
+	}
+	t.Logf("%d records are there, none lost, none twice, in order", n)
+}
+
 func TestOnceIntoTopic(t *testing.T) {
 	t.Parallel()
 	for _, servers := range []int{1, 3} {
@@ -186,52 +320,14 @@ func TestOnceIntoTopic(t *testing.T) {
 			c := newChaos(t, cl, nc, job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "S", ToTopic: "t", Key: "{subject[1]}"}))
 			began := time.Now()
 			var wg sync.WaitGroup
-			wg.Go(func() { c.run(killsFor(n)) })
-			publish(t, js, n, func(i int) *nats.Msg {
-				return &nats.Msg{Subject: fmt.Sprintf("s.%d.x", i%17), Data: strconv.AppendInt(nil, int64(i), 10)}
-			})
+			wg.Go(func() { c.run(killsFor(n), n) })
+			publish(t, js, n, c.message)
+			t.Logf("published: %s", rate(n, time.Since(began)))
 			wg.Wait()
 			caughtUp(t, c.current())
 			t.Logf("with %d kills: %s", c.kills, rate(n, time.Since(began)))
 
-			want := stored(t, js, "S")
-			if len(want) < n {
-				t.Fatalf("the stream has %d messages, of %d that it acknowledged", len(want), n)
-			}
-			bySeq := make(map[uint64]*kgo.Record)
-			for p, recs := range records(t, cl.Config(), "t") {
-				before := uint64(0)
-				for _, r := range recs {
-					text, _ := find(r.Headers, headerSeq)
-					seq, err := strconv.ParseUint(text, 10, 64)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if seq <= before { // a subject goes to one partition, and so keeps its order
-						t.Fatalf("partition %d has message %d behind %d", p, seq, before)
-					}
-					if bySeq[seq] != nil {
-						t.Fatalf("message %d is there twice", seq)
-					}
-					before, bySeq[seq] = seq, r
-				}
-			}
-			for _, m := range want {
-				meta, err := m.Metadata()
-				if err != nil {
-					t.Fatal(err)
-				}
-				r := bySeq[meta.Sequence.Stream]
-				if r == nil {
-					t.Fatalf("message %d is lost", meta.Sequence.Stream)
-				}
-				if s, _ := find(r.Headers, headerSubject); s != m.Subject() || string(r.Value) != string(m.Data()) {
-					t.Fatalf("message %d of %s, %q, has become %q of %s", meta.Sequence.Stream, m.Subject(), m.Data(), r.Value, s)
-				}
-			}
-			if len(bySeq) != len(want) {
-				t.Fatalf("%d records of %d messages", len(bySeq), len(want))
-			}
+			onceIntoTopic(t, js, "S", cl.Config(), "t", n)
 		})
 	}
 }
@@ -248,51 +344,59 @@ func TestOnceIntoStream(t *testing.T) {
 			nc.stream(js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Duplicates: 100 * time.Millisecond})
 			n := *onceMessages
 			c := newChaos(t, cl, nc, job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "S", Subject: "s.{key}"}))
-			p, err := client.NewProducer(t.Context(), client.ProducerConfig{Config: cl.Config(), Topic: "t"})
-			if err != nil {
-				t.Fatal(err)
-			}
 			began := time.Now()
 			var wg sync.WaitGroup
-			wg.Go(func() { c.run(killsFor(n)) })
-			for i := range n {
-				p.ProduceAsync(t.Context(), &kgo.Record{Key: fmt.Append(nil, "k.", i%17), Value: strconv.AppendInt(nil, int64(i), 10)}, nil)
-			}
-			if err := p.Close(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			wg.Go(func() { c.run(killsFor(n), n) })
+			c.produce(n)
+			t.Logf("produced: %s", rate(n, time.Since(began)))
 			wg.Wait()
 			caughtUp(t, c.current())
 			t.Logf("with %d kills: %s", c.kills, rate(n, time.Since(began)))
 
-			want := make(map[string]*kgo.Record)
-			for part, recs := range records(t, cl.Config(), "t") {
-				for _, r := range recs {
-					want[fmt.Sprintf("t/%d/%d", part, r.Offset)] = r
-				}
-			}
-			if len(want) != n {
-				t.Fatalf("the topic has %d records of %d", len(want), n)
-			}
-			newest := make(map[string]int64)
-			for _, m := range stored(t, js, "S") {
-				place := m.Headers().Get(headerPlace)
-				r := want[place]
-				if r == nil {
-					t.Fatalf("%s is there twice, or from nowhere: %s", place, headerText(m.Headers()))
-				}
-				delete(want, place)
-				if wantSubject := "s." + escapeToken(r.Key); m.Subject() != wantSubject || string(m.Data()) != string(r.Value) {
-					t.Fatalf("%s, %q of %s, has become %q of %s", place, r.Value, wantSubject, m.Data(), m.Subject())
-				}
-				if before, ok := newest[m.Subject()]; ok && r.Offset <= before {
-					t.Fatalf("subject %s has offset %d behind %d", m.Subject(), r.Offset, before)
-				}
-				newest[m.Subject()] = r.Offset
-			}
-			if len(want) > 0 {
-				t.Fatalf("%d records are lost", len(want))
-			}
+			onceIntoStream(t, cl.Config(), "t", js, "S", "s.", n)
 		})
 	}
+}
+
+// The leader of a stream dies while messages are in flight, and before there is another one, which takes four seconds at the least, the bridge has another owner, and then
+// a third: each begins before the one before it ends.
+func TestMovesWithoutLeader(t *testing.T) {
+	t.Parallel()
+	const n = 12_000
+	lead := func(c *chaos, js jetstream.JetStream) func() {
+		return func() {
+			for k := range 2 {
+				c.spread(int64((k + 1) * n / 3))
+				c.moveWithoutLeader(js, "S")
+			}
+		}
+	}
+	t.Run("into a topic", func(t *testing.T) {
+		t.Parallel()
+		nc := startNATS(t, 3, "")
+		cl := brokertest.Cluster(t, 3, brokertest.Topic("t", 4))
+		_, js := nc.dial()
+		nc.stream(js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+		c := newChaos(t, cl, nc, job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "S", ToTopic: "t", Key: "{subject[1]}"}))
+		var wg sync.WaitGroup
+		wg.Go(lead(c, js))
+		publish(t, js, n, c.message)
+		wg.Wait()
+		caughtUp(t, c.current())
+		onceIntoTopic(t, js, "S", cl.Config(), "t", n)
+	})
+	t.Run("into a stream", func(t *testing.T) {
+		t.Parallel()
+		nc := startNATS(t, 3, "")
+		cl := brokertest.Cluster(t, 3, brokertest.Topic("t", 4))
+		_, js := nc.dial()
+		nc.stream(js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Duplicates: 100 * time.Millisecond})
+		c := newChaos(t, cl, nc, job(t, cl.Config(), &Spec{Servers: nc.urls(), FromTopic: "t", ToStream: "S", Subject: "s.{key}"}))
+		var wg sync.WaitGroup
+		wg.Go(lead(c, js))
+		c.produce(n)
+		wg.Wait()
+		caughtUp(t, c.current())
+		onceIntoStream(t, cl.Config(), "t", js, "S", "s.", n)
+	})
 }

@@ -59,13 +59,13 @@ func (c *connection) next(ctx context.Context, stream string, seq uint64, filter
 }
 
 func (c *connection) nextBy(ctx context.Context, stream string, seq uint64, filter string) (*incoming, error) {
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-	defer cancel()
-	ask, err := json.Marshal(map[string]any{"seq": seq, "next_by_subj": filter})
+	question, err := json.Marshal(map[string]any{"seq": seq, "next_by_subj": filter})
 	if err != nil {
 		return nil, err
 	}
-	reply, err := c.nc.RequestWithContext(ctx, c.prefix+"STREAM.MSG.GET."+stream, ask)
+	reply, err := ask(ctx, func(ctx context.Context) (*nats.Msg, error) {
+		return c.nc.RequestWithContext(ctx, c.prefix+"STREAM.MSG.GET."+stream, question)
+	})
 	if err != nil {
 		return nil, err
 	}
