@@ -171,8 +171,18 @@ func (c *chaos) move(overlap time.Duration) {
 	old.Close()
 }
 
-// moveWithoutLeader kills the server that leads a stream, and moves the bridge twice before it is started again.
+// moveWithoutLeader waits until the bridge is at work, kills the server that leads a stream, and moves the bridge twice before it is started again.
 func (c *chaos) moveWithoutLeader(js jetstream.JetStream, stream string) {
+	for deadline := time.Now().Add(time.Minute); ; c.pause(time.Millisecond) {
+		s := c.current().Status()
+		if s.Records > 0 || s.State == StateRunning && s.Lag == 0 && c.sent.Load() > 0 { // the other one has taken all of it
+			break
+		}
+		if time.Now().After(deadline) {
+			c.t.Errorf("the bridge does nothing: %+v", s)
+			return
+		}
+	}
 	leader := -1
 	for deadline := time.Now().Add(time.Minute); leader < 0; c.pause(10 * time.Millisecond) {
 		st, err := js.Stream(c.t.Context(), stream)
@@ -186,6 +196,7 @@ func (c *chaos) moveWithoutLeader(js jetstream.JetStream, stream string) {
 	}
 	n := c.nc.nodes[leader]
 	n.kill()
+	c.t.Logf("the leader is dead; the bridge is %+v", c.current().Status())
 	for range 2 {
 		c.pause(200 * time.Millisecond)
 		c.move(100 * time.Millisecond)
@@ -362,7 +373,7 @@ func TestOnceIntoStream(t *testing.T) {
 // a third: each begins before the one before it ends.
 func TestMovesWithoutLeader(t *testing.T) {
 	t.Parallel()
-	const n = 12_000
+	const n = 24_000
 	lead := func(c *chaos, js jetstream.JetStream) func() {
 		return func() {
 			for k := range 2 {
