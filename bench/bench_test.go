@@ -483,6 +483,22 @@ func (p *slowProducer) Send(ctx context.Context, part int, rec []byte, done func
 	p.fake.Send(ctx, part, rec, done)
 }
 
+// An acknowledgement, or a record that was read, whose goroutine stood still while the series began, is in its first step.
+func TestLateForTheSeries(t *testing.T) {
+	c := cellOf(t, "L2")
+	l := newLoad(c, &fake{})
+	l.next("measuring")
+	l.origin = l.origin.Add(time.Hour)
+	s := l.shards[0]
+	s.origin += time.Hour
+	r := l.take(0)
+	l.ack(r)
+	l.consume(r.bytes)
+	if points, _ := l.series(); len(points) != 1 || points[0].Acked != 1 || points[0].Consumed != 1 {
+		t.Errorf("%+v", points)
+	}
+}
+
 func TestGaps(t *testing.T) {
 	g := newGaps(2)
 	at := func(d time.Duration) time.Time { return g.from.Add(d) }

@@ -256,7 +256,8 @@ func (l *load) ack(r *outRecord) {
 	s.records++
 	s.total++
 	if s.begun {
-		if n := int((now - s.origin) / SeriesStep); n < maxPoints {
+		// One that was held up between its clock and here may be of before the series began.
+		if n := max(int((now-s.origin)/SeriesStep), 0); n < maxPoints {
 			for len(s.series) <= n {
 				s.series = append(s.series, step{})
 			}
@@ -304,7 +305,7 @@ func (l *load) consume(rec []byte) {
 	_ = l.endToEnd.RecordValue(max(0, min(int64(now.Sub(due)), maxLatency))) // it is in range
 	l.read++
 	if !l.origin.IsZero() {
-		if n := int(now.Sub(l.origin) / SeriesStep); n < maxPoints {
+		if n := max(int(now.Sub(l.origin)/SeriesStep), 0); n < maxPoints { // as in ack
 			for len(l.consumed) <= n {
 				l.consumed = append(l.consumed, 0)
 			}
