@@ -11,7 +11,7 @@ func TestGeneratorCost(t *testing.T) {
 	client := Client{BatchBytes: 1 << 20}
 	for what, cost := range map[string]func() (GeneratorCost, error){
 		"producers": func() (GeneratorCost, error) {
-			return ProducerCost(t.Context(), c, client, time.Millisecond, 100*time.Millisecond)
+			return ProducerCost(t.Context(), c, client, 100*time.Millisecond)
 		},
 		"consumers": func() (GeneratorCost, error) { return ConsumerCost(t.Context(), c, client, 100*time.Millisecond) },
 	} {

@@ -5,7 +5,6 @@ package limit
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/balsamq/balsa/bench"
 )
@@ -21,16 +20,13 @@ var (
 		{RecordBytes: 128 << 10, Partitions: 16, Clients: 4, InflightBytes: 1 << 20},
 		{RecordBytes: 1024, Partitions: 128, Clients: 8, InflightBytes: 1 << 20},
 		{RecordBytes: 1024, Partitions: 1024, Clients: 8, InflightBytes: 1 << 20},
+		{RecordBytes: 1024, Partitions: 16, Clients: 8, InflightBytes: bench.WideWindow},
 		{RecordBytes: 1024, Partitions: 1024, Clients: 8, InflightBytes: bench.WideWindow},
 	}
 	consumerLoads = []Generator{{RecordBytes: 1024, Partitions: 16, Clients: 4}}
 )
 
-const (
-	// answerAfter is how long the null broker waits with its acknowledgements.
-	answerAfter = 10 * time.Millisecond
-	batchBytes  = 1 << 20 // of the clients, as bench run has it by default
-)
+const batchBytes = 1 << 20 // of the clients, as bench run has it by default
 
 func generatorProbes(loads int) (probes []probe) {
 	add := func(what string, g Generator, to func(*Machine) *[]Generator, cost func(context.Context, bench.Cell, *env) (bench.GeneratorCost, error)) {
@@ -50,7 +46,7 @@ func generatorProbes(loads int) (probes []probe) {
 	client := bench.Client{BatchBytes: batchBytes}
 	for _, g := range producerLoads[:min(loads, len(producerLoads))] {
 		add("producers", g, func(m *Machine) *[]Generator { return &m.Producers }, func(ctx context.Context, c bench.Cell, e *env) (bench.GeneratorCost, error) {
-			return bench.ProducerCost(ctx, c, client, answerAfter, e.each)
+			return bench.ProducerCost(ctx, c, client, e.each)
 		})
 	}
 	for _, g := range consumerLoads[:min(loads, len(consumerLoads))] {
@@ -62,11 +58,14 @@ func generatorProbes(loads int) (probes []probe) {
 }
 
 // producing is what a byte costs the producers of a load, in CPU nanoseconds with both ends of the connection to the leader; false if it was not
-// measured. Of loads that are no dearer for a byte (records as large or larger, as much of them on its way to a partition or more) it is the one
+// measured. Where its own load was not, of those that are no dearer for a byte (records as large or larger, as much of them on its way to a partition or more) it is the one
 // that comes nearest, so that what follows from it stays the best possible.
 func (m *Machine) producing(l Load) (ns float64, ok bool) {
 	share := func(inflight, partitions int) float64 { return float64(inflight) / float64(max(partitions, 1)) }
 	for _, g := range m.Producers {
+		if g.NsPerByte.Median > 0 && g.RecordBytes == l.RecordBytes && g.Partitions == l.Partitions && g.InflightBytes == l.InflightBytes {
+			return g.NsPerByte.Median, true
+		}
 		if v := g.NsPerByte.Median; v > ns && g.RecordBytes >= l.RecordBytes && share(g.InflightBytes, g.Partitions) >= share(l.InflightBytes, l.Partitions) {
 			ns = v
 		}
