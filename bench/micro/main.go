@@ -1,14 +1,16 @@
 // Command micro holds micro-benchmarks against recorded ones by what is the same on any machine: how many allocations an operation makes, and of
 // how many bytes. Times are not looked at; bench/micro.sh, which runs this, compares those of two commits on one machine.
 //
-//	micro BASELINE NOW
+//	micro [-some] BASELINE NOW
 //
-// Both are what `go test -bench -benchmem` prints. It exits with 1 if an operation allocates more than it did, or has no baseline.
+// Both are what `go test -bench -benchmem` prints. It exits with 1 if an operation allocates more than it did, has no baseline, or (without -some) has
+// a baseline and was not run.
 package main
 
 import (
 	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -65,8 +67,8 @@ func read(r io.Reader, name string) (map[key]cost, error) {
 	return all, in.Err()
 }
 
-// compare prints what has changed, and says how many are worse and of how many nothing was recorded.
-func compare(w io.Writer, old, now map[key]cost) (worse, unknown int, err error) {
+// compare prints what has changed, and says how many operations are worse, of how many nothing was recorded, and how many were not run.
+func compare(w io.Writer, old, now map[key]cost) (worse, unknown, missing int, err error) {
 	t := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
 	for _, k := range slices.SortedFunc(maps.Keys(now), func(a, b key) int { return cmp.Compare(a.String(), b.String()) }) {
 		n := now[k]
@@ -88,12 +90,18 @@ func compare(w io.Writer, old, now map[key]cost) (worse, unknown int, err error)
 		}
 		fmt.Fprintf(t, "%v\t%.0f → %.0f allocations\t%.0f → %.0f bytes\t%s\t\n", k, o.allocs, n.allocs, o.bytes, n.bytes, verdict)
 	}
-	return worse, unknown, t.Flush()
+	for _, k := range slices.SortedFunc(maps.Keys(old), func(a, b key) int { return cmp.Compare(a.String(), b.String()) }) {
+		if _, ok := now[k]; !ok {
+			missing++
+			fmt.Fprintf(t, "%v\t\t\twas not run\t\n", k)
+		}
+	}
+	return worse, unknown, missing, t.Flush()
 }
 
-var errWorse = errors.New("operations allocate more than they did, or nothing is recorded of them; if that is meant: bench/micro.sh --record")
+var errWorse = errors.New("operations allocate more than they did, are not recorded, or were not run; if that is meant: bench/micro.sh --record")
 
-func run(w io.Writer, baseline, results string) error {
+func run(w io.Writer, some bool, baseline, results string) error {
 	var sides [2]map[key]cost
 	for i, name := range []string{baseline, results} {
 		f, err := os.Open(name)
@@ -109,23 +117,28 @@ func run(w io.Writer, baseline, results string) error {
 			return fmt.Errorf("%s: no benchmark with its allocations", name)
 		}
 	}
-	worse, unknown, err := compare(w, sides[0], sides[1])
+	if some {
+		maps.DeleteFunc(sides[0], func(k key, _ cost) bool { _, ok := sides[1][k]; return !ok })
+	}
+	worse, unknown, missing, err := compare(w, sides[0], sides[1])
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "%d operations, %d worse, %d without a baseline\n", len(sides[1]), worse, unknown)
-	if worse+unknown > 0 {
+	fmt.Fprintf(w, "%d operations, %d worse, %d without a baseline, %d not run\n", len(sides[1]), worse, unknown, missing)
+	if worse+unknown+missing > 0 {
 		return errWorse
 	}
 	return nil
 }
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: micro BASELINE NOW")
+	some := flag.Bool("some", false, "not all operations were run")
+	flag.Parse()
+	if flag.NArg() != 2 {
+		fmt.Fprintln(os.Stderr, "usage: micro [-some] BASELINE NOW")
 		os.Exit(2)
 	}
-	if err := run(os.Stdout, os.Args[1], os.Args[2]); err != nil {
+	if err := run(os.Stdout, *some, flag.Arg(0), flag.Arg(1)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -21,6 +21,7 @@ BenchmarkNothing-2   	1000	 3 ns/op	 0 B/op	 0 allocs/op
 func TestMicro(t *testing.T) {
 	for what, x := range map[string]struct {
 		change [2]string // of what was recorded
+		some   bool      // of the operations are run
 		worse  bool
 		told   string
 	}{
@@ -32,6 +33,8 @@ func TestMicro(t *testing.T) {
 		"six allocations more":         {change: [2]string{"45 allocs/op", "51 allocs/op"}, worse: true, told: "broker ProduceRequest/records=1 45 → 51 allocations"},
 		"more bytes in as many":        {change: [2]string{"9000 B/op", "12000 B/op"}, worse: true, told: "9000 → 12000 bytes"},
 		"where there was nothing":      {change: [2]string{"0 B/op	 0 allocs/op", "16 B/op	 1 allocs/op"}, worse: true, told: "0 → 1 allocations"},
+		"one that is not run":          {change: [2]string{"BenchmarkNothing-2   	1000	 3 ns/op	 0 B/op	 0 allocs/op\n", ""}, worse: true, told: "broker Nothing was not run"},
+		"one that need not be run":     {change: [2]string{"BenchmarkNothing-2   	1000	 3 ns/op	 0 B/op	 0 allocs/op\n", ""}, some: true},
 		"fewer":                        {change: [2]string{"45 allocs/op", "30 allocs/op"}, told: "better: record it"},
 		"one that nobody has recorded": {change: [2]string{"records=1-", "records=7-"}, worse: true, told: "nothing is recorded"},
 		"of another package":           {change: [2]string{"balsa/raft", "balsa/segment"}, worse: true, told: "segment Commit"},
@@ -50,7 +53,7 @@ func TestMicro(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out strings.Builder
-			err := run(&out, old, now)
+			err := run(&out, x.some, old, now)
 			if errors.Is(err, errWorse) != x.worse || err != nil && !x.worse {
 				t.Errorf("%v\n%s", err, out.String())
 			}
@@ -63,7 +66,7 @@ func TestMicro(t *testing.T) {
 	if err := os.WriteFile(empty, []byte("PASS\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := run(&strings.Builder{}, empty, empty); err == nil {
+	if err := run(&strings.Builder{}, false, empty, empty); err == nil {
 		t.Error("nothing was taken for a baseline")
 	}
 }
