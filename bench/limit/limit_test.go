@@ -139,7 +139,7 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// The load generator is priced by the dearest load that is no dearer than the one in question.
+// The load generator is priced by its own load, or by one that is no dearer.
 func TestGeneratorInThePrice(t *testing.T) {
 	m := example()
 	ns := func(v float64) Stream { return Stream{NsPerByte: Figure{Median: v}} }
@@ -150,9 +150,10 @@ func TestGeneratorInThePrice(t *testing.T) {
 		partitions, bytes, inflight int
 		price                       float64
 	}{
-		{16, 1024, 1 << 20, 2 + rest}, {1, 1024, 1 << 20, 1.5 + rest}, {4, 1024, 1 << 20, 1.5 + rest}, {1024, 1024, 1 << 20, 7 + rest}, {1024, 1024, 16 << 20, 2 + rest},
+		{16, 1024, 1 << 20, 2 + rest}, {1, 1024, 1 << 20, 1.5 + rest}, {4, 1024, 1 << 20, 1.5 + rest}, {1024, 1024, 1 << 20, 7 + rest}, {1024, 1024, 16 << 20, 1.5 + rest},
 		{16, 100, 1 << 20, 9 + rest}, {1024, 100, 1 << 20, 9 + rest},
-		{16, 2048, 1 << 20, 1 + 0.1 + 0.05 + rest}, // nothing that large was measured: sent and received, copied, checked
+		{16, 2048, 1 << 20, 1 + 0.1 + 0.05 + rest},                      // nothing that large was measured: sent and received, copied, checked
+		{16, 512, 1 << 20, 1.5 + rest}, {16, 512, 16 << 20, 1.5 + rest}, // by those of 1 KiB: the cheapest that has as much on its way to a partition
 	} {
 		l := Load{bench.ClassB, x.partitions, 8, x.bytes, x.inflight, 3}
 		if got := m.Price(l); math.Abs(got-x.price) > 1e-9 {

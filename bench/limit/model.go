@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/balsamq/balsa/bench"
@@ -103,6 +104,12 @@ type Part struct {
 	Ns   float64 `json:"cpu_ns_per_byte"`
 }
 
+// What the brokers' parts begin with.
+const (
+	toFollowers = "to the followers"
+	checked     = "checked where it arrives"
+)
+
 // Parts are what a byte costs at the least. The producer builds a batch of it (one copy) with its checksum, and sends that to the leader; that checks
 // it, and sends it to each follower; those check it, too; each replica writes it. Whatever else a system does comes on top.
 func (m *Machine) Parts(l Load) []Part {
@@ -116,17 +123,33 @@ func (m *Machine) Parts(l Load) []Part {
 	}
 	r := float64(l.Replicas)
 	if l.Replicas > 1 {
-		parts = append(parts, Part{fmt.Sprintf("to the followers, sent and received, %d times", l.Replicas-1), (r - 1) * loopback})
+		parts = append(parts, Part{fmt.Sprintf("%s, sent and received, %d times", toFollowers, l.Replicas-1), (r - 1) * loopback})
 	}
-	return append(parts, Part{fmt.Sprintf("checked where it arrives, %d times", l.Replicas), r * crc}, Part{fmt.Sprintf("written, %d times", l.Replicas), r * written})
+	return append(parts, Part{fmt.Sprintf("%s, %d times", checked, l.Replicas), r * crc}, Part{fmt.Sprintf("written, %d times", l.Replicas), r * written})
 }
 
 // Price is their sum.
-func (m *Machine) Price(l Load) (ns float64) {
-	for _, p := range m.Parts(l) {
+func (m *Machine) Price(l Load) (ns float64) { return sumOf(m.Parts(l)) }
+
+func sumOf(parts []Part) (ns float64) {
+	for _, p := range parts {
 		ns += p.Ns
 	}
 	return ns
+}
+
+// serverParts are those that are the brokers': of the first connection the end that receives.
+func (m *Machine) serverParts(l Load) []Part {
+	parts := m.Parts(l)
+	own := slices.IndexFunc(parts, func(p Part) bool { return strings.HasPrefix(p.What, toFollowers) || strings.HasPrefix(p.What, checked) })
+	return append([]Part{{"received by the leader", m.Loopback.NsPerByte.Median / 2}}, parts[own:]...)
+}
+
+// BesideClient is the best possible rate in MB/s if the load generator takes so much CPU for a byte, in nanoseconds, as it did in a run: what is
+// left for the brokers, at their price. A system that made the generator cheaper could do more.
+func (m *Machine) BesideClient(l Load, clientNs float64) Bound {
+	mb, _ := m.write(l.Class)
+	return least(MBSec, named{"CPU, the generator's as it was", float64(m.Host.CPUs) * 1e3 / (clientNs + sumOf(m.serverParts(l)))}, named{"disk bandwidth", mb / float64(l.Replicas)})
 }
 
 // syncs are the measured syncs of n files at once, or of the nearest number below.
@@ -269,12 +292,8 @@ func (m *Machine) BacklogParts(clients bool) []Part {
 // Backlog is the best possible rate of reading what is in no cache, in MB/s: read, sent, and taken by consumers that share the processors; without
 // clients, what is left if a consumer did no more than receive and check.
 func (m *Machine) Backlog(consumers int, clients bool) Bound {
-	price := 0.0
-	for _, p := range m.BacklogParts(clients) {
-		price += p.Ns
-	}
 	return least(MBSec,
-		named{"CPU", float64(m.Host.CPUs) * 1e3 / price},
+		named{"CPU", float64(m.Host.CPUs) * 1e3 / sumOf(m.BacklogParts(clients))},
 		named{"the connections", float64(max(consumers, 1)) * m.Loopback.MBSec.Median},
 		named{"disk bandwidth", m.ReadDirect.MBSec.Median})
 }

@@ -26,6 +26,20 @@ type Near struct {
 // BrokersAlone marks a measure that is held against what the brokers' part costs at the least, as if the clients' cost nothing.
 const BrokersAlone = ", brokers alone"
 
+// ClientAsItWas marks a measure that is held against what is possible beside a load generator that takes what it took in the run.
+const ClientAsItWas = ", the client as it was"
+
+const throughput = "throughput"
+
+func loadOf(c bench.Cell) Load {
+	return Load{c.Class, c.Partitions, c.Producers, c.RecordBytes, c.InflightBytes, max(c.Replicas, 1)}
+}
+
+// clientNs is what a byte of records cost the load generator in a run.
+func clientNs(r bench.Result) float64 {
+	return r.ClientCPU * 1e9 / max(float64(r.Records)*float64(r.RecordBytes), 1)
+}
+
 // segmentBytes is the brokers' default, by which the files of a log of so many bytes are counted.
 const segmentBytes = 128 << 20
 
@@ -38,7 +52,7 @@ type measure struct {
 
 // measures are what there is to compare of a cell.
 func (m *Machine) measures(c bench.Cell) []measure {
-	l := Load{c.Class, c.Partitions, c.Producers, c.RecordBytes, c.InflightBytes, max(c.Replicas, 1)}
+	l := loadOf(c)
 	median, worst := m.Latency(l)
 	switch c.Scenario {
 	case "L1":
@@ -102,9 +116,9 @@ func (m *Machine) measures(c bench.Cell) []measure {
 	if c.Rate > 0 {
 		return nil // what is sent at a fixed rate says nothing about the best one
 	}
-	all := []measure{{"throughput", rate, m.Throughput(l)}}
+	all := []measure{{throughput, rate, m.Throughput(l)}}
 	if c.Scenario == "M1" {
-		all = append(all, measure{"throughput, a sync per log", rate, m.SyncPerLog(l)})
+		all = append(all, measure{throughput + ", a sync per log", rate, m.SyncPerLog(l)})
 	}
 	return all
 }
@@ -130,8 +144,13 @@ func (m *Machine) Compare(r *bench.Report) []Near {
 	var all []Near
 	for _, k := range order {
 		for _, x := range m.measures(k.cell) {
-			if v := median(rounds[k], x.value); v > 0 && x.bound.Value > 0 {
+			v := median(rounds[k], x.value)
+			if v > 0 && x.bound.Value > 0 {
 				all = append(all, Near{k.cell, k.system, k.mode, x.what, v, x.bound, x.bound.Share(v)})
+			}
+			if client := median(rounds[k], clientNs); x.what == throughput && client > 0 && v > 0 {
+				b := m.BesideClient(loadOf(k.cell), client)
+				all = append(all, Near{k.cell, k.system, k.mode, x.what + ClientAsItWas, v, b, b.Share(v)})
 			}
 		}
 	}

@@ -110,10 +110,7 @@ type Price struct {
 // Prices are those of T1, T2, M1 and C1.
 func (m *Machine) Prices() (all []Price) {
 	add := func(what string, parts []Part) {
-		p := Price{What: what, Parts: parts}
-		for _, x := range parts {
-			p.Sum += x.Ns
-		}
+		p := Price{What: what, Parts: parts, Sum: sumOf(parts)}
 		if p.MBSec = float64(m.Host.CPUs) * 1e3 / p.Sum; p.Sum > 0 { // else nothing was measured
 			all = append(all, p)
 		}

@@ -151,8 +151,13 @@ func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near, wh
 		}
 		if n, ok := bound(m, near, our, measure); ok && measure != "" {
 			g.Limit = fmt.Sprintf("%s %s; %.0f %% of it", figure(n.Bound.Value), n.Bound.Unit, 100*n.Share)
-			if alone, ok := bound(m, near, our, measure+limit.BrokersAlone); ok {
-				g.Limit = fmt.Sprintf("%s with the clients' work; %s %s, %.0f %% of it, without", g.Limit, figure(alone.Bound.Value), alone.Bound.Unit, 100*alone.Share)
+			for suffix, text := range map[string]string{limit.BrokersAlone: "if the clients' work were none", limit.ClientAsItWas: "beside a client that takes what it took"} {
+				if x, ok := bound(m, near, our, measure+suffix); ok { // a measure has one of them
+					g.Limit += fmt.Sprintf("; %s: %s %s, %.0f %% of it", text, figure(x.Bound.Value), x.Bound.Unit, 100*x.Share)
+				}
+			}
+			if g.ID == "L1" {
+				g.Limit += ": " + strings.Join(n.Bound.Parts, ", ")
 			}
 		}
 		judge(&g, our)

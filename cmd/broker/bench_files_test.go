@@ -100,7 +100,7 @@ func TestBenchSuite(t *testing.T) {
 		Do      string
 	}
 	var steps []step
-	if err := json.Unmarshal([]byte(c.must("bench", "suite", "--to", to, "--only", "l1,t1", "--takes", "2", "--time", "5m", "--plan", "-o", "json")), &steps); err != nil {
+	if err := json.Unmarshal([]byte(c.must("bench", "suite", "--to", to, "--only", "l1,t1", "--takes", "2", "--time", "7m", "--plan", "-o", "json")), &steps); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]step{}

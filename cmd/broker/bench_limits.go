@@ -30,10 +30,10 @@ func newBenchLimitsCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "limits [RESULTS.json...]",
 		Short: "Measure what the machine gives, and how near to it a run came",
-		Long: `Measure syncs, appends, reads, the loopback, checksums and copies on this machine, and print the best figure that each
-scenario could have on it. Results of 'broker bench run --json' are set beside them: how much of what is possible was reached.
+		Long: `Measure syncs, appends, reads, the loopback, checksums, copies and the load generator on this machine, and print the best figure
+that each scenario could have on it, and what each byte pays for at the least. Results of 'broker bench run --json' are set beside them: how much of what is possible was reached.
 
-It takes a minute, and at most 512 MiB below --dir, which is removed again. The machine should have nothing else to do.`,
+It takes two minutes, and at most 512 MiB below --dir, which is removed again. The machine should have nothing else to do.`,
 		Example: `  broker bench limits --json limits.json
   broker bench limits t1.json l1.json --from limits.json`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.benchLimits(cmd, args, o) },

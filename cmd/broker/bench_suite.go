@@ -38,7 +38,7 @@ const (
 
 const (
 	// limitsTake is about how long `bench limits` takes.
-	limitsTake = 45 * time.Second
+	limitsTake = 2 * time.Minute
 	// suiteOver is how much longer than it was given a suite may take, as a share, before it interrupts what runs.
 	suiteOver = 0.1
 	// suiteEnds is how long a take has to stop its processes once it is interrupted.
