@@ -157,7 +157,7 @@ func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near, wh
 				}
 			}
 			if g.ID == "L1" {
-				g.Limit += ": " + strings.Join(n.Bound.Parts, ", ")
+				g.Limit += fmt.Sprintf(" (in %s: %s)", n.Bound.Unit, strings.Join(n.Bound.Parts, ", "))
 			}
 		}
 		judge(&g, our)
