@@ -13,7 +13,7 @@ import (
 
 func (r *Raft) drawElectionWait() {
 	t := r.cfg.ElectionTimeout
-	r.electionWait = t + time.Duration(r.cfg.Rand.Int64N(int64(t)/2+1))
+	r.electionWait = t + time.Duration(r.cfg.Rand.Int64N(int64(t)/4+1))
 }
 
 func (r *Raft) restartElectionTimer() {
@@ -85,6 +85,7 @@ func (r *Raft) campaign(ordered bool) {
 		return
 	}
 	r.resting = false
+	r.campaignedAt = r.now
 	if ordered {
 		r.becomeCandidate()
 		r.askForVotes(Message{Type: MsgVote, Force: true})
@@ -92,7 +93,7 @@ func (r *Raft) campaign(ordered bool) {
 	}
 	// Pre-votes change nothing on either side, so that a node that cannot win does not drive terms up.
 	r.setRole(PreCandidate, 0, 0)
-	r.votes = nil
+	r.votes, r.rivals = nil, noRival
 	r.askForVotes(Message{Type: MsgPreVote, Term: r.term + 1})
 	r.recordVote(r.self.ID, true)
 }
@@ -101,7 +102,7 @@ func (r *Raft) becomeCandidate() {
 	r.setTerm(r.term + 1)
 	r.vote, r.voteInc = r.self.ID, r.self.Incarnation
 	r.setRole(Candidate, 0, 0)
-	r.votes = nil
+	r.votes, r.rivals = nil, noRival
 	r.restartElectionTimer()
 	// Its own vote is recorded when it is durable, in HardStateSynced: not even a sole voter leads before.
 }
@@ -134,6 +135,7 @@ func (r *Raft) recordVote(from NodeID, granted bool) {
 		}
 	}
 	r.votes = append(r.votes, ballot{from, granted})
+	r.hurry()
 	switch tally(r.conf(), r.votes) {
 	case voteWon:
 		if r.role == Candidate {
@@ -144,6 +146,7 @@ func (r *Raft) recordVote(from NodeID, granted bool) {
 		r.askForVotes(Message{Type: MsgVote})
 	case voteLost:
 		r.becomeFollower(r.term, 0, 0)
+		r.hurry()
 	}
 }
 
@@ -172,6 +175,9 @@ func (r *Raft) stepVoteRequest(m *Message) error {
 	if m.Type == MsgPreVote {
 		if !upToDate {
 			r.yielding, r.target = true, 0 // who goes first cannot win by this vote: wait for nobody any longer
+			r.askAgain()
+		} else {
+			r.withdraw(m)
 		}
 		if resp.Reject = !able || !upToDate || m.Term == r.term; !resp.Reject {
 			resp.Term = m.Term
@@ -182,6 +188,7 @@ func (r *Raft) stepVoteRequest(m *Message) error {
 	if m.Term > r.term {
 		r.becomeFollower(m.Term, 0, 0)
 	}
+	r.meet(m)
 	// One vote per term, to one life of one node; repeated if asked again, as the answer may have been lost.
 	free := r.vote == 0 && r.leader == 0 || r.vote == m.From && r.voteInc != 0 && r.voteInc == m.FromIncarnation ||
 		r.vote == m.From && r.voteInc == 0 && m.FromIncarnation == 0
@@ -230,7 +237,7 @@ func (r *Raft) setRole(role Role, leader NodeID, inc Incarnation) {
 	}
 	switch {
 	case leader != 0:
-		r.yielding, r.lost = false, 0
+		r.yielding, r.withdrew, r.lost = false, false, 0
 	case r.leader != 0:
 		r.lost = r.leader
 	}

@@ -74,6 +74,11 @@ var mutants = []mutant{
 	{"joint-never-left", "membership.go", "if c := r.conf(); c.Joint() {\n\t\tr.appendConf", "if c := r.conf(); c.Joint() {\n\t\treturn\n\t\tr.appendConf", 40, ""},
 	{"lost-message-never-missed", "replication.go", "if p.stalled >= stallPatience {", "if false {", 40, ""},
 	{"term-not-told-to-old-leader", "raft.go", "if m.Type == MsgApp || m.Type == MsgHeartbeat || m.Type == MsgSnap {", "if false {", 0, "TestInteraction/rejoin_with_higher_term|TestPaper_5_1"},
+	{"nobody-withdraws", "rivals.go", "!r.withdrew && r.conf().isVoter(m.From)", "false && r.conf().isVoter(m.From)", 0, "TestInteraction/split_votes"},
+	{"withdraws-each-time", "rivals.go", "!r.withdrew && r.conf().isVoter(m.From)", "r.conf().isVoter(m.From)", 0, "TestInteraction/split_votes"},
+	{"split-votes-wait", "rivals.go", "if r.role != PreCandidate && r.rivals == rivalsBehind", "if false && r.rivals == rivalsBehind", 0, "TestInteraction/split_five"},
+	{"both-ahead", "rivals.go", "r.last == m.Index && r.self.ID < m.From", "r.last == m.Index", 0, "TestInteraction/split_five"},
+	{"asks-once", "rivals.go", "\tif r.role == PreCandidate {\n\t\tq :=", "\tif false {\n\t\tq :=", 0, "TestInteraction/asked_too_early"},
 	{"no-check-quorum", "leader.go", "if r.now >= r.quorumUntil() {", "if false {", 40, ""},
 }
 

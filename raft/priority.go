@@ -2,7 +2,7 @@
 //
 // A priority is a preference, never a condition of safety: it decides how long a replica whose election timer has run out
 // lets a better one go first, and whether it may lead at all. Votes are given regardless of it. A replica waits half an
-// election timeout (as much as the waits of two replicas can lie apart) for those of the highest priority, then as long for the
+// election timeout (twice as much as the waits of two replicas can lie apart) for those of the highest priority, then as long for the
 // next ones, and so on down to its own: if nobody better is there, it campaigns. The leader that has just fallen silent
 // is not waited for, so that the loss of the preferred leader costs nobody a wait.
 

@@ -39,7 +39,7 @@ type Config struct {
 	// recovery found damage. 0: none; UntilTold: up to where is not known.
 	VoteAfter Index
 
-	ElectionTimeout   time.Duration // minimum; each wait is drawn from [1, 1.5) times this
+	ElectionTimeout   time.Duration // minimum; each wait is drawn from [1, 1.25] times this
 	HeartbeatInterval time.Duration // less than half of ElectionTimeout
 	ClockDrift        time.Duration // taken off every lease
 
@@ -150,6 +150,9 @@ type Raft struct {
 	electionDeadline Time
 	resting          bool
 	votes            []ballot
+	campaignedAt     Time       // the last time
+	rivals           rivals     // a candidate's, in its term
+	withdrew         bool       // in favour of a rival, since a leader was last heard
 	pardoned         bool       // by a reset: when its epoch is durable, voteAfter, which is of the epoch before, is over
 	resetTo          *ConfState // candidate by a reset: leads with this membership once its vote is durable, asking nobody
 

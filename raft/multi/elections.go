@@ -1,5 +1,5 @@
 // How many groups of a host stand for election at once. When a broker dies that led thousands of groups, or a whole cluster
-// starts, all their election timers end within half a timeout. If the machine cannot carry that many elections in that
+// starts, all their election timers end within a quarter of a timeout. If the machine cannot carry that many elections in that
 // time, none ends before the candidates' timers do, all try again in a higher term, and the work of failed elections leaves no room
 // for one that succeeds: so it stays, for ever (docs/design/0015-many-groups.md). So a group whose timer has ended
 // waits for its turn to campaign, and has it until it leads with its no-op applied, follows, or has to try again; and for campaignTurn
@@ -112,16 +112,16 @@ func (g *Group) campaignDue(now raft.Time) bool {
 	if g.id == raft.MetadataGroup || g.r.Status().Role == raft.Leader {
 		return true
 	}
-	if g.campaignUntil != 0 { // a try has failed
+	if g.campaignUntil != 0 && now-g.campaignedAt >= raft.Time(g.h.o.ElectionTimeout) { // a try has failed
 		g.h.endCampaign(g)
 		g.tried = true
-	}
+	} // else it has met a rival, and tries again soon: that ends, and is what the turn is for
 	if !g.h.mayCampaign(g, g.tried) {
 		g.awaitsTurn = true
 		return false
 	}
 	g.awaitsTurn = false
-	g.campaignUntil = now + raft.Time(g.h.o.ElectionTimeout/5)
+	g.campaignedAt, g.campaignUntil = now, now+raft.Time(g.h.o.ElectionTimeout/5)
 	return true
 }
 

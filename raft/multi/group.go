@@ -66,6 +66,7 @@ type Group struct {
 	damagedAt  raft.Time // when an entry from a peer that came damaged was last logged
 	elections  uint32
 
+	campaignedAt  raft.Time // for want of a leader, the last time
 	campaignUntil raft.Time // it has a turn to campaign, as a pre-candidate until then (see turnEnds); 0: it has none
 	awaitsTurn    bool      // its election timer has ended, and it waits for its turn
 	tried         bool      // it had one since it last had a leader
