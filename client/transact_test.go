@@ -214,6 +214,7 @@ func TestTransactWhileBrokersDie(t *testing.T) {
 	p := producer(t, client.ProducerConfig{Config: c.Config(), Topic: "t", TransactionalID: "id", ManualPartitions: true})
 	outcome := make(map[int]string)
 	n := 0
+	no := errors.New("no")
 	transact := func(commits int) { // goes on until so many more are committed
 		for ctx := long(t); commits > 0; n++ {
 			err := p.Transact(ctx, func(tx *client.Tx) error {
@@ -223,7 +224,7 @@ func TestTransactWhileBrokersDie(t *testing.T) {
 					}
 				}
 				if n%5 == 4 {
-					return errors.Join(tx.Flush(), errors.New("no"))
+					return errors.Join(tx.Flush(), no)
 				}
 				return nil
 			})
@@ -236,7 +237,7 @@ func TestTransactWhileBrokersDie(t *testing.T) {
 			default:
 				outcome[n] = "aborted"
 			}
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || errors.Is(err, client.ErrFenced) { // with the next one it would be the same
 				t.Fatalf("after %d transactions: %v", n, err)
 			}
 		}
