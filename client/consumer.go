@@ -597,6 +597,7 @@ func (c *Consumer) Close(ctx context.Context) error {
 	}
 	var err error
 	if c.group {
+		c.seeker.committed(ctx)
 		err = wrap("commit offsets", "", c.cl.CommitMarkedOffsets(ctx))
 	}
 	c.cl.CloseAllowingRebalance()

@@ -9,6 +9,7 @@ package client
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -27,12 +28,27 @@ type seeker struct {
 	doubtful map[topicPartition]int64 // where its next record shall come from
 	again    time.Time                // when those are set again
 	pause    time.Duration
+
+	committing sync.WaitGroup // commits of where a seek went, which are not answered yet; not guarded
 }
 
 // forget is for a partition that has gone.
 func (s *seeker) forget(tp topicPartition) {
 	delete(s.live, tp)
 	delete(s.doubtful, tp)
+}
+
+// committed waits until where seeks went is committed: a client that is closed before has not sent it, or does not hear that it failed.
+func (s *seeker) committed(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		s.committing.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // doubt is how long it is until a seek must be repeated; 0: none.
@@ -211,7 +227,9 @@ func (c *Consumer) seek(ctx context.Context, fetches kgo.Fetches) map[topicParti
 	}
 	c.cl.SetOffsets(to)
 	if c.group && len(asked) > 0 { // franz-go takes what was set for committed
+		s.committing.Add(1)
 		c.cl.CommitOffsets(context.WithoutCancel(ctx), to, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, _ *kmsg.OffsetCommitResponse, err error) {
+			defer s.committing.Done()
 			if err != nil {
 				c.log.Warn("where a seek went could not be committed", "group", c.cfg.Group, "err", err)
 			}

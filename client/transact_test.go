@@ -211,7 +211,8 @@ func TestTransact(t *testing.T) {
 func TestTransactWhileBrokersDie(t *testing.T) {
 	t.Parallel()
 	c := brokertest.Cluster(t, 3, brokertest.Topic("t", 4))
-	p := producer(t, client.ProducerConfig{Config: c.Config(), Topic: "t", TransactionalID: "id", ManualPartitions: true})
+	p := producer(t, client.ProducerConfig{Config: c.Config(), Topic: "t", TransactionalID: "id", ManualPartitions: true,
+		TransactionTimeout: 3 * time.Minute}) // franz-go may ask a coordinator that has died for most of one
 	outcome := make(map[int]string)
 	n := 0
 	no := errors.New("no")
