@@ -369,7 +369,7 @@ func (c *cleaning) eachAbove(from Offset, yield func(r *record) error) error {
 		c.mu.RUnlock()
 	}
 	var err error
-	if werr := c.walk(at, c.o.UpTo, maxReadChunk, c.visitor(from, yield, &err)); werr != nil {
+	if werr := c.walk(at, c.o.UpTo, math.MaxInt, c.visitor(from, yield, &err)); werr != nil {
 		return werr
 	}
 	return err

@@ -143,7 +143,7 @@ func (l *Log) cleanedError(f *cleanedFile, err error) error {
 // readCleaned is ReadOffsets for an offset below the segments. collect takes batches until it has enough.
 func (l *Log) readCleaned(from Offset, maxBytes int, collect func(*record) bool) (end Offset, more bool, err error) {
 	l.opt.Cache.misses.Add(1)
-	return l.walkCleaned(from, int(min(int64(maxBytes), maxReadChunk)+l.opt.IndexBytes), collect)
+	return l.walkCleaned(from, l.readHint(maxBytes), collect)
 }
 
 // undisturbed looks for something in both parts, and once more if what was in the one has moved to the other meanwhile.

@@ -12,14 +12,19 @@ import (
 	"path"
 	"sort"
 
+	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
 )
 
 const (
 	// readAhead is what a read of a single entry takes from the file at once.
 	readAhead = 16 << 10
+	// readOn is what is read at once when more is wanted than was expected.
+	readOn = 64 << 10
 	// maxReadChunk bounds one read call, unless a single frame is larger.
-	maxReadChunk = 4 << 20
+	maxReadChunk = 1 << 20
+	// maxReadHint bounds what a read may expect to take: who asks for more goes on in pieces of readOn.
+	maxReadHint = 64 << 20
 	// tailChunk bounds the entries that are copied out of the tail under the lock.
 	tailChunk = 256
 	// maxRelocate bounds how often a read looks up a place again because its file was removed meanwhile.
@@ -171,18 +176,24 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 	var buf []byte
 	at := 0 // of the next unread byte in buf
 	pos := v.pos
+	left := hint // of it, not read yet
 	// have makes n bytes available at buf[at:].
 	have := func(n int) error {
-		if len(buf)-at >= n {
+		kept := len(buf) - at
+		if kept >= n {
 			return nil
 		}
 		if int64(n) > v.size-pos {
 			return fmt.Errorf("%w: %s at %d: %d bytes where %d are left", ErrCorrupt, v.name, pos, n, v.size-pos)
 		}
-		want := max(n, min(hint, maxReadChunk))
+		want := max(n, min(kept+max(left, readOn), maxReadChunk))
 		want = int(min(int64(want), v.size-pos))
-		buf, at = make([]byte, want), 0
-		if got, err := f.ReadAt(buf, pos); got < n {
+		left -= want - kept
+		next := vfs.Uncleared(want)
+		copy(next, buf[at:])
+		buf, at = next, 0
+		got, err := f.ReadAt(buf[kept:], pos+int64(kept))
+		if got += kept; got < n {
 			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
@@ -190,9 +201,8 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 				return fmt.Errorf("%w: %s at %d: %w", ErrCorrupt, v.name, pos, err)
 			}
 			return fmt.Errorf("read %s at %d: %w", v.name, pos, err)
-		} else {
-			buf = buf[:got]
 		}
+		buf = buf[:got]
 		return nil
 	}
 	for v.index <= v.last {
@@ -233,6 +243,11 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 	return nil
 }
 
+// readHint is what a read of maxBytes takes from a file, that before the place which the index knows included.
+func (l *Log) readHint(maxBytes int) int {
+	return int(min(int64(maxBytes), maxReadHint) + l.opt.IndexBytes)
+}
+
 // Entries implements raft.LogReader.
 func (l *Log) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) {
 	l.mu.RLock()
@@ -266,7 +281,7 @@ func (l *Log) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) {
 	l.opt.Cache.misses.Add(1)
 	var out []raft.Entry
 	bytes := 0
-	hint := int(min(int64(maxBytes), maxReadChunk) + l.opt.IndexBytes)
+	hint := l.readHint(maxBytes)
 	if hi == lo+1 {
 		hint = readAhead
 	}
@@ -397,8 +412,7 @@ func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [
 	at := l.indexOf(from)
 	l.mu.RUnlock()
 	l.opt.Cache.misses.Add(1)
-	hint := int(min(int64(maxBytes), maxReadChunk) + l.opt.IndexBytes)
-	err = l.walk(max(at, 1), upTo, hint, collect)
+	err = l.walk(max(at, 1), upTo, l.readHint(maxBytes), collect)
 	if errors.Is(err, raft.ErrCompacted) && from >= l.StartOffset() { // cleaned meanwhile, and so in another place
 		if len(batches) > 0 {
 			return batches, nil

@@ -9,6 +9,7 @@ package vfs
 import (
 	"errors"
 	"io/fs"
+	"strings"
 	"unsafe"
 )
 
@@ -73,6 +74,21 @@ func Aligned(n int) []byte {
 	b := make([]byte, n+DirectUnit-1)
 	at := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (DirectUnit - 1)) // the collector does not move what it allocates
 	return b[at : at+n : at+n]
+}
+
+// unclearedFrom is the size from which clearing memory costs more than a detour.
+const unclearedFrom = 4 << 10
+
+// Uncleared makes n bytes to read into: there may be anything in them. Package strings knows memory that is not cleared, and nobody
+// else has the string.
+func Uncleared(n int) []byte {
+	if n < unclearedFrom {
+		return make([]byte, n)
+	}
+	var b strings.Builder
+	b.Grow(n)
+	_ = b.WriteByte(0) // never fails
+	return unsafe.Slice(unsafe.StringData(b.String()), n)
 }
 
 // aligned reports whether a write may be direct.
