@@ -73,14 +73,16 @@ type inflights struct {
 	start int
 	n     int
 	bytes int64
+	paced int64 // of these, those that Raft.SendBehind sent
 }
 
 type inflight struct {
 	last  Index
 	bytes int64
+	paced bool
 }
 
-func (f *inflights) reset() { f.start, f.n, f.bytes = 0, 0, 0 }
+func (f *inflights) reset() { f.start, f.n, f.bytes, f.paced = 0, 0, 0, 0 }
 
 func (f *inflights) full(maxMsgs int, maxBytes int64) bool {
 	return f.n >= maxMsgs || f.n > 0 && f.bytes >= maxBytes
@@ -94,15 +96,24 @@ func (f *inflights) add(last Index, bytes int64) {
 		}
 		f.ring, f.start = grown, 0
 	}
-	f.ring[(f.start+f.n)%len(f.ring)] = inflight{last, bytes}
+	f.ring[(f.start+f.n)%len(f.ring)] = inflight{last: last, bytes: bytes}
 	f.n++
 	f.bytes += bytes
+}
+
+// pace notes that the latest, of so many bytes, was sent by Raft.SendBehind.
+func (f *inflights) pace(bytes int64) {
+	f.ring[(f.start+f.n-1)%len(f.ring)].paced = true
+	f.paced += bytes
 }
 
 // freeTo forgets what an acknowledgement up to i answers.
 func (f *inflights) freeTo(i Index) {
 	for f.n > 0 && f.ring[f.start].last <= i {
 		f.bytes -= f.ring[f.start].bytes
+		if f.ring[f.start].paced {
+			f.paced -= f.ring[f.start].bytes
+		}
 		f.start = (f.start + 1) % len(f.ring)
 		f.n--
 	}

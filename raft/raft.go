@@ -68,6 +68,8 @@ type Config struct {
 	Rand       *rand.Rand
 	// Throttle, if not nil, holds back what goes to learners that are being caught up.
 	Throttle Throttle
+	// Pacer, if not nil, says when members that are behind get more.
+	Pacer Pacer
 	// FrameInternal frames a no-op or a membership when it gets its place in the leader's log: it sets Frame, and
 	// Payload as a part of it. It runs inside a call of the core and must not call back.
 	FrameInternal func(*Entry)
@@ -79,6 +81,13 @@ type Throttle interface {
 	Allow(to NodeID, now Time) bool
 	// Sent tells how many bytes of entries went out to it.
 	Sent(to NodeID, bytes int64)
+}
+
+// Pacer spreads out what goes to members that are behind: entries that are committed already, for which nobody waits, and of which
+// there may be a disk full. It is called inside calls of the core, and must not call back.
+type Pacer interface {
+	// Ask says that a member lacks such entries, and has room for some. They go out with SendBehind. It is repeated.
+	Ask(to NodeID)
 }
 
 func (c *Config) validate() error {

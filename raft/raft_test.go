@@ -491,3 +491,63 @@ func TestThrottle(t *testing.T) {
 		m.left = 0
 	}
 }
+
+// asker is a Pacer that only notes who is asked for.
+type asker map[NodeID]int
+
+func (a asker) Ask(to NodeID) { a[to]++ }
+
+// What is committed goes to a member that is behind when SendBehind says so, while the others commit without it; and at once when
+// they cannot do without it any more.
+func TestPacer(t *testing.T) {
+	asked := asker{}
+	c := newCluster(1)
+	c.cfg = func(cfg *Config) { cfg.Pacer, cfg.MaxMessageBytes = asked, 10 }
+	for id := NodeID(1); id <= 3; id++ {
+		c.add(id, ConfState{Voters: members(1, 2, 3)}, true).start(true)
+	}
+	l, away := c.node(1), c.node(3)
+	l.r.Campaign(l.now())
+	if !c.run(time.Minute, func() bool { return l.r.commit > 0 && l.r.applied == l.r.commit && away.r.last == l.r.last }) {
+		t.Fatal("no leader")
+	}
+	none := func(int) int { return 0 }
+	away.crash(none)
+	for range 20 {
+		if err := l.propose("0123456789"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !c.run(time.Minute, func() bool { return l.r.commit == l.r.last }) {
+		t.Fatal("two of three do not commit")
+	}
+	had := away.log.LastIndex()
+	away.start(false)
+	c.run(3*time.Second, func() bool { return false })
+	if got := away.log.LastIndex(); got > had+2 { // a probe may carry one
+		t.Fatalf("%d entries went out that nobody had let go", got-had)
+	}
+	if asked[3] == 0 || asked[2] != 0 || l.r.role != Leader {
+		t.Fatalf("asked %v, %v", asked, l.r.Status())
+	}
+	for range 3 {
+		had = away.log.LastIndex()
+		if n := l.r.SendBehind(l.now(), 3); n == 0 || l.r.BehindInflight(3) != n {
+			t.Fatalf("%d bytes, of which %d are on their way", n, l.r.BehindInflight(3))
+		}
+		l.process()
+		if !c.run(3*time.Second, func() bool { return away.log.LastIndex() > had && l.r.BehindInflight(3) == 0 }) {
+			t.Fatal("what was let go did not arrive")
+		}
+	}
+	if l.r.SendBehind(l.now(), 2) != 0 || l.r.SendBehind(l.now(), 9) != 0 {
+		t.Fatal("sent to whom nothing lacks")
+	}
+	c.node(2).crash(none)
+	if err := l.propose("0123456789"); err != nil {
+		t.Fatal(err)
+	}
+	if !c.run(time.Minute, func() bool { return l.r.commit == l.r.last && l.r.role == Leader || c.node(3).r.role == Leader }) || away.log.LastIndex() < had+10 {
+		t.Fatalf("the log that is needed does not catch up: %d, %+v", away.log.LastIndex(), l.r.Peers())
+	}
+}

@@ -11,9 +11,13 @@ import (
 	"fmt"
 )
 
-// learnerInflight times MaxMessageBytes is what may be on its way to a learner: enough to keep a link busy, and little enough for
-// what other groups have to say to the same broker not to stand in line behind it.
-const learnerInflight = 4
+// behindInflight times MaxMessageBytes is what may be on its way to a learner, or to whoever is behind: enough to keep a link busy, and
+// little enough for what other groups have to say to the same broker not to stand in line behind it.
+const behindInflight = 4
+
+// behindMessageBytes are the entries of one message that Raft.SendBehind sends, if MaxMessageBytes is not less: a group that reads
+// them from its disk serves nobody meanwhile.
+const behindMessageBytes = 256 << 10
 
 // snapshotPatience times ElectionTimeout is how long a follower may neither ask for more of a snapshot nor have installed it,
 // before it is given up and asked for anew.
@@ -31,15 +35,15 @@ func (r *Raft) sendTo(p *Progress) {
 	case Probe:
 		if !p.waiting {
 			p.waiting = true
-			r.sendEntries(p)
+			r.sendEntries(p, r.cfg.MaxMessageBytes)
 		}
 	case Replicate:
-		bytes := r.cfg.MaxInflightBytes
-		if p.Learner {
-			bytes = min(bytes, learnerInflight*int64(r.cfg.MaxMessageBytes))
-		}
-		for p.Next <= r.last && !p.inflights.full(r.cfg.MaxInflightMsgs, bytes) {
-			if !r.sendEntries(p) {
+		for p.Next <= r.last && r.roomFor(p) {
+			if r.paced(p) {
+				r.cfg.Pacer.Ask(p.Member.ID)
+				return
+			}
+			if !r.sendEntries(p, r.cfg.MaxMessageBytes) {
 				return
 			}
 		}
@@ -48,6 +52,63 @@ func (r *Raft) sendTo(p *Progress) {
 		}
 	case SnapshotState:
 	}
+}
+
+// roomFor: more may be on its way to p.
+func (r *Raft) roomFor(p *Progress) bool {
+	bytes := r.cfg.MaxInflightBytes
+	if p.Learner || r.paced(p) {
+		bytes = min(bytes, behindInflight*int64(r.cfg.MaxMessageBytes))
+	}
+	return !p.inflights.full(r.cfg.MaxInflightMsgs, bytes)
+}
+
+// paced: what p is to be sent next waits for SendBehind. That is what is committed: without p, then, and whoever proposed it has been
+// told. But where the next commits will need p, since others have fallen silent meanwhile, everybody waits for it to catch up.
+func (r *Raft) paced(p *Progress) bool {
+	return r.cfg.Pacer != nil && p.Next <= r.commit && p.Member.ID != r.transferee && r.commitsWithout(p)
+}
+
+// commitsWithout: a quorum that p is not needed for has all that is committed, and seems to be at work.
+func (r *Raft) commitsWithout(p *Progress) bool {
+	return quorumValue(r.conf(), func(m Member) int {
+		if r.isSelf(m) {
+			return 1
+		}
+		if q := r.peer(m.ID); q != nil && q != p && q.State == Replicate && q.Match >= r.commit && q.stalled < stallPatience &&
+			(q.covered || q.ackedAt >= r.now.add(-r.cfg.ElectionTimeout)) {
+			return 1
+		}
+		return 0
+	}) == 1
+}
+
+// SendBehind sends a member one message of what it was asked for by [Pacer], and returns how many bytes of entries that has.
+func (r *Raft) SendBehind(now Time, to NodeID) (bytes int64) {
+	r.setNow(now)
+	p := r.peer(to)
+	if r.role != Leader || p == nil || p.State != Replicate {
+		return 0
+	}
+	if r.paced(p) && r.roomFor(p) {
+		before := p.inflights.bytes
+		if r.sendEntries(p, min(r.cfg.MaxMessageBytes, behindMessageBytes)) {
+			bytes = p.inflights.bytes - before
+			p.inflights.pace(bytes)
+		}
+	}
+	if p.State == Replicate {
+		r.sendTo(p)
+	}
+	return bytes
+}
+
+// BehindInflight is how many bytes that SendBehind sent to a member are on their way.
+func (r *Raft) BehindInflight(to NodeID) int64 {
+	if p := r.peer(to); p != nil {
+		return p.inflights.paced
+	}
+	return 0
 }
 
 // tell sees to it that a member learns of a commit. The news rides on entries; where none are on their way it gets a message of its
@@ -80,8 +141,8 @@ func (r *Raft) TellAtOnce(now, until Time) {
 	}
 }
 
-// sendEntries sends the next message of entries, possibly empty, and reports whether it did.
-func (r *Raft) sendEntries(p *Progress) bool {
+// sendEntries sends the next message of entries, of maxBytes or one, possibly empty, and reports whether it did.
+func (r *Raft) sendEntries(p *Progress, maxBytes int) bool {
 	prev := p.Next - 1
 	term, ok := r.termAt(prev)
 	if !ok {
@@ -96,7 +157,7 @@ func (r *Raft) sendEntries(p *Progress) bool {
 		}
 		return false
 	}
-	es, err := r.entries(p.Next, r.cfg.MaxMessageBytes)
+	es, err := r.entries(p.Next, maxBytes)
 	if errors.Is(err, ErrCompacted) {
 		r.needSnapshot(p)
 		return false

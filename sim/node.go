@@ -321,7 +321,7 @@ func (n *node) openReplica(g int) (*replica, error) {
 	}
 	r.group, err = n.host.CreateGroup(multi.GroupConfig{
 		ID: groupID(g), Log: &timedLog{log, n}, Stager: r, StateMachine: r, Bootstrap: bootstrap, Fresh: fresh, Epoch: epoch, Priorities: slices.Clone(n.w.prefer[g]),
-		VoteAfter: h.DamagedUpTo, CommitDelay: n.w.shape.commitDelay, SnapshotEvery: n.w.shape.snapshotEvery, KeepEntries: keep,
+		VoteAfter: h.DamagedUpTo, CommitDelay: n.w.shape.commitDelay, Throttle: n.w.opts.Paced, SnapshotEvery: n.w.shape.snapshotEvery, KeepEntries: keep,
 		OnFatal: func(err error) {
 			if n.dead() || n.life != life {
 				return

@@ -21,6 +21,7 @@ var (
 	seconds = flag.Int("seconds", 0, "run TestSoak for that long on fresh seeds")
 	seed    = flag.Uint64("seed", 0, "the seed of TestSeed")
 	trace   = flag.Bool("trace", false, "TestSeed prints every step")
+	paced   = flag.Bool("paced", false, "whoever is behind catches up at the pace of multi.GroupConfig.Throttle, as a broker's partitions do")
 )
 
 // A run leaves much garbage and keeps little: collecting less often is a third less work.
@@ -49,7 +50,7 @@ func sweep(t *testing.T, next func() (uint64, bool)) Report {
 				if !ok {
 					return
 				}
-				rep, err := Run(Options{Seed: s, History: linearizable})
+				rep, err := Run(Options{Seed: s, History: linearizable, Paced: *paced})
 				mu.Lock()
 				total.Add(rep)
 				if err != nil {

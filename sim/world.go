@@ -25,6 +25,7 @@ type Options struct {
 	Groups   int           // Raft groups, each on every broker; default 3
 	Duration time.Duration // simulated time under faults; default 60 s. Healing and the final check come on top
 	Ops      int           // client operations at least; default 240
+	Paced    bool          // whoever is behind catches up at the pace of multi.GroupConfig.Throttle
 	Trace    io.Writer     // nil: no trace
 	// History, if set, gets what the clients of each group saw, and may object.
 	History func(group int, ops []Op) error

@@ -71,6 +71,10 @@ type Group struct {
 	awaitsTurn    bool      // its election timer has ended, and it waits for its turn
 	tried         bool      // it had one since it last had a leader
 
+	pace   groupPace
+	queued raft.Time // when this turn's place in the run queue was taken
+	waited raft.Time // how long the last turn that staged proposals stood in the run queue
+
 	covers   []leaderCoverage
 	ticked   bool      // since coverage was last considered
 	restFrom raft.Time // leader: when it may be covered, unless something is proposed before
@@ -137,8 +141,9 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 	boot := h.o.Boot<<32 | h.lives.Add(1)
 	g.throttle.all, g.throttle.rates = h.throttle, h.replication
 	var throttle raft.Throttle
+	var pacer raft.Pacer
 	if c.Throttle {
-		throttle = &g.throttle
+		throttle, pacer = &g.throttle, &g.pace
 	}
 	g.r, err = raft.New(raft.Config{
 		Group: c.ID, Self: h.o.Self, Boot: boot, VoteAfter: c.VoteAfter,
@@ -147,7 +152,7 @@ func (h *Host) CreateGroup(c GroupConfig) (*Group, error) {
 		MaxUncommitted: h.o.MaxUncommitted, MaxApplyBytes: h.o.MaxApplyBytes, CommitDelay: c.CommitDelay, BusyFor: h.o.ElectionTimeout / 4,
 		Log: c.Log, HardState: hs, Bootstrap: g.conf, Applied: g.applied, Now: now, Fresh: c.Fresh, Priorities: c.Priorities,
 		Rand:          rand.New(rand.NewPCG(h.o.Seed^uint64(h.o.Self.ID)<<32, uint64(c.ID))),
-		FrameInternal: c.Stager.StageInternal, Throttle: throttle,
+		FrameInternal: c.Stager.StageInternal, Throttle: throttle, Pacer: pacer,
 	})
 	if err != nil {
 		return fail("start", err)
@@ -320,6 +325,7 @@ func (g *Group) shutdown() {
 	g.failBatch(b, held, ErrClosed)
 	g.dropSends()
 	g.endFetch()
+	g.endPace()
 	err := g.log.Close()
 	g.h.mu.Lock()
 	if g.h.groups[g.id] == g {
@@ -349,6 +355,7 @@ func (g *Group) fail(err error) {
 	g.covers, g.ready = nil, false
 	g.dropSends()
 	g.endFetch()
+	g.endPace()
 	stop := failedError(err)
 	b, held := g.in.close(stop)
 	g.failPending(fmt.Errorf("%w: %w", ErrLeadershipLost, stop), stop)

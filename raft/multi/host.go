@@ -40,6 +40,7 @@ type Host struct {
 	started   atomic.Bool   // not in manual mode: there are goroutines
 	lives     atomic.Uint64 // groups created, below 1<<32: see CreateGroup
 
+	pacer    pacer
 	throttle *throttle // nil: none
 	// replication is for replicas that are throttled beyond that.
 	replication *replicationRates
@@ -61,7 +62,7 @@ type counters struct {
 	pairHeartbeats, pairAnswers, pairRefused, pairStalled, pairLost, woken                      atomic.Uint64
 	snapTaken, snapSent, snapInstalled, snapResumed, snapBroken                                 atomic.Uint64
 	snapBytesOut, snapBytesIn, badChunks                                                        atomic.Uint64
-	overloaded, appended, appendBytes                                                           atomic.Uint64
+	overloaded, appended, appendBytes, behindBytes                                              atomic.Uint64
 	preVotes, elections, electionsWon, leaderChanges, stepDowns                                 atomic.Uint64
 }
 
@@ -79,6 +80,7 @@ func NewHost(o Options) (*Host, error) {
 	}
 	h.timers.init()
 	h.pairs.init(h)
+	h.pacer.init()
 	h.manualW = &worker{h: h}
 	h.replication = newReplicationRates(raft.Time(o.HeartbeatInterval))
 	if o.LearnerRate > 0 {
@@ -193,7 +195,8 @@ func (h *Host) Stats() Stats {
 		PairHeartbeats: c.pairHeartbeats.Load(), PairAnswers: c.pairAnswers.Load(), PairRefused: c.pairRefused.Load(),
 		PairStalled: c.pairStalled.Load(), PairSessionLost: c.pairLost.Load(), GroupsWoken: c.woken.Load(),
 		Overloaded: c.overloaded.Load(), Appended: c.appended.Load(), AppendBytes: c.appendBytes.Load(),
-		PreVotes: c.preVotes.Load(), Elections: c.elections.Load(), ElectionsWon: c.electionsWon.Load(),
+		BehindBytes: c.behindBytes.Load(),
+		PreVotes:    c.preVotes.Load(), Elections: c.elections.Load(), ElectionsWon: c.electionsWon.Load(),
 		LeaderChanges: c.leaderChanges.Load(), StepDowns: c.stepDowns.Load(),
 		SnapshotsTaken: c.snapTaken.Load(), SnapshotsSent: c.snapSent.Load(), SnapshotsInstalled: c.snapInstalled.Load(),
 		SnapshotsResumed: c.snapResumed.Load(), SnapshotsBroken: c.snapBroken.Load(), SnapshotBytesOut: c.snapBytesOut.Load(),
@@ -285,7 +288,7 @@ func (q *runQueue) pop(wait bool) *Group {
 	q.ring[q.head] = nil
 	q.head = (q.head + 1) & (len(q.ring) - 1)
 	q.n--
-	g.sched = schedRunning
+	g.sched, g.queued = schedRunning, g.queuedAt
 	return g
 }
 

@@ -32,6 +32,7 @@ const (
 	evChunkWritten                        // flusher: bytes of fetch, or err
 	evPairOut                             // the leader's coverage by peer changed: look
 	evPairIn                              // the follower's coverage changed: look; ask says that a leader proposes it
+	evPaced                               // the pacer: entries may go to peer, which is behind
 	evUnreachable                         // transport: peer
 	evFailed                              // Group.Fail, or the host: err
 	evInspect                             // Group.Inspect: inspect
@@ -72,6 +73,8 @@ func (e *event) refuse(g *Group, err error) {
 		if e.send.busy = false; e.send.dead {
 			e.send.close()
 		}
+	case e.kind == evPaced:
+		g.h.paceDone(0, g.h.now())
 	case e.done != nil:
 		e.done(Outcome{Err: err})
 	case e.reply != nil:

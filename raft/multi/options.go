@@ -220,7 +220,7 @@ type GroupConfig struct {
 	KeepEntries int64
 	// CommitDelay: see raft.Config. Who reads at a follower by the leader's read index waits for nothing: see Group.ReadElsewhere.
 	CommitDelay time.Duration
-	// Throttle: learners are caught up within Options.LearnerRate.
+	// Throttle: learners are caught up within Options.LearnerRate, and whoever is behind at a pace that yields to proposals (pace.go).
 	Throttle bool
 	// OnFatal is called once if the group stops by itself: its log or state machine failed. It must neither block nor
 	// close the group, on whose worker it runs.
@@ -254,6 +254,7 @@ type Stats struct {
 	Overloaded  uint64 // proposals and reads refused because a bound was reached
 	Appended    uint64 // entries appended to logs
 	AppendBytes uint64 // and the bytes of their frames
+	BehindBytes uint64 // of entries sent to members that were behind, at their pace
 	Applied     uint64
 	Reads       uint64
 	LeaseReads  uint64

@@ -109,6 +109,7 @@ func (g *Group) process(w *worker) (more bool) {
 	if g.failed != nil {
 		return false
 	}
+	g.paceTurn(now)
 	g.campaignOver(now)
 	g.coverIdle(now)
 	g.publish()
@@ -248,6 +249,8 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 		g.leaderCoverageChanged(now, e.peer)
 	case evPairIn:
 		g.followerCoverageChanged(now)
+	case evPaced:
+		g.paceGranted(now, e.peer)
 	case evUnreachable:
 		g.r.Unreachable(now, e.peer)
 	case evFailed:

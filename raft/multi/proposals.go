@@ -180,6 +180,8 @@ func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.
 			g.fail(err)
 		} else {
 			g.proposedAt(now)
+			g.h.pacer.proposed.Add(int64(size))
+			g.waited = max(0, now-g.queued)
 			for i, p := range w.staged {
 				q := &g.waiting
 				if p.AckLocal {
@@ -217,13 +219,16 @@ func (g *Group) completeApplied(entries []raft.Entry, results []any) {
 		return &entries[n], result
 	}
 	var now raft.Time
-	if g.h.o.Observer != nil && g.waiting.first() != nil {
+	if p := g.waiting.first(); p != nil && p.index <= last {
 		now = g.h.now()
+		if p.staged != 0 {
+			g.h.paceLive(now, now-p.staged+g.waited)
+		}
 	}
 	for p := g.waiting.first(); p != nil && p.index <= last; p = g.waiting.first() {
 		x := g.waiting.pop()
 		e, result := at(x.index)
-		if now != 0 && x.staged != 0 {
+		if g.h.o.Observer != nil && x.staged != 0 {
 			g.h.o.Observer.Committed(time.Duration(now - x.staged))
 		}
 		o := Outcome{Term: x.term, Index: x.index, Result: result}

@@ -14,13 +14,14 @@ import (
 // never is a deadline that does not come.
 const never = raft.Time(math.MaxInt64)
 
-// timerItem is embedded in what can have a deadline: a group or a pair session. Guarded by timers.mu.
+// timerItem is embedded in what can have a deadline: a group, a pair session, or the pacer. Guarded by timers.mu.
 type timerItem struct {
 	at    raft.Time // 0: not armed
 	pos   int       // in the heap, if armed
 	order uint64    // ties are broken by the order of arming, so that manual mode is deterministic
 	group *Group
 	peer  *peer
+	pacer bool
 }
 
 type timers struct {
@@ -159,9 +160,12 @@ func (h *Host) fireTimers(now raft.Time) (slept raft.Time) {
 	t.mu.Unlock()
 	for i, it := range due {
 		h.stats.timerFires.Add(1)
-		if it.group != nil {
+		switch {
+		case it.group != nil:
 			h.schedule(it.group)
-		} else {
+		case it.pacer:
+			h.paceNext(now)
+		default:
 			h.pairs.fire(it.peer, now)
 		}
 		due[i] = nil
