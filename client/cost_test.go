@@ -137,13 +137,14 @@ func BenchmarkBesideFranzGo(b *testing.B) {
 		}
 	}
 
-	// To write records and know whether all of them are: plain franz-go needs a callback for that, the SDK's Flush says it. And with one that
-	// looks at each record.
-	for _, callback := range []bool{false, true} {
-		name := "produce"
-		if callback {
-			name = "produce with a callback"
-		}
+	// To write records and know whether all of them are: plain franz-go needs a callback for that, the SDK's Flush says it. Then with one that
+	// looks at each record: the same for all, or a new closure for each.
+	const (
+		none = iota
+		same
+		each
+	)
+	for callback, name := range []string{none: "produce", same: "produce with a callback", each: "produce with a callback for each"} {
 		b.Run(name, func(b *testing.B) {
 			admin, err := client.NewAdmin(ctx, cfg)
 			if err != nil {
@@ -177,8 +178,16 @@ func BenchmarkBesideFranzGo(b *testing.B) {
 					b.Fatal(err)
 				}
 				defer cl.Close()
-				for range costRecords {
-					cl.Produce(ctx, &kgo.Record{Value: value}, look)
+				for i := range costRecords {
+					done := look
+					if callback == each {
+						done = func(r *kgo.Record, err error) {
+							if look(r, err); i < 0 {
+								b.Error("no such record")
+							}
+						}
+					}
+					cl.Produce(ctx, &kgo.Record{Value: value}, done)
 				}
 				if err := cl.Flush(ctx); err != nil {
 					b.Fatal(err)
@@ -194,11 +203,18 @@ func BenchmarkBesideFranzGo(b *testing.B) {
 					b.Fatal(err)
 				}
 				defer p.Close(ctx)
-				done := look
-				if !callback {
-					done = nil
-				}
-				for range costRecords {
+				for i := range costRecords {
+					var done func(*kgo.Record, error)
+					switch callback {
+					case same:
+						done = look
+					case each:
+						done = func(r *kgo.Record, err error) {
+							if look(r, err); i < 0 {
+								b.Error("no such record")
+							}
+						}
+					}
 					p.ProduceAsync(ctx, &kgo.Record{Value: value}, done)
 				}
 				if err := p.Flush(ctx); err != nil {

@@ -100,7 +100,10 @@ type Producer struct {
 	cl    *kgo.Client
 	txn   chan struct{} // has an element while a transaction runs; nil: the producer has no transactional id
 	hooks hooks
-	quiet func(*kgo.Record, error) // the callback of records without one
+	clock stamps
+
+	silent callback                 // of records without a function
+	usual  atomic.Pointer[callback] // one that many records have
 
 	// The way of a record takes no lock, and writes nothing that those who hand records over and franz-go, which settles them, would both
 	// write. Who hands one over counts it and then looks at closed; who closes does it the other way round. So do who settles one and who
@@ -166,7 +169,7 @@ func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
 		return nil, err
 	}
 	p := &Producer{cl: cl, hooks: cfg.Hooks}
-	p.quiet = func(r *kgo.Record, err error) { p.settle(r, err, nil) }
+	p.silent = p.wrap(nil)
 	if cfg.TransactionalID != "" {
 		p.txn = make(chan struct{}, 1)
 		if err := takeOver(ctx, cl, cfg.TransactionalID); err != nil {
@@ -205,8 +208,9 @@ func (p *Producer) Produce(ctx context.Context, records ...*kgo.Record) error {
 		}
 		wg.Done()
 	}
+	c := p.wrap(done)
 	for _, r := range records {
-		p.ProduceAsync(ctx, r, done)
+		p.produce(ctx, r, c)
 	}
 	wg.Wait()
 	return failures(failed, first)
@@ -224,27 +228,31 @@ func failures(n int, first error) error {
 // before done is called, which happens exactly once, on a goroutine of the client, in order within a partition: it must
 // not block. The context bounds the record's whole way. done may be nil: then a failure is reported by the next Flush or Close.
 func (p *Producer) ProduceAsync(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
-	if p.txn != nil {
-		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrInvalid, Err: errors.New("a producer with a transactional id writes by Transact")}
-		p.report(r, err, done)
-		return
-	}
-	p.produce(ctx, r, done)
+	p.produce(ctx, r, p.callbackOf(done))
 }
 
-func (p *Producer) produce(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
+func (p *Producer) produce(ctx context.Context, r *kgo.Record, c callback) {
+	if p.txn != nil {
+		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrInvalid, Err: errors.New("a producer with a transactional id writes by Transact")}
+		p.report(r, err, c.done)
+		return
+	}
+	p.hand(ctx, r, c)
+}
+
+// hand hands a record over to franz-go.
+func (p *Producer) hand(ctx context.Context, r *kgo.Record, c callback) {
 	p.handed.Add(1)
 	if p.closed.Load() {
 		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrClosed, Err: errors.New("the producer is closed")}
-		p.report(r, err, done)
+		p.report(r, err, c.done)
 		p.count()
 		return
 	}
-	promise := p.quiet
-	if done != nil {
-		promise = func(r *kgo.Record, err error) { p.settle(r, err, done) }
+	if r.Timestamp.IsZero() {
+		r.Timestamp = p.clock.now()
 	}
-	p.cl.Produce(ctx, r, promise)
+	p.cl.Produce(ctx, r, c.promise)
 }
 
 // settle is for a record whose outcome is known.

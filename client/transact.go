@@ -20,8 +20,9 @@ const endTimeout = 30 * time.Second
 
 // Tx is a transaction that runs: see [Producer.Transact]. It is safe for concurrent use, and of no use afterwards.
 type Tx struct {
-	p   *Producer
-	ctx context.Context
+	p       *Producer
+	ctx     context.Context
+	written callback // of its records
 
 	mu     sync.Mutex // guards what follows
 	over   bool
@@ -58,6 +59,7 @@ func (p *Producer) Transact(ctx context.Context, fn func(tx *Tx) error) (err err
 	}
 	began := time.Now()
 	tx := &Tx{p: p, ctx: ctx}
+	tx.written = p.wrap(tx.settle)
 	returned := false
 	defer func() {
 		p.hooks.transactionEnd(returned && err == nil, began, err)
@@ -94,17 +96,20 @@ func (tx *Tx) Produce(records ...*kgo.Record) error {
 		if over {
 			return &Error{Op: "produce to", Subject: r.Topic, Kind: ErrClosed, Err: errors.New("the transaction is over")}
 		}
-		tx.p.produce(tx.ctx, r, func(_ *kgo.Record, err error) {
-			if err != nil {
-				tx.mu.Lock()
-				defer tx.mu.Unlock()
-				if tx.failed++; tx.first == nil {
-					tx.first = err
-				}
-			}
-		})
+		tx.p.hand(tx.ctx, r, tx.written)
 	}
 	return tx.failure()
+}
+
+// settle is for a record whose outcome is known.
+func (tx *Tx) settle(_ *kgo.Record, err error) {
+	if err != nil {
+		tx.mu.Lock()
+		defer tx.mu.Unlock()
+		if tx.failed++; tx.first == nil {
+			tx.first = err
+		}
+	}
 }
 
 // Flush waits until all records handed over are written. Their Partition, Offset and Timestamp are set then, though nothing is committed yet.
