@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,17 +72,23 @@ type Handler func(ctx context.Context, r *kgo.Record) error
 
 var errSpent = &Error{Op: "consume", Kind: ErrClosed, Err: errors.New("a Run of this consumer ended before all records that it had were processed: close it and make a new one")}
 
-// Run calls handler for every record, until ctx ends, handler returns [ErrStop] (Run returns nil then), StopAtEnd is reached (nil, too), or a
-// record cannot be processed ([*ProcessingError]). A record counts as processed, and is committed, only when handler has returned nil for it
-// or it has been put aside; nothing is committed beyond one that is not. RunConfig in ConsumerConfig.Run says how many at a time.
+// Run calls handler for every record, until ctx ends, handler returns [ErrStop], StopAtEnd is reached, or a record cannot be processed
+// ([*ProcessingError]). A record counts as processed, and is committed, only when handler has returned nil for it or it has been put aside;
+// nothing is committed beyond one that is not. RunConfig in ConsumerConfig.Run says how many at a time.
 //
-// All goroutines that Run starts have ended when it returns. What was processed is committed then.
+// That ctx ends is how a program tells Run to end, and no failure: Run then returns nil, as it does after [ErrStop] and at the end. With
+// StopAtEnd it returns the context's error, since there were records left. An error that it returns is always worth a line in a log.
+//
+// All goroutines that Run starts have ended when it returns. What was processed is committed then, or the error says that it is not.
 func (c *Consumer) Run(ctx context.Context, handler Handler) error {
+	if handler == nil {
+		return &Error{Op: "consume", Kind: ErrInvalid, Err: errors.New("Run needs a handler")}
+	}
 	if c.spent {
 		return errSpent
 	}
 	c.countLast()
-	r := newRunner(c, handler)
+	r := newRunner(ctx, c, handler)
 	c.mu.Lock()
 	busy := c.run != nil
 	if !busy {
@@ -124,6 +129,7 @@ type runner struct {
 	c       *Consumer
 	handler Handler
 	o       RunConfig
+	ctx     context.Context // Run's
 	base    context.Context // of handlers; does not end with Run's
 	cancel  context.CancelFunc
 	enough  context.CancelFunc // ends the wait for more records
@@ -158,8 +164,8 @@ type task struct {
 	done     bool
 }
 
-func newRunner(c *Consumer, handler Handler) *runner {
-	r := &runner{c: c, handler: handler, o: c.cfg.Run.withDefaults(), flows: make(map[topicPartition]*flow), keys: make(map[keyOf]*task),
+func newRunner(ctx context.Context, c *Consumer, handler Handler) *runner {
+	r := &runner{c: c, handler: handler, ctx: ctx, o: c.cfg.Run.withDefaults(), flows: make(map[topicPartition]*flow), keys: make(map[keyOf]*task),
 		halt: make(chan struct{})}
 	r.cond, r.jobs = sync.NewCond(&r.mu), sync.NewCond(&r.mu)
 	r.base, r.cancel = context.WithCancel(context.Background())
@@ -363,6 +369,9 @@ func (r *runner) failure(ctx context.Context, t *task, err error) (again time.Du
 	if ctx.Err() != nil { // it was told to give up, and did
 		return 0, context.Cause(ctx)
 	}
+	if told := r.ctx.Err(); told != nil && errors.Is(err, told) { // it went by Run's context: the record has not failed
+		return 0, errInterrupted
+	}
 	hooks(r.c.cfg.Hooks).attemptFailed(t.r, t.attempts, err)
 	_, hopeless := errors.AsType[permanent](err)
 	if t.attempts < p.Attempts && !hopeless {
@@ -383,7 +392,7 @@ func (r *runner) failure(ctx context.Context, t *task, err error) (again time.Du
 
 // failLocked ends the Run, unless the failure is only that the partition has gone.
 func (r *runner) failLocked(f *flow, err error) {
-	if f.gone.Load() {
+	if f.gone.Load() || errors.Is(err, errInterrupted) {
 		return
 	}
 	r.stopping = true
@@ -445,18 +454,18 @@ func (r *runner) end(ctx context.Context, err error) error {
 	failed, stopped := r.failed, r.stopped
 	r.mu.Unlock()
 	r.release()
+	switch told := ctx.Err(); {
+	case failed != nil:
+		err = failed
+	case stopped, told != nil && !c.stopAtEnd && errors.Is(err, told):
+		err = nil
+	}
 	if c.group {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.StopGrace)
 		defer cancel()
 		if cerr := c.cl.CommitMarkedOffsets(ctx); cerr != nil {
 			err = errors.Join(err, wrap("commit offsets of group", c.cfg.Group, cerr))
 		}
-	}
-	switch {
-	case failed != nil:
-		return failed
-	case stopped, errors.Is(err, io.EOF):
-		return nil
 	}
 	return err
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// errInterrupted: the pause before another attempt ended because the record is not to be processed any more.
+// errInterrupted: a record was not processed because it is not to be any more. It has not failed.
 var errInterrupted = errors.New("interrupted")
 
 // process calls the handler for a partition's records, one after the other, as long as the partition is ours and Run goes on.
@@ -44,7 +44,7 @@ func (r *runner) process(ctx context.Context, f *flow, rs []*kgo.Record) {
 	defer r.mu.Unlock()
 	f.running--
 	f.left += len(rs) - done
-	if err != nil && !errors.Is(err, errInterrupted) {
+	if err != nil {
 		r.failLocked(f, err)
 	}
 	r.cond.Broadcast()

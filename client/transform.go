@@ -7,6 +7,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -59,6 +60,15 @@ type TransformConfig struct {
 	// StopAtEnd makes Transform return nil once it has processed all that was there when each partition was assigned. One that gets none,
 	// because others have them all, returns at once.
 	StopAtEnd bool
+	// OnAssigned and OnRevoked are for what the function remembers of partitions, to load it and to forget it. OnAssigned is called with
+	// partitions before the function gets a record of theirs; OnRevoked when they are another member's, when Transform ends, and when a
+	// transaction was aborted: what the function has made of its records has not happened then, and OnAssigned follows. So what was remembered
+	// since the last OnAssigned is always what is committed, and that of the transaction under way. Both are called between
+	// transactions, one at a time, by the goroutine of Transform. An error of OnAssigned is a failure like that of a broker: Transform begins again,
+	// and returns it when it does not go away, or at once if it is [Permanent]; OnRevoked is not called for those partitions. What another member has
+	// written in its last transaction may become visible some moments after OnAssigned. Nil: not called.
+	OnAssigned func(ctx context.Context, partitions map[string][]int32) error
+	OnRevoked  func(partitions map[string][]int32)
 	// Compression of what is written.
 	Compression Compression
 	// ClassicGroup uses Kafka's older group protocol though the cluster has the new one: see [ConsumerConfig].
@@ -94,14 +104,20 @@ type TransformFunc func(ctx context.Context, r *kgo.Record) ([]*kgo.Record, erro
 
 // Transform calls fn for every record of the topics and writes what it returns, exactly once: to a consumer that reads what is committed it
 // looks as if fn had been called once for each record, whatever fails, restarts or moves. It goes on until ctx ends (the transaction under way
-// is finished first), fn returns [ErrStop] or StopAtEnd is reached (it returns nil then), a record cannot be processed
-// ([*ProcessingError]), or an error does not go away: [ErrFenced] if another program has taken TransactionalID.
+// is finished first), fn returns [ErrStop], StopAtEnd is reached, a record cannot be processed ([*ProcessingError]), or an error does not go
+// away: [ErrFenced] if another program has taken TransactionalID.
+//
+// That ctx ends is how a program tells Transform to end, and no failure: it then returns nil, as it does after [ErrStop] and at the end. With
+// StopAtEnd it returns the context's error, since there were records left. An error that it returns is always worth a line in a log.
 //
 // It runs on the caller's goroutine and Concurrency others (none with 1) while there are records; all have ended when it returns, and those of the
 // franz-go client under it.
 func Transform(ctx context.Context, cfg TransformConfig, fn TransformFunc) error {
 	if err := cfg.check(); err != nil {
 		return err
+	}
+	if fn == nil {
+		return &Error{Op: "set up the transformation", Kind: ErrInvalid, Err: errors.New("there is no function")}
 	}
 	codec, err := cfg.Compression.codec()
 	if err != nil {
@@ -111,7 +127,7 @@ func Transform(ctx context.Context, cfg TransformConfig, fn TransformFunc) error
 	cfg.Concurrency = orInt(cfg.Concurrency, 1)
 	cfg.MaxRecords = orInt(cfg.MaxRecords, DefaultTransformRecords)
 	cfg.TransactionTimeout = orDuration(cfg.TransactionTimeout, DefaultTransactionTimeout)
-	t := &transformer{cfg: cfg, fn: fn, log: cfg.logger(), codec: codec, limit: cfg.MaxRecords, id: cfg.TransactionalID, ends: transformEnds{m: make(map[topicPartition]*transformEnd)}}
+	t := &transformer{cfg: cfg, fn: fn, log: cfg.logger(), codec: codec, limit: cfg.MaxRecords, id: cfg.TransactionalID, state: newState(&cfg), ends: transformEnds{m: make(map[topicPartition]*transformEnd)}}
 	if t.id == "" {
 		t.id = cfg.Group + "-" + rand.Text()
 	}
@@ -128,13 +144,19 @@ func Transform(ctx context.Context, cfg TransformConfig, fn TransformFunc) error
 	}
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(context.Canceled)
-	t.base = base
+	t.ctx, t.base = ctx, base
 	stop := context.AfterFunc(ctx, func() {
-		grace := time.AfterFunc(orDuration(cfg.StopGrace, DefaultStopGrace), func() { cancel(ctx.Err()) })
+		grace := time.AfterFunc(orDuration(cfg.StopGrace, DefaultStopGrace), func() { cancel(errStopped) })
 		context.AfterFunc(base, func() { grace.Stop() })
 	})
 	defer stop()
-	return t.run(ctx)
+	switch err = t.run(ctx); {
+	case err == errStopped && cfg.StopAtEnd:
+		return ctx.Err()
+	case err == errStopped:
+		return nil
+	}
+	return err
 }
 
 // transformer is one Transform.
@@ -145,37 +167,46 @@ type transformer struct {
 	admin *Admin
 	codec kgo.CompressionCodec
 	id    string
-	base  context.Context // of transactions: it ends some time after Transform's
+	ctx   context.Context // Transform's
+	base  context.Context // of transactions: it ends some time after that
 	limit int             // records of the next transaction
 	blame *blame
 	ends  transformEnds
+	state *state
 
 	moved   atomic.Bool                             // partitions have gone since the last look
 	current atomic.Pointer[context.CancelCauseFunc] // of the transaction that runs
 	stopped atomic.Bool                             // fn said ErrStop
 }
 
+// errStopped: Transform's context has ended. By itself, and not wrapped, it says that nothing else has gone wrong.
+var errStopped = errors.New("told to end")
+
 // run begins sessions until there is a reason to end.
 func (t *transformer) run(ctx context.Context) error {
+	var last error // of the session before, if it did not commit anything
 	for failed := 0; ; {
 		committed, err := t.session(ctx)
 		if committed {
-			failed = 0
+			failed, last = 0, nil
 		}
 		failed++
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
+		switch told := ctx.Err(); {
+		case err == nil, err == errStopped:
+			return err
+		case told != nil && errors.Is(err, told): // while it connected
+			return cmp.Or(last, err)
+		case told != nil:
+			return err
 		case failed >= maxSessions || !t.passing(err):
 			return err
 		}
+		last = err
 		pause := min(100*time.Millisecond<<(failed-1), maxSessionPause)
 		t.log.Warn("a transformation failed and is begun again where its group is", "group", t.cfg.Group, "in", pause, "err", err)
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return err
 		case <-time.After(pause):
 		}
 	}
@@ -184,6 +215,9 @@ func (t *transformer) run(ctx context.Context) error {
 // passing says whether it is worth while to begin again after an error.
 func (t *transformer) passing(err error) bool {
 	if _, ok := errors.AsType[*ProcessingError](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[permanent](err); ok {
 		return false
 	}
 	switch kindOf(err) {
@@ -199,6 +233,7 @@ func (t *transformer) passing(err error) bool {
 func (t *transformer) session(ctx context.Context) (committed bool, err error) {
 	var s *kgo.GroupTransactSession
 	t.ends.reset()
+	t.state.reset()
 	_, err = t.cfg.connectBy(ctx, func(opts ...kgo.Opt) (*kgo.Client, error) {
 		var err error
 		if s, err = kgo.NewGroupTransactSession(opts...); err != nil {
@@ -210,6 +245,7 @@ func (t *transformer) session(ctx context.Context) (committed bool, err error) {
 		return false, err
 	}
 	defer s.Close()
+	defer t.state.forgetAll()
 	// First of all: a transaction that an earlier session has left open holds up the offsets that this one begins with.
 	if err := takeOver(ctx, s.Client(), t.id); err != nil {
 		return false, err
@@ -227,6 +263,12 @@ func (t *transformer) session(ctx context.Context) (committed bool, err error) {
 		if err != nil {
 			return committed, err
 		}
+		if err := t.state.tell(ctx); err != nil {
+			if told := ctx.Err(); told != nil && errors.Is(err, told) {
+				err = errStopped
+			}
+			return committed, err
+		}
 		records := t.dataOf(fetches)
 		if len(records) == 0 {
 			t.ends.advance(fetches)
@@ -236,10 +278,12 @@ func (t *transformer) session(ctx context.Context) (committed bool, err error) {
 		if err != nil {
 			return committed, err
 		}
-		if ok {
-			committed = true
-			t.ends.advance(fetches)
+		if !ok {
+			t.state.forgetAll()
+			continue
 		}
+		committed = true
+		t.ends.advance(fetches)
 	}
 }
 
@@ -264,6 +308,7 @@ func (t *transformer) options() []kgo.Opt {
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, parts map[string][]int32) {
 			t.log.Debug("partitions assigned", "group", cfg.Group, "partitions", parts)
 			t.ends.assigned(parts)
+			t.state.came(parts)
 		}),
 		kgo.OnPartitionsRevoked(t.gone),
 		kgo.OnPartitionsLost(t.gone),
@@ -290,6 +335,7 @@ var errMoved = errors.New("partitions have gone to another member")
 func (t *transformer) gone(_ context.Context, _ *kgo.Client, parts map[string][]int32) {
 	t.log.Debug("partitions gone", "group", t.cfg.Group, "partitions", parts)
 	t.ends.gone(parts)
+	t.state.went(parts)
 	t.moved.Store(true)
 	if cancel := t.current.Load(); cancel != nil {
 		(*cancel)(errMoved)
@@ -317,15 +363,17 @@ func (t *transformer) starts(ctx context.Context, offsets map[string]map[int32]k
 
 // poll waits for records.
 func (t *transformer) poll(ctx context.Context, s *kgo.GroupTransactSession) (kgo.Fetches, error) {
-	asking := ctx
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer t.state.waiting(cancel)()
 	if t.cfg.StopAtEnd { // no record wakes us when there turns out to be nothing to read
-		var cancel context.CancelFunc
-		asking, cancel = context.WithTimeout(ctx, 100*time.Millisecond)
-		defer cancel()
+		var end context.CancelFunc
+		asking, end = context.WithTimeout(asking, 100*time.Millisecond)
+		defer end()
 	}
 	fetches := s.PollRecords(asking, t.limit)
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	if ctx.Err() != nil {
+		return nil, errStopped
 	}
 	var first error
 	fetches.EachError(func(topic string, partition int32, err error) {
@@ -334,7 +382,7 @@ func (t *transformer) poll(ctx context.Context, s *kgo.GroupTransactSession) (kg
 		switch {
 		case loss: // mostly it is none: see Consumer.gotNone. franz-go goes on where the log does
 			t.log.Warn("records of an input may have been lost", "group", t.cfg.Group, "err", err)
-		case asking.Err() != nil && errors.Is(err, context.DeadlineExceeded):
+		case asking.Err() != nil && errors.Is(err, asking.Err()):
 		case session: // franz-go joins again by itself
 			t.log.Warn("the group's session failed; it is begun again", "group", t.cfg.Group, "err", lost.Err)
 		case first == nil:

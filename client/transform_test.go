@@ -255,15 +255,19 @@ func TestTransformIsFenced(t *testing.T) {
 	if got := outputs(t, b.Config(), "out"); !slices.Equal(got, numbers(0, 10)) {
 		t.Fatalf("%q", got)
 	}
+	none := func(context.Context, *kgo.Record) ([]*kgo.Record, error) { return nil, nil }
 	for _, cfg := range []client.TransformConfig{{Group: "g"}, {Topics: []string{"in"}}, {Group: "g", Topics: []string{"in"}, Concurrency: -1},
 		{Group: "g", Topics: []string{"in"}, Retry: client.RetryPolicy{DeadLetter: "in"}},
 		{Group: "g", Topics: []string{"in"}, Retry: client.RetryPolicy{Delayed: []client.DelayedRetry{{Topic: "later", Delay: time.Second}}}}} {
 		cfg.Config = b.Config()
-		if err := client.Transform(ctx(t), cfg, nil); !errors.Is(err, client.ErrInvalid) {
+		if err := client.Transform(ctx(t), cfg, none); !errors.Is(err, client.ErrInvalid) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
 	}
-	if err := client.Transform(ctx(t), client.TransformConfig{Config: b.Config(), Group: "g", Topics: []string{"no"}}, nil); !errors.Is(err, client.ErrNotFound) {
+	if err := client.Transform(ctx(t), client.TransformConfig{Config: b.Config(), Group: "g", Topics: []string{"in"}}, nil); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("without a function: %v", err)
+	}
+	if err := client.Transform(ctx(t), client.TransformConfig{Config: b.Config(), Group: "g", Topics: []string{"no"}}, none); !errors.Is(err, client.ErrNotFound) {
 		t.Errorf("a topic that is not there: %v", err)
 	}
 }
@@ -293,7 +297,7 @@ func TestTransformExactlyOnce(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := program(all, time.Second); !errors.Is(err, context.Canceled) {
+		if err := program(all, time.Second); err != nil {
 			t.Errorf("the program that stays: %v", err)
 			finished()
 		}
@@ -305,7 +309,7 @@ func TestTransformExactlyOnce(t *testing.T) {
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				if err := program(ctx, time.Nanosecond); !errors.Is(err, context.Canceled) {
+				if err := program(ctx, time.Nanosecond); err != nil && !errors.Is(err, context.Canceled) { // as it connected
 					t.Errorf("a program that comes and goes: %v", err)
 					finished()
 				}

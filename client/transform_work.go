@@ -34,7 +34,13 @@ func (b *blame) is(r *kgo.Record) bool {
 // transact makes a transaction of records. An error ends the session. Not committed and no error: they come again.
 func (t *transformer) transact(s *kgo.GroupTransactSession, records []*kgo.Record) (committed bool, err error) {
 	began := time.Now()
-	defer func() { hooks(t.cfg.Hooks).transactionEnd(committed, began, err) }()
+	defer func() {
+		failure := err
+		if err == errStopped { // an abort as any other
+			failure = nil
+		}
+		hooks(t.cfg.Hooks).transactionEnd(committed, began, failure)
+	}()
 	if err := s.Begin(); err != nil {
 		return false, wrap("begin a transaction of group", t.cfg.Group, err)
 	}
@@ -173,6 +179,9 @@ func (t *transformer) handle(ctx context.Context, r *kgo.Record) ([]*kgo.Record,
 			return outs, nil
 		case ctx.Err() != nil: // it was told to give up, and did
 			return nil, context.Cause(ctx)
+		}
+		if told := t.ctx.Err(); told != nil && errors.Is(err, told) { // it went by Transform's context: the record has not failed
+			return nil, errStopped
 		}
 		hooks(t.cfg.Hooks).attemptFailed(r, attempts, err)
 		switch {

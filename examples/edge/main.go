@@ -98,12 +98,7 @@ func run(ctx context.Context, d *demo.Demo) (err error) {
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	g, working := errgroup.WithContext(working)
-	g.Go(func() error {
-		if err := alarms(working, d); working.Err() == nil {
-			return err
-		}
-		return nil // it was told to end
-	})
+	g.Go(func() error { return alarms(working, d) })
 	g.Go(func() error {
 		defer stop()
 		if err := publish(working, d, js, server); err != nil {

@@ -134,13 +134,9 @@ func worker(ctx context.Context, d *demo.Demo, q *queue, name string) error {
 		return err
 	}
 	defer c.Close(context.WithoutCancel(ctx))
-	err = client.NewTypedConsumer(c, codec).RunMessages(ctx, func(_ context.Context, m client.Message[string, Job]) error {
+	return client.NewTypedConsumer(c, codec).RunMessages(ctx, func(_ context.Context, m client.Message[string, Job]) error {
 		return q.send(name, m.Value)
 	})
-	if ctx.Err() != nil {
-		return nil // it was told to end
-	}
-	return err
 }
 
 // queue is what the workers do, and what is known of it.
