@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,7 +41,8 @@ type Config struct {
 	Brokers []string
 	// ClientID is shown in brokers' logs and metrics. Empty: "balsa-go".
 	ClientID string
-	// ConnectTimeout bounds the constructor's first contact with the cluster. Zero: [DefaultConnectTimeout].
+	// ConnectTimeout bounds the constructor's first contact with the cluster, and each connection's dialling and TLS handshake. Of several
+	// Brokers each one that is asked has its part of it to answer. Zero: [DefaultConnectTimeout].
 	ConnectTimeout time.Duration
 	// Security says how to connect: TLS, SASL.
 	Security Security
@@ -83,7 +85,7 @@ func (c *Config) Check() error {
 	if _, err := c.seeds(); err != nil {
 		return err
 	}
-	_, err := c.Security.options(DefaultConnectTimeout)
+	_, _, err := c.Security.options(DefaultConnectTimeout)
 	return err
 }
 
@@ -123,9 +125,15 @@ func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo
 	if theirs := hooks(c.Hooks).franzGo(); len(theirs) > 0 {
 		opts = append(opts, kgo.WithHooks(theirs...))
 	}
-	secure, err := c.Security.options(timeout)
+	dialer, secure, err := c.Security.options(timeout)
 	if err != nil {
 		return nil, err
+	}
+	first := newContact(ctx, dialer, seeds, timeout)
+	defer first.cancel()
+	dial := kgo.Dialer(first.dial)
+	if kgo.ValidateOpts(append(slices.Clone(c.Options), dial)...) == nil { // their own TLS excludes it
+		opts = append(opts, dial)
 	}
 	opts = append(opts, secure...)
 	opts = append(opts, own...)
@@ -134,15 +142,9 @@ func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo
 	if err != nil {
 		return nil, &Error{Op: "set up the client", Kind: ErrInvalid, Err: err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if err := cl.Ping(ctx); err != nil {
+	if err := first.make(cl); err != nil {
 		cl.Close()
-		kind := ErrUnreachable
-		if kindOf(err) == ErrDenied {
-			kind = ErrDenied
-		}
-		return nil, &Error{Op: "connect to", Subject: strings.Join(seeds, ", "), Kind: kind, Err: err}
+		return nil, err
 	}
 	return cl, nil
 }

@@ -152,21 +152,23 @@ func ReadSecret(name string) (string, error) {
 	return line, nil
 }
 
-// options are franz-go's for all this.
-func (s *Security) options(timeout time.Duration) (opts []kgo.Opt, err error) {
+// options are franz-go's for all this, and what makes connections.
+func (s *Security) options(timeout time.Duration) (dialer dialFunc, opts []kgo.Opt, err error) {
 	config, err := s.tlsConfig()
-	if err == nil && config != nil {
-		opts = append(opts, kgo.Dialer((&tls.Dialer{NetDialer: &net.Dialer{Timeout: timeout}, Config: config}).DialContext))
+	plain := &net.Dialer{Timeout: timeout}
+	dialer = plain.DialContext
+	if config != nil {
+		dialer = (&tls.Dialer{NetDialer: plain, Config: config}).DialContext
 	}
 	var m sasl.Mechanism
 	if err == nil {
 		m, err = s.mechanism()
 	}
 	if err != nil {
-		return nil, &Error{Op: "set up the connection's security", Kind: ErrInvalid, Err: err}
+		return nil, nil, &Error{Op: "set up the connection's security", Kind: ErrInvalid, Err: err}
 	}
 	if m != nil {
 		opts = append(opts, kgo.SASL(m))
 	}
-	return opts, nil
+	return dialer, opts, nil
 }

@@ -1,0 +1,124 @@
+// The first contact with a cluster, which must end in time. franz-go waits ten seconds for the answer to what it says first on a connection,
+// whatever context the caller has, and asks no other broker meanwhile: one that accepts connections and does not answer would hold up everything.
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// dialFunc makes a connection, with the handshake of TLS if there is one.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// contact is a first contact. It is the client's dialler.
+type contact struct {
+	dialer dialFunc
+	seeds  []string
+	share  time.Duration // of one broker
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu    sync.Mutex // guards what follows
+	over  bool       // connections are not its business any more
+	until []func() bool
+	mute  []string // brokers that took a connection and had not answered when it was cut
+}
+
+func newContact(ctx context.Context, dialer dialFunc, seeds []string, timeout time.Duration) *contact {
+	c := &contact{dialer: dialer, seeds: seeds, share: timeout / time.Duration(len(seeds))}
+	c.ctx, c.cancel = context.WithTimeout(ctx, timeout)
+	return c
+}
+
+// dial is for franz-go.
+func (c *contact) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c.mu.Lock()
+	over, again := c.over, slices.Contains(c.mute, addr)
+	c.mu.Unlock()
+	switch {
+	case over:
+		return c.dialer(ctx, network, addr)
+	case again: // franz-go tries a connection that broke a second time before it goes on to the next broker
+		return nil, errors.New("it has just not answered")
+	}
+	one, giveUp := context.WithTimeout(c.ctx, c.share) // for the handshake and the first answer
+	dialling, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(one, cancel)
+	conn, err := c.dialer(dialling, network, addr)
+	stop()
+	if err != nil {
+		giveUp()
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		giveUp()
+		return conn, nil
+	}
+	c.until = append(c.until, context.AfterFunc(one, func() {
+		defer giveUp()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.over {
+			return
+		}
+		if one.Err() == context.DeadlineExceeded {
+			c.mute = append(c.mute, addr)
+		}
+		conn.Close()
+	}))
+	return conn, nil
+}
+
+// make makes it.
+func (c *contact) make(cl *kgo.Client) error {
+	err := cl.Ping(c.ctx)
+	ended := c.ctx.Err()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	for _, stop := range c.until {
+		stop()
+	}
+	c.until = nil
+	c.cancel()
+	if err == nil {
+		return nil
+	}
+	kind := ErrUnreachable
+	if kindOf(err) == ErrDenied {
+		kind = ErrDenied
+	}
+	return &Error{Op: "connect to", Subject: strings.Join(c.seeds, ", "), Kind: kind, Err: c.because(ended, err)}
+}
+
+// because is why there was no contact: what franz-go says of a connection that was cut is not it.
+func (c *contact) because(ended, err error) error {
+	switch {
+	case len(c.mute) > 0:
+		who := "it accepts connections and has"
+		switch {
+		case len(c.mute) > 1:
+			who = strings.Join(c.mute, ", ") + " accept connections and have"
+		case len(c.seeds) > 1:
+			who = c.mute[0] + " accepts connections and has"
+		}
+		return fmt.Errorf("%s not answered within %v; is that a Kafka listener, and does it speak TLS? (%w)", who, c.share, context.DeadlineExceeded)
+	case ended == context.DeadlineExceeded:
+		return fmt.Errorf("no answer in time (%w)", ended)
+	case ended != nil:
+		return ended
+	}
+	return err
+}

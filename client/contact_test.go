@@ -1,0 +1,78 @@
+// The first contact with what does not answer.
+
+package client_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/brokertest"
+	"github.com/balsamq/balsa/client"
+)
+
+// mute is the address of a listener that accepts connections and says nothing; accepted is called with each.
+func mute(t *testing.T, accepted func()) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		wg  sync.WaitGroup
+		all []net.Conn
+	)
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all = append(all, c)
+			accepted()
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		wg.Wait()
+		for _, c := range all {
+			c.Close()
+		}
+	})
+	return l.Addr().String()
+}
+
+// Who accepts connections and does not answer is named, and the wait for it ends with ConnectTimeout, not with franz-go's patience; that ends the
+// context of the caller, too. (That it was not franz-go's shows in the error.)
+func TestMuteBroker(t *testing.T) {
+	t.Parallel()
+	addr := mute(t, func() {})
+	_, err := client.NewAdmin(ctx(t), client.Config{Brokers: []string{addr}, ConnectTimeout: 200 * time.Millisecond})
+	if !errors.Is(err, client.ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "not answered within 200ms") {
+		t.Errorf("a mute broker: %v", err)
+	}
+	run, cancel := context.WithCancel(ctx(t))
+	defer cancel()
+	addr = mute(t, cancel)
+	if _, err = client.NewAdmin(run, client.Config{Brokers: []string{addr}, ConnectTimeout: time.Hour}); !errors.Is(err, context.Canceled) {
+		t.Errorf("told to end: %v", err)
+	}
+}
+
+// A mute broker among those that are named does not keep the others from being asked.
+func TestMuteBrokerAmongOthers(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Start(t)
+	cfg := b.Config()
+	cfg.Brokers = []string{mute(t, func() {}), mute(t, func() {}), b.Addr(), mute(t, func() {})}
+	cfg.ConnectTimeout = 8 * time.Second
+	a, err := client.NewAdmin(ctx(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+}
