@@ -135,3 +135,40 @@ func TestDryRun(t *testing.T) {
 		}
 	}
 }
+
+// A dry run of produce knows how large a record may be; and batches are as large as the topic allows, neither larger nor smaller.
+func TestDryRunOfLargeRecords(t *testing.T) {
+	starting, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b, err := broker.Start(starting, broker.Config{DataDir: t.TempDir(), Listeners: []broker.Listener{{Name: broker.ProtocolPlaintext, Listen: "127.0.0.1:0"}}, ListenRPC: "127.0.0.1:0", CloseTimeout: -1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	c := newCLI(t)
+	c.env["BALSA_BROKERS"] = b.KafkaAddr()
+	c.must("topic", "create", "small", "-p", "1", "--set", "max.message.bytes=2000")
+	c.must("topic", "create", "large", "-p", "1", "--set", "max.message.bytes=3000000")
+	const overhead = 65 + 10 // of a batch, and of a record of about this size
+	for _, tc := range []struct {
+		topic, in string
+		want      int
+	}{
+		{"small", strings.Repeat(strings.Repeat("x", 500)+"\n", 20), exitOK},
+		{"small", strings.Repeat("x", 2000-overhead) + "\n", exitOK},
+		{"small", "one\n" + strings.Repeat("x", 2000) + "\n", exitFailure},
+		{"large", strings.Repeat("x", 2<<20) + "\n", exitOK},
+		{"large", strings.Repeat("x", 3_000_000) + "\n", exitFailure},
+	} {
+		for _, args := range [][]string{{"produce", tc.topic, "--dry-run"}, {"produce", tc.topic}} {
+			c.in = strings.NewReader(tc.in)
+			if code, out, errText := c.run(args...); code != tc.want || code != exitOK && !strings.Contains(errText, "line") {
+				t.Errorf("broker %s of %d bytes: exit code %d, want %d\n%s%s", strings.Join(args, " "), len(tc.in), code, tc.want, out, errText)
+			}
+		}
+	}
+	c.in = strings.NewReader("one\n" + strings.Repeat("x", 2000) + "\n")
+	if _, _, errText := c.run("produce", "small", "--dry-run"); !strings.Contains(errText, "line 2") || !strings.Contains(errText, "max.message.bytes=20") {
+		t.Errorf("which line, and what to do: %s", errText)
+	}
+}

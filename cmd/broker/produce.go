@@ -10,13 +10,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/bits"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/balsamq/balsa/client"
@@ -113,7 +116,7 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 		defer f.Close()
 		in = f
 	}
-	partitions := 0
+	partitions, limit := 0, 0
 	if err := withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 		t, err := adm.Topic(ctx, topic)
 		if err != nil {
@@ -123,6 +126,7 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 			return &cliError{code: exitNotFound, what: fmt.Sprintf("topic %s has no partition %d", topic, o.partition), where: "--partition",
 				mend: fmt.Sprintf("it has %d: 0 to %d", partitions, partitions-1)}
 		}
+		limit = batchLimit(ctx, adm, topic)
 		return nil
 	}); err != nil {
 		return err
@@ -133,7 +137,7 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 	}
 	w := &recordSink{res: produced{Topic: topic, Partitions: make(map[int32]int), DryRun: o.dry}, started: time.Now()}
 	if !o.dry {
-		if err := w.connect(cmd, topic, o); err != nil {
+		if err := w.connect(cmd, topic, limit, o); err != nil {
 			return err
 		}
 	}
@@ -158,6 +162,12 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 		if err == nil && r != nil && r.Partition >= int32(partitions) {
 			err = badLine(fmt.Sprintf("it has %d: 0 to %d. Without --keep-partition the key decides", partitions, partitions-1), "topic %s has no partition %d", topic, r.Partition)
 		}
+		if err == nil && r != nil && o.dry && limit > 0 {
+			if size := batchBytes(r); size > limit {
+				err = badLine(fmt.Sprintf("make the record smaller, or let the topic take it: 'broker topic alter %s --set max.message.bytes=%d'", topic, size),
+					"the record takes %d bytes as a batch of its own, more than the %d that max.message.bytes allows in topic %s", size, limit, topic)
+			}
+		}
 		if bad, ok := errors.AsType[*badRecord](err); ok {
 			return &cliError{code: exitFailure, what: bad.what, where: fmt.Sprintf("line %d", n), mend: bad.mend, err: err}
 		}
@@ -173,6 +183,9 @@ func (a *app) produce(cmd *cobra.Command, topic string, o *produceOptions) error
 	}
 	if err != nil {
 		e := a.explain(err, cmd.CommandPath())
+		if errors.Is(err, kerr.MessageTooLarge) {
+			e.code, e.mend = exitFailure, fmt.Sprintf("make the record smaller, or let the topic take it: 'broker topic alter %s --set max.message.bytes=BYTES'; --dry-run says how many", topic)
+		}
 		e.what = fmt.Sprintf("%d of %d records were not written; the first is %s", w.res.Failed, w.res.Failed+w.res.Written, e.what)
 		if bad, ok := errors.AsType[*cliError](readErr); ok {
 			e.what += fmt.Sprintf("; and %s: %s", bad.where, bad.what)
@@ -219,7 +232,12 @@ func (o *produceOptions) reader() (func(line []byte) (*kgo.Record, error), error
 			return r, nil
 		}, nil
 	}
+	first := true
 	return func(line []byte) (*kgo.Record, error) {
+		if first { // what a program on Windows puts before a text
+			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
+		}
+		first = false
 		if len(bytes.TrimSpace(line)) == 0 {
 			return nil, nil
 		}
@@ -254,11 +272,47 @@ type recordSink struct {
 	first error // of the records that were not written
 }
 
-func (w *recordSink) connect(cmd *cobra.Command, topic string, o *produceOptions) (err error) {
+// batchLimit is how large a batch of a topic may be; 0: not known, since the user may not see it.
+func batchLimit(ctx context.Context, adm *client.Admin, topic string) int {
+	values, err := adm.Configs(ctx, client.ConfigResource{Kind: client.TopicConfigs, Name: topic}, "max.message.bytes")
+	if err != nil || len(values) != 1 || values[0].Value == nil {
+		return 0
+	}
+	n, err := strconv.Atoi(*values[0].Value)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// emptyBatch is what a batch takes besides its records, in a request.
+const emptyBatch = 65
+
+// batchBytes is what a record takes as a batch of its own, before compression: what the client compares with the limit.
+func batchBytes(r *kgo.Record) int {
+	varint := func(n int) int { return (bits.Len64(uint64(n)<<1|1) + 6) / 7 }
+	n := 3 + varint(len(r.Key)) + len(r.Key) + varint(len(r.Value)) + len(r.Value) + varint(len(r.Headers)) // 3: attributes, and two deltas that are 0
+	for _, h := range r.Headers {
+		n += varint(len(h.Key)) + len(h.Key) + varint(len(h.Value)) + len(h.Value)
+	}
+	return emptyBatch + varint(n) + n
+}
+
+// Bounds of what franz-go takes for the size of a batch.
+const (
+	minBatchLimit = 1 << 10
+	maxBatchLimit = 90 << 20
+)
+
+func (w *recordSink) connect(cmd *cobra.Command, topic string, limit int, o *produceOptions) (err error) {
 	w.alive = context.WithoutCancel(cmd.Context())
 	w.timeout, _ = cmd.Flags().GetDuration("timeout")
 	acks := map[string]client.Acks{"all": client.AcksAll, "1": client.AcksLeader, "0": client.AcksNone}[o.acks.String()]
-	w.p, err = client.NewProducer(w.alive, client.ProducerConfig{Config: connection(cmd), Topic: topic, Acks: acks,
+	cfg := connection(cmd)
+	if limit > 0 { // otherwise batches are as large as is usual, which may be too large for the topic or too small for a record
+		cfg.Options = append(cfg.Options, kgo.ProducerBatchMaxBytes(int32(min(max(limit, minBatchLimit), maxBatchLimit))))
+	}
+	w.p, err = client.NewProducer(w.alive, client.ProducerConfig{Config: cfg, Topic: topic, Acks: acks,
 		Compression: client.Compression(o.compression.String()), Linger: o.linger, ManualPartitions: o.partition >= 0 || o.keepPartition})
 	return err
 }

@@ -134,7 +134,14 @@ func (s *profileSet) names() []string { return slices.Sorted(maps.Keys(s.Profile
 
 // get finds a profile by its name.
 func (s *profileSet) get(name, where string) (profile, error) {
+	if name == "" {
+		return profile{}, usageError("'broker profile list' shows the profiles there are", "the name of the profile is empty")
+	}
 	p, ok := s.Profiles[name]
+	if _, small := s.Profiles[strings.ToLower(name)]; !ok && small {
+		return p, &cliError{code: exitNotFound, what: fmt.Sprintf("profile %s does not exist", name), where: where,
+			mend: fmt.Sprintf("names are in small letters: there is %s", strings.ToLower(name))}
+	}
 	if !ok {
 		return p, &cliError{code: exitNotFound, what: fmt.Sprintf("profile %s does not exist", name), where: where,
 			mend: "'broker profile list' shows the profiles there are; 'broker profile add NAME' makes one"}
@@ -180,11 +187,34 @@ func (a *app) loadProfiles() (*profileSet, error) {
 	if err == nil {
 		err = v.UnmarshalExact(s)
 	}
+	if err == nil {
+		err = checkNames(file)
+	}
 	if err != nil {
 		what := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "While parsing config: "), "\n", " ")
 		return nil, &cliError{code: exitUsage, what: "the profiles cannot be read: " + what, where: file, mend: "correct the file, or delete it and add the profiles anew; --profile none goes without", err: err}
 	}
 	return s, nil
+}
+
+// checkNames says which of the names in the file is none. Viper would read two that differ in capital letters as one.
+func checkNames(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var doc struct {
+		Profiles map[string]yaml.Node `yaml:"profiles"`
+	}
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(doc.Profiles)) {
+		if !profileName.MatchString(name) || name == noProfile {
+			return fmt.Errorf("a profile cannot be called %q: a name has 1 to 64 small letters, digits, hyphens and underscores, and is not 'none'", name)
+		}
+	}
+	return nil
 }
 
 // save writes the file anew, as a whole or not at all, for nobody else to read.

@@ -178,6 +178,10 @@ func TestProfileFile(t *testing.T) {
 	try(exitOK, "profile", "show", "prod")
 	try(exitOK, "profile", "show", "prod", "-o", "json")
 	try(exitNotFound, "profile", "show", "nowhere")
+	try(exitNotFound, "profile", "show", "Prod")
+	try(exitUsage, "profile", "show", "")
+	try(exitUsage, "profile", "use", "")
+	try(exitUsage, "profile", "remove", "")
 	try(exitNotFound, "profile", "use", "nowhere")
 	try(exitOK, "profile", "use", "prod")
 	try(exitOK, "profile", "remove", "prod")
@@ -209,7 +213,8 @@ func TestProfileFile(t *testing.T) {
 	if err != nil || !slices.EqualFunc(left, []string{"profiles.yaml"}, func(e os.DirEntry, name string) bool { return e.Name() == name }) {
 		t.Errorf("the directory has %v, %v", left, err)
 	}
-	for _, broken := range []string{"profiles: [", "profiles:\n  dev:\n    brokrs: [a]\n", "current: [a]\n"} {
+	for _, broken := range []string{"profiles: [", "profiles:\n  dev:\n    brokrs: [a]\n", "current: [a]\n",
+		"profiles:\n  Prod:\n    brokers: [a:1]\n", "profiles:\n  prod:\n    brokers: [a:1]\n  PROD:\n    brokers: [b:1]\n"} {
 		if err := os.WriteFile(file, []byte(broken), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -170,6 +170,22 @@ func TestBadRecordLines(t *testing.T) {
 	}
 }
 
+// What a program on Windows puts before a text is no part of the first record. In lines of bytes it may be meant.
+func TestByteOrderMark(t *testing.T) {
+	c, _ := fakeCluster(t, kfake.SeedTopics(1, "t"))
+	c.in = strings.NewReader("\xef\xbb\xbf" + `{"value":"one"}` + "\n" + `{"value":"two"}` + "\n")
+	c.must("produce", "t", "-i", "json")
+	c.in = strings.NewReader("\xef\xbb\xbfthree\n")
+	c.must("produce", "t")
+	if out := c.must("consume", "t", "-e"); out != "one\ntwo\n\xef\xbb\xbfthree\n" {
+		t.Errorf("consume: %q", out)
+	}
+	c.in = strings.NewReader(`{"value":"one"}` + "\n\xef\xbb\xbf" + `{"value":"two"}` + "\n")
+	if code, _, errText := c.run("produce", "t", "-i", "json"); code != exitFailure || !strings.Contains(errText, "line 2") {
+		t.Errorf("in the middle: exit code %d\n%s", code, errText)
+	}
+}
+
 // FuzzReadRecord: whatever a line is, it is refused, or a record that goes to a line and back.
 func FuzzReadRecord(f *testing.F) {
 	for _, s := range []string{`{"value":"v","key":null,"headers":[{"name":"a","value":null},{"nameBase64":"/w==","value":""}],"timestamp":"2026-03-01T12:00:00.007Z","partition":3}`,
