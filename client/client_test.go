@@ -9,6 +9,8 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/balsamq/balsa/brokertest"
 	"github.com/balsamq/balsa/client"
 )
 
@@ -469,5 +472,68 @@ func TestCompressionAndAcks(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d records, want %d: %v", len(got), want, got)
 		}
+	}
+}
+
+// Records that are none, and callbacks that come and go: each is told of its own, once, and Flush and Close wait for all. (What is the same for many
+// records is made once.)
+func TestCallbacks(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Start(t, brokertest.Topic("t", 2))
+	p := producer(t, client.ProducerConfig{Config: b.Config(), Topic: "t", MaxBufferedRecords: 64})
+	const each = 3000
+	var (
+		wg    sync.WaitGroup
+		told  [4][2]atomic.Int64 // by goroutine: by the callback that is the same for all, and by others
+		wrong atomic.Int64
+	)
+	for g := range told {
+		wg.Go(func() {
+			same := func(r *kgo.Record, err error) {
+				if err != nil || r.Headers[0].Key != "same" {
+					wrong.Add(1)
+				}
+				told[g][0].Add(1)
+			}
+			for i := range each {
+				r, done := &kgo.Record{Headers: []kgo.RecordHeader{{Key: "same"}}}, same
+				switch i % 3 {
+				case 1:
+					r.Headers[0].Key = "other"
+					done = func(r *kgo.Record, err error) {
+						if err != nil || r.Headers[0].Key != "other" || told[g][1].Add(1) > each {
+							wrong.Add(1)
+						}
+					}
+				case 2:
+					done = nil
+				}
+				p.ProduceAsync(ctx(t), r, done)
+			}
+		})
+	}
+	wg.Wait()
+	if err := p.Flush(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	for g := range told {
+		if same, others := told[g][0].Load(), told[g][1].Load(); same != each/3 || others != each/3 || wrong.Load() > 0 {
+			t.Errorf("told %d and %d times, want %d; %d wrongly", same, others, each/3, wrong.Load())
+		}
+	}
+	if err := p.Produce(ctx(t), nil); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("a record that is nil: %v", err)
+	}
+	none := producer(t, client.ProducerConfig{Config: b.Config()})
+	if err := none.Produce(ctx(t), &kgo.Record{}); !errors.Is(err, client.ErrInvalid) || !strings.Contains(err.Error(), "names no topic") {
+		t.Errorf("no topic: %v", err)
+	}
+	before := time.Now().Add(-time.Second)
+	r := &kgo.Record{}
+	if err := p.Produce(ctx(t), r); err != nil || r.Timestamp.Before(before) || r.Timestamp.After(time.Now().Add(time.Second)) {
+		t.Errorf("written at %v, %v", r.Timestamp, err)
+	}
+	if err := p.Close(ctx(t)); err != nil {
+		t.Fatal(err)
 	}
 }

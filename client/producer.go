@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -102,6 +103,8 @@ type Producer struct {
 	hooks hooks
 	clock stamps
 
+	manual bool // records name their partitions
+
 	silent callback                 // of records without a function
 	usual  atomic.Pointer[callback] // one that many records have
 
@@ -168,7 +171,7 @@ func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Producer{cl: cl, hooks: cfg.Hooks}
+	p := &Producer{cl: cl, hooks: cfg.Hooks, manual: cfg.ManualPartitions}
 	p.silent = p.wrap(nil)
 	if cfg.TransactionalID != "" {
 		p.txn = make(chan struct{}, 1)
@@ -226,13 +229,13 @@ func failures(n int, first error) error {
 
 // ProduceAsync hands a record over and returns; it blocks only while the buffer is full. The record must not be changed
 // before done is called, which happens exactly once, on a goroutine of the client, in order within a partition: it must
-// not block. The context bounds the record's whole way. done may be nil: then a failure is reported by the next Flush or Close.
+// not block. (For a record that is not taken at all, as the producer is closed, it is the caller's.) The context bounds the record's whole way. done may be nil: then a failure is reported by the next Flush or Close.
 func (p *Producer) ProduceAsync(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
 	p.produce(ctx, r, p.callbackOf(done))
 }
 
 func (p *Producer) produce(ctx context.Context, r *kgo.Record, c callback) {
-	if p.txn != nil {
+	if p.txn != nil && r != nil {
 		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrInvalid, Err: errors.New("a producer with a transactional id writes by Transact")}
 		p.report(r, err, c.done)
 		return
@@ -242,6 +245,10 @@ func (p *Producer) produce(ctx context.Context, r *kgo.Record, c callback) {
 
 // hand hands a record over to franz-go.
 func (p *Producer) hand(ctx context.Context, r *kgo.Record, c callback) {
+	if r == nil {
+		p.report(r, &Error{Op: "produce", Kind: ErrInvalid, Err: errors.New("a record is nil")}, c.done)
+		return
+	}
 	p.handed.Add(1)
 	if p.closed.Load() {
 		err := &Error{Op: "produce to", Subject: r.Topic, Kind: ErrClosed, Err: errors.New("the producer is closed")}
@@ -257,7 +264,13 @@ func (p *Producer) hand(ctx context.Context, r *kgo.Record, c callback) {
 
 // settle is for a record whose outcome is known.
 func (p *Producer) settle(r *kgo.Record, err error, done func(*kgo.Record, error)) {
-	if err != nil {
+	switch {
+	case err == nil:
+	case r.Topic == "":
+		err = &Error{Op: "produce", Kind: ErrInvalid, Err: fmt.Errorf("the record names no topic, and neither does the producer's configuration (%w)", err)}
+	case errors.Is(err, kerr.InvalidTopicException), errors.Is(err, kerr.UnknownTopicOrPartition) && !p.manual: // no partition was chosen
+		err = wrap("produce to", r.Topic, err)
+	default:
 		err = wrap("produce to", partitionName(r.Topic, r.Partition), err)
 	}
 	p.report(r, err, done)

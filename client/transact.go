@@ -42,6 +42,9 @@ func (p *Producer) Transact(ctx context.Context, fn func(tx *Tx) error) (err err
 	if p.txn == nil {
 		return &Error{Op: op, Kind: ErrInvalid, Err: errors.New("the producer has no transactional id")}
 	}
+	if fn == nil {
+		return &Error{Op: op, Kind: ErrInvalid, Err: errors.New("Transact needs a function")}
+	}
 	if err := ctx.Err(); err != nil {
 		return wrap(op, "", err)
 	}
@@ -94,7 +97,7 @@ func (tx *Tx) Produce(records ...*kgo.Record) error {
 		over := tx.over
 		tx.mu.Unlock()
 		if over {
-			return &Error{Op: "produce to", Subject: r.Topic, Kind: ErrClosed, Err: errors.New("the transaction is over")}
+			return &Error{Op: "produce", Kind: ErrClosed, Err: errors.New("the transaction is over")}
 		}
 		tx.p.hand(tx.ctx, r, tx.written)
 	}
