@@ -45,14 +45,16 @@ type checker struct {
 	history [][]committed // by group, then index
 	top     []raft.Index  // highest committed index known
 	floor   []raft.Index  // no later read may be below
-	leaders []map[ledTerm]raft.NodeID
-	votes   map[voteKey]raft.NodeID
-	acks    [][]ack
-	conf    []*raft.ConfState // the latest that is known to be committed; nil: the first one
-	confAt  []raft.Index
-	epoch   []raft.GroupEpoch
-	opened  []bool      // something was committed in that epoch
-	led     []raft.Term // the highest that anybody has led
+	// A start that was committed, and that a reset went back behind: replicas may have cut their logs there.
+	forgotten []int64
+	leaders   []map[ledTerm]raft.NodeID
+	votes     map[voteKey]raft.NodeID
+	acks      [][]ack
+	conf      []*raft.ConfState // the latest that is known to be committed; nil: the first one
+	confAt    []raft.Index
+	epoch     []raft.GroupEpoch
+	opened    []bool      // something was committed in that epoch
+	led       []raft.Term // the highest that anybody has led
 	// By node and group.
 	nodes [][]watched
 }
@@ -72,6 +74,7 @@ func newChecker(w *world) *checker {
 	c.history = make([][]committed, w.opts.Groups)
 	c.top = make([]raft.Index, w.opts.Groups)
 	c.floor = make([]raft.Index, w.opts.Groups)
+	c.forgotten = make([]int64, w.opts.Groups)
 	c.acks = make([][]ack, w.opts.Groups)
 	c.conf = make([]*raft.ConfState, w.opts.Groups)
 	c.opened = make([]bool, w.opts.Groups)
@@ -384,6 +387,7 @@ func (c *checker) cutWhereAllowed(g int, r *replica) {
 	if top := c.top[g]; top > 0 {
 		start = segment.Offset(c.history[g][top].from)
 	}
+	start = max(start, segment.Offset(c.forgotten[g]))
 	if have > start {
 		c.w.fail(&LostRecordsError{r.node.id, g, have, start, ""})
 	}
@@ -395,7 +399,7 @@ func (c *checker) readBack(g int, r *replica) {
 		return
 	}
 	h := c.history[g]
-	at, i := r.state.start, raft.Index(1)
+	at, i := max(r.state.start, min(r.log.StartOffset(), segment.Offset(c.forgotten[g]))), raft.Index(1)
 	for at < r.state.records {
 		batches, err := r.log.ReadOffsets(at, r.state.applied, maxReadBack)
 		if err != nil || len(batches) == 0 {
@@ -496,7 +500,7 @@ func (c *checker) final() {
 			if err != nil || off != r.state.records {
 				c.w.fail(&OffsetError{r.node.id, g, r.state.applied, off, r.state.records})
 			}
-			if have := r.log.StartOffset(); c.w.shape.data[g] && have > r.state.start {
+			if have := r.log.StartOffset(); c.w.shape.data[g] && have > max(r.state.start, segment.Offset(c.forgotten[g])) {
 				c.w.fail(&LostRecordsError{r.node.id, g, have, r.state.start, ""})
 			}
 			c.readBack(g, r)

@@ -198,6 +198,9 @@ func (c *checker) reset(r *replica, epoch raft.GroupEpoch, conf raft.Index) {
 	c.w.tracef("group %d goes on in epoch %d from %d on", g, epoch, cut)
 	if int(cut) < len(h) {
 		c.w.rep.reach("committed entries lost with their majority")
+		for _, e := range h[cut:] {
+			c.forgotten[g] = max(c.forgotten[g], e.from)
+		}
 	}
 	c.history[g] = h[:min(int(cut), len(h))]
 	c.top[g] = min(c.top[g], max(cut, 1)-1)
