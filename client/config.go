@@ -131,13 +131,13 @@ func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo
 	}
 	first := newContact(ctx, dialer, seeds, timeout)
 	defer first.cancel()
-	dial := kgo.Dialer(first.dial)
-	if kgo.ValidateOpts(append(slices.Clone(c.Options), dial)...) == nil { // their own TLS excludes it
-		opts = append(opts, dial)
-	}
 	opts = append(opts, secure...)
 	opts = append(opts, own...)
+	dialled := slices.Concat(opts, []kgo.Opt{kgo.Dialer(first.dial)}, c.Options)
 	opts = append(opts, c.Options...)
+	if kgo.ValidateOpts(dialled...) == nil || kgo.ValidateOpts(opts...) != nil { // their own TLS excludes our dialler, and nothing else may: TLS is in it
+		opts = dialled
+	}
 	cl, err := newClient(opts...)
 	if err != nil {
 		return nil, &Error{Op: "set up the client", Kind: ErrInvalid, Err: err}

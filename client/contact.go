@@ -53,11 +53,20 @@ func (c *contact) dial(ctx context.Context, network, addr string) (net.Conn, err
 	one, giveUp := context.WithTimeout(c.ctx, c.share) // for the handshake and the first answer
 	dialling, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(one, cancel)
+	stop := context.AfterFunc(one, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.over { // else it is another's: franz-go would take it for told to end
+			cancel()
+		}
+	})
 	conn, err := c.dialer(dialling, network, addr)
 	stop()
 	if err != nil {
 		giveUp()
+		if dialling.Err() != nil && ctx.Err() == nil { // franz-go has not been told to end, and must not think so
+			err = &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("no connection to %s in its part of %v", addr, c.share)}
+		}
 		return nil, err
 	}
 	c.mu.Lock()

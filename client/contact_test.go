@@ -5,11 +5,14 @@ package client_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/balsamq/balsa/brokertest"
 	"github.com/balsamq/balsa/client"
@@ -75,4 +78,36 @@ func TestMuteBrokerAmongOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Close()
+}
+
+// TLS that was asked for is spoken, whatever else a program asks of franz-go: some of its options are valid only together with this package's own.
+func TestTLSWithOptions(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	first := make(chan byte, 1)
+	go func() {
+		defer close(first)
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		var b [1]byte
+		if _, err := io.ReadFull(c, b[:]); err == nil {
+			first <- b[0]
+		}
+	}()
+	cfg := client.Config{Brokers: []string{l.Addr().String()}, ConnectTimeout: 3 * time.Second, Security: client.Security{TLS: true},
+		Options: []kgo.Opt{kgo.MaxProduceRequestsInflightPerBroker(5)}} // which franz-go takes without idempotency only
+	if _, err := client.NewProducer(ctx(t), client.ProducerConfig{Config: cfg, Acks: client.AcksLeader}); !errors.Is(err, client.ErrUnreachable) {
+		t.Errorf("connected to nobody: %v", err)
+	}
+	l.Close()
+	if b, ok := <-first; !ok || b != 0x16 { // a handshake
+		t.Errorf("the first byte on the connection is %#x (%t), not one of TLS", b, ok)
+	}
 }
