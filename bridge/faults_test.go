@@ -205,6 +205,37 @@ func TestRefusedByTopic(t *testing.T) {
 	}
 }
 
+// A record that only the topic knows it refuses is the one that is put aside, also where messages that are left out stand behind it.
+func TestRefusedBeforeSkipped(t *testing.T) {
+	t.Parallel()
+	nc := startNATS(t, 1, "")
+	cl := brokertest.Start(t, brokertest.Topic("in", 1, "message.timestamp.before.max.ms", "3600000"), brokertest.Topic("dead", 1))
+	_, js := nc.dial()
+	nc.stream(js, jetstream.StreamConfig{Name: "IN", Subjects: []string{"in.>"}})
+	publish(t, js, 20, func(i int) *nats.Msg {
+		m := nats.NewMsg("in.a")
+		if m.Data = fmt.Append(nil, i+1); i == 0 {
+			m.Header.Set(headerTimestamp, "1700000000000")
+		} else {
+			m.Header.Set(headerBridges, "c/b")
+		}
+		return m
+	})
+	j := job(t, cl.Config(), &Spec{Servers: nc.urls(), FromStream: "IN", ToTopic: "in"})
+	j.blind = true
+	b := start(t, j)
+	awaitState(t, b, StateStuck, "message 1 ")
+	b.Close()
+	j.Spec.DeadLetters = "dead"
+	b = start(t, j)
+	caughtUp(t, b)
+	s := b.Status()
+	b.Close()
+	if dead := records(t, cl.Config(), "dead")[0]; s.DeadLetters != 1 || len(dead) != 1 {
+		t.Fatalf("%d dead letters, and the bridge says %+v", len(dead), s)
+	}
+}
+
 // A compacted topic takes no records without keys, and one with conditional appends no transactions: the bridge says so.
 func TestTopicsThatDoNotFit(t *testing.T) {
 	t.Parallel()

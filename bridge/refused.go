@@ -148,8 +148,8 @@ func (b *Bridge) blameTopic(ts *targets, last uint64, records []*kgo.Record, err
 		return stuck("%w: it is for dead letters, and has to take this one", refusal)
 	case ts.main == nil || refusal.topic != ts.main.name:
 		return err
-	case len(records) > 1: // which of them it was is seen when it is alone
-		b.refused.limit = len(records) / 2
+	case b.refused.limit != 1: // which of them it was is seen when it is alone, with nothing behind it that is left out
+		b.refused.limit = max(len(records)/2, 1)
 		return err
 	}
 	at := placeOfSeq(last)
