@@ -147,6 +147,7 @@ func TestDryRunOfLargeRecords(t *testing.T) {
 	t.Cleanup(func() { _ = b.Close() })
 	c := newCLI(t)
 	c.env["BALSA_BROKERS"] = b.KafkaAddr()
+	c.must("topic", "create", "tiny", "-p", "1", "--set", "max.message.bytes=600")
 	c.must("topic", "create", "small", "-p", "1", "--set", "max.message.bytes=2000")
 	c.must("topic", "create", "large", "-p", "1", "--set", "max.message.bytes=3000000")
 	const overhead = 65 + 10 // of a batch, and of a record of about this size
@@ -154,6 +155,7 @@ func TestDryRunOfLargeRecords(t *testing.T) {
 		topic, in string
 		want      int
 	}{
+		{"tiny", strings.Repeat(strings.Repeat("x", 300)+"\n", 20), exitOK},
 		{"small", strings.Repeat(strings.Repeat("x", 500)+"\n", 20), exitOK},
 		{"small", strings.Repeat("x", 2000-overhead) + "\n", exitOK},
 		{"small", "one\n" + strings.Repeat("x", 2000) + "\n", exitFailure},

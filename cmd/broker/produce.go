@@ -300,7 +300,7 @@ func batchBytes(r *kgo.Record) int {
 
 // Bounds of what franz-go takes for the size of a batch.
 const (
-	minBatchLimit = 1 << 10
+	minBatchLimit = 512
 	maxBatchLimit = 90 << 20
 )
 
