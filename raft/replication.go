@@ -40,7 +40,9 @@ func (r *Raft) sendTo(p *Progress) {
 	case Replicate:
 		for p.Next <= r.last && r.roomFor(p) {
 			if r.paced(p) {
-				r.cfg.Pacer.Ask(p.Member.ID)
+				if !r.throttled(p) {
+					r.cfg.Pacer.Ask(p.Member.ID)
+				}
 				return
 			}
 			if !r.sendEntries(p, r.cfg.MaxMessageBytes) {
@@ -92,14 +94,13 @@ func (r *Raft) SendBehind(now Time, to NodeID) (bytes int64) {
 	}
 	if r.paced(p) && r.roomFor(p) {
 		before := p.inflights.bytes
-		if r.sendEntries(p, min(r.cfg.MaxMessageBytes, behindMessageBytes)) {
-			bytes = p.inflights.bytes - before
-			p.inflights.pace(bytes)
+		if !r.sendEntries(p, min(r.cfg.MaxMessageBytes, behindMessageBytes)) {
+			return 0 // throttled, say: asked for again when it answers anything, not in one turn after the other
 		}
+		bytes = p.inflights.bytes - before
+		p.inflights.pace(bytes)
 	}
-	if p.State == Replicate {
-		r.sendTo(p)
-	}
+	r.sendTo(p)
 	return bytes
 }
 

@@ -33,8 +33,11 @@ const (
 	maxBehindBytes = 16 << 20
 	// maxGrants is how many groups at once may take a turn to read what somebody lacks; one while something is proposed.
 	maxGrants = 2
-	// grantPatience is how long a granted turn is waited for: the group may be busy, or have ended.
-	grantPatience = raft.Time(100 * time.Millisecond)
+	// grantPatience is how long a granted turn is waited for: the group may be busy, or have ended. Where turns are late it is what a message
+	// of paceMessage takes at the rate, if that is less, or the next one would wait for the turn and not for the rate.
+	grantPatience    = raft.Time(100 * time.Millisecond)
+	minGrantPatience = raft.Time(time.Millisecond)
+	paceMessage      = 256 << 10
 
 	// paceInterval is how often the rate is looked at.
 	paceInterval = raft.Time(100 * time.Millisecond)
@@ -148,8 +151,12 @@ func (p *pacer) nextLocked(h *Host, now raft.Time) (*Group, raft.NodeID) {
 		most = 1
 	}
 	if p.grants >= most {
-		if now < p.granted+grantPatience {
-			h.timers.arm(&p.timer, p.granted+grantPatience)
+		patience := grantPatience
+		if p.limitedLocked(now) {
+			patience = min(patience, max(raft.Time(paceMessage/p.rate*1e9), minGrantPatience))
+		}
+		if now < p.granted+patience {
+			h.timers.arm(&p.timer, p.granted+patience)
 			return nil, 0
 		}
 		p.grants = 0
@@ -328,4 +335,5 @@ func (g *Group) endPace() {
 	}
 	p.forgetLocked()
 	p.mu.Unlock()
+	g.h.paceNext(g.h.now()) // there is room for others
 }

@@ -2,6 +2,8 @@ package multi
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,5 +79,104 @@ func TestPaceFollowsProposals(t *testing.T) {
 	}
 	if now += paceQuiet; p.limitedLocked(now) {
 		t.Fatal("a rate, and nothing is proposed any more")
+	}
+}
+
+// A learner that is held back by its rate is asked for again when it answers, and not in one turn after the other.
+func TestPaceOfThrottledLearner(t *testing.T) {
+	s := newSim(t, 22, 3, 1, func(o *Options, c *GroupConfig) { o.MaxMessageBytes, o.LearnerRate, c.Throttle = 64, 500, true })
+	l := s.waitLeader(1)
+	for i := range 100 {
+		r := s.propose(s.group(l, 1), fmt.Sprintf("before it comes %d", i))
+		s.until("a proposal's end", r.ended)
+	}
+	n := &simNode{id: 4, states: newMemStates(), logs: make(map[raft.GroupID]*memLog)}
+	n.states.lazy = true
+	s.nodes = append(s.nodes, n)
+	s.start(n, true)
+	g := s.group(l, 1)
+	r := &result{t: t}
+	g.ProposeConf(raft.ConfChange{Steps: []raft.ConfStep{{Op: raft.AddLearner, Member: raft.Member{ID: 4, Incarnation: 1}}}}, r.done)
+	turns := s.nodes[l].host.Stats().Turns
+	s.until("the learner to catch up", func() bool { return len(n.sms[1].records()) == 100 })
+	if turns = s.nodes[l].host.Stats().Turns - turns; turns > 1000 {
+		t.Fatalf("%d turns", turns)
+	}
+}
+
+// Who waits for room gets it from a group that ends, too.
+func TestPaceOfGroupThatEnds(t *testing.T) {
+	s := newSim(t, 23, 3, 2, func(_ *Options, c *GroupConfig) { c.Throttle = true })
+	l := s.waitLeader(1)
+	h := s.nodes[l].host
+	g1, g2 := h.Group(1), h.Group(2)
+	to := s.nodes[(l+1)%3].id
+	g1.pace.of(to).way = maxBehindBytes
+	h.paceWay(to, maxBehindBytes)
+	g2.pace.of(to).lined = true
+	h.paceAsk(g2, to, s.clock.now)
+	if len(h.pacer.members) != 1 || len(h.pacer.members[0].line) != 1 {
+		t.Fatal("no room, and it went on")
+	}
+	g1.Close()
+	s.run(5*time.Second, nil)
+	if g2.pace.of(to).lined {
+		t.Fatal("there is room, and nobody was told")
+	}
+}
+
+// Where turns are late, as many are granted as the rate allows: who is behind comes nearer.
+func TestPaceOfLateTurns(t *testing.T) {
+	h := &Host{}
+	h.pacer.init()
+	h.timers.init()
+	p := &h.pacer
+	now := raft.Time(time.Hour)
+	type turn struct {
+		at raft.Time
+		g  *Group
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	var turns []turn
+	m := &paceMember{id: 2}
+	p.members = append(p.members, m)
+	for range 500 {
+		m.line = append(m.line, &Group{})
+	}
+	take := func() {
+		for {
+			p.mu.Lock()
+			g, _ := p.nextLocked(h, now)
+			p.mu.Unlock()
+			if g == nil {
+				return
+			}
+			at := now + raft.Time(200*time.Millisecond) + raft.Time(rng.Int64N(int64(400*time.Millisecond)))
+			turns = append(turns, turn{at, g})
+			slices.SortFunc(turns, func(a, b turn) int { return int(a.at - b.at) })
+		}
+	}
+	var sent int64
+	const seconds, perSecond = 20, 60e6
+	for end := now + seconds*raft.Time(time.Second); now < end; now += raft.Time(time.Millisecond) {
+		p.proposed.Add(perSecond / 1000)
+		h.paceLive(now, raft.Time(450*time.Millisecond))
+		take()
+		for len(turns) > 0 && turns[0].at <= now {
+			g := turns[0].g
+			turns = turns[1:]
+			p.mu.Lock()
+			members := p.members
+			p.members = nil // so that paceDone grants nothing by itself
+			p.mu.Unlock()
+			h.paceDone(256<<10, now)
+			p.members = members
+			sent += 256 << 10
+			m.line = append(m.line, g)
+			take()
+		}
+	}
+	if sent/seconds < perSecond {
+		t.Fatalf("%d MiB a second, the rate is %v MiB", sent/seconds>>20, p.rate/(1<<20))
 	}
 }
