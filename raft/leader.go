@@ -232,9 +232,9 @@ func (r *Raft) busyUntil() Time {
 
 // busyWith is until when a member needs no heartbeat, because entries go to it and answers come: they are as good a sign of life, for
 // either side. With thousands of busy groups heartbeats were more than half of all messages. As answered heartbeats are also the clock
-// of repair, nobody does without them who is probed, or who does not answer.
+// of repair and of throttles, nobody does without them who is probed, throttled, or does not answer.
 func (r *Raft) busyWith(p *Progress) Time {
-	if r.cfg.BusyFor == 0 || p.State != Replicate || p.lost != 0 {
+	if r.cfg.BusyFor == 0 || p.State != Replicate || p.lost != 0 || r.cfg.Throttle != nil && catchingUp(p) {
 		return math.MinInt64
 	}
 	return min(p.entriesAt, p.heardAt).add(r.cfg.BusyFor)

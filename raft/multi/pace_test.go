@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -178,5 +179,29 @@ func TestPaceOfLateTurns(t *testing.T) {
 	}
 	if sent/seconds < perSecond {
 		t.Fatalf("%d MiB a second, the rate is %v MiB", sent/seconds>>20, p.rate/(1<<20))
+	}
+}
+
+// Entries do not stand for heartbeats to a learner that is throttled: with their answers it is asked for again.
+func TestThrottledLearnerGetsItsRate(t *testing.T) {
+	const entries, rate = 1000, 100_000
+	s := newSim(t, 24, 3, 1, func(o *Options, c *GroupConfig) { o.MaxMessageBytes, o.LearnerRate, c.Throttle = 512, rate, true })
+	l := s.waitLeader(1)
+	var last *result
+	for range entries {
+		last = s.propose(s.group(l, 1), strings.Repeat("x", 1000))
+	}
+	s.until("a proposal's end", last.ended)
+	n := &simNode{id: 4, states: newMemStates(), logs: make(map[raft.GroupID]*memLog)}
+	n.states.lazy = true
+	s.nodes = append(s.nodes, n)
+	s.start(n, true)
+	g := s.group(l, 1)
+	r := &result{t: t}
+	began := s.clock.now
+	g.ProposeConf(raft.ConfChange{Steps: []raft.ConfStep{{Op: raft.AddLearner, Member: raft.Member{ID: 4, Incarnation: 1}}}}, r.done)
+	s.until("the learner to catch up", func() bool { return len(n.sms[1].records()) == entries })
+	if took := time.Duration(s.clock.now - began); took > 11*time.Second {
+		t.Fatalf("%v for %d bytes at %d a second", took, entries*1000, rate)
 	}
 }
