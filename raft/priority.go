@@ -117,7 +117,7 @@ func (r *Raft) successor() *Progress {
 	var best *Progress
 	for _, p := range r.peers {
 		pr := r.priorityOf(p.Member.ID)
-		if p.Learner || p.State != Replicate || pr == NeverLeads || r.now >= p.ackedAt.add(r.cfg.ElectionTimeout) {
+		if p.Learner || p.State != Replicate || pr == NeverLeads || r.now >= p.heardAt.add(r.cfg.ElectionTimeout) {
 			continue
 		}
 		if best == nil || p.Match > best.Match || p.Match == best.Match && pr > r.priorityOf(best.Member.ID) {

@@ -551,3 +551,32 @@ func TestPacer(t *testing.T) {
 		t.Fatalf("the log that is needed does not catch up: %d, %+v", away.log.LastIndex(), l.r.Peers())
 	}
 }
+
+// Who answers is at work, and can take over, however late the answers are: catching up yields to proposals, the more so where all are late.
+func TestLateAnswersAreAnswers(t *testing.T) {
+	c := newCluster(1)
+	c.cfg = func(cfg *Config) { cfg.Pacer, cfg.MaxMessageBytes = asker{}, 10 }
+	for id := NodeID(1); id <= 3; id++ {
+		c.add(id, ConfState{Voters: members(1, 2, 3)}, true).start(true)
+	}
+	l := c.node(1)
+	l.r.Campaign(l.now())
+	if !c.run(time.Minute, func() bool { return l.r.commit > 0 && l.r.applied == l.r.commit && l.r.peer(3).Match == l.r.last }) {
+		t.Fatal("no leader")
+	}
+	for id := NodeID(2); id <= 3; id++ {
+		p := l.r.peer(id)
+		p.ackedAt = l.r.now.add(-2 * l.r.cfg.ElectionTimeout)
+		l.r.contact(p, l.r.now.add(-l.r.cfg.ElectionTimeout*3/2), l.r.now)
+	}
+	if l.r.now >= l.r.quorumUntil() {
+		t.Fatal("check-quorum does not count them")
+	}
+	if id, _ := l.r.Successor(); id != 2 {
+		t.Errorf("%d can take over", id)
+	}
+	l.r.peer(3).Next = l.r.commit
+	if !l.r.paced(l.r.peer(3)) {
+		t.Error("who is behind is sent everything at once")
+	}
+}

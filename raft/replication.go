@@ -78,7 +78,7 @@ func (r *Raft) commitsWithout(p *Progress) bool {
 			return 1
 		}
 		if q := r.peer(m.ID); q != nil && q != p && q.State == Replicate && q.Match >= r.commit && q.stalled < stallPatience &&
-			(q.covered || q.ackedAt >= r.now.add(-r.cfg.ElectionTimeout)) {
+			(q.covered || q.heardAt >= r.now.add(-r.cfg.ElectionTimeout)) {
 			return 1
 		}
 		return 0
