@@ -78,14 +78,14 @@ type Broker struct {
 	ensuringTxn atomic.Bool
 	// ensuringBridges: and __balsa_bridges
 	ensuringBridges atomic.Bool
-	verifying   atomic.Int64 // questions to coordinators of transactions that are on their way
-	outliving   sync.Once    // see outlived
-	balancer    balancer
-	logs        *loggers
-	configured  configured    // configure's own
-	reconfigure chan struct{} // capacity 1: configs of brokers have changed
-	leaving     atomic.Bool   // leadership is given away, and none is taken any more
-	admins      *semaphore.Weighted
+	verifying       atomic.Int64 // questions to coordinators of transactions that are on their way
+	outliving       sync.Once    // see outlived
+	balancer        balancer
+	logs            *loggers
+	configured      configured    // configure's own
+	reconfigure     chan struct{} // capacity 1: configs of brokers have changed
+	leaving         atomic.Bool   // leadership is given away, and none is taken any more
+	admins          *semaphore.Weighted
 
 	addrMu sync.RWMutex // guards addrs; a leaf
 	addrs  map[raft.NodeID]string

@@ -158,6 +158,9 @@ func newRepairs(t *testing.T, change ...func(*Config)) *repairs {
 	r.group = c.nodes[0].Image().Topic(repairTopic).Partitions[0].Group
 	r.load = r.trickle()
 	r.load.burst(5 << 20)
+	for n, d := range r.disks { // what is acknowledged a majority has
+		soon(t, fmt.Sprintf("the replica of broker %d has enough files for a middle", n.NodeID()), func() bool { return len(d.files(t, r.dir(), ".log")) >= 5 })
+	}
 	return r
 }
 

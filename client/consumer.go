@@ -597,7 +597,7 @@ func (c *Consumer) Close(ctx context.Context) error {
 	}
 	var err error
 	if c.group {
-		c.seeker.committed(ctx)
+		c.seeksCommitted(ctx)
 		err = wrap("commit offsets", "", c.cl.CommitMarkedOffsets(ctx))
 	}
 	c.cl.CloseAllowingRebalance()

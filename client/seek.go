@@ -9,7 +9,6 @@ package client
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -29,7 +28,8 @@ type seeker struct {
 	again    time.Time                // when those are set again
 	pause    time.Duration
 
-	committing sync.WaitGroup // commits of where a seek went, which are not answered yet; not guarded
+	committing int           // commits of where a seek went, which are not answered yet
+	answered   chan struct{} // closed when there are none; nil: nobody waits
 }
 
 // forget is for a partition that has gone.
@@ -39,14 +39,20 @@ func (s *seeker) forget(tp topicPartition) {
 }
 
 // committed waits until where seeks went is committed: a client that is closed before has not sent it, or does not hear that it failed.
-func (s *seeker) committed(ctx context.Context) {
-	done := make(chan struct{})
-	go func() {
-		s.committing.Wait()
-		close(done)
-	}()
+func (c *Consumer) seeksCommitted(ctx context.Context) {
+	s := &c.seeker
+	c.mu.Lock()
+	if s.committing == 0 {
+		c.mu.Unlock()
+		return
+	}
+	if s.answered == nil {
+		s.answered = make(chan struct{})
+	}
+	answered := s.answered
+	c.mu.Unlock()
 	select {
-	case <-done:
+	case <-answered:
 	case <-ctx.Done():
 	}
 }
@@ -227,12 +233,19 @@ func (c *Consumer) seek(ctx context.Context, fetches kgo.Fetches) map[topicParti
 	}
 	c.cl.SetOffsets(to)
 	if c.group && len(asked) > 0 { // franz-go takes what was set for committed
-		s.committing.Add(1)
+		c.mu.Lock()
+		s.committing++
+		c.mu.Unlock()
 		c.cl.CommitOffsets(context.WithoutCancel(ctx), to, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, _ *kmsg.OffsetCommitResponse, err error) {
-			defer s.committing.Done()
 			if err != nil {
 				c.log.Warn("where a seek went could not be committed", "group", c.cfg.Group, "err", err)
 			}
+			c.mu.Lock()
+			if s.committing--; s.committing == 0 && s.answered != nil {
+				close(s.answered)
+				s.answered = nil
+			}
+			c.mu.Unlock()
 		})
 	}
 	return dropped

@@ -131,8 +131,14 @@ func Transform(ctx context.Context, cfg TransformConfig, fn TransformFunc) error
 	if t.id == "" {
 		t.id = cfg.Group + "-" + rand.Text()
 	}
-	if t.admin, err = NewAdmin(ctx, cfg.Config); err != nil {
+	told := func(err error) error { // as it connects
+		if err != nil && !cfg.StopAtEnd && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil
+		}
 		return err
+	}
+	if t.admin, err = NewAdmin(ctx, cfg.Config); err != nil {
+		return told(err)
 	}
 	defer t.admin.Close()
 	names := append(cfg.Retry.deadLetters(), cfg.Topics...)
@@ -140,7 +146,7 @@ func Transform(ctx context.Context, cfg TransformConfig, fn TransformFunc) error
 		names = append(names, cfg.Topic)
 	}
 	if _, err := t.admin.partitionsOf(ctx, names); err != nil {
-		return err
+		return told(err)
 	}
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(context.Canceled)
@@ -195,7 +201,7 @@ func (t *transformer) run(ctx context.Context) error {
 		case err == nil, err == errStopped:
 			return err
 		case told != nil && errors.Is(err, told): // while it connected
-			return cmp.Or(last, err)
+			return cmp.Or(last, errStopped)
 		case told != nil:
 			return err
 		case failed >= maxSessions || !t.passing(err):

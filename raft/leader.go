@@ -216,6 +216,9 @@ func (r *Raft) tickLeader() {
 		}
 		r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
 		r.startRound(false)
+		if until := r.busyUntil(); until > r.now { // who needed none yet
+			r.heartbeatDue = min(r.heartbeatDue, until)
+		}
 	}
 }
 

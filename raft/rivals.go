@@ -62,7 +62,7 @@ func (r *Raft) meet(m *Message) {
 func (r *Raft) hurry() {
 	refused := func(b ballot) bool { return !b.granted }
 	if r.role != PreCandidate && r.rivals == rivalsBehind && slices.ContainsFunc(r.votes, refused) {
-		r.electionDeadline = max(r.now.add(time.Duration(r.now-r.campaignedAt)), r.voteFrom)
+		r.electionDeadline = max(r.now.add(min(time.Duration(r.now-r.campaignedAt), r.cfg.ElectionTimeout)), r.voteFrom)
 	}
 }
 

@@ -50,6 +50,7 @@ type PeerStatus struct {
 	Inflight      int
 	InflightBytes int64
 	AckedAt       Time // sent time of the latest message that it has answered in this term; negative: none
+	HeardAt       Time // when the last such answer came that was not too late to count: see Raft.contact; negative: none
 	Covered       bool
 	CaughtUp      bool // a learner that may be promoted
 }
@@ -59,7 +60,7 @@ func (r *Raft) Peers() []PeerStatus {
 	out := make([]PeerStatus, 0, len(r.peers))
 	for _, p := range r.peers {
 		out = append(out, PeerStatus{Member: p.Member, Learner: p.Learner, Match: p.Match, Next: p.Next, State: p.State,
-			Inflight: p.inflights.n, InflightBytes: p.inflights.bytes, AckedAt: p.ackedAt, Covered: p.covered,
+			Inflight: p.inflights.n, InflightBytes: p.inflights.bytes, AckedAt: p.ackedAt, HeardAt: p.heardAt, Covered: p.covered,
 			CaughtUp: p.Learner && r.caughtUp(p)})
 	}
 	return out

@@ -240,7 +240,7 @@ func (g *Group) inspect(now raft.Time, done func(Inspection, error)) {
 	}
 	if in.Role == raft.Leader {
 		for _, p := range g.peers() {
-			in.Peers = append(in.Peers, PeerStatus{PeerStatus: p, Active: p.Covered || p.AckedAt >= 0 && now-p.AckedAt < raft.Time(g.h.o.ElectionTimeout)})
+			in.Peers = append(in.Peers, PeerStatus{PeerStatus: p, Active: p.Covered || p.HeardAt >= 0 && now-p.HeardAt < raft.Time(g.h.o.ElectionTimeout)})
 		}
 	}
 	in.Waiting = len(g.waiting.q) - g.waiting.head + len(g.local.q) - g.local.head + len(g.repeats)

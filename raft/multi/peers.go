@@ -21,7 +21,7 @@ func (g *Group) Peers() []PeerStatus {
 	out := make([]PeerStatus, len(s.peers))
 	for i, p := range s.peers {
 		// A covered member's answers reach the core only when it asks; coverage ends when the pair falls silent.
-		active := p.Covered || p.AckedAt >= 0 && now-p.AckedAt < raft.Time(g.h.o.ElectionTimeout)
+		active := p.Covered || p.HeardAt >= 0 && now-p.HeardAt < raft.Time(g.h.o.ElectionTimeout)
 		out[i] = PeerStatus{PeerStatus: p, Active: active}
 	}
 	return out
