@@ -67,9 +67,6 @@ type ledger struct {
 	adm       *client.Admin // whose client is the transactional producer
 }
 
-// ledgerPartitions is over how many partitions the bridges are spread for good: those that brokers make. Clients could once add some.
-const ledgerPartitions = 8
-
 func ledgerPartition(id string, partitions int) int32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id)) // never fails
@@ -129,7 +126,7 @@ func (l *ledger) find(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.partition = ledgerPartition(l.id, min(len(t.Partitions), ledgerPartitions))
+	l.partition = ledgerPartition(l.id, min(len(t.Partitions), broker.BridgesPartitions)) // clients could once add some
 	return nil
 }
 

@@ -72,8 +72,8 @@ const (
 	BridgeTransactions = coordinator.BridgeTransactions
 )
 
-// bridgesPartitions is how many partitions BridgesTopic has, over which the bridges are spread for good.
-const bridgesPartitions = 8
+// BridgesPartitions is how many partitions BridgesTopic has, over which the bridges are spread for good.
+const BridgesPartitions = 8
 
 // bridgeRunning is the state of one that is well.
 const bridgeRunning = "running"

@@ -111,7 +111,7 @@ func (b *Broker) EnsureTxnTopic() {
 
 // EnsureBridgesTopic implements backend.
 func (b *Broker) EnsureBridgesTopic() {
-	b.ensureTopic(coordinator.BridgesTopic, bridgesPartitions, &b.ensuringBridges)
+	b.ensureTopic(coordinator.BridgesTopic, BridgesPartitions, &b.ensuringBridges)
 }
 
 // ---- Markers: from the coordinator to the partitions' leaders.
