@@ -5,6 +5,7 @@ package raft
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 func (r *Raft) becomeLeader() {
@@ -61,7 +62,7 @@ func (r *Raft) NextProposal() (Term, Index, error) {
 }
 
 // Propose appends entries, framed for exactly the places from NextProposal on: all of them, or none. Together they may
-// overshoot MaxUncommitted; nothing further is then taken.
+// overshoot MaxUncommitted; nothing further is then taken. The slice is the caller's again afterwards.
 func (r *Raft) Propose(now Time, entries []Entry) error {
 	r.setNow(now)
 	term, next, err := r.NextProposal()
@@ -74,7 +75,7 @@ func (r *Raft) Propose(now Time, entries []Entry) error {
 			return fmt.Errorf("%w: %v (%d,%d), expected (%d,%d)", ErrBadProposal, e.Type, e.Term, e.Index, term, next+Index(i))
 		}
 	}
-	r.appendOwn(entries)
+	r.appendOwn(slices.Clone(entries))
 	return nil
 }
 

@@ -54,7 +54,7 @@ func (r *Raft) entries(lo Index, maxBytes int) ([]Entry, error) {
 	return r.pending[from:to:to], nil
 }
 
-// appendEntries puts es, which are consecutive, at their place, cutting off what stands there. The cut is never at or
+// appendEntries puts es, which are consecutive and do not change any more, at their place, cutting off what stands there. The cut is never at or
 // below commit, nor below what this term's leader was seen to share: callers have checked, and if they have not, going
 // on would lose acknowledged data.
 func (r *Raft) appendEntries(es []Entry) {
@@ -72,7 +72,7 @@ func (r *Raft) appendEntries(es []Entry) {
 	}
 	switch {
 	case len(r.pending) == 0 || first <= r.pending[0].Index:
-		r.pending = append([]Entry(nil), es...)
+		r.pending = es[:len(es):len(es)]
 	default:
 		// Messages on their way out may share the array: never write over what they hold.
 		k := int(first - r.pending[0].Index)

@@ -410,8 +410,8 @@ func (r *Raft) send(m Message) {
 	}
 }
 
-// Step takes a message from a peer. Its entries have been verified (frames decoded). Whatever it contains, it either is
-// a step of the protocol or changes nothing; an error says that it was dropped and why, and needs no reaction.
+// Step takes a message from a peer. Its entries have been verified (frames decoded), and their slice must not change any more. Whatever it
+// contains, it either is a step of the protocol or changes nothing; an error says that it was dropped and why, and needs no reaction.
 func (r *Raft) Step(now Time, m *Message) error {
 	r.setNow(now)
 	if err := r.admit(m); err != nil {

@@ -42,7 +42,8 @@ func (r *Raft) Ready() (Ready, bool) {
 	some := false
 	if hs := r.hardState(); hs != r.handed {
 		r.handed = hs
-		rd.HardState = &hs
+		changed := hs // the address of hs would have every call allocate it
+		rd.HardState = &changed
 		some = true
 	}
 	// Before pending is handed out: the log must not be asked for entries that it does not have yet.
