@@ -45,20 +45,22 @@ var (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// groupSeed starts a checksum that is valid in one group only.
+// groupSeed starts a checksum that is valid in one group only: that of the eight bytes of its id, little endian.
 func groupSeed(group raft.GroupID) uint32 {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(group))
-	return crc32.Update(0, castagnoli, b[:])
+	sum := ^uint32(0)
+	for i := range 8 {
+		sum = sumByte(sum, byte(group>>(8*i)))
+	}
+	return ^sum
 }
 
-// frameCRC is the checksum of a whole frame; its length field is part of the seed.
+// sumByte adds a byte to an inverted checksum. For the few that seed one: crc32.Update would have them allocated.
+func sumByte(sum uint32, b byte) uint32 { return castagnoli[byte(sum)^b] ^ sum>>8 }
+
+// frameCRC is the checksum of a whole frame; its version and its length, which must be that in its header, are part of the seed.
 func frameCRC(group raft.GroupID, frame []byte) uint32 {
-	var b [13]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(group))
-	b[8] = frameVersion
-	binary.LittleEndian.PutUint32(b[9:], uint32(len(frame)))
-	return crc32.Update(crc32.Update(0, castagnoli, b[:]), castagnoli, frame[8:])
+	seed := ^sumByte(^groupSeed(group), frameVersion)
+	return crc32.Update(crc32.Update(seed, castagnoli, frame[:4]), castagnoli, frame[8:])
 }
 
 // AppendFrame frames e (its Term, Index, Type and Payload) and appends the frame to dst. base and records are the
@@ -94,6 +96,11 @@ type record struct {
 	raft.Entry
 	base    Offset
 	records uint32
+}
+
+// recordOf is an entry that has a frame (its header at least) with the offsets that the frame says.
+func recordOf(e *raft.Entry) record {
+	return record{Entry: *e, base: Offset(binary.LittleEndian.Uint64(e.Frame[32:])), records: binary.LittleEndian.Uint32(e.Frame[12:])}
 }
 
 // next is the next offset once the entry is in.

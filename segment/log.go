@@ -219,36 +219,36 @@ func (l *Log) append(term raft.Term, entries []raft.Entry) (raft.Ticket, error) 
 		}
 	}
 	// Everything is checked before anything is changed.
-	recs := make([]record, len(entries))
 	var bytes int64
+	base := next
 	for i := range entries {
 		e := &entries[i]
 		if len(e.Frame) < FrameHeaderSize {
 			return raft.Ticket{}, fmt.Errorf("group %d: entry %d has no frame", l.group, e.Index)
 		}
-		r := record{Entry: *e, base: Offset(binary.LittleEndian.Uint64(e.Frame[32:])), records: binary.LittleEndian.Uint32(e.Frame[12:])}
+		r := recordOf(e)
 		if e.Index != from+raft.Index(i) || e.Term < prev || e.Term > raft.MaxTerm || r.base != next ||
 			binary.LittleEndian.Uint64(e.Frame[24:]) != uint64(e.Index) || binary.LittleEndian.Uint64(e.Frame[16:]) != uint64(e.Term) ||
 			int(binary.LittleEndian.Uint32(e.Frame)) != len(e.Frame) {
 			return raft.Ticket{}, fmt.Errorf("group %d: %w: entry (term %d, index %d, offset %d) where (≥%d, %d, %d) belongs",
 				l.group, ErrBadFrame, e.Term, e.Index, r.base, prev, from+raft.Index(i), next)
 		}
-		recs[i] = r
 		prev, next = e.Term, r.next()
 		bytes += int64(len(e.Frame))
 	}
 	if from <= l.last {
-		l.truncateLocked(from, recs[0].base)
+		l.truncateLocked(from, base)
 	}
-	l.tail = append(l.tail, recs...)
-	for i := range recs {
-		l.noteEntry(&recs[i])
+	l.tail = slices.Grow(l.tail, len(entries))
+	for i := range entries {
+		l.tail = append(l.tail, recordOf(&entries[i]))
+		l.noteEntry(&l.tail[len(l.tail)-1])
 	}
-	l.last, l.next = recs[len(recs)-1].Index, next
+	l.last, l.next = entries[len(entries)-1].Index, next
 	l.pendingBytes += bytes
 	l.grown += bytes
 	l.ticket = raft.Ticket{Term: term, Index: l.last}
-	l.opt.Cache.note(l, l.last, bytes+int64(len(recs))*entryOverhead)
+	l.opt.Cache.note(l, l.last, bytes+int64(len(entries))*entryOverhead)
 	return l.ticket, nil
 }
 

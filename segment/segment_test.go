@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"math"
 	"math/rand/v2"
 	"path"
 	"runtime"
@@ -89,6 +91,22 @@ func TestFrameRoundTrip(t *testing.T) {
 			if _, err := decodeFrame(testGroup, f); !errors.Is(err, ErrBadFrame) {
 				t.Fatalf("%s: accepted with bit %d flipped", typ, bit)
 			}
+		}
+	}
+}
+
+// What stands in the checksums of frames and headers, whichever way it is computed.
+func TestChecksumSeeds(t *testing.T) {
+	for _, group := range []raft.GroupID{0, 1, testGroup, 1<<40 + 7, math.MaxUint64} {
+		b := binary.LittleEndian.AppendUint64(nil, uint64(group))
+		if got, want := groupSeed(group), crc32.Checksum(b, castagnoli); got != want {
+			t.Fatalf("group %d: seed %#x, expected %#x", group, got, want)
+		}
+		e := raft.Entry{Term: 1, Index: 1, Type: raft.EntryRecords, Payload: []byte("payload")}
+		AppendFrame(nil, group, &e, 0, 1)
+		b = binary.LittleEndian.AppendUint32(append(b, frameVersion), uint32(len(e.Frame)))
+		if got, want := binary.LittleEndian.Uint32(e.Frame[4:]), crc32.Checksum(append(b, e.Frame[8:]...), castagnoli); got != want {
+			t.Fatalf("group %d: checksum %#x, expected %#x", group, got, want)
 		}
 	}
 }

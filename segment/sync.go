@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"sync"
 
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
@@ -235,6 +236,7 @@ func (l *Log) writeFile(j *job) (int, error) {
 	p := publication{seg: w.seg}
 	start := w.pos
 	done := 0
+	defer p.release()
 	for done < len(j.recs) {
 		// One write: as many entries as fit in the file and in maxWriteBytes.
 		n, bytes := 0, int64(0)
@@ -325,13 +327,43 @@ type publication struct {
 	started bool
 	indexed bool // seg has index entries already
 	mark    raft.Index
+	parts   *parts // of what is being written; nil: nothing is
 }
 
 func (p *publication) commit(recs []record, size int64) { p.recs, p.size = recs, size }
 
-// encodeBlocks wraps recs into blocks that will stand at w.pos. The frames are not copied.
+// parts are what one write is made of: headers of blocks, and frames where they lie.
+type parts struct {
+	bufs  [][]byte
+	heads []byte // the memory of the headers in bufs
+}
+
+// writeParts are used by one Sync after the other. Those that a large write has made large are not kept.
+var writeParts = sync.Pool{New: func() any { return new(parts) }}
+
+// maxKeptParts bounds the pieces whose memory is used again.
+const maxKeptParts = 1024
+
+// release gives back the memory of what was written.
+func (p *publication) release() {
+	out := p.parts
+	p.parts = nil
+	if out == nil || cap(out.bufs) > maxKeptParts || cap(out.heads) > maxKeptParts*blockHeaderSize {
+		return
+	}
+	clear(out.bufs[:cap(out.bufs)]) // frames of a log that may be closed long before the next Sync
+	writeParts.Put(out)
+}
+
+// encodeBlocks wraps recs into blocks that will stand at w.pos. The frames are not copied. bufs is good until the next call for p, or its
+// release.
 func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte, length int64) {
 	w := &l.w
+	if p.parts == nil {
+		p.parts = writeParts.Get().(*parts)
+	}
+	out := p.parts
+	out.bufs, out.heads = out.bufs[:0], out.heads[:0]
 	if !p.started {
 		p.started = true
 		p.lastAt = -l.opt.IndexBytes // an index entry at the first frame of each sync that is far enough from the last
@@ -349,13 +381,15 @@ func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte
 			n++
 		}
 		h := blockHeader{count: uint32(n), length: uint32(bytes), generation: p.seg.generation, first: recs[0].Index, synced: j.mark}
-		head := make([]byte, blockHeaderSize)
-		bufs = append(bufs, head)
+		at := len(out.heads)
+		out.heads = append(out.heads, emptyHead[:]...) // if this moves it, the headers before stay where they were
+		head := out.heads[at:]
+		out.bufs = append(out.bufs, head)
 		pos += blockHeaderSize
 		for i := range recs[:n] {
 			r := &recs[i]
 			h.digest = digestFrame(h.digest, r.Frame)
-			bufs = append(bufs, r.Frame)
+			out.bufs = append(out.bufs, r.Frame)
 			t := r.maxTimestamp()
 			if pos-p.lastAt >= l.opt.IndexBytes || (!p.indexed && len(p.index) == 0) {
 				p.index = append(p.index, indexEntry{r.Index, r.base, pos, t})
@@ -368,8 +402,10 @@ func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte
 		h.encode(l.group, head)
 		recs = recs[n:]
 	}
-	return bufs, pos - w.pos
+	return out.bufs, pos - w.pos
 }
+
+var emptyHead [blockHeaderSize]byte
 
 // publish shows durable entries to readers, except those that a truncation has voided meanwhile.
 func (l *Log) publish(p *publication) {
