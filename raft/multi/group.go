@@ -34,6 +34,8 @@ type Group struct {
 	// snapshotEvery is GroupConfig.SnapshotEvery, changeable.
 	snapshotEvery atomic.Int64
 	throttle      groupThrottle
+	// damagedAt is when an entry from a peer that came damaged was last logged.
+	damagedAt atomic.Int64
 
 	closeMu  sync.Mutex // protects closed, closeErr
 	closed   chan struct{}
@@ -63,7 +65,6 @@ type Group struct {
 
 	seen       seenRole
 	leaderless raft.Time // since when no leader is known; 0: one is
-	damagedAt  raft.Time // when an entry from a peer that came damaged was last logged
 	elections  uint32
 
 	campaignedAt  raft.Time // for want of a leader, the last time

@@ -159,15 +159,53 @@ func (h *Host) sorted(wanted func(*Group) bool) []*Group {
 
 // Deliver takes messages from other brokers. The slice is the caller's again afterwards. It never blocks: what does
 // not fit a group's inbox, or is for no group of this host, is dropped and counted.
+//
+// Entries are verified here, by whoever has just read them from the network, and not by a worker some time later: the bytes are still
+// in the processor's cache, and the groups' turns stay short.
 func (h *Host) Deliver(msgs []raft.Message) {
 	for i := range msgs {
 		m := &msgs[i]
 		h.stats.msgsIn.Add(1)
 		g := h.Group(m.Group)
-		if g == nil || m.To != h.o.Self.ID || !g.in.pushMessage(h, g, m) {
+		if g == nil || m.To != h.o.Self.ID {
+			h.stats.msgsDropped.Add(1)
+			continue
+		}
+		if len(m.Entries) > 0 {
+			whole := *m
+			if m = &whole; !g.verify(m) {
+				h.stats.badFrames.Add(1)
+				continue
+			}
+		}
+		if !g.in.pushMessage(h, g, m) {
 			h.stats.msgsDropped.Add(1)
 		}
 	}
+}
+
+// verify checks and decodes the frames of m, which only MsgApps have, into entries of its own: the slice that came may be shared. A path
+// that damages each message is logged once a minute; Stats counts them all.
+func (g *Group) verify(m *raft.Message) bool {
+	if m.Type != raft.MsgApp {
+		return false
+	}
+	es := make([]raft.Entry, len(m.Entries))
+	for i := range m.Entries {
+		es[i].Frame = m.Entries[i].Frame
+		if err := g.log.DecodeFrame(&es[i]); err != nil {
+			now, last := g.h.now(), raft.Time(g.damagedAt.Load())
+			if (last == 0 || now-last >= raft.Time(time.Minute)) && g.damagedAt.CompareAndSwap(int64(last), int64(now)) {
+				g.h.o.Logger.Warn("damaged entry from a peer", "group", uint64(g.id), "from", uint64(m.From), "err", err)
+			}
+			return false
+		}
+		if es[i].Index != m.Index+1+raft.Index(i) {
+			return false
+		}
+	}
+	m.Entries = es
+	return true
 }
 
 // DeliverChunk takes a request for a piece of a snapshot, or a piece, from another broker. m is the host's from then on. It

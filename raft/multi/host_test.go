@@ -1,6 +1,7 @@
 package multi
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -302,12 +303,23 @@ func TestBadFramesAreDropped(t *testing.T) {
 	st := s.group(f, 1).Status()
 	e := raft.Entry{Term: st.Term, Index: st.Last + 1, Type: raft.EntryRecords, Payload: []byte("evil")}
 	memFrame(1, &e)
+	whole := e.Frame
+	e.Frame = bytes.Clone(whole)
 	e.Frame[18] ^= 1
-	s.nodes[f].host.Deliver([]raft.Message{{Type: raft.MsgApp, Group: 1, From: raft.NodeID(l + 1), To: raft.NodeID(f + 1),
-		Term: st.Term, Index: st.Last, LogTerm: st.Term, Entries: []raft.Entry{e}}})
+	m := raft.Message{Type: raft.MsgApp, Group: 1, From: raft.NodeID(l + 1), To: raft.NodeID(f + 1),
+		Term: st.Term, Index: st.Last, LogTerm: st.Term, Entries: []raft.Entry{e}}
+	s.nodes[f].host.Deliver([]raft.Message{m})
+	m.Entries = []raft.Entry{{Frame: whole}}
+	m.Index--
+	s.nodes[f].host.Deliver([]raft.Message{m}) // not the place that the entry is made for
+	m.Index, m.Type = st.Last, raft.MsgHeartbeat
+	s.nodes[f].host.Deliver([]raft.Message{m}) // no message for entries
 	s.settle()
-	if n := s.nodes[f].host.Stats().BadFrames; n != 1 {
+	if n := s.nodes[f].host.Stats().BadFrames; n != 3 {
 		t.Fatalf("%d bad frames counted", n)
+	}
+	if m.Entries[0].Index != 0 {
+		t.Fatal("the deliverer's entries were written to")
 	}
 	if got := s.nodes[f].logs[1].LastIndex(); got != st.Last {
 		t.Fatalf("log grew to %d", got)

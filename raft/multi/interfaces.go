@@ -15,7 +15,7 @@ type Log interface {
 	raft.LogReader
 
 	// DecodeFrame verifies e.Frame (length, version, CRC seeded with the group id) and sets every other field of e
-	// from it. It is called on each entry that a peer sends, before the core sees it.
+	// from it. It is called on each entry that a peer sends, before the core sees it, by whoever delivers that: beside anything.
 	DecodeFrame(e *raft.Entry) error
 
 	// Append takes entries, all framed, with consecutive indexes; entries[0].Index may be at or below LastIndex, and

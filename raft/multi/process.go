@@ -10,7 +10,6 @@ package multi
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
@@ -293,17 +292,11 @@ func (g *Group) synced(now raft.Time, e *event) {
 	}
 }
 
-// step hands one message to the core, after verifying what it carries and minding what this replica has promised.
+// step hands one message, whose entries Deliver has verified, to the core, minding what this replica has promised.
 func (g *Group) step(w *worker, now raft.Time, m *raft.Message) {
-	if len(m.Entries) > 0 {
-		if m.Type != raft.MsgApp || !g.verify(now, m) {
-			g.h.stats.badFrames.Add(1)
-			return
-		}
-		if g.log.Unsynced() > g.h.o.MaxUnsynced {
-			g.h.stats.throttled.Add(1) // the leader finds out by the missing answer, and sends again
-			return
-		}
+	if len(m.Entries) > 0 && g.log.Unsynced() > g.h.o.MaxUnsynced {
+		g.h.stats.throttled.Add(1) // the leader finds out by the missing answer, and sends again
+		return
 	}
 	if m.Type == raft.MsgSnap && m.Snapshot == nil {
 		g.h.stats.badFrames.Add(1)
@@ -315,25 +308,4 @@ func (g *Group) step(w *worker, now raft.Time, m *raft.Message) {
 		g.h.o.Logger.Debug("message dropped", "group", uint64(g.id), "type", m.Type, "from", uint64(m.From), "err", err)
 	}
 	g.afterStep(now)
-}
-
-// verify checks and decodes the frames of m into entries of its own: the slice that came may be shared. A path that damages each message is
-// logged once a minute; Stats counts them all.
-func (g *Group) verify(now raft.Time, m *raft.Message) bool {
-	es := make([]raft.Entry, len(m.Entries))
-	for i := range m.Entries {
-		es[i].Frame = m.Entries[i].Frame
-		if err := g.log.DecodeFrame(&es[i]); err != nil {
-			if g.damagedAt == 0 || now-g.damagedAt >= raft.Time(time.Minute) {
-				g.damagedAt = now
-				g.h.o.Logger.Warn("damaged entry from a peer", "group", uint64(g.id), "from", uint64(m.From), "err", err)
-			}
-			return false
-		}
-		if es[i].Index != m.Index+1+raft.Index(i) {
-			return false
-		}
-	}
-	m.Entries = es
-	return true
 }
