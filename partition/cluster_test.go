@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -67,7 +68,7 @@ func (h *hardStates) Delete(g raft.GroupID, done func(error)) {
 func (c *cluster) Now() raft.Time { return raft.Time(c.clock.Load()) }
 
 func (n *node) Send(to raft.NodeID, msgs []raft.Message) {
-	n.c.wires = append(n.c.wires, packet{from: n.id, to: to, msgs: msgs})
+	n.c.wires = append(n.c.wires, packet{from: n.id, to: to, msgs: slices.Clone(msgs)})
 }
 func (n *node) SendPair(to raft.NodeID, m *multi.PairMessage) {
 	cp := *m

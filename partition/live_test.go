@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,7 +28,7 @@ type liveNode struct {
 
 func (n *liveNode) Send(to raft.NodeID, msgs []raft.Message) {
 	select {
-	case n.net[to-1].in <- packet{from: n.id, msgs: msgs}:
+	case n.net[to-1].in <- packet{from: n.id, msgs: slices.Clone(msgs)}:
 	default: // full: dropped, as a transport may
 	}
 }

@@ -56,12 +56,14 @@ type PeerStatus struct {
 }
 
 // Peers lists all other members by node id; it is empty unless this replica leads.
-func (r *Raft) Peers() []PeerStatus {
-	out := make([]PeerStatus, 0, len(r.peers))
+func (r *Raft) Peers() []PeerStatus { return r.AppendPeers(make([]PeerStatus, 0, len(r.peers))) }
+
+// AppendPeers appends what Peers lists to dst.
+func (r *Raft) AppendPeers(dst []PeerStatus) []PeerStatus {
 	for _, p := range r.peers {
-		out = append(out, PeerStatus{Member: p.Member, Learner: p.Learner, Match: p.Match, Next: p.Next, State: p.State,
+		dst = append(dst, PeerStatus{Member: p.Member, Learner: p.Learner, Match: p.Match, Next: p.Next, State: p.State,
 			Inflight: p.inflights.n, InflightBytes: p.inflights.bytes, AckedAt: p.ackedAt, HeardAt: p.heardAt, Covered: p.covered,
 			CaughtUp: p.Learner && r.caughtUp(p)})
 	}
-	return out
+	return dst
 }

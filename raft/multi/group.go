@@ -27,7 +27,6 @@ type Group struct {
 	fl       flushState // guarded by flusher.mu
 	elect    electState // guarded by elections.mu
 	in       inbox
-	status   atomic.Pointer[Status]
 	closing  atomic.Bool
 	// readElsewhere is when a follower last asked for a read index, until the worker has seen it; else 0.
 	readElsewhere atomic.Int64
@@ -45,6 +44,11 @@ type Group struct {
 	// that a group without needs no lock.
 	follower     followerCoverage
 	followerHint atomic.Bool
+
+	// statusMu guards status and members, which the worker alone changes, and so reads without it. A leaf.
+	statusMu sync.Mutex
+	status   Status            // what the last turn left
+	members  []raft.PeerStatus // leader: see Peers
 
 	// All below belongs to the worker that has the group.
 	r          *raft.Raft
@@ -266,8 +270,12 @@ func (g *Group) Reset(s raft.Reset, done func(error)) {
 // Fail stops the group as if its log had failed: whoever owns the log knows that it cannot go on. OnFatal is called.
 func (g *Group) Fail(err error) { _ = g.in.pushEvent(g.h, g, event{kind: evFailed, err: err}) }
 
-// Status is what the group's last turn left. It is a copy and takes no lock; slices in it are shared and immutable.
-func (g *Group) Status() Status { return *g.status.Load() }
+// Status is what the group's last turn left. It is a copy, and waits for no turn; slices in it are shared and immutable.
+func (g *Group) Status() Status {
+	g.statusMu.Lock()
+	defer g.statusMu.Unlock()
+	return g.status
+}
 
 // beginClose refuses new work and lets a worker shut the group down.
 func (g *Group) beginClose() {
@@ -333,9 +341,10 @@ func (g *Group) shutdown() {
 		delete(g.h.groups, g.id)
 	}
 	g.h.mu.Unlock()
-	s := *g.status.Load()
+	g.statusMu.Lock()
+	s := &g.status
 	s.Role, s.Ready, s.Err, s.Leader = raft.Follower, false, ErrClosed, 0
-	g.status.Store(&s)
+	g.statusMu.Unlock()
 	g.closeMu.Lock()
 	g.closeErr = err
 	close(g.closed)
@@ -362,13 +371,13 @@ func (g *Group) fail(err error) {
 	g.failPending(fmt.Errorf("%w: %w", ErrLeadershipLost, stop), stop)
 	g.failBatch(b, held, stop)
 	g.publish()
-	g.sm.LeadershipChanged(*g.status.Load())
+	g.sm.LeadershipChanged(g.status)
 	if g.cfg.OnFatal != nil {
 		g.cfg.OnFatal(err)
 	}
 }
 
-// publish stores the status for lock-free readers, if it is another than the last.
+// publish stores the status for everybody, if it is another than the last. In place: this is what each turn ends with.
 func (g *Group) publish() {
 	s := Status{Status: g.r.Status(), Ready: g.ready, Full: g.full, Elections: g.elections}
 	for i := range g.covers {
@@ -380,15 +389,9 @@ func (g *Group) publish() {
 		s.Err = failedError(g.failed)
 		s.Role, s.Leader, s.Ready = raft.Follower, 0, false
 	}
-	old := g.status.Load()
-	if s.Role == raft.Leader {
-		if g.peersMoved || old == nil || old.peers == nil || old.CoveredPeers != s.CoveredPeers {
-			s.peers = g.peers()
-		} else {
-			s.peers = old.peers
-		}
-	}
-	if old != nil && old.VoteAfter != s.VoteAfter && (old.VoteAfter == raft.UntilTold || s.VoteAfter == 0 && s.Stable < old.VoteAfter) {
+	old := &g.status
+	first := old.Group == 0
+	if !first && old.VoteAfter != s.VoteAfter && (old.VoteAfter == raft.UntilTold || s.VoteAfter == 0 && s.Stable < old.VoteAfter) {
 		upTo, why := s.VoteAfter, "a leader has told how far the lost log went"
 		if upTo == 0 { // it was that far already, or is a survivor of a reset
 			upTo = s.Stable
@@ -402,11 +405,19 @@ func (g *Group) publish() {
 			g.markSoon(g.h.now())
 		}
 	}
-	if old != nil && !g.peersMoved && sameStatus(old, &s) {
+	if !first && !g.peersMoved && sameStatus(old, &s) {
 		return
 	}
+	g.statusMu.Lock()
+	switch {
+	case s.Role != raft.Leader:
+		g.members = nil
+	case g.peersMoved || old.Role != raft.Leader || old.CoveredPeers != s.CoveredPeers:
+		g.members = g.peers(g.members[:0])
+	}
+	*old = s
+	g.statusMu.Unlock()
 	g.peersMoved = false
-	g.status.Store(&s)
 }
 
 // sameStatus compares what moves; Conf moves with ConfIndex or Applied.

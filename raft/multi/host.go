@@ -413,8 +413,7 @@ func (w *worker) send(m *raft.Message) {
 		if o := &w.out[i]; o.to == m.To {
 			o.msgs = append(o.msgs, *m)
 			if len(o.msgs) >= maxOutMessages {
-				w.h.o.Transport.Send(o.to, o.msgs)
-				o.msgs = nil
+				w.hand(o)
 			}
 			return
 		}
@@ -422,15 +421,21 @@ func (w *worker) send(m *raft.Message) {
 	w.out = append(w.out, outbox{to: m.To, msgs: append(make([]raft.Message, 0, 4), *m)})
 }
 
-// flushOut hands everything collected to the transport, which owns the slices from then on.
+// flushOut hands everything collected to the transport.
 func (w *worker) flushOut() {
 	w.turns = 0
 	for i := range w.out {
 		if o := &w.out[i]; len(o.msgs) > 0 {
-			w.h.o.Transport.Send(o.to, o.msgs)
-			o.msgs = nil
+			w.hand(o)
 		}
 	}
+}
+
+// hand gives one destination's messages to the transport. Their memory, of at most maxOutMessages, is used for the next ones.
+func (w *worker) hand(o *outbox) {
+	w.h.o.Transport.Send(o.to, o.msgs)
+	clear(o.msgs)
+	o.msgs = o.msgs[:0]
 }
 
 // ---- manual mode

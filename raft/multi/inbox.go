@@ -80,7 +80,7 @@ func (e *event) refuse(g *Group, err error) {
 	case e.reply != nil:
 		e.reply(err)
 	case e.inspect != nil:
-		e.inspect(Inspection{Status: *g.status.Load()}, err)
+		e.inspect(Inspection{Status: g.Status()}, err)
 	}
 }
 

@@ -137,8 +137,8 @@ type HardStateStore interface {
 }
 
 // Transport carries messages to other brokers. It never blocks and may drop: Raft repeats what matters. Bulk data
-// (MsgApp with entries, MsgSnap) must not delay anything else. The slices and m are the transport's from then on; what
-// they point to (entries, frames, snapshots) is shared and immutable.
+// (MsgApp with entries, MsgSnap) must not delay anything else. msgs is the caller's again afterwards, a pair
+// message the transport's; what they point to (entries, frames, snapshots) is shared and immutable.
 type Transport interface {
 	Send(to raft.NodeID, msgs []raft.Message)
 	SendPair(to raft.NodeID, m *PairMessage)

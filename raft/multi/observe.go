@@ -92,12 +92,14 @@ func (h *Host) Summarize() (sum Summary) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, g := range h.groups { // only sums: the order does not matter
-		sum.add(h, g.status.Load(), now, acked)
+		g.statusMu.Lock()
+		sum.add(h, &g.status, g.members, now, acked)
+		g.statusMu.Unlock()
 	}
 	return sum
 }
 
-func (sum *Summary) add(h *Host, s *Status, now raft.Time, acked map[raft.NodeID]raft.Time) {
+func (sum *Summary) add(h *Host, s *Status, members []raft.PeerStatus, now raft.Time, acked map[raft.NodeID]raft.Time) {
 	if s.Err != nil {
 		sum.Failed++
 	}
@@ -125,7 +127,7 @@ func (sum *Summary) add(h *Host, s *Status, now raft.Time, acked map[raft.NodeID
 		sum.Candidates++
 	case raft.Leader:
 		sum.Leaders++
-		if s.CoveredPeers == len(s.peers) {
+		if s.CoveredPeers == len(members) {
 			sum.Covered++
 		} else {
 			sum.Uncovered++
@@ -133,8 +135,8 @@ func (sum *Summary) add(h *Host, s *Status, now raft.Time, acked map[raft.NodeID
 		if s.Conf.Joint() {
 			sum.Joint++
 		}
-		for i := range s.peers {
-			if s.peers[i].State == raft.SnapshotState {
+		for i := range members {
+			if members[i].State == raft.SnapshotState {
 				sum.SendingSnapshots++
 			}
 		}
@@ -142,7 +144,7 @@ func (sum *Summary) add(h *Host, s *Status, now raft.Time, acked map[raft.NodeID
 		sum.UncommittedBytes += s.Uncommitted
 		if s.Ready {
 			sum.Ready++
-			if !h.leased(s, now, acked) {
+			if !h.leased(s, members, now, acked) {
 				sum.Leaseless++
 			}
 		}
@@ -150,7 +152,7 @@ func (sum *Summary) add(h *Host, s *Status, now raft.Time, acked map[raft.NodeID
 }
 
 // leased says of a ready leader's published status whether it holds a lease. It is for showing: reads ask the core.
-func (h *Host) leased(s *Status, now raft.Time, acked map[raft.NodeID]raft.Time) bool {
+func (h *Host) leased(s *Status, members []raft.PeerStatus, now raft.Time, acked map[raft.NodeID]raft.Time) bool {
 	if s.Transferee != 0 {
 		return false
 	}
@@ -162,8 +164,8 @@ func (h *Host) leased(s *Status, now raft.Time, acked map[raft.NodeID]raft.Time)
 				n++
 				continue
 			}
-			for i := range s.peers {
-				if p := &s.peers[i]; p.Member.ID == m.ID {
+			for i := range members {
+				if p := &members[i]; p.Member.ID == m.ID {
 					at := p.AckedAt
 					if sent, ok := acked[m.ID]; ok && p.Covered {
 						at = max(at, sent)
@@ -231,7 +233,7 @@ func (g *Group) Inspect(done func(Inspection, error)) {
 func (g *Group) inspect(now raft.Time, done func(Inspection, error)) {
 	g.feedAcks(now)
 	g.publish()
-	in := Inspection{Status: *g.status.Load(), Muted: g.mute, Overloaded: g.heldBack, Blocked: g.blocked, Snapshotting: g.snapshotting}
+	in := Inspection{Status: g.status, Muted: g.mute, Overloaded: g.heldBack, Blocked: g.blocked, Snapshotting: g.snapshotting}
 	if g.leaderless != 0 {
 		in.Leaderless = time.Duration(now - g.leaderless)
 	}
@@ -239,7 +241,7 @@ func (g *Group) inspect(now raft.Time, done func(Inspection, error)) {
 		in.Lease = time.Duration(until - now)
 	}
 	if in.Role == raft.Leader {
-		for _, p := range g.peers() {
+		for _, p := range g.peers(nil) {
 			in.Peers = append(in.Peers, PeerStatus{PeerStatus: p, Active: p.Covered || p.HeardAt >= 0 && now-p.HeardAt < raft.Time(g.h.o.ElectionTimeout)})
 		}
 	}

@@ -237,7 +237,6 @@ type Status struct {
 	CoveredPeers int
 	// Elections is how often this replica has stood for election, pre-votes aside, since it was opened.
 	Elections uint32
-	peers     []raft.PeerStatus // leader: see Group.Peers
 }
 
 // Stats are counters of a host since its start, and gauges.

@@ -400,7 +400,7 @@ func (ps *pairs) dropGroup(g *Group) {
 // answers. Nothing else is concluded: sessions and terms end by silence, which is what the other side goes by too.
 func (h *Host) PeerUnreachable(id raft.NodeID) {
 	for _, g := range h.sorted(func(g *Group) bool {
-		s := g.status.Load()
+		s := g.Status()
 		return s.Role == raft.Leader && s.Err == nil && s.CoveredPeers == 0
 	}) {
 		_ = g.in.pushEvent(h, g, event{kind: evUnreachable, peer: id}) // refused: the group has stopped

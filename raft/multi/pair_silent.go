@@ -161,9 +161,9 @@ func (g *Group) heardFrom(now raft.Time, from raft.NodeID) {
 	}
 }
 
-// peers is what the core knows of the other members, with parked ones shown as what they are: not covered.
-func (g *Group) peers() []raft.PeerStatus {
-	ps := g.r.Peers()
+// peers appends to ps, which is empty, what the core knows of the other members, with parked ones shown as what they are: not covered.
+func (g *Group) peers(ps []raft.PeerStatus) []raft.PeerStatus {
+	ps = g.r.AppendPeers(ps)
 	for i := range ps {
 		if c := g.cover(ps[i].Member.ID); c != nil && c.state == coverParked {
 			ps[i].Covered = false

@@ -13,13 +13,14 @@ type PeerStatus struct {
 
 // Peers lists the other members by node id, as the last turn of this leader left them; nil on another replica.
 func (g *Group) Peers() []PeerStatus {
-	s := g.status.Load()
-	if s.Role != raft.Leader {
+	now := g.h.now()
+	g.statusMu.Lock()
+	defer g.statusMu.Unlock()
+	if g.status.Role != raft.Leader {
 		return nil
 	}
-	now := g.h.now()
-	out := make([]PeerStatus, len(s.peers))
-	for i, p := range s.peers {
+	out := make([]PeerStatus, len(g.members))
+	for i, p := range g.members {
 		// A covered member's answers reach the core only when it asks; coverage ends when the pair falls silent.
 		active := p.Covered || p.HeardAt >= 0 && now-p.HeardAt < raft.Time(g.h.o.ElectionTimeout)
 		out[i] = PeerStatus{PeerStatus: p, Active: active}

@@ -74,7 +74,7 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 	} else if ready := g.isReady(); ready != g.ready {
 		g.ready = ready
 		g.publish()
-		g.sm.LeadershipChanged(*g.status.Load())
+		g.sm.LeadershipChanged(g.status)
 	}
 	if len(rd.Reads) > 0 {
 		g.readConfirmed(rd.Reads)
@@ -164,5 +164,5 @@ func (g *Group) roleChanged(now raft.Time) {
 	if s.Role == raft.Leader {
 		g.restFrom = now + raft.Time(g.h.o.CoverAfter/restEarly)
 	}
-	g.sm.LeadershipChanged(*g.status.Load())
+	g.sm.LeadershipChanged(g.status)
 }

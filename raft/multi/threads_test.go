@@ -72,6 +72,7 @@ func (n *threadNet) close() {
 }
 
 func (p threadPort) Send(to raft.NodeID, msgs []raft.Message) {
+	msgs = slices.Clone(msgs)
 	p.n.put(p.from, to, func(h *Host) { h.Deliver(msgs) })
 }
 

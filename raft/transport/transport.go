@@ -342,7 +342,8 @@ func (t *Transport) Stats() Stats {
 	return s
 }
 
-// Send queues messages for a node, in order within a lane. The messages' slices must not change any more.
+// Send queues messages for a node, in order within a lane. msgs is the caller's again afterwards; the entries of the messages must not
+// change any more.
 func (t *Transport) Send(to raft.NodeID, msgs []raft.Message) {
 	p := t.peer(to)
 	if p == nil {

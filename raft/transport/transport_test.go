@@ -153,7 +153,9 @@ func TestSendInOrder(t *testing.T) {
 	n1, n2 := start(t, b, 1, func(o *Options) { o.MaxBulkQueued = 1 << 20 }), start(t, b, 2, nil)
 	const count = 5000
 	for i := range count {
-		n1.Send(2, []raft.Message{vote(1, 2, uint64(i)), app(1, 2, i, 1+i%300), {Type: raft.MsgApp, Group: 2, From: 1, To: 2, Index: raft.Index(i)}})
+		msgs := []raft.Message{vote(1, 2, uint64(i)), app(1, 2, i, 1+i%300), {Type: raft.MsgApp, Group: 2, From: 1, To: 2, Index: raft.Index(i)}}
+		n1.Send(2, msgs)
+		clear(msgs) // they are ours again
 		if i%100 == 0 {
 			n1.SendPair(2, &multi.PairMessage{Session: 5, Seq: uint64(i), Cover: []multi.CoveredGroup{{Group: 7, Term: 2, Commit: 9}}})
 		}
