@@ -98,12 +98,16 @@ func (r *Raft) handleAppend(m *Message) error {
 	}
 	r.matched = max(r.matched, end)
 	r.commit = max(r.commit, min(m.Commit, end))
+	r.elsewhere = max(r.elsewhere, m.Commit)
 	r.liftVoteAfter()
 	if fresh == len(entries) {
 		r.sendAck(m.SentAt) // nothing to wait for; else AppendSynced answers
 	}
 	return nil
 }
+
+// Behind reports that this follower lacks what is committed: others have it, and nobody waits for this log in particular.
+func (r *Raft) Behind() bool { return r.role == Follower && r.last < r.elsewhere }
 
 // sendAck tells the leader how far this log is durable and equal to its own. It is derived at this moment from these two
 // facts, never stored with a write: a write may be undone while it is on its way to the disk.

@@ -43,15 +43,19 @@ func (r *Raft) entries(lo Index, maxBytes int) ([]Entry, error) {
 	if len(r.pending) == 0 || lo < r.pending[0].Index {
 		return r.log.Entries(lo, r.handedLast()+1, maxBytes)
 	}
-	from := int(lo - r.pending[0].Index)
-	to, size := from, 0
-	for to < len(r.pending) {
-		if size += r.pending[to].Size(); to > from && size > maxBytes {
+	return within(r.pending[lo-r.pending[0].Index:], maxBytes), nil
+}
+
+// within is the first of es, and as many after it as fit into maxBytes with it.
+func within(es []Entry, maxBytes int) []Entry {
+	n, size := 0, 0
+	for n < len(es) {
+		if size += es[n].Size(); n > 0 && size > maxBytes {
 			break
 		}
-		to++
+		n++
 	}
-	return r.pending[from:to:to], nil
+	return es[:n:n]
 }
 
 // appendEntries puts es, which are consecutive and do not change any more, at their place, cutting off what stands there. The cut is never at or

@@ -86,8 +86,9 @@ type Throttle interface {
 // Pacer spreads out what goes to members that are behind: entries that are committed already, for which nobody waits, and of which
 // there may be a disk full. It is called inside calls of the core, and must not call back.
 type Pacer interface {
-	// Ask says that a member lacks such entries, and has room for some. They go out with SendBehind. It is repeated.
-	Ask(to NodeID)
+	// Ask says that a member lacks entries from one on up to another, and has room for some. They go out with SendBehind. It is
+	// repeated.
+	Ask(to NodeID, from, upTo Index)
 }
 
 func (c *Config) validate() error {
@@ -179,6 +180,7 @@ type Raft struct {
 	matched   Index   // follower: equal to the log of this term's leader up to here
 	acked     Index   // follower: highest index acknowledged to this term's leader
 	commit    Index
+	elsewhere Index   // follower: a leader has said that so much is committed
 	handing   Index // committed entries handed out up to here
 	applied   Index
 	confs     []confAt  // confs[0] is in effect at applied, the last one now

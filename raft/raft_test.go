@@ -495,7 +495,7 @@ func TestThrottle(t *testing.T) {
 // asker is a Pacer that only notes who is asked for.
 type asker map[NodeID]int
 
-func (a asker) Ask(to NodeID) { a[to]++ }
+func (a asker) Ask(to NodeID, _, _ Index) { a[to]++ }
 
 // What is committed goes to a member that is behind when SendBehind says so, while the others commit without it; and at once when
 // they cannot do without it any more.
@@ -532,7 +532,7 @@ func TestPacer(t *testing.T) {
 	}
 	for range 3 {
 		had = away.log.LastIndex()
-		if n := l.r.SendBehind(l.now(), 3); n == 0 || l.r.BehindInflight(3) != n {
+		if n := l.r.SendBehind(l.now(), 3, nil); n == 0 || l.r.BehindInflight(3) != n {
 			t.Fatalf("%d bytes, of which %d are on their way", n, l.r.BehindInflight(3))
 		}
 		l.process()
@@ -540,7 +540,7 @@ func TestPacer(t *testing.T) {
 			t.Fatal("what was let go did not arrive")
 		}
 	}
-	if l.r.SendBehind(l.now(), 2) != 0 || l.r.SendBehind(l.now(), 9) != 0 {
+	if l.r.SendBehind(l.now(), 2, nil) != 0 || l.r.SendBehind(l.now(), 9, nil) != 0 {
 		t.Fatal("sent to whom nothing lacks")
 	}
 	c.node(2).crash(none)

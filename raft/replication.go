@@ -15,8 +15,8 @@ import (
 // little enough for what other groups have to say to the same broker not to stand in line behind it.
 const behindInflight = 4
 
-// behindMessageBytes are the entries of one message that Raft.SendBehind sends, if MaxMessageBytes is not less: a group that reads
-// them from its disk serves nobody meanwhile.
+// behindMessageBytes are the entries of the message that Raft.SendBehind reads by itself, if MaxMessageBytes is not less: a group that
+// reads them from its disk serves nobody meanwhile.
 const behindMessageBytes = 256 << 10
 
 // snapshotPatience times ElectionTimeout is how long a follower may neither ask for more of a snapshot nor have installed it,
@@ -35,17 +35,17 @@ func (r *Raft) sendTo(p *Progress) {
 	case Probe:
 		if !p.waiting {
 			p.waiting = true
-			r.sendEntries(p, r.cfg.MaxMessageBytes)
+			r.sendEntries(p, r.cfg.MaxMessageBytes, nil)
 		}
 	case Replicate:
 		for p.Next <= r.last && r.roomFor(p) {
 			if r.paced(p) {
 				if !r.throttled(p) {
-					r.cfg.Pacer.Ask(p.Member.ID)
+					r.cfg.Pacer.Ask(p.Member.ID, p.Next, r.commit)
 				}
 				return
 			}
-			if !r.sendEntries(p, r.cfg.MaxMessageBytes) {
+			if !r.sendEntries(p, r.cfg.MaxMessageBytes, nil) {
 				return
 			}
 		}
@@ -85,23 +85,53 @@ func (r *Raft) commitsWithout(p *Progress) bool {
 	}) == 1
 }
 
-// SendBehind sends a member one message of what it was asked for by [Pacer], and returns how many bytes of entries that has.
-func (r *Raft) SendBehind(now Time, to NodeID) (bytes int64) {
+// SendBehind sends a member what it was asked for by [Pacer], and returns how many bytes of entries that has. read is what was asked for, or
+// as many of the first of that as the caller likes, read from the log meanwhile; without it one message is read here. If that is no longer
+// what the member lacks, it is asked for anew.
+func (r *Raft) SendBehind(now Time, to NodeID, read []Entry) (bytes int64) {
 	r.setNow(now)
 	p := r.peer(to)
 	if r.role != Leader || p == nil || p.State != Replicate {
 		return 0
 	}
-	if r.paced(p) && r.roomFor(p) {
-		before := p.inflights.bytes
-		if !r.sendEntries(p, min(r.cfg.MaxMessageBytes, behindMessageBytes)) {
+	switch {
+	case !r.paced(p) || !r.roomFor(p):
+	case len(read) == 0:
+		n, sent := r.sendPaced(p, min(r.cfg.MaxMessageBytes, behindMessageBytes), nil)
+		if !sent {
 			return 0 // throttled, say: asked for again when it answers anything, not in one turn after the other
 		}
-		bytes = p.inflights.bytes - before
-		p.inflights.pace(bytes)
+		bytes = n
+	case read[0].Index == p.Next && r.committedHere(&read[len(read)-1]):
+		for len(read) > 0 { // there is room for the first: there is for all, or they would be read once more
+			next := p.Next
+			n, sent := r.sendPaced(p, r.cfg.MaxMessageBytes, read)
+			if !sent {
+				return bytes
+			}
+			bytes += n
+			read = read[p.Next-next:]
+		}
 	}
 	r.sendTo(p)
 	return bytes
+}
+
+// sendPaced is sendEntries, and notes that it was SendBehind.
+func (r *Raft) sendPaced(p *Progress, maxBytes int, read []Entry) (bytes int64, sent bool) {
+	before := p.inflights.bytes
+	if !r.sendEntries(p, maxBytes, read) {
+		return 0, false
+	}
+	bytes = p.inflights.bytes - before
+	p.inflights.pace(bytes)
+	return bytes, true
+}
+
+// committedHere: e is an entry of this log, and committed. So are then all before it.
+func (r *Raft) committedHere(e *Entry) bool {
+	t, ok := r.termAt(e.Index)
+	return ok && t == e.Term && e.Index <= r.commit
 }
 
 // BehindInflight is how many bytes that SendBehind sent to a member are on their way.
@@ -142,8 +172,9 @@ func (r *Raft) TellAtOnce(now, until Time) {
 	}
 }
 
-// sendEntries sends the next message of entries, of maxBytes or one, possibly empty, and reports whether it did.
-func (r *Raft) sendEntries(p *Progress, maxBytes int) bool {
+// sendEntries sends the next message of entries, of maxBytes or one, possibly empty, and reports whether it did. They are the first of read, if
+// that is not empty, and else read from the log.
+func (r *Raft) sendEntries(p *Progress, maxBytes int, read []Entry) bool {
 	prev := p.Next - 1
 	term, ok := r.termAt(prev)
 	if !ok {
@@ -158,7 +189,10 @@ func (r *Raft) sendEntries(p *Progress, maxBytes int) bool {
 		}
 		return false
 	}
-	es, err := r.entries(p.Next, maxBytes)
+	es, err := within(read, maxBytes), error(nil)
+	if len(read) == 0 {
+		es, err = r.entries(p.Next, maxBytes)
+	}
 	if errors.Is(err, ErrCompacted) {
 		r.needSnapshot(p)
 		return false

@@ -74,7 +74,17 @@ func (osFS) SyncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
-func (o *osFile) ReadAt(p []byte, off int64) (int, error) { return o.f.ReadAt(p, off) }
+func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := o.f.ReadAt(p, off)
+	if o.direct && errors.Is(err, syscall.EINVAL) && o.setDirect(false) == nil {
+		// As with writes; and behind a short read, where the file ends within a unit, nothing is aligned.
+		var more int
+		o.direct = false
+		more, err = o.f.ReadAt(p[n:], off+int64(n))
+		n += more
+	}
+	return n, err
+}
 
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 	n, err := o.f.WriteAt(p, off)

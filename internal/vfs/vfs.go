@@ -91,6 +91,21 @@ func Uncleared(n int) []byte {
 	return unsafe.Slice(unsafe.StringData(b.String()), n)
 }
 
+// AlignedUncleared is Aligned for bytes to read into: there may be anything in them.
+func AlignedUncleared(n int) []byte {
+	b := Uncleared(n + DirectUnit - 1)
+	at := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (DirectUnit - 1))
+	return b[at : at+n : at+n]
+}
+
+// DirectReads asks that what is read through this handle from now on comes from the disk without a copy in the system's cache, and reports
+// whether it does; if not, nothing has changed. Offset, length and memory of each ReadAt must then be multiples of [DirectUnit], and
+// nothing is written through the handle. What other handles have written is read as ever.
+func DirectReads(f File) bool {
+	o, ok := f.(*osFile)
+	return ok && o.SetDirect()
+}
+
 // aligned reports whether a write may be direct.
 func aligned(p []byte, off int64) bool {
 	return off&(DirectUnit-1) == 0 && len(p)&(DirectUnit-1) == 0 && uintptr(unsafe.Pointer(unsafe.SliceData(p)))&(DirectUnit-1) == 0

@@ -84,6 +84,8 @@ type Group struct {
 	ticked   bool      // since coverage was last considered
 	restFrom raft.Time // leader: when it may be covered, unless something is proposed before
 
+	lazy      int       // bytes that were appended since a sync was last asked for
+	syncAt    raft.Time // when it is at the latest; 0: it was
 	markAt    raft.Time // when the log shall have its synced mark; 0: it has
 	markBy    raft.Time // and when it must, however many other logs wait for the disk
 	retryAt   raft.Time // when a sync that found no space is tried again; 0: none

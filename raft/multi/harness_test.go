@@ -126,6 +126,10 @@ func (l *memLog) Entries(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) 
 	return out, nil
 }
 
+func (l *memLog) EntriesBehind(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error) {
+	return l.Entries(lo, hi, maxBytes)
+}
+
 func (l *memLog) LastConfig(upTo raft.Index) (raft.Entry, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

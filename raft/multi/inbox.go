@@ -32,7 +32,7 @@ const (
 	evChunkWritten                        // flusher: bytes of fetch, or err
 	evPairOut                             // the leader's coverage by peer changed: look
 	evPairIn                              // the follower's coverage changed: look; ask says that a leader proposes it
-	evPaced                               // the pacer: entries may go to peer, which is behind
+	evPaced                               // the pacer: entries may go to peer, which is behind; none: they are still to be read
 	evUnreachable                         // transport: peer
 	evFailed                              // Group.Fail, or the host: err
 	evInspect                             // Group.Inspect: inspect
@@ -49,6 +49,7 @@ type event struct {
 	fetch   *fetch
 	chunk   *ChunkMessage
 	bytes   int64
+	entries []raft.Entry
 	cut     *raft.ConfState // evSnapshotSaved: the log was compacted; the membership there
 	conf    *raft.ConfChange
 	reset   *raft.Reset

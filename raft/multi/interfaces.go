@@ -14,6 +14,10 @@ import (
 type Log interface {
 	raft.LogReader
 
+	// EntriesBehind is Entries of what a member lacks that was away, from an index that is committed: nobody else is likely to want them
+	// soon. It may be called beside anything, by anyone.
+	EntriesBehind(lo, hi raft.Index, maxBytes int) ([]raft.Entry, error)
+
 	// DecodeFrame verifies e.Frame (length, version, CRC seeded with the group id) and sets every other field of e
 	// from it. It is called on each entry that a peer sends, before the core sees it, by whoever delivers that: beside anything.
 	DecodeFrame(e *raft.Entry) error

@@ -2,16 +2,16 @@
 //
 // A member that was away asks for gigabytes that lie on its leaders' disks. Whoever proposes meanwhile has a quorum without it, and
 // should not feel it. So a group does not send such entries in the turns in which it serves proposals (raft.Pacer). It stands in
-// line, and gets a turn for one message of them after the other:
+// line, and gets a turn for one piece of them after the other:
 //
-//	core: Ask ──▶ line of the member ──▶ a grant, when there is room ──▶ a turn: raft.SendBehind, one message
+//	core: Ask ──▶ line of the member ──▶ a grant, when there is room ──▶ a piece is read, beside all turns ──▶ a turn: raft.SendBehind
 //	                                        ▲
 //	     maxGrants at once; maxBehindBytes on their way to a member; and, while something is proposed, within a rate
 //
 // The rate follows what proposals meet on this host: how long they take from the turn's beginning to be queued to their application,
 // on average over paceInterval. As long as that is about what it was before anybody caught up, the rate grows, and else it
 // shrinks; so it finds what is left of processors, disks and network, whichever is short, also where others use them. It never
-// falls below what a member needs to come nearer to a log that grows (paceGain times what is proposed), nor below minPace. Where
+// falls below what members need to come nearer to logs that grow (paceGain times what is proposed, for each), nor below minPace. Where
 // nothing is proposed there is no rate.
 //
 // All of it is measured by the host's clock and in its turns: a simulated host is as deterministic as ever.
@@ -31,13 +31,18 @@ const (
 	// maxBehindBytes is what may be on its way from this host to a member that is behind, over all groups. Enough to keep its disk
 	// busy, and little enough that what comes in is applied there before it leaves the memory again.
 	maxBehindBytes = 16 << 20
-	// maxGrants is how many groups at once may take a turn to read what somebody lacks; one while something is proposed.
+	// maxGrants is how many groups at once may read what somebody lacks, and take a turn to send it; one while something is proposed.
 	maxGrants = 2
-	// grantPatience is how long a granted turn is waited for: the group may be busy, or have ended. Where turns are late it is what a message
-	// of paceMessage takes at the rate, if that is less, or the next one would wait for the turn and not for the rate.
+	// piece is how much of it is read at once, if pieceMessages times MaxMessageBytes are not less.
+	piece         = 2 << 20
+	pieceMessages = 2
+	// grantPatience is how long a granted turn is waited for: the group may be busy, or have ended. Where turns are late it is what a piece
+	// takes at the rate, if that is less, or the next one would wait for the turn and not for the rate.
 	grantPatience    = raft.Time(100 * time.Millisecond)
 	minGrantPatience = raft.Time(time.Millisecond)
-	paceMessage      = 256 << 10
+	// behindSyncBytes are appended before who is behind syncs them, if they come within behindSyncDelay.
+	behindSyncBytes = 2 << 20
+	behindSyncDelay = raft.Time(5 * time.Millisecond)
 
 	// paceInterval is how often the rate is looked at.
 	paceInterval = raft.Time(100 * time.Millisecond)
@@ -71,6 +76,8 @@ type pacer struct {
 	mu      sync.Mutex // guards all below; a leaf, but for timers.mu
 	members []*paceMember
 	turn    int // the member whose line is looked at first
+	reads   int // that run
+	most    int // members at once, since the rate was last looked at
 	grants  int // given, and not heard of again
 	granted raft.Time
 
@@ -91,8 +98,15 @@ type pacer struct {
 // paceMember is a node that is behind in some group. Members are forgotten when nothing waits for them and nothing is on its way.
 type paceMember struct {
 	id   raft.NodeID
-	line []*Group // each at most once
-	way  int64    // bytes on their way
+	line []paceAsk // each group at most once
+	way  int64     // bytes on their way
+}
+
+// paceAsk is what a group was asked for: entries from one on up to another.
+type paceAsk struct {
+	g          *Group
+	to         raft.NodeID
+	from, upTo raft.Index
 }
 
 func (p *pacer) init() {
@@ -108,6 +122,7 @@ func (p *pacer) memberLocked(id raft.NodeID) *paceMember {
 	}
 	m := &paceMember{id: id}
 	p.members = append(p.members, m)
+	p.most = max(p.most, len(p.members))
 	return m
 }
 
@@ -115,12 +130,12 @@ func (p *pacer) forgetLocked() {
 	p.members = slices.DeleteFunc(p.members, func(m *paceMember) bool { return len(m.line) == 0 && m.way <= 0 })
 }
 
-// ask puts a group in line for a member.
-func (h *Host) paceAsk(g *Group, to raft.NodeID, now raft.Time) {
+// paceAsk puts a group in line for a member.
+func (h *Host) paceAsk(a paceAsk, now raft.Time) {
 	p := &h.pacer
 	p.mu.Lock()
-	m := p.memberLocked(to)
-	m.line = append(m.line, g)
+	m := p.memberLocked(a.to)
+	m.line = append(m.line, a)
 	p.mu.Unlock()
 	h.paceNext(now)
 }
@@ -130,20 +145,40 @@ func (h *Host) paceNext(now raft.Time) {
 	p := &h.pacer
 	for {
 		p.mu.Lock()
-		g, to := p.nextLocked(h, now)
+		a := p.nextLocked(h, now)
 		p.mu.Unlock()
-		if g == nil {
+		switch {
+		case a.g == nil:
 			return
-		}
-		if g.in.pushEvent(h, g, event{kind: evPaced, peer: to}) != nil {
-			h.paceDone(0, now) // it has stopped
+		case h.manual || !h.started.Load():
+			h.paceRead(a)
+		default: // at most maxGrants of these
+			h.wg.Go(func() {
+				h.paceRead(a)
+				h.paceNext(h.now())
+			})
 		}
 	}
 }
 
-func (p *pacer) nextLocked(h *Host, now raft.Time) (*Group, raft.NodeID) {
-	if len(p.members) == 0 {
-		return nil, 0
+// paceRead reads what a grant is for, beside the group's turns, and gives it to one of them. What cannot be read the core finds out by itself.
+func (h *Host) paceRead(a paceAsk) {
+	es, err := a.g.log.EntriesBehind(a.from, a.upTo+1, min(piece, pieceMessages*h.o.MaxMessageBytes))
+	if err != nil {
+		es = nil
+	}
+	p := &h.pacer
+	p.mu.Lock()
+	p.reads--
+	p.mu.Unlock()
+	if a.g.in.pushEvent(h, a.g, event{kind: evPaced, peer: a.to, entries: es}) != nil {
+		h.paceDone(0, h.now()) // it has stopped
+	}
+}
+
+func (p *pacer) nextLocked(h *Host, now raft.Time) (none paceAsk) {
+	if len(p.members) == 0 || p.reads >= maxGrants { // a read that ends looks again
+		return none
 	}
 	p.lookLocked(now)
 	most := maxGrants
@@ -153,11 +188,11 @@ func (p *pacer) nextLocked(h *Host, now raft.Time) (*Group, raft.NodeID) {
 	if p.grants >= most {
 		patience := grantPatience
 		if p.limitedLocked(now) {
-			patience = min(patience, max(raft.Time(paceMessage/p.rate*1e9), minGrantPatience))
+			patience = min(patience, max(raft.Time(piece/p.rate*1e9), minGrantPatience))
 		}
 		if now < p.granted+patience {
 			h.timers.arm(&p.timer, p.granted+patience)
-			return nil, 0
+			return none
 		}
 		p.grants = 0
 	}
@@ -168,17 +203,18 @@ func (p *pacer) nextLocked(h *Host, now raft.Time) (*Group, raft.NodeID) {
 		}
 		if p.limitedLocked(now) && p.level <= 0 {
 			h.timers.arm(&p.timer, now+max(raft.Time((1-p.level)/p.rate*1e9), raft.Time(100*time.Microsecond)))
-			return nil, 0
+			return none
 		}
-		g := m.line[0]
-		m.line[0] = nil
+		a := m.line[0]
+		m.line[0] = none
 		m.line = m.line[1:]
 		p.turn = (p.turn + i + 1) % len(p.members)
 		p.grants++
+		p.reads++
 		p.granted = now
-		return g, m.id
+		return a
 	}
-	return nil, 0
+	return none
 }
 
 // paceDone ends a grant, with what it sent.
@@ -211,8 +247,8 @@ func (p *pacer) lookLocked(now raft.Time) {
 	proposed := p.proposed.Load()
 	grown := float64(proposed-p.bytes) / float64(since) * 1e9
 	n, mean := p.n, p.sum/float64(max(p.n, 1))
-	p.looked, p.bytes, p.n, p.sum = now, proposed, 0, 0
-	least := max(minPace, paceGain*grown)
+	least := max(minPace, paceGain*grown*float64(max(p.most, 1))) // each of them may lack all that is proposed
+	p.looked, p.bytes, p.n, p.sum, p.most = now, proposed, 0, 0, len(p.members)
 	switch catching := p.sentAt != 0 && now-p.sentAt < paceQuiet; {
 	case !catching && n > 0:
 		if p.usual == 0 {
@@ -259,13 +295,18 @@ type groupPace struct {
 
 type groupPaced struct {
 	id    raft.NodeID
-	asks  bool // in this turn
+	asks  bool // in this turn, for
+	from  raft.Index
+	upTo  raft.Index
 	lined bool // stands in line, or has a grant
 	way   int64
 }
 
 // Ask implements raft.Pacer.
-func (p *groupPace) Ask(to raft.NodeID) { p.of(to).asks = true }
+func (p *groupPace) Ask(to raft.NodeID, from, upTo raft.Index) {
+	m := p.of(to)
+	m.asks, m.from, m.upTo = true, from, upTo
+}
 
 func (p *groupPace) of(id raft.NodeID) *groupPaced {
 	for i := range p.members {
@@ -278,9 +319,9 @@ func (p *groupPace) of(id raft.NodeID) *groupPaced {
 }
 
 // paceGranted is the turn that was stood in line for.
-func (g *Group) paceGranted(now raft.Time, to raft.NodeID) {
-	g.pace.of(to).lined = false
-	g.h.paceDone(g.r.SendBehind(now, to), now)
+func (g *Group) paceGranted(now raft.Time, e *event) {
+	g.pace.of(e.peer).lined = false
+	g.h.paceDone(g.r.SendBehind(now, e.peer, e.entries), now)
 	g.afterStep(now)
 }
 
@@ -299,7 +340,7 @@ func (g *Group) paceTurn(now raft.Time) {
 		}
 		if m.asks && !m.lined {
 			m.lined = true
-			g.h.paceAsk(g, m.id, now)
+			g.h.paceAsk(paceAsk{g, m.id, m.from, m.upTo}, now)
 		}
 		m.asks = false
 	}
@@ -331,7 +372,7 @@ func (g *Group) endPace() {
 	p := &g.h.pacer
 	p.mu.Lock()
 	for _, m := range p.members {
-		m.line = slices.DeleteFunc(m.line, func(x *Group) bool { return x == g })
+		m.line = slices.DeleteFunc(m.line, func(a paceAsk) bool { return a.g == g })
 	}
 	p.forgetLocked()
 	p.mu.Unlock()

@@ -115,7 +115,7 @@ func TestPaceOfGroupThatEnds(t *testing.T) {
 	g1.pace.of(to).way = maxBehindBytes
 	h.paceWay(to, maxBehindBytes)
 	g2.pace.of(to).lined = true
-	h.paceAsk(g2, to, s.clock.now)
+	h.paceAsk(paceAsk{g: g2, to: to, from: 1, upTo: 1}, s.clock.now)
 	if len(h.pacer.members) != 1 || len(h.pacer.members[0].line) != 1 {
 		t.Fatal("no room, and it went on")
 	}
@@ -142,18 +142,19 @@ func TestPaceOfLateTurns(t *testing.T) {
 	m := &paceMember{id: 2}
 	p.members = append(p.members, m)
 	for range 500 {
-		m.line = append(m.line, &Group{})
+		m.line = append(m.line, paceAsk{g: &Group{}})
 	}
 	take := func() {
 		for {
 			p.mu.Lock()
-			g, _ := p.nextLocked(h, now)
+			a := p.nextLocked(h, now)
+			p.reads = 0
 			p.mu.Unlock()
-			if g == nil {
+			if a.g == nil {
 				return
 			}
 			at := now + raft.Time(200*time.Millisecond) + raft.Time(rng.Int64N(int64(400*time.Millisecond)))
-			turns = append(turns, turn{at, g})
+			turns = append(turns, turn{at, a.g})
 			slices.SortFunc(turns, func(a, b turn) int { return int(a.at - b.at) })
 		}
 	}
@@ -170,10 +171,10 @@ func TestPaceOfLateTurns(t *testing.T) {
 			members := p.members
 			p.members = nil // so that paceDone grants nothing by itself
 			p.mu.Unlock()
-			h.paceDone(256<<10, now)
+			h.paceDone(piece, now)
 			p.members = members
-			sent += 256 << 10
-			m.line = append(m.line, g)
+			sent += piece
+			m.line = append(m.line, paceAsk{g: g})
 			take()
 		}
 	}

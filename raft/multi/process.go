@@ -122,6 +122,9 @@ func (g *Group) tick(now raft.Time) {
 		g.retryAt = 0
 		g.h.requestSync(g)
 	}
+	if g.syncAt != 0 && now >= g.syncAt {
+		g.syncNow()
+	}
 	if g.markAt != 0 && now >= g.markAt {
 		switch {
 		case !g.log.MarkPending():
@@ -182,6 +185,9 @@ func (g *Group) arm() {
 	}
 	if g.markAt != 0 {
 		at = min(at, g.markAt)
+	}
+	if g.syncAt != 0 {
+		at = min(at, g.syncAt)
 	}
 	if g.heirUntil != 0 {
 		at = min(at, g.heirUntil)
@@ -249,7 +255,7 @@ func (g *Group) handleEvent(w *worker, now raft.Time, e *event) {
 	case evPairIn:
 		g.followerCoverageChanged(now)
 	case evPaced:
-		g.paceGranted(now, e.peer)
+		g.paceGranted(now, e)
 	case evUnreachable:
 		g.r.Unreachable(now, e.peer)
 	case evFailed:

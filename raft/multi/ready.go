@@ -44,7 +44,7 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 		g.h.stats.appendBytes.Add(uint64(bytes))
 		g.markAt = 0
 		if g.retryAt == 0 { // with a full disk, the retry syncs these too
-			g.h.requestSync(g)
+			g.syncAppended(now, bytes)
 		}
 	}
 	if rd.HardState != nil {
@@ -88,6 +88,23 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 	if rd.Snapshot != nil {
 		g.install(rd.Snapshot)
 	}
+}
+
+// syncAppended asks for the Sync that what was appended waits for. Nobody waits for who lacks what others have committed: then it comes when there
+// is enough for it, since it costs about as much whatever it writes.
+func (g *Group) syncAppended(now raft.Time, bytes int) {
+	g.lazy += bytes
+	switch {
+	case g.lazy >= behindSyncBytes || !g.r.Behind():
+		g.syncNow()
+	case g.syncAt == 0:
+		g.syncAt = now + behindSyncDelay
+	}
+}
+
+func (g *Group) syncNow() {
+	g.lazy, g.syncAt = 0, 0
+	g.h.requestSync(g)
 }
 
 // apply folds committed entries into the state machine, and completes what waited for them.
