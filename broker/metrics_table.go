@@ -132,6 +132,7 @@ var scalars = []scalar{
 	{name: "balsa_raft_overloaded_total", help: "Proposals and reads refused because a bound of their group was reached. Clients try again.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Overloaded) }},
 	{name: "balsa_raft_appended_entries_total", help: "Entries appended to logs here, as leader or follower.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Appended) }},
 	{name: "balsa_raft_appended_bytes_total", help: "Bytes of these entries.", kind: counted, value: func(s *sample) float64 { return float64(s.host.AppendBytes) }},
+	{name: "balsa_raft_behind_bytes_total", help: "Bytes of entries sent to replicas that had been away, at a pace that yields to proposals.", kind: counted, value: func(s *sample) float64 { return float64(s.host.BehindBytes) }},
 	{name: "balsa_raft_committed_entries_total", help: "Entries committed by a quorum and applied here.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Applied) }},
 	{name: "balsa_raft_uncommitted_entries", help: "Entries in the logs of leaders here that no quorum has yet.", kind: gauge, value: func(s *sample) float64 { return float64(s.sum.CommitLag) }},
 	{name: "balsa_raft_uncommitted_bytes", help: "Bytes proposed to leaders here that no quorum has yet.", kind: gauge, value: func(s *sample) float64 { return float64(s.sum.UncommittedBytes) }},

@@ -540,6 +540,34 @@ func TestPacer(t *testing.T) {
 			t.Fatal("what was let go did not arrive")
 		}
 	}
+	read := func(from, upTo Index) []Entry {
+		es, err := l.log.Entries(from, upTo, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return es
+	}
+	// What was read meanwhile goes out as it is, in as many messages as it takes; not from another place, nor of another log.
+	p := l.r.peer(3)
+	foreign := read(p.Next, p.Next+2)
+	foreign[1].Term++
+	for _, es := range [][]Entry{read(p.Next+1, p.Next+2), read(p.Next-1, p.Next), foreign} {
+		before := asked[3]
+		if n := l.r.SendBehind(l.now(), 3, es); n != 0 || asked[3] != before+1 {
+			t.Fatalf("%d bytes of what does not belong there, asked %d times", n, asked[3]-before)
+		}
+	}
+	had = away.log.LastIndex()
+	if n := l.r.SendBehind(l.now(), 3, read(p.Next, p.Next+3)); n != 30 || l.r.BehindInflight(3) != n {
+		t.Fatalf("%d of 30 bytes, of which %d are on their way", n, l.r.BehindInflight(3))
+	}
+	l.process()
+	if !c.run(3*time.Second, func() bool { return away.log.LastIndex() == had+3 && l.r.BehindInflight(3) == 0 }) {
+		t.Fatal("what was read did not arrive")
+	}
+	if !away.r.Behind() || l.r.Behind() {
+		t.Fatal("who is behind does not know")
+	}
 	if l.r.SendBehind(l.now(), 2, nil) != 0 || l.r.SendBehind(l.now(), 9, nil) != 0 {
 		t.Fatal("sent to whom nothing lacks")
 	}

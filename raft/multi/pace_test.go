@@ -206,3 +206,41 @@ func TestThrottledLearnerGetsItsRate(t *testing.T) {
 		t.Fatalf("%v for %d bytes at %d a second", took, entries*1000, rate)
 	}
 }
+
+// Who lacks what others have committed syncs it when there is enough of it, or after a moment, and what is new at once.
+func TestWhoIsBehindSyncsSeldom(t *testing.T) {
+	const entries = 200
+	s := newSim(t, 25, 3, 1, func(o *Options, c *GroupConfig) { o.MaxMessageBytes, c.Throttle = 64, true })
+	l := s.waitLeader(1)
+	away := s.nodes[(l+1)%3]
+	s.crash(away)
+	l = s.waitLeader(1)
+	for range entries {
+		r := s.propose(s.group(l, 1), strings.Repeat("x", 60))
+		s.until("a proposal's end", r.ended)
+	}
+	s.start(away, false)
+	g, waited := away.host.Group(1), 0
+	s.until("the follower to catch up", func() bool {
+		if g.syncAt != 0 {
+			waited++
+		}
+		return len(away.sms[1].records()) == entries
+	})
+	if waited == 0 {
+		t.Fatal("each message was synced at once")
+	}
+	waited = 0
+	for range 20 {
+		r := s.propose(s.group(l, 1), "and what is new")
+		s.until("its end everywhere", func() bool {
+			if g.syncAt != 0 {
+				waited++
+			}
+			return r.ended() && g.Status().Stable == s.group(l, 1).Status().Last
+		})
+	}
+	if waited != 0 || g.lazy != 0 {
+		t.Fatalf("what is new waited %d times", waited)
+	}
+}
