@@ -180,7 +180,7 @@ type Raft struct {
 	matched   Index   // follower: equal to the log of this term's leader up to here
 	acked     Index   // follower: highest index acknowledged to this term's leader
 	commit    Index
-	elsewhere Index   // follower: a leader has said that so much is committed
+	elsewhere Index // follower: a leader has said that so much is committed
 	handing   Index // committed entries handed out up to here
 	applied   Index
 	confs     []confAt  // confs[0] is in effect at applied, the last one now
