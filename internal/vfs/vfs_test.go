@@ -230,6 +230,31 @@ func TestDirectRefusedLate(t *testing.T) {
 	}
 }
 
+// Direct reads bring what others have written, the end of a file within a unit, and, refused late, what is asked for all the same.
+func TestDirectReads(t *testing.T) {
+	x := filepath.Join(t.TempDir(), "x")
+	want := bytes.Repeat([]byte("0123456789"), 1000)
+	must(t, create(t, OS(), x, string(want)).Close())
+	file, err := OS().Open(x)
+	must(t, err)
+	defer file.Close()
+	if !DirectReads(file) {
+		t.Skip("this file system does not say that it takes direct reads")
+	}
+	b := AlignedUncleared(3 * DirectUnit)
+	for _, at := range []int64{0, DirectUnit} {
+		if n, err := file.ReadAt(b, at); err != io.EOF || string(b[:n]) != string(want[at:]) {
+			t.Fatalf("%d bytes from %d on, %v", n, at, err)
+		}
+	}
+	if n, err := file.ReadAt(b[:50], 33); err != nil || string(b[:n]) != string(want[33:83]) {
+		t.Fatalf("%q, %v", b[:n], err)
+	}
+	if f := create(t, NewMem(1), "x", "in memory"); DirectReads(f) {
+		t.Fatal("past a cache that there is none of")
+	}
+}
+
 func TestWritevManyBuffers(t *testing.T) {
 	f, err := OS().Create(filepath.Join(t.TempDir(), "x"))
 	must(t, err)
