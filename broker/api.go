@@ -19,6 +19,8 @@ type api struct {
 	// maxElements bounds what the body's arrays hold; 0 is maxRequestElements.
 	maxElements int
 	serve       func(*server, *request)
+
+	flexible int16 // the first flexible version, or one above max; filled in at start
 }
 
 const (
@@ -112,6 +114,12 @@ func apiTable(list ...api) *[lastAPIKey]*api {
 		if a.maxElements == 0 {
 			a.maxElements = maxRequestElements
 		}
+		req := kmsg.RequestForKey(a.key)
+		for a.flexible = a.min; a.flexible <= a.max; a.flexible++ {
+			if req.SetVersion(a.flexible); req.IsFlexible() {
+				break
+			}
+		}
 		t[a.key] = a
 	}
 	return &t
@@ -148,9 +156,7 @@ func headerVersion(key, version int16) (protocol.HeaderVersion, bool) {
 		// far as every version has it, and its body not at all.
 		return 1, key == keyApiVersions
 	}
-	req := kmsg.RequestForKey(key)
-	req.SetVersion(version)
-	if req.IsFlexible() {
+	if version >= a.flexible {
 		return 2, true
 	}
 	return 1, true
