@@ -238,11 +238,7 @@ func (c *conn) readRequest(br *bufio.Reader, a *api, n int) (*request, error) {
 	var pooled *[]byte
 	var err error
 	if a.key == keyProduce {
-		pooled = takeFrame(n)
-	}
-	if pooled != nil {
-		frame = (*pooled)[:n:n]
-		_, err = io.ReadFull(stallReader{c, br}, frame)
+		frame, pooled, err = readPooled(stallReader{c, br}, n)
 	} else {
 		frame, err = protocol.ReadFrameBody(stallReader{c, br}, n)
 	}

@@ -5,17 +5,22 @@
 package broker
 
 import (
+	"io"
 	"math/bits"
 	"sync"
+
+	"github.com/balsamq/balsa/protocol"
 )
 
 const (
-	// minPooledFrame and maxPooledFrame bound the frames whose memory is used again. maxPooledFrame is also what a peer that claims much
-	// and sends nothing makes us take, as in protocol.ReadFrameBody.
+	// minPooledFrame and maxPooledFrame bound the frames whose memory is used again. Clients that write to many partitions send some MiB at
+	// a time.
 	minPooledFrame = 8 << 10
-	maxPooledFrame = 1 << 20
+	maxPooledFrame = 8 << 20
+	// claimedFrame is what a peer that claims much and sends nothing makes us take, as in protocol.ReadFrameBody.
+	claimedFrame = 1 << 20
 	// frameClasses is how many sizes there are: four from each power of two to the next.
-	frameClasses = 4*7 + 1
+	frameClasses = 4*10 + 1
 )
 
 // framePools are by size. The collector empties what is not used. What is in use is bounded by serverOptions.RequestMemory, to a quarter.
@@ -50,6 +55,32 @@ func takeFrame(n int) *[]byte {
 		b = &fresh
 	}
 	return b
+}
+
+// readPooled reads n bytes of a frame into memory that is used again, which is to be given back with giveFrame; pooled is nil if there is none
+// for frames of that size.
+func readPooled(r io.Reader, n int) (frame []byte, pooled *[]byte, err error) {
+	if n <= maxPooledFrame {
+		pooled = takeFrame(min(n, claimedFrame))
+	}
+	if pooled == nil {
+		frame, err = protocol.ReadFrameBody(r, n)
+		return frame, nil, err
+	}
+	frame = (*pooled)[:min(n, claimedFrame)]
+	if _, err = io.ReadFull(r, frame); err == nil && len(frame) < n {
+		first := pooled
+		pooled = takeFrame(n)
+		frame = (*pooled)[:n]
+		k := copy(frame, *first)
+		giveFrame(first)
+		_, err = io.ReadFull(r, frame[k:])
+	}
+	if err != nil {
+		giveFrame(pooled)
+		return nil, nil, err
+	}
+	return frame[:n:n], pooled, nil
 }
 
 // giveFrame gives back what takeFrame gave, into which nobody looks any more.
