@@ -114,7 +114,7 @@ func (t *Transport) welcome(c net.Conn) (*inbound, *frameReader, error) {
 		return nil, nil, err
 	}
 	// From here on each read has its own deadline. What the handshake's reader holds already must not be lost.
-	rest, _ := fr.r.Peek(fr.r.Buffered())
+	rest := fr.ahead()
 	tc := &timedConn{Conn: c, timeout: t.o.IdleTimeout, received: &t.stats.receivedBytes}
 	return in, newFrameReader(io.MultiReader(bytesReader(rest), tc), readBuffer(h.lane)), nil
 }

@@ -6,10 +6,12 @@ package transport
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"reflect"
+	"runtime"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -86,14 +88,10 @@ func TestEntriesFrame(t *testing.T) {
 // However the bytes come, frames of all sizes come out whole and in order.
 func TestFramesInPieces(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))
-	type frame struct {
-		typ  frameType
-		body []byte
-	}
 	var sent []frame
 	var stream []byte
 	for i := range 300 {
-		f := frame{[]frameType{framePair, frameApp, frameEntries, frameMessages}[r.IntN(4)], make([]byte, []int{headLen, 100, unclearedFrom - 1, unclearedFrom, 20_000, 70_000}[r.IntN(6)]+r.IntN(30))}
+		f := frame{[]frameType{framePair, frameApp, frameEntries, frameMessages}[r.IntN(4)], make([]byte, []int{headLen, 100, unclearedFrom - 1, unclearedFrom, 20_000, 70_000, 140_000}[r.IntN(7)]+r.IntN(30))}
 		for k := range f.body {
 			f.body[k] = byte(i)
 		}
@@ -113,46 +111,74 @@ func TestFramesInPieces(t *testing.T) {
 		stream = append(append(stream, b...), f.body...)
 	}
 	random := func(r io.Reader) io.Reader { return &pieces{r, rand.New(rand.NewPCG(7, 7))} }
-	for name, in := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "halves": iotest.HalfReader, "bytes": iotest.OneByteReader,
-		"pieces": random, "with the end": iotest.DataErrReader} {
-		fr := newFrameReader(in(bytes.NewReader(stream)), 4<<10)
-		var kept [][]byte
-		for i, f := range sent {
-			typ, body, err := fr.next(1 << 20)
-			if err != nil || typ != f.typ || !bytes.Equal(body, f.body) {
-				t.Fatalf("%s: frame %d: type %d, %d bytes, %v; sent %d, %d", name, i, typ, len(body), err, f.typ, len(f.body))
-			}
-			if typ.owned() {
-				if cap(body) != len(body) && len(body) >= unclearedFrom {
-					t.Fatal("a body's capacity reaches beyond it")
-				}
-				kept = append(kept, body)
-			}
-		}
-		if _, _, err := fr.next(1 << 20); err != io.EOF {
-			t.Fatalf("%s: at the end: %v", name, err)
-		}
-		n := 0
-		for _, f := range sent {
-			if f.typ.owned() {
-				if !bytes.Equal(kept[n], f.body) {
-					t.Fatalf("%s: a body has changed after it was read", name)
-				}
-				n++
-			}
+	ways := map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "halves": iotest.HalfReader, "bytes": iotest.OneByteReader,
+		"pieces": random, "with the end": iotest.DataErrReader}
+	for way, in := range ways {
+		for _, size := range []int{64, 4 << 10, 100_000, 512 << 10} {
+			readsFrames(t, fmt.Sprintf("%s, by %d", way, size), newFrameReader(in(bytes.NewReader(stream)), size), sent)
 		}
 	}
 	// A stream that ends within a frame, or within a header of which some has come with the body before.
 	f := append(beginFrame(nil, frameApp), make([]byte, 2*unclearedFrom)...)
 	endFrame(f, 0)
 	for _, n := range []int{1, frameHeaderLen - 1, frameHeaderLen, len(f) - 1, len(f) + 1, len(f) + frameHeaderLen, 2*len(f) - 1} {
-		fr := newFrameReader(bytes.NewReader(append(bytes.Clone(f), f...)[:n]), 100)
-		err := error(nil)
-		for err == nil {
-			_, _, err = fr.next(1 << 20)
+		for _, size := range []int{100, 512 << 10} {
+			fr := newFrameReader(bytes.NewReader(append(bytes.Clone(f), f...)[:n]), size)
+			err := error(nil)
+			for err == nil {
+				_, _, err = fr.next(1 << 20)
+			}
+			if err != io.ErrUnexpectedEOF {
+				t.Fatalf("by %d, cut after %d of %d bytes: %v", size, n, len(f), err)
+			}
 		}
-		if err != io.ErrUnexpectedEOF {
-			t.Fatalf("cut after %d of %d bytes: %v", n, len(f), err)
+	}
+}
+
+// A peer that claims a frame of the largest size, and sends nothing of it, has us take firstRead at most.
+func TestFrameClaimsTakeLittleMemory(t *testing.T) {
+	for _, typ := range []frameType{frameEntries, frameMessages} {
+		h := beginFrame(nil, typ)
+		binary.LittleEndian.PutUint32(h, 100<<20)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _, err := newFrameReader(bytes.NewReader(h), readBuffer(laneBulk)).next(128 << 20)
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; err != io.ErrUnexpectedEOF || took > 2*firstRead {
+			t.Fatalf("type %d: %d bytes taken, %v", typ, took, err)
+		}
+	}
+}
+
+type frame struct {
+	typ  frameType
+	body []byte
+}
+
+func readsFrames(t *testing.T, name string, fr *frameReader, sent []frame) {
+	t.Helper()
+	var kept [][]byte
+	for i, f := range sent {
+		typ, body, err := fr.next(1 << 20)
+		if err != nil || typ != f.typ || !bytes.Equal(body, f.body) {
+			t.Fatalf("%s: frame %d: type %d, %d bytes, %v; sent %d, %d", name, i, typ, len(body), err, f.typ, len(f.body))
+		}
+		if typ.owned() {
+			if cap(body) != len(body) {
+				t.Fatalf("%s: a body's capacity reaches beyond it", name)
+			}
+			kept = append(kept, body)
+		}
+	}
+	if _, _, err := fr.next(1 << 20); err != io.EOF {
+		t.Fatalf("%s: at the end: %v", name, err)
+	}
+	for _, f := range sent {
+		if f.typ.owned() {
+			if !bytes.Equal(kept[0], f.body) {
+				t.Fatalf("%s: a body has changed after it was read", name)
+			}
+			kept = kept[1:]
 		}
 	}
 }

@@ -37,8 +37,10 @@ const (
 	maxControlFrame = 16 << 20
 	// firstRead is how much memory a frame gets before any of it has come; the rest is taken when that much is here.
 	firstRead = 4 << 20
-	// keepRead is the largest buffer that a connection keeps between frames.
-	keepRead = 1 << 20
+	// maxChunkShare: a body that may be kept and is larger than that part of a frameReader's chunk gets memory of its own. minChunkShare: less
+	// than that part of a chunk is not read into.
+	maxChunkShare = 4
+	minChunkShare = 8
 )
 
 type frameType uint8
@@ -124,30 +126,56 @@ func frameCRC(header, body []byte) uint32 {
 	return crc32.Update(crc, castagnoli, body)
 }
 
+// frameReader cuts a stream into frames where they lie: it reads as much as has come into a chunk of memory, and hands out parts of that. What
+// may be kept (see owned) keeps the chunk, which lives until the last of its frames is forgotten; what is not in a chunk of small
+// frames was read, and is dropped, at about the same time as its neighbours.
+//
+//	chunk  | frames handed out ......... | read ahead ...... | free ........... |
+//	                                     ^ at                ^ end
 type frameReader struct {
-	src    io.Reader
-	r      *bufio.Reader // of src
-	header [frameHeaderLen]byte
-	ahead  [frameHeaderLen]byte // have bytes of the next header, which have come with the last body
-	have   int
-	buf    []byte // reused for frames whose body need not be owned
+	src     io.Reader
+	size    int    // of a chunk
+	chunk   []byte // nil: none yet
+	at, end int
+	kept    bool // the chunk has frames that somebody may keep: it is never written over
 }
 
 func newFrameReader(r io.Reader, size int) *frameReader {
-	return &frameReader{src: r, r: bufio.NewReaderSize(r, size)}
+	return &frameReader{src: r, size: max(size, 4*frameHeaderLen)}
+}
+
+// ahead is what has been read and not been handed out.
+func (f *frameReader) ahead() []byte { return f.chunk[f.at:f.end] }
+
+// need sees to it that n bytes are ahead, and that they lie together.
+func (f *frameReader) need(n int) error {
+	have := f.end - f.at
+	if have >= n {
+		return nil
+	}
+	switch room := len(f.chunk) - f.at; {
+	case !f.kept && f.at > 0 && n <= len(f.chunk):
+		f.at, f.end = 0, copy(f.chunk, f.ahead())
+	case room < n || room < f.size/minChunkShare: // a read for less would be one of too many
+		next := uncleared(max(n, f.size))
+		f.at, f.end, f.chunk, f.kept = 0, copy(next, f.ahead()), next, false
+	}
+	m, err := io.ReadAtLeast(f.src, f.chunk[f.end:], n-have)
+	f.end += m
+	if err == io.EOF && have > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // next reads a frame of at most limit bytes. The body is the caller's if the type says so, else it is good until the
 // next call.
 func (f *frameReader) next(limit int) (frameType, []byte, error) {
-	h := &f.header
-	if _, err := io.ReadFull(f.r, h[copy(h[:], f.ahead[:f.have]):]); err != nil {
-		if f.have > 0 {
-			err = noEOF(err)
-		}
+	if err := f.need(frameHeaderLen); err != nil {
 		return 0, nil, err
 	}
-	f.have = 0
+	var h [frameHeaderLen]byte
+	copy(h[:], f.ahead())
 	if h[8] != frameVersion || h[10] != 0 || h[11] != 0 || h[9] == 0 || h[9] > byte(maxFrameType) {
 		return 0, nil, fmt.Errorf("%w: header %x", errFrame, h[8:])
 	}
@@ -158,7 +186,7 @@ func (f *frameReader) next(limit int) (frameType, []byte, error) {
 	}
 	body, err := f.body(int(n), t.owned())
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, noEOF(err)
 	}
 	summed, err := t.summed(body)
 	if err != nil {
@@ -170,48 +198,56 @@ func (f *frameReader) next(limit int) (frameType, []byte, error) {
 	return t, body, nil
 }
 
-// direct reads a large body past the buffer, into memory of its own, and what has come of the next header with it: in a stream of such
-// frames a read brings one of them, and nothing is copied.
-func (f *frameReader) direct(n int) ([]byte, error) {
-	b := uncleared(n + frameHeaderLen)
-	k := 0
-	if f.r.Buffered() > 0 {
-		k, _ = f.r.Read(b) // copies what is there
+func (f *frameReader) body(n int, owned bool) ([]byte, error) {
+	most := f.size - frameHeaderLen
+	if owned {
+		most = f.size / maxChunkShare
+	}
+	if n > most {
+		f.at += frameHeaderLen
+		return f.large(n)
+	}
+	if err := f.need(frameHeaderLen + n); err != nil {
+		return nil, err
+	}
+	from := f.at + frameHeaderLen
+	f.at = from + n
+	f.kept = f.kept || owned
+	return f.chunk[from:f.at:f.at], nil
+}
+
+// large reads a body into memory of its own, and what has come of the next header with it: in a stream of such frames a read brings one
+// of them, and nothing is copied.
+func (f *frameReader) large(n int) ([]byte, error) {
+	b := uncleared(min(n, firstRead) + frameHeaderLen)
+	k := copy(b[:min(n, firstRead)], f.ahead())
+	f.at += k
+	if n > firstRead {
+		if _, err := io.ReadFull(f.src, b[k:firstRead]); err != nil {
+			return nil, err
+		}
+		k = firstRead
+		whole := uncleared(n + frameHeaderLen)
+		copy(whole, b[:k])
+		b = whole
 	}
 	if k < n {
 		m, err := io.ReadAtLeast(f.src, b[k:], n-k)
 		if k += m; err != nil {
-			return nil, noEOF(err)
+			return nil, err
 		}
+		f.place(b[n:k])
 	}
-	f.have = copy(f.ahead[:], b[n:k])
 	return b[:n:n], nil
 }
 
-func (f *frameReader) body(n int, owned bool) ([]byte, error) {
-	var b []byte
-	if owned && n >= unclearedFrom && n <= firstRead {
-		return f.direct(n)
+// place puts what has been read past a large body where need looks for it. Nothing else is ahead.
+func (f *frameReader) place(b []byte) {
+	if len(f.chunk)-f.at < len(b) {
+		f.chunk, f.kept = uncleared(f.size), false
+		f.at = 0
 	}
-	if owned || n > keepRead {
-		b = uncleared(min(n, firstRead))
-	} else {
-		if cap(f.buf) < n {
-			f.buf = make([]byte, max(n, 4<<10))
-		}
-		b = f.buf[:n]
-	}
-	if _, err := io.ReadFull(f.r, b); err != nil {
-		return nil, noEOF(err)
-	}
-	if len(b) == n {
-		return b, nil
-	}
-	whole := uncleared(n)
-	if _, err := io.ReadFull(f.r, whole[copy(whole, b):]); err != nil {
-		return nil, noEOF(err)
-	}
-	return whole, nil
+	f.end = f.at + copy(f.chunk[f.at:], b)
 }
 
 // unclearedFrom is the size from which clearing memory costs more than a detour.

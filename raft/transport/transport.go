@@ -489,7 +489,7 @@ func (t *Transport) connect(ctx context.Context, addr string, lane laneKind, exp
 	if err == nil {
 		// Whatever ends ctx also ends the handshake.
 		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-		fr := newFrameReader(c, readBuffer(lane))
+		fr := newFrameReader(c, dialedBuffer)
 		var w welcome
 		w, err = greet(c, fr, addr, &h, t.o.HandshakeTimeout)
 		stop()
@@ -513,10 +513,16 @@ func (t *Transport) connect(ctx context.Context, addr string, lane laneKind, exp
 	return nil, nil, welcome{}, err
 }
 
-// readBuffer is the size of a connection's read buffer. Entries are read past it.
+// dialedBuffer is what the side of a connection that has dialed reads into: answers to pings, and to calls.
+const dialedBuffer = 16 << 10
+
+// readBuffer is what the other side reads into at a time: on the bulk lane memory that the entries of many messages share.
 func readBuffer(l laneKind) int {
-	if l == laneControl {
+	switch l {
+	case laneControl:
 		return 64 << 10
+	case laneBulk:
+		return 512 << 10
 	}
 	return 16 << 10
 }
