@@ -182,6 +182,7 @@ func (t *Transport) admissible(in *inbound, m *raft.Message) (bool, error) {
 }
 
 func (t *Transport) readControl(in *inbound, fr *frameReader) error {
+	var small []raft.Message
 	for {
 		ft, body, err := fr.next(maxControlFrame)
 		if err != nil {
@@ -191,7 +192,7 @@ func (t *Transport) readControl(in *inbound, fr *frameReader) error {
 		case framePing:
 			err = t.pong(in.conn)
 		case frameMessages:
-			err = t.deliverSmall(in, body)
+			small, err = t.deliverSmall(in, small, body)
 		case framePair:
 			m, derr := decodePair(body)
 			if derr != nil {
@@ -209,16 +210,20 @@ func (t *Transport) readControl(in *inbound, fr *frameReader) error {
 	}
 }
 
-func (t *Transport) deliverSmall(in *inbound, body []byte) error {
-	msgs, err := decodeMessages(body)
+// keptMessages is how many messages a connection keeps the memory for.
+const keptMessages = 64
+
+// deliverSmall hands over messages without entries. into is memory for them, and cleared before and after; what it returns is to be passed next.
+func (t *Transport) deliverSmall(in *inbound, into []raft.Message, body []byte) ([]raft.Message, error) {
+	msgs, err := decodeMessages(into, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keep := msgs[:0]
 	for i := range msgs {
 		ok, err := t.admissible(in, &msgs[i])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if ok {
 			keep = append(keep, msgs[i])
@@ -227,10 +232,16 @@ func (t *Transport) deliverSmall(in *inbound, body []byte) error {
 	if len(keep) > 0 {
 		t.o.Deliver(keep)
 	}
-	return nil
+	if cap(msgs) > keptMessages {
+		return nil, nil
+	}
+	clear(msgs)
+	return msgs, nil
 }
 
 func (t *Transport) readBulk(in *inbound, fr *frameReader) error {
+	var small []raft.Message
+	one := make([]raft.Message, 1)
 	for {
 		ft, body, err := fr.next(t.o.MaxFrame)
 		if err != nil {
@@ -240,7 +251,7 @@ func (t *Transport) readBulk(in *inbound, fr *frameReader) error {
 		case framePing:
 			err = t.pong(in.conn)
 		case frameMessages:
-			err = t.deliverSmall(in, body)
+			small, err = t.deliverSmall(in, small, body)
 		case frameApp, frameEntries:
 			m, derr := decodeEntries(ft, body)
 			if derr != nil {
@@ -248,7 +259,9 @@ func (t *Transport) readBulk(in *inbound, fr *frameReader) error {
 			}
 			ok, aerr := t.admissible(in, &m)
 			if err = aerr; ok {
-				t.o.Deliver([]raft.Message{m})
+				one[0] = m
+				t.o.Deliver(one)
+				clear(one) // nothing here keeps the memory of entries
 			}
 		default:
 			err = fmt.Errorf("%w: type %d on the bulk lane", errFrame, ft)

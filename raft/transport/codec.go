@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
@@ -307,10 +308,11 @@ func appendMessages(b []byte, msgs []raft.Message) []byte {
 	return b
 }
 
-func decodeMessages(b []byte) ([]raft.Message, error) {
+// decodeMessages decodes the body of a frameMessages, into the memory of into if there is enough, which has been cleared.
+func decodeMessages(into []raft.Message, b []byte) ([]raft.Message, error) {
 	d := decoder{b: b}
 	n := d.count(minMessageLen, maxBatchMessages)
-	msgs := make([]raft.Message, n)
+	msgs := slices.Grow(into[:0], n)[:n]
 	for i := range msgs {
 		d.message(&msgs[i])
 		if msgs[i].Entries != nil {

@@ -72,7 +72,7 @@ func TestMessageRoundTrip(t *testing.T) {
 			msgs = append(msgs, m)
 		}
 		b := appendMessages(nil, msgs)
-		got, err := decodeMessages(b)
+		got, err := decodeMessages(nil, b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,11 +80,11 @@ func TestMessageRoundTrip(t *testing.T) {
 			t.Fatalf("sent %+v\n got %+v", msgs, got)
 		}
 		for n := range len(b) {
-			if _, err := decodeMessages(b[:n]); !errors.Is(err, errDecode) {
+			if _, err := decodeMessages(nil, b[:n]); !errors.Is(err, errDecode) {
 				t.Fatalf("%d of %d bytes decode: %v", n, len(b), err)
 			}
 		}
-		if _, err := decodeMessages(append(b, 0)); !errors.Is(err, errDecode) {
+		if _, err := decodeMessages(nil, append(b, 0)); !errors.Is(err, errDecode) {
 			t.Fatalf("a byte too many decodes: %v", err)
 		}
 	}
@@ -179,7 +179,7 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 	snap := appendMessage(nil, &plain)
 	snap[0], snap[1] = byte(raft.MsgSnap), snap[1]|flagSnapshot
 	cases := map[string]func() error{
-		"messages": func() error { _, err := decodeMessages(append(bytes.Clone(huge), 1, 2, 3)); return err },
+		"messages": func() error { _, err := decodeMessages(nil, append(bytes.Clone(huge), 1, 2, 3)); return err },
 		"entries":  func() error { _, err := decodeApp(append(bytes.Clone(head), huge...)); return err },
 		"entry": func() error {
 			_, err := decodeApp(append(append(bytes.Clone(head), 1), binary.AppendUvarint(nil, math.MaxUint64)...))
@@ -194,24 +194,24 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 		},
 		"empty entry": func() error { _, err := decodeApp(append(bytes.Clone(head), 2, 0, 1, 'x')); return err },
 		"members": func() error {
-			_, err := decodeMessages(append(append([]byte{1}, snap...), append([]byte{1, 1, 1, 0, 0, 0, 0}, huge...)...))
+			_, err := decodeMessages(nil, append(append([]byte{1}, snap...), append([]byte{1, 1, 1, 0, 0, 0, 0}, huge...)...))
 			return err
 		},
 		"pair": func() error { _, err := decodePair(append(make([]byte, 11), huge...)); return err },
 		"term above int32": func() error {
 			m := plain
 			m.Term = raft.MaxTerm + 1
-			_, err := decodeMessages(appendMessages(nil, []raft.Message{m}))
+			_, err := decodeMessages(nil, appendMessages(nil, []raft.Message{m}))
 			return err
 		},
 		"node above int32": func() error {
 			m := plain
 			m.From = 1 << 31
-			_, err := decodeMessages(appendMessages(nil, []raft.Message{m}))
+			_, err := decodeMessages(nil, appendMessages(nil, []raft.Message{m}))
 			return err
 		},
 		"entries among messages": func() error {
-			_, err := decodeMessages(append([]byte{1}, encodeApp(&app)...))
+			_, err := decodeMessages(nil, append([]byte{1}, encodeApp(&app)...))
 			return err
 		},
 	}
@@ -307,8 +307,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(responseFrame(&response{id: 1, err: &RPCError{Code: 2, Msg: "no"}})[frameHeaderLen:])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// What decodes must encode to something that decodes to the same.
-		if msgs, err := decodeMessages(data); err == nil {
-			if again, err := decodeMessages(appendMessages(nil, msgs)); err != nil || !reflect.DeepEqual(msgs, again) {
+		if msgs, err := decodeMessages(nil, data); err == nil {
+			if again, err := decodeMessages(nil, appendMessages(nil, msgs)); err != nil || !reflect.DeepEqual(msgs, again) {
 				t.Fatalf("%+v\n%+v %v", msgs, again, err)
 			}
 		}

@@ -66,10 +66,11 @@ type lane struct {
 	kicked bool // the connection is to be closed
 
 	// The rest belongs to run.
-	arena []byte
-	bufs  [][]byte
-	batch []item
-	small []raft.Message
+	arena  []byte
+	bufs   [][]byte
+	frames [][]byte // those of one message
+	batch  []item
+	small  []raft.Message
 
 	version byte // of the protocol, on this connection
 }
@@ -424,6 +425,15 @@ func (l *lane) flushSmall() {
 	l.small = l.small[:0]
 }
 
+// keptFrames bounds the lists of frames that a lane keeps the memory of.
+const keptFrames = 1 << 10
+
+func (l *lane) forgetFrames() {
+	if clear(l.frames); cap(l.frames) > keptFrames {
+		l.frames = nil
+	}
+}
+
 func (l *lane) app(m *raft.Message) {
 	start, summed := len(l.arena), l.version < protocolEntries
 	if summed {
@@ -433,15 +443,18 @@ func (l *lane) app(m *raft.Message) {
 	}
 	l.arena = appendMessage(l.arena, m)
 	n := len(l.arena) - start - frameHeaderLen
-	frames := make([][]byte, len(m.Entries))
+	frames := l.frames[:0]
 	for i := range m.Entries {
-		frames[i] = m.Entries[i].Frame
-		n += len(frames[i])
-		if len(frames[i]) == 0 {
+		f := m.Entries[i].Frame
+		frames = append(frames, f)
+		n += len(f)
+		if len(f) == 0 {
 			n = -1
 			break
 		}
 	}
+	l.frames = frames
+	defer l.forgetFrames()
 	if n < 0 || n > l.t.o.MaxFrame || len(frames) > maxEntries {
 		l.arena = l.arena[:start]
 		l.t.stats.droppedInvalid.Add(1)

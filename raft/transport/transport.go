@@ -57,8 +57,8 @@ type Options struct {
 	// Resolve says where a node listens at the moment; it is asked before each dial. It must not block.
 	Resolve func(raft.NodeID) (addr string, ok bool)
 
-	// Deliver and DeliverPair take what arrives, from many goroutines, and must not block. The messages are theirs; an
-	// entry has nothing but its Frame.
+	// Deliver and DeliverPair take what arrives, from many goroutines, and must not block. What comes is theirs, but for the slice of messages,
+	// which is the transport's again afterwards; an entry has nothing but its Frame.
 	Deliver      func([]raft.Message)
 	DeliverPair  func(from raft.NodeID, m *multi.PairMessage)
 	DeliverChunk func(from raft.NodeID, m *multi.ChunkMessage)
