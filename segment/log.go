@@ -88,6 +88,7 @@ type Log struct {
 	// io is held by whoever changes files: Sync, truncation of the prefix, snapshots, Close. Lock order: io, mu, cache.
 	io     sync.Mutex
 	w      writer       // guarded by io
+	single *single      // guarded by io; between BeginSync and EndSync
 	kept   []checkpoint // guarded by io; ascending
 	recv   *receiving   // guarded by io; nil: none
 	washed *washed      // guarded by io; a cleaning that waits for Prune, or nil

@@ -104,6 +104,12 @@ func (l *Log) lastSeg() *seg {
 }
 
 func (l *Log) syncLocked() (raft.Ticket, error) {
+	if s := l.takeSingle(directBytes); s != nil {
+		pooled := directBuffers.Get().(*[]byte)
+		defer directBuffers.Put(pooled)
+		w := l.encodeSingle(s, *pooled)
+		return l.endSingle(s, w.File.WriteSync(w.P, w.Off))
+	}
 	l.mu.Lock()
 	if err := l.usable(); err != nil {
 		l.mu.Unlock()
@@ -156,16 +162,21 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	if err == nil {
 		err = l.heal()
 	}
-	switch {
-	case err == nil:
-		return ticket, nil
-	case errors.Is(err, vfs.ErrNoSpace):
-		l.mu.Lock()
-		l.full = true
-		l.mu.Unlock()
-		return raft.Ticket{}, fmt.Errorf("sync of group %d: %w", l.group, err)
+	if err != nil {
+		return raft.Ticket{}, l.syncError(err)
 	}
-	return raft.Ticket{}, l.fail(err)
+	return ticket, nil
+}
+
+// syncError is what Sync makes of an error: all but a full disk end the log.
+func (l *Log) syncError(err error) error {
+	if !errors.Is(err, vfs.ErrNoSpace) {
+		return l.fail(err)
+	}
+	l.mu.Lock()
+	l.full = true
+	l.mu.Unlock()
+	return fmt.Errorf("sync of group %d: %w", l.group, err)
 }
 
 // heal takes damage off the record once the log has been refilled: a later, legitimate truncation must not look like
@@ -293,13 +304,7 @@ const smallWrite = 32 << 10
 // next: never more than the file has already, for most of ten thousand logs are written once or twice.
 func (l *Log) zeroAhead(pos, written int64) error {
 	w := &l.w
-	if l.opt.ZeroAhead <= 0 || written > smallWrite || pos+written <= w.zeroed {
-		return nil
-	}
-	from, to := max(pos, w.zeroed), min(pos+min(l.opt.ZeroAhead, pos), w.alloc)
-	if w.direct {
-		from, to = unitAbove(from), unitBelow(to)
-	}
+	from, to := l.ahead(pos, written)
 	if from >= to {
 		return nil
 	}
@@ -315,6 +320,19 @@ func (l *Log) zeroAhead(pos, written int64) error {
 	}
 	w.zeroed = to
 	return nil
+}
+
+// ahead is what zeroAhead is to overwrite.
+func (l *Log) ahead(pos, written int64) (from, to int64) {
+	w := &l.w
+	if l.opt.ZeroAhead <= 0 || written > smallWrite || pos+written <= w.zeroed {
+		return 0, 0
+	}
+	from, to = max(pos, w.zeroed), min(pos+min(l.opt.ZeroAhead, pos), w.alloc)
+	if w.direct {
+		from, to = unitAbove(from), unitBelow(to)
+	}
+	return from, to
 }
 
 // publication is what a Sync has made durable in one file and is about to show to readers.
@@ -605,10 +623,7 @@ func (l *Log) writeMark(h segmentHeader) error {
 		return err
 	}
 	mark := h.first - 1
-	bh := blockHeader{generation: w.seg.generation, first: h.first, synced: mark}
-	b := make([]byte, blockHeaderSize)
-	bh.encode(l.group, b)
-	if err := l.put([][]byte{b}, blockHeaderSize, true); err != nil {
+	if err := l.put([][]byte{l.encodeMark(mark)}, blockHeaderSize, true); err != nil {
 		if errors.Is(err, vfs.ErrNoSpace) {
 			if w.fresh {
 				l.abandon()
@@ -623,13 +638,25 @@ func (l *Log) writeMark(h segmentHeader) error {
 	if err := l.syncFile(); err != nil {
 		return err
 	}
+	l.publishMark(mark)
+	return nil
+}
+
+func (l *Log) encodeMark(mark raft.Index) []byte {
+	h := blockHeader{generation: l.w.seg.generation, first: mark + 1, synced: mark}
+	b := make([]byte, blockHeaderSize)
+	h.encode(l.group, b)
+	return b
+}
+
+// publishMark notes that a mark is on the disk.
+func (l *Log) publishMark(mark raft.Index) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	w.seg.size = w.pos
+	l.w.seg.size = l.w.pos
 	if l.cut == 0 {
 		l.marked = max(l.marked, mark)
 	}
-	return nil
 }
 
 // redoMark writes what stands from w.redo on once more.
