@@ -357,7 +357,7 @@ func (b *Broker) startRaft() (err error) {
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
 		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met, b.flight}, Logger: b.logOf("raft"), Seed: rand.Uint64(), OnFatal: b.onFatal,
-		LearnerRate: max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate, MaxSnapshotBytes: maxCleanedSnapshot,
+		LearnerRate: max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate, MaxSnapshotBytes: maxCleanedSnapshot, NewSyncBatch: b.syncBatches(),
 	})
 	if err != nil {
 		return err

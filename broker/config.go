@@ -183,6 +183,8 @@ type Config struct {
 	SegmentBytes int64
 	// DisableDirectIO has segments written through the page cache even where the file system can do without.
 	DisableDirectIO bool
+	// DisableAsyncIO has every log synced by a system call of its own even where the system takes the writes of many with one.
+	DisableAsyncIO bool
 	// RetentionCheck is how often records are looked for that retention.ms and retention.bytes of their topic let go. Default 5
 	// min.
 	RetentionCheck time.Duration

@@ -28,6 +28,7 @@ import (
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/multi"
 )
 
 const (
@@ -41,6 +42,24 @@ const (
 
 // ErrDataDir is what every refusal of a data directory wraps. The text names the path and what to do.
 var ErrDataDir = errors.New("data directory cannot be used")
+
+// syncBatches makes what syncs many logs at once; nil: each is synced by itself, since the system cannot, or shall not. Another file system
+// than the system's has no such thing, and one goroutine that does one write after another is worse than many.
+func (b *Broker) syncBatches() func(logs int) (multi.SyncBatch, error) {
+	if b.cfg.DisableAsyncIO || b.cfg.DisableDirectIO || b.cfg.FS != nil {
+		return nil
+	}
+	try, err := vfs.NewBatch(1)
+	if err != nil {
+		b.log.Debug("logs are synced one by one", "error", err)
+		return nil
+	}
+	if err := try.Close(); err != nil {
+		b.log.Debug("logs are synced one by one", "error", err)
+		return nil
+	}
+	return func(logs int) (multi.SyncBatch, error) { return vfs.NewBatch(logs) }
+}
 
 // identity is meta.json: the broker as its data directory knows it.
 type identity struct {

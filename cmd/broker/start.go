@@ -29,6 +29,7 @@ type startOptions struct {
 	balance   bool
 	cleaner   bool
 	direct    bool
+	async     bool
 	voters    int
 	security  startSecurity
 	bridges   bridge.Runner
@@ -85,6 +86,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
 	f.BoolVar(&o.direct, "direct-io", true, "write segments past the page cache, where the file system can")
+	f.BoolVar(&o.async, "async-io", true, "write many logs with one system call, where the system can")
 	f.DurationVar(&o.cfg.RetentionCheck, "retention-check-interval", 5*time.Minute, "how often records are looked for that are old enough to go")
 	f.BoolVar(&o.cleaner, "cleaner", true, "compact the logs of topics with cleanup.policy=compact")
 	f.DurationVar(&o.cfg.CleanerPause, "cleaner-interval", 15*time.Second, "how often logs are looked for that need compaction")
@@ -111,7 +113,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) error {
 	cfg := o.cfg
 	cfg.DisableAutoCreate, cfg.DisableLeaderBalance, cfg.DisableCleaner = !o.autoTopic, !o.balance, !o.cleaner
-	cfg.DisableDirectIO = !o.direct
+	cfg.DisableDirectIO, cfg.DisableAsyncIO = !o.direct, !o.async
 	cfg.ReadConsistency = o.reads.String()
 	cfg.Logger = newLogger(a.err, o.logLevel.String(), o.logFormat.String())
 	a.warnUnknownEnvironment(cmd, cfg.Logger)

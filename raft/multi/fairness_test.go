@@ -95,7 +95,7 @@ func (c *crowd) flush() *Group {
 		f.mu.Unlock()
 		return nil
 	}
-	g, sync, jobs := f.popLocked(0, c.h.o.Clock)
+	g, sync, jobs := f.popLocked(0, c.h.now())
 	f.mu.Unlock()
 	c.h.flushOne(g, sync, jobs)
 	return g

@@ -5,7 +5,8 @@
 //
 // A Sync costs the same work whatever it writes, and what waits for it grows meanwhile. So a few flushers (eager) run whenever
 // there is something to do, and the others only when a log has waited for as long as a Sync takes: on a disk that is fast
-// next to its processors there are fewer and larger Syncs, and on a slow one as many at once as ever.
+// next to its processors there are fewer and larger Syncs, and on a slow one as many at once as ever. A flusher that finds more logs than there
+// are eager ones takes what waits as one batch (flush_batch.go); each log of it counts as one that runs.
 
 package multi
 
@@ -22,6 +23,7 @@ import (
 // flushState is a group's part in the flush loop; guarded by flusher.mu.
 type flushState struct {
 	want    bool // there are appends that no Sync has covered yet
+	alone   bool // its Sync is not one of a batch
 	queued  bool
 	running bool
 	since   raft.Time // when a Sync was asked for; 0: none is wanted or runs
@@ -51,11 +53,11 @@ const (
 type flusher struct {
 	mu      sync.Mutex // protects all below, Group.fl and Host.snapshotSends
 	cond    sync.Cond
-	eager   int       // so many run without waiting
+	eager   int       // with fewer logs running, none waits
 	typical raft.Time // what a Sync takes, on average, most of all the last eight
 	remind  bool      // a timer will signal cond
 	queue   []*Group  // each at most once
-	running []*Group  // at most Options.Flushers
+	running []*Group  // at most maxSyncBatch for each of them
 	closed  bool
 	moved   raft.Time       // when a Sync last ended: a queue that moves is long, and nothing hangs
 	waiting []*snapshotSend // sends over Options.SnapshotSends; at most one per group and follower
@@ -132,7 +134,7 @@ func (h *Host) addJob(g *Group, run func(*Group)) {
 }
 
 // popLocked takes the group at position i of the queue, and what is to be done for it.
-func (f *flusher) popLocked(i int, clock Clock) (g *Group, sync bool, jobs []job) {
+func (f *flusher) popLocked(i int, now raft.Time) (g *Group, sync bool, jobs []job) {
 	g = f.queue[i]
 	copy(f.queue[1:i+1], f.queue[:i]) // the first one is popped but in manual mode: thousands may stand behind it
 	f.queue[0] = nil
@@ -140,15 +142,14 @@ func (f *flusher) popLocked(i int, clock Clock) (g *Group, sync bool, jobs []job
 	g.fl.queued, g.fl.running = false, true
 	sync, jobs = g.fl.want, g.fl.jobs
 	if sync {
-		g.fl.began = clock.Now()
+		g.fl.began = now
 	}
 	g.fl.want, g.fl.jobs = false, nil
 	f.running = append(f.running, g)
 	return g, sync, jobs
 }
 
-func (f *flusher) finishLocked(g *Group, clock Clock) {
-	g.fl.running = false
+func (f *flusher) dropRunningLocked(g *Group) {
 	for i, r := range f.running {
 		if r == g {
 			f.running[i] = f.running[len(f.running)-1]
@@ -157,6 +158,11 @@ func (f *flusher) finishLocked(g *Group, clock Clock) {
 			break
 		}
 	}
+}
+
+func (f *flusher) finishLocked(g *Group, clock Clock) {
+	f.dropRunningLocked(g)
+	g.fl.running, g.fl.alone = false, false
 	if g.fl.want || len(g.fl.jobs) > 0 {
 		f.enqueueLocked(g, clock)
 	}
@@ -164,8 +170,10 @@ func (f *flusher) finishLocked(g *Group, clock Clock) {
 
 func (h *Host) flushLoop() {
 	f := &h.flusher
+	b := batcher{h: h, off: h.o.NewSyncBatch == nil}
+	defer b.close()
+	f.mu.Lock()
 	for {
-		f.mu.Lock()
 		for !f.closed {
 			if len(f.queue) > 0 {
 				due := f.dueLocked(h.o.Clock)
@@ -180,40 +188,27 @@ func (h *Host) flushLoop() {
 			f.mu.Unlock()
 			return
 		}
-		g, sync, jobs := f.popLocked(0, h.o.Clock)
+		now := h.now()
+		g, sync, jobs := f.popLocked(0, now)
+		many := sync && len(jobs) == 0 && b.gatherLocked(g, now)
 		if len(f.queue) > 0 {
 			f.wakeLocked(h.o.Clock) // there was one signal for this one, and others may be due by now
 		}
 		f.mu.Unlock()
-		h.flushOne(g, sync, jobs)
+		if many {
+			b.flush()
+		} else {
+			h.flushOne(g, sync, jobs)
+		}
+		f.mu.Lock()
 	}
 }
 
 func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 	if sync {
-		h.stats.syncs.Add(1)
-		var began raft.Time
-		var bytes int64
-		if h.o.Observer != nil {
-			began, bytes = h.now(), g.log.Unsynced()
-		}
+		began, bytes := h.now(), g.log.Unsynced()
 		ticket, err := g.log.Sync()
-		if h.o.Observer != nil {
-			h.o.Observer.Synced(g.id, time.Duration(h.now()-began), bytes, err)
-		}
-		if err != nil {
-			if errors.Is(err, vfs.ErrNoSpace) {
-				h.stats.noSpace.Add(1)
-			} else {
-				h.stats.syncErrors.Add(1)
-			}
-		}
-		h.flusher.mu.Lock()
-		g.fl.since = 0
-		h.flusher.moved = h.now()
-		h.flusher.typical += (h.flusher.moved - g.fl.began - h.flusher.typical) / 8
-		h.flusher.mu.Unlock()
-		_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
+		h.synced(g, began, h.now(), bytes, ticket, err)
 	}
 	for _, j := range jobs {
 		h.startJob(g)
@@ -227,6 +222,27 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 	if closing {
 		h.schedule(g) // its shutdown waits for the log to be let go
 	}
+}
+
+// synced tells the group, and whoever counts, how its Sync ended that took from then until now and was to write so much.
+func (h *Host) synced(g *Group, began, now raft.Time, bytes int64, ticket raft.Ticket, err error) {
+	h.stats.syncs.Add(1)
+	if h.o.Observer != nil {
+		h.o.Observer.Synced(g.id, time.Duration(now-began), bytes, err)
+	}
+	if err != nil {
+		if errors.Is(err, vfs.ErrNoSpace) {
+			h.stats.noSpace.Add(1)
+		} else {
+			h.stats.syncErrors.Add(1)
+		}
+	}
+	h.flusher.mu.Lock()
+	g.fl.since = 0
+	h.flusher.moved = now
+	h.flusher.typical += (now - g.fl.began - h.flusher.typical) / 8
+	h.flusher.mu.Unlock()
+	_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
 }
 
 // startJob notes that one begins: it may hang as a Sync may, and then what is proposed meanwhile waits behind it.
@@ -346,7 +362,7 @@ func (h *Host) flushGroup(id raft.GroupID) bool {
 	f.mu.Lock()
 	for i, g := range f.queue {
 		if g.id == id {
-			_, sync, jobs := f.popLocked(i, h.o.Clock)
+			_, sync, jobs := f.popLocked(i, h.now())
 			f.mu.Unlock()
 			h.flushOne(g, sync, jobs)
 			return true

@@ -76,6 +76,8 @@ type Options struct {
 	Workers int
 	// Flushers sync logs; default 16. A sync mostly waits, so there are more of them than cores.
 	Flushers int
+	// NewSyncBatch makes what a flusher syncs so many logs at once with, those that are a SplitLog; nil: each is synced by itself.
+	NewSyncBatch func(logs int) (SyncBatch, error)
 
 	// Campaigns is how many groups stand for election at once because their leader is gone; default 128.
 	Campaigns int

@@ -160,7 +160,7 @@ func TestLongQueueOfSyncsIsNoHangingDisk(t *testing.T) {
 	}
 	f := &h.flusher
 	f.mu.Lock()
-	g, _, _ := f.popLocked(0, &s.clock)
+	g, _, _ := f.popLocked(0, s.clock.Now())
 	f.mu.Unlock()
 	for range 3 { // others end, this one hangs
 		s.clock.now += raft.Time(simET / 2)
