@@ -148,6 +148,29 @@ func (t Take) Estimate(c Conditions) time.Duration {
 	return d + time.Duration(t.backlog(c)*float64(t.perGB))
 }
 
+// After is how long the take takes if another one of its piece was r, a larger backlog for longer; false: that was beside other systems.
+func (t Take) After(r *Report, c Conditions) (time.Duration, bool) {
+	took := r.Finished.Sub(r.Taken)
+	value := func(flag string) string {
+		i := slices.Index(r.Command, flag)
+		if i < 0 || i+1 >= len(r.Command) {
+			return ""
+		}
+		return r.Command[i+1]
+	}
+	if value("--peer") != strings.Join(t.peers(c), ",") {
+		return 0, false
+	}
+	if gb := t.backlog(c); gb > 0 {
+		was, err := strconv.ParseFloat(value("--backlog"), 64)
+		if err != nil || was <= 0 {
+			return 0, false
+		}
+		took = time.Duration(float64(took) * gb / was)
+	}
+	return took, true
+}
+
 // Command are the arguments of the broker.
 func (t Take) Command(c Conditions, file string) []string {
 	args := append([]string{"bench", "run"}, t.Args...)
@@ -218,6 +241,48 @@ type Part struct {
 // ErrUnlike is returned by Join.
 var ErrUnlike = errors.New("these runs are not of one suite")
 
+// Unlike says in what another run differs so that both cannot stand on one page; empty: in nothing. What was loaded, and at what rate, is in each
+// result, and may differ.
+func (r *Report) Unlike(other *Report) string {
+	a, b := r.Machine, other.Machine
+	switch {
+	case r.Balsa != other.Balsa:
+		return fmt.Sprintf("different builds, %s and %s", r.Balsa, other.Balsa)
+	case a.CPU != b.CPU || a.CPUs != b.CPUs || a.Kernel != b.Kernel || a.FileSystem != b.FileSystem:
+		return "different machines"
+	}
+	// M2 has its own; a page counts its rounds itself, and says whether all was verified.
+	if x, y := r.Settings, other.Settings; len(r.Results) > 0 && len(other.Results) > 0 {
+		if x.Rounds, x.Verify = y.Rounds, y.Verify; x != y {
+			return fmt.Sprintf("different settings, %s and %s", x, y)
+		}
+	}
+	for _, p := range r.Peers {
+		for _, q := range other.Peers {
+			if p.Name == q.Name && (p.Version != q.Version || p.Runtime != q.Runtime) {
+				return fmt.Sprintf("different %ss, %s %s and %s %s", p.Name, p.Version, p.Runtime, q.Version, q.Runtime)
+			}
+		}
+	}
+	return ""
+}
+
+// String is the commit, as far as it is known.
+func (b Build) String() string {
+	const short = 12
+	switch {
+	case b.Commit == "":
+		return "commit unknown"
+	case b.Dirty:
+		return "commit " + b.Commit[:min(short, len(b.Commit))] + " with changes"
+	}
+	return "commit " + b.Commit[:min(short, len(b.Commit))]
+}
+
+func (s Settings) String() string {
+	return fmt.Sprintf("%.3g s after %.3g s, batches of %d B, lingering for %.3g ms", s.MeasureSec, s.WarmupSec, s.BatchBytes, s.LingerMs)
+}
+
 // Join makes one report of takes of the same build on the same machine. Rounds are counted on from take to take, so that a ratio pairs what was
 // measured in the same one.
 func Join(names []string, runs []*Report) (*Report, error) {
@@ -228,19 +293,14 @@ func Join(names []string, runs []*Report) (*Report, error) {
 	all := &Report{Schema: Schema, Taken: first.Taken, Finished: first.Finished, Complete: true, Machine: first.Machine, Balsa: first.Balsa, Settings: first.Settings, Results: []Result{}}
 	rounds := 0
 	for i, r := range runs {
-		if r.Balsa != first.Balsa {
-			return nil, fmt.Errorf("%w: %s was measured with commit %s (changes: %v), %s with %s (%v)", ErrUnlike, names[0], first.Balsa.Commit, first.Balsa.Dirty, names[i], r.Balsa.Commit, r.Balsa.Dirty)
-		}
-		if a, b := first.Machine, r.Machine; a.CPU != b.CPU || a.CPUs != b.CPUs || a.Kernel != b.Kernel || a.FileSystem != b.FileSystem {
-			return nil, fmt.Errorf("%w: %s and %s are of different machines", ErrUnlike, names[0], names[i])
+		for j, earlier := range runs[:i] { // the peers of the first are not all
+			if why := earlier.Unlike(r); why != "" {
+				return nil, fmt.Errorf("%w: %s and %s are of %s", ErrUnlike, names[j], names[i], why)
+			}
 		}
 		for _, p := range r.Peers {
-			j := slices.IndexFunc(all.Peers, func(q Peer) bool { return q.Name == p.Name })
-			switch {
-			case j < 0:
+			if !slices.ContainsFunc(all.Peers, func(q Peer) bool { return q.Name == p.Name }) {
 				all.Peers = append(all.Peers, p)
-			case all.Peers[j].Version != p.Version || all.Peers[j].Runtime != p.Runtime:
-				return nil, fmt.Errorf("%w: %s has %s %s, another %s", ErrUnlike, names[i], p.Name, p.Version, all.Peers[j].Version)
 			}
 		}
 		all.Parts = append(all.Parts, Part{Name: names[i], Command: r.Command, Taken: r.Taken, Finished: r.Finished, Load: r.Machine.Load, Complete: r.Complete, Settings: r.Settings})

@@ -96,6 +96,24 @@ func TestSuiteCommand(t *testing.T) {
 	}
 }
 
+// How long a take takes is told by another one of its piece, if it was beside the same systems.
+func TestTakeAfter(t *testing.T) {
+	take := func(name string) Take {
+		all := Suite()
+		return Take{all[slices.IndexFunc(all, func(p Piece) bool { return p.Name == name })], 1}
+	}
+	c := Conditions{Peers: []string{"jetstream"}}
+	for _, x := range []struct {
+		name, command string
+		want          time.Duration
+	}{{"t1", "bench run T1 --peer jetstream", time.Minute}, {"t1", "bench run T1 --peer jetstream,kafka", 0}, {"t1", "bench run T1", 0}, {"c1", "bench run C1 --backlog 5 --rate 9", 2 * time.Minute}, {"c1", "bench run C1 --backlog", 0}} {
+		r := &Report{Command: strings.Fields(x.command), Finished: time.Time{}.Add(time.Minute)}
+		if got, ok := take(x.name).After(r, c); got != x.want || ok != (x.want > 0) {
+			t.Errorf("%s after %s: %v", x.name, x.command, got)
+		}
+	}
+}
+
 func TestJoin(t *testing.T) {
 	at := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 	cell := Cell{Scenario: "T1", Class: ClassB, Replicas: 3, Partitions: 1, Producers: 1, RecordBytes: 1024, InflightBytes: 1 << 20}

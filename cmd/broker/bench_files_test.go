@@ -87,7 +87,7 @@ func TestBenchSuite(t *testing.T) {
 	began := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 	save := func(name, commit string) {
 		cell := bench.Cell{Scenario: "L1", Class: bench.ClassB, Replicas: 3, Partitions: 1, Producers: 1, RecordBytes: 1024, InflightBytes: 1024}
-		r := &bench.Report{Schema: bench.Schema, Taken: began, Finished: began.Add(31 * time.Second), Complete: true, Command: []string{"bench", "run", "L1"}, Balsa: bench.Build{Commit: commit}, Settings: bench.Settings{Rounds: 1},
+		r := &bench.Report{Schema: bench.Schema, Taken: began, Finished: began.Add(31 * time.Second), Complete: true, Command: []string{"bench", "run", "L1", "--peer", "jetstream,kafka"}, Balsa: bench.Build{Commit: commit}, Settings: bench.Settings{Rounds: 1},
 			Results: []bench.Result{{Cell: cell, System: bench.OurName, Round: 1, Records: 10, RecordsSec: 10, Latency: bench.Latency{P50: 1, P99: 2}}}}
 		if err := r.Save(filepath.Join(to, "runs", name)); err != nil {
 			t.Fatal(err)
@@ -131,8 +131,24 @@ func TestBenchSuite(t *testing.T) {
 	if code, _, errs := c.run("bench", "suite", "--to", to, "--only", "t1"); code != exitFailure || !strings.Contains(errs, "-buildvcs=true") {
 		t.Errorf("without a commit: exit code %d\n%s", code, errs)
 	}
-	save("t1-1.json", "b")
-	if code, _, errs := c.run("bench", "suite", "--to", to, "--time", "1s"); code != exitUsage || !strings.Contains(errs, "not of one suite") {
+	// The takes of another build are told at once, and their times are still of use; the latest tells which build is ours.
+	began = began.Add(-time.Hour)
+	save("l1-2.json", "b")
+	save("f1-1.json", "b")
+	if code, _, errs := c.run("bench", "suite", "--to", to, "--time", "1s"); code != exitUsage || !strings.Contains(errs, "2 files of different builds, commit a and commit b: f1-1.json, l1-2.json") || !strings.Contains(errs, "--fresh") {
 		t.Errorf("takes of two commits: exit code %d\n%s", code, errs)
+	}
+	if code, _, errs := c.run("bench", "suite", "--to", to, "--time", "1s", "--fresh"); code != exitFailure || !strings.Contains(errs, "-buildvcs=true") {
+		t.Errorf("what does not know its commit removes nothing: exit code %d\n%s", code, errs)
+	}
+	var rows []struct{ Take, Do, Alien string }
+	if err := json.Unmarshal([]byte(c.must("bench", "suite", "--to", to, "--only", "l1,f1", "--takes", "2", "--peer", "", "--plan", "-o", "json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		want := map[string]string{"l1-1": "there", "l1-2": "run", "f1-1": "run", "f1-2": "run"}[r.Take]
+		if alien := r.Take == "l1-2" || r.Take == "f1-1"; r.Do != want || alien != strings.Contains(r.Alien, "builds") {
+			t.Errorf("%+v", r)
+		}
 	}
 }

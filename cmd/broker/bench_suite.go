@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,7 @@ type suiteOptions struct {
 	dir    string
 	takes  int
 	plan   bool
+	fresh  bool
 }
 
 // How files of a suite are called below its directory.
@@ -52,9 +54,10 @@ func newBenchSuiteCommand(a *app) *cobra.Command {
 		Short: "Measure everything, take by take, and make a page of it",
 		Long: `Measure all that there are goals for, in takes: one round of one part each, a 'broker bench run' of its own whose results are a file
 below --to. The goals come first, and everything once before anything comes twice. It says first what it has the time for,
-and how long that takes about; what is there already is not measured again, so that a suite may be finished another day, by the same
-build on the same machine. In the end, and after an interrupt, it makes report.html, report.md and README.md of all takes that are
-there. The machine should have nothing else to do.
+and how long that takes about, by how long it took when it was measured last; what is there already is not measured again, so that a
+suite may be finished another day, by the same build on the same machine. Takes of another build, machine or setting are told, and
+refused; with --fresh they are removed. In the end, and after an interrupt, it makes report.html, report.md and README.md of all takes
+that are there. The machine should have nothing else to do.
 
 Parts:
 ` + suiteHelp() + `
@@ -74,6 +77,7 @@ slowest system did in t1.`,
 	f.StringVar(&o.dir, "dir", "", "put all data below `DIR`; default: the system's temporary directory")
 	f.IntVar(&o.takes, "takes", 0, "this many takes of each part; 0: as many as it is worth")
 	f.BoolVar(&o.plan, "plan", false, "only say what would be done")
+	f.BoolVar(&o.fresh, "fresh", false, "remove takes of another build, machine or setting, and begin anew")
 	return cmd
 }
 
@@ -91,6 +95,9 @@ type suite struct {
 	o     *suiteOptions
 	cond  bench.Conditions
 	there map[string]*bench.Report // takes that are whole, by file
+	// alien are files that cannot stand on a page with what this program measures here, and why.
+	alien map[string]string
+	last  map[string]*bench.Report // the last whole take of a piece, whoever measured it: it tells how long another one takes
 	until time.Time
 }
 
@@ -100,7 +107,8 @@ type step struct {
 	What     string        `json:"what"`
 	Estimate time.Duration `json:"-"`
 	Seconds  float64       `json:"seconds"`
-	Do       string        `json:"do"` // run, there, no time
+	Do       string        `json:"do"`              // run, there, no time
+	Alien    string        `json:"alien,omitempty"` // what there is of it is none of this suite, and why
 }
 
 func (a *app) benchSuite(cmd *cobra.Command, o *suiteOptions) error {
@@ -108,20 +116,37 @@ func (a *app) benchSuite(cmd *cobra.Command, o *suiteOptions) error {
 	if err != nil {
 		return err
 	}
-	s := &suite{a: a, o: o, cond: bench.Conditions{Peers: o.peers, Disk: bench.FreeBytes(o.dir), Dir: o.dir}, there: map[string]*bench.Report{}}
-	if err := s.load(); err != nil {
+	s := &suite{a: a, o: o, cond: bench.Conditions{Peers: o.peers, Disk: bench.FreeBytes(o.dir), Dir: o.dir}, there: map[string]*bench.Report{}, alien: map[string]string{}, last: map[string]*bench.Report{}}
+	own := bench.NewReport(o.dir, nil)
+	if err := s.load(own); err != nil {
 		return err
-	}
-	if _, err := s.join(); err != nil { // what cannot stand on one page is better known now
-		return &cliError{code: exitUsage, what: err.Error(), where: o.to, mend: "give another --to, or remove the takes that are not of this suite", err: err}
 	}
 	takes := bench.Takes(pieces)
 	steps := s.steps(takes)
 	if o.plan {
-		return a.print(cmd, steps, func(w io.Writer) { s.table(w, steps) })
+		return a.print(cmd, steps, func(w io.Writer) {
+			s.table(w, steps)
+			s.aliens(w)
+			if len(s.alien) > 0 && !o.fresh {
+				fmt.Fprintln(w, "without --fresh they are refused")
+			}
+		})
 	}
-	if slices.ContainsFunc(steps, func(x step) bool { return x.Do == "run" }) && bench.NewReport("", nil).Balsa.Commit == "" {
-		return &cliError{code: exitFailure, what: "this program does not know what commit it was built from, and a result is to say so", mend: "build it with 'go build -buildvcs=true' in a clone of the repository; in a further work tree of git's Go does not find it"}
+	if len(s.alien) > 0 {
+		if !o.fresh {
+			s.aliens(a.err)
+			return &cliError{code: exitUsage, what: fmt.Sprintf("%s in %s cannot stand on a page with what this program, %s, measures here", counted(len(s.alien), "file"), o.to, own.Balsa), where: o.to,
+				mend: fmt.Sprintf("--fresh removes them, another --to leaves them; 'broker bench report %s --join --limits %s --to %s' makes the page of what is there", s.file("*.json"), filepath.Join(o.to, suiteLimits), o.to)}
+		}
+		if own.Balsa.Commit == "" {
+			return errNoCommit()
+		}
+		if err := s.removeAliens(); err != nil {
+			return err
+		}
+	}
+	if slices.ContainsFunc(steps, func(x step) bool { return x.Do == "run" }) && own.Balsa.Commit == "" {
+		return errNoCommit()
 	}
 	w := tableWriter(a.err)
 	s.table(w, steps)
@@ -130,6 +155,10 @@ func (a *app) benchSuite(cmd *cobra.Command, o *suiteOptions) error {
 	}
 	ran := s.run(cmd.Context(), takes)
 	return errors.Join(ran, s.page(cmd))
+}
+
+func errNoCommit() error {
+	return &cliError{code: exitFailure, what: "this program does not know what commit it was built from, and a result is to say so", mend: "build it with 'go build -buildvcs=true' in a clone of the repository; in a further work tree of git's Go does not find it"}
 }
 
 // pieces are those that are asked for.
@@ -159,22 +188,82 @@ func (o *suiteOptions) pieces() ([]bench.Piece, error) {
 
 func (s *suite) file(name string) string { return filepath.Join(s.o.to, suiteRuns, name) }
 
-// load reads the takes that are there; one that was cut off is as good as none.
-func (s *suite) load() error {
+// load reads the takes that are there; one that was cut off is as good as none. Only what can stand on one page with what this program measures here
+// is taken for there; a program that does not know its commit measures nothing, and goes by the latest take.
+func (s *suite) load(own *bench.Report) error {
 	files, err := filepath.Glob(s.file("*.json"))
 	if err != nil {
 		return err
 	}
+	all := map[string]*bench.Report{}
+	var names []string // the latest first
 	for _, file := range files {
 		r, err := bench.ReadReport(file)
 		if err != nil {
 			return unreadable(file, err, "remove what 'broker bench run --json' has not written")
 		}
+		names = append(names, filepath.Base(file))
+		all[filepath.Base(file)] = r
+	}
+	slices.SortFunc(names, func(a, b string) int { return all[b].Taken.Compare(all[a].Taken) })
+	var like []*bench.Report
+	if own.Balsa.Commit != "" {
+		like = append(like, own)
+	}
+	for _, name := range names {
+		r := all[name]
+		if piece := pieceOf(name); r.Complete && s.last[piece] == nil {
+			s.last[piece] = r
+		}
+		for _, other := range like {
+			if why := other.Unlike(r); why != "" {
+				s.alien[name] = why
+				break
+			}
+		}
+		if s.alien[name] != "" {
+			continue
+		}
+		like = append(like, r)
 		if r.Complete {
-			s.keep(filepath.Base(file), r)
+			s.keep(name, r)
+		}
+	}
+	const limits = "../" + suiteLimits
+	if m, err := readLimits(s.file(limits)); err == nil && own.Balsa.Commit != "" {
+		if why := own.Unlike(&bench.Report{Balsa: own.Balsa, Machine: m.Host}); why != "" {
+			s.alien[limits] = why
 		}
 	}
 	return nil
+}
+
+// pieceOf is what a take's file is of.
+func pieceOf(file string) string {
+	piece := strings.TrimSuffix(file, ".json")
+	return piece[:max(strings.LastIndexByte(piece, '-'), 0)]
+}
+
+// aliens says what of the files is of no use, and why.
+func (s *suite) aliens(w io.Writer) {
+	by := map[string][]string{}
+	for name, why := range s.alien {
+		by[why] = append(by[why], filepath.Base(name))
+	}
+	for _, why := range slices.Sorted(maps.Keys(by)) {
+		slices.Sort(by[why])
+		fmt.Fprintf(w, "%s of %s: %s\n", counted(len(by[why]), "file"), why, strings.Join(by[why], ", "))
+	}
+}
+
+func (s *suite) removeAliens() error {
+	var errs []error
+	for name := range s.alien {
+		errs = append(errs, os.Remove(s.file(name)))
+	}
+	fmt.Fprintf(s.a.err, "removed:\n")
+	s.aliens(s.a.err)
+	return errors.Join(errs...)
 }
 
 // keep takes a take into account.
@@ -198,11 +287,11 @@ func (s *suite) rateToTry() int {
 	}
 }
 
-// estimate is how long another take of the piece took, or what is known of it beforehand.
+// estimate goes by how long the last take of the piece took, and else by what is known of it beforehand.
 func (s *suite) estimate(t bench.Take) time.Duration {
-	for n := t.N - 1; n > 0; n-- {
-		if r := s.there[(bench.Take{Piece: t.Piece, N: n}).File()]; r != nil {
-			return r.Finished.Sub(r.Taken)
+	if r := s.last[t.Name]; r != nil {
+		if d, ok := t.After(r, s.cond); ok {
+			return d
 		}
 	}
 	return t.Estimate(s.cond)
@@ -216,7 +305,7 @@ func (s *suite) steps(takes []bench.Take) (all []step) {
 	}
 	for _, t := range takes {
 		d := s.estimate(t)
-		x := step{Take: strings.TrimSuffix(t.File(), ".json"), What: t.What, Estimate: d, Seconds: d.Seconds(), Do: "run"}
+		x := step{Take: strings.TrimSuffix(t.File(), ".json"), What: t.What, Estimate: d, Seconds: d.Seconds(), Do: "run", Alien: s.alien[t.File()]}
 		switch {
 		case s.there[t.File()] != nil:
 			x.Do = "there"
@@ -230,11 +319,20 @@ func (s *suite) steps(takes []bench.Take) (all []step) {
 	return all
 }
 
+// table has beside each take by when it would be done if nothing were left out: what to give as --time to come as far.
 func (s *suite) table(w io.Writer, steps []step) {
-	sum, runs, rest := time.Duration(0), 0, 0
-	fmt.Fprintln(w, "TAKE\tABOUT\t\tWHAT")
+	sum, all, runs, rest := time.Duration(0), time.Duration(0), 0, 0
+	if !s.limits() {
+		all = limitsTake
+	}
+	fmt.Fprintln(w, "TAKE\tABOUT\tDONE BY\t\tWHAT")
 	for _, x := range steps {
-		fmt.Fprintf(w, "%s\t%v\t%s\t%s\n", x.Take, x.Estimate.Round(time.Second), x.Do, x.What)
+		by := "-"
+		if x.Do != "there" {
+			all += x.Estimate
+			by = all.Round(time.Second).String()
+		}
+		fmt.Fprintf(w, "%s\t%v\t%s\t%s\t%s\n", x.Take, x.Estimate.Round(time.Second), by, x.Do, x.What)
 		switch x.Do {
 		case "run":
 			sum += x.Estimate
@@ -294,6 +392,7 @@ func (s *suite) run(ctx context.Context, takes []bench.Take) error {
 		r, err := bench.ReadReport(s.file(t.File()))
 		if err == nil && r.Complete {
 			s.keep(t.File(), r)
+			s.last[t.Name] = r
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
