@@ -11,13 +11,16 @@ import (
 	"time"
 )
 
-// fillBacklog sends as fast as it goes until so many bytes were acknowledged, and stands still then.
-func (t *turn) fillBacklog(ctx context.Context) error {
-	begin := t.load.totalAck()
+// fillBacklog sends as fast as it goes until so many bytes were acknowledged since some number of records was, and stands still then.
+func (t *turn) fillBacklog(ctx context.Context, begin int64) error {
 	want := t.cell.Backlog / int64(t.cell.RecordBytes)
+	if t.load.totalAck()-begin >= want {
+		t.load.setPace(-1)
+		return t.load.settle(ctx)
+	}
 	t.load.setPace(0)
 	defer t.load.setPace(-1)
-	last, at := begin, time.Now()
+	last, at := t.load.totalAck(), time.Now()
 	for {
 		pause(ctx, t.o.poll)
 		if ctx.Err() != nil {
@@ -99,11 +102,13 @@ func catchUp(ctx context.Context, t *turn) error {
 	if err := t.warmUp(ctx); err != nil {
 		return err
 	}
+	t.spend("backlog")
 	t.load.next("backlog")
-	if err := t.fillBacklog(ctx); err != nil {
+	if err := t.fillBacklog(ctx, t.load.totalAck()); err != nil {
 		return err
 	}
 	b := newBacklog(t.load)
+	t.spend("measure")
 	t.status("taking the data out of the page cache")
 	cache, err := dropCache(t.dir)
 	if err != nil {
@@ -174,12 +179,14 @@ func restart(ctx context.Context, t *turn) error {
 	if err := t.begin(ctx, 0); err != nil {
 		return err
 	}
+	t.spend("backlog")
 	t.load.next("backlog")
-	if err := t.fillBacklog(ctx); err != nil {
+	if err := t.fillBacklog(ctx, 0); err != nil { // what scenarios before it have left counts, too
 		return err
 	}
 	r := &Restart{}
 	t.res.Restart = r
+	t.spend("measure")
 	t.load.next("clean restart")
 	t.status("stopping all nodes")
 	t.load.mark("all nodes are stopped")

@@ -85,8 +85,10 @@ type Options struct {
 	Warmup  time.Duration // default 2 s, of every round of every system, or as long as a system needs (warmer); none if negative
 	Measure time.Duration // default 8 s, of each phase that lasts by the clock
 	Verify  bool
-	Dir     string                           // data goes below it; every system's is removed when its turn ends
-	Log     func(format string, args ...any) // lines that stay
+	// Together lets C1, F2 and R1 of one load follow each other on the same data, which is written, and read back, once.
+	Together bool
+	Dir      string                           // data goes below it; every system's is removed when its turn ends
+	Log      func(format string, args ...any) // lines that stay
 	// Status shows how it stands, and may be called often. nil: nobody wants to know.
 	Status func(format string, args ...any)
 	// Limit bounds each step that waits for a system: default 10 min.

@@ -22,6 +22,7 @@ func failover(ctx context.Context, t *turn) error {
 	if err := t.warmUp(ctx); err != nil {
 		return err
 	}
+	t.spend("measure")
 	t.load.next("before")
 	if err := t.lasts(ctx); err != nil {
 		return err
@@ -102,9 +103,11 @@ func comeBack(ctx context.Context, t *turn) error {
 		return err
 	}
 	missedFrom := t.load.totalAck()
-	if err := t.fillBacklog(ctx); err != nil {
+	t.spend("backlog")
+	if err := t.fillBacklog(ctx, missedFrom); err != nil {
 		return err
 	}
+	t.spend("measure")
 	t.load.setPace(t.cell.Rate)
 	pause(ctx, t.o.Warmup)
 	t.phase("one away, live load")

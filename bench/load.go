@@ -344,6 +344,20 @@ func (l *load) next(name string) (ended Phase, endToEnd *hdrhistogram.Histogram)
 	return ended, endToEnd
 }
 
+// again: what follows is accounted for anew, as if the load had just begun, but for what has been acknowledged.
+func (l *load) again() {
+	l.next("warming up")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.origin, l.consumed, l.marks = time.Time{}, nil, nil
+	for _, s := range l.shards {
+		s.mu.Lock()
+		s.begun, s.series = false, nil
+		s.mu.Unlock()
+	}
+	l.gaps.Store(nil)
+}
+
 // soFar counts what this phase has seen.
 func (l *load) soFar() (acked, read int64) {
 	l.mu.Lock()

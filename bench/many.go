@@ -47,6 +47,7 @@ type Many struct {
 	Failed     string    `json:"failed,omitempty"`  // what could not be done; figures of later steps are missing
 	Notes      []string  `json:"notes,omitempty"`   // what a reader must know
 	Skipped    string    `json:"skipped,omitempty"` // why there is no figure
+	Wall       []Spent   `json:"wall,omitempty"`    // where the time went, whether it was measured or not
 }
 
 // Left is how many orphans had no leader, so long after the kill.
@@ -127,9 +128,15 @@ func runMany(ctx context.Context, o ManyOptions, h Cluster, m *Many) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	began := time.Now()
+	spent := func(step string) {
+		m.Wall = append(m.Wall, Spent{step, time.Since(began).Seconds()})
+		began = time.Now()
+	}
 	defer func() {
 		h.Disconnect()
 		err = errors.Join(err, h.Stop())
+		spent("stop")
 	}()
 	r := &manyRun{o: o, h: h, m: m, dir: filepath.Join(dir, "data")}
 	m.LoadBefore = loadAverage()
@@ -141,6 +148,7 @@ func runMany(ctx context.Context, o ManyOptions, h Cluster, m *Many) (err error)
 		limited, cancel := context.WithTimeout(ctx, o.Limit)
 		err := step.do(limited)
 		cancel()
+		spent(step.what)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

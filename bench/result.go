@@ -149,6 +149,9 @@ type Result struct {
 	Series []Point `json:"series,omitempty"`
 	Marks  []Mark  `json:"marks,omitempty"`
 
+	// Wall is where the time of the turn went, whether it was measured or not.
+	Wall []Spent `json:"wall,omitempty"`
+
 	Failover *Failover `json:"failover,omitempty"` // F1
 	Return   *Return   `json:"return,omitempty"`   // F2
 	CatchUp  *CatchUp  `json:"catch_up,omitempty"` // C1
@@ -159,6 +162,12 @@ type Result struct {
 	Skipped  string        `json:"skipped,omitempty"` // why there is no figure: the system does not offer it
 	Failed   string        `json:"failed,omitempty"`  // what went wrong; figures of later steps are missing
 	Notes    []string      `json:"notes,omitempty"`   // what a reader must know
+}
+
+// Spent is a step of a turn, in order, and how long it took.
+type Spent struct {
+	Step    string  `json:"step"`
+	Seconds float64 `json:"seconds"`
 }
 
 // Phase is a part of a run under the same conditions.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -29,7 +30,7 @@ const (
 	generatorGC = 800
 )
 
-// turn is one system under one cell in one round.
+// turn is one system under one cell in one round, or under several that follow each other on the same data (together.go).
 type turn struct {
 	o    Options
 	cell Cell
@@ -38,6 +39,12 @@ type turn struct {
 	load *load
 	res  *Result
 	used *usage // nil: not measuring
+
+	at, of  int   // which one of how many cells it is
+	refused int64 // records of the cells before it
+
+	step  string // that is under way, of Result.Wall
+	since time.Time
 }
 
 // Run takes all systems through all cells. Results come in the order of running.
@@ -46,40 +53,45 @@ func Run(ctx context.Context, o Options, cells []Cell, systems func(Cell) []Syst
 	defer debug.SetGCPercent(debug.SetGCPercent(generatorGC))
 	rates := make(map[Cell]int)
 	began, done := time.Now(), 0
+	turns := o.turns(cells)
 	total := 0
-	for _, c := range cells {
-		total += o.Rounds * len(systems(c))
+	for _, cells := range turns {
+		total += o.Rounds * len(systems(cells[0]))
 	}
-	for _, c := range cells {
-		s, err := scenarioOf(c)
-		if err != nil {
-			return err
-		}
+	for _, cells := range turns {
+		c := &cells[len(cells)-1] // with the largest backlog
 		if free := freeBytes(o.dataDir()); free > 0 && c.DiskBytes() > free {
 			return fmt.Errorf("%s needs about %s of the disk, %s has %s: give it less with --backlog, or another --dir", c, gigabytes(c.DiskBytes()), o.dataDir(), gigabytes(free))
 		}
-		if s.Open && c.Rate == 0 {
-			if c.Rate, err = o.calibrate(ctx, c, systems(c), rates); err != nil {
+		for i := range cells {
+			s, err := scenarioOf(cells[i])
+			if err != nil {
 				return err
+			}
+			if s.Open && cells[i].Rate == 0 {
+				if cells[i].Rate, err = o.calibrate(ctx, cells[i], systems(cells[i]), rates); err != nil {
+					return err
+				}
 			}
 		}
 		for round := range o.Rounds {
-			for _, sys := range systems(c) {
+			for _, sys := range systems(cells[0]) {
 				left := ""
 				if done > 0 {
 					left = fmt.Sprintf(" · about %v left", (time.Since(began) / time.Duration(done) * time.Duration(total-done)).Round(time.Second))
 				}
-				o.Log("%s: %s, round %d of %d%s", c, title(sys), round+1, o.Rounds, left)
-				r, err := o.turn(ctx, c, sys, s.run)
+				o.Log("%s: %s, round %d of %d%s", titles(cells), title(sys), round+1, o.Rounds, left)
+				results, err := o.turn(ctx, cells, sys)
 				done++
-				r.Round = round + 1
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", c, title(sys), err)
+					return fmt.Errorf("%s, %s: %w", titles(cells), title(sys), err)
 				}
-				if r.Failed != "" {
-					o.Log("  failed: %s", r.Failed)
+				for _, r := range results {
+					if r.Round = round + 1; r.Failed != "" {
+						o.Log("  failed: %s", r.Failed)
+					}
+					each(r)
 				}
-				each(r)
 			}
 		}
 	}
@@ -112,10 +124,11 @@ func (o *Options) calibrate(ctx context.Context, c Cell, systems []System, known
 	slowest := math.Inf(1)
 	for _, sys := range systems {
 		o.Log("%s: %s, to find the rate of the open loop", c, title(sys))
-		r, err := short.turn(ctx, c, sys, steady)
+		results, err := short.turn(ctx, []Cell{c}, sys)
 		if err != nil {
 			return 0, fmt.Errorf("find the rate of the open loop, %s: %w", title(sys), err)
 		}
+		r := results[0]
 		if r.Failed != "" {
 			o.Log("  %s does not count: %s", title(sys), r.Failed)
 			continue
@@ -141,17 +154,23 @@ func openRate(slowest float64) int {
 	return max(1, int(math.Floor(half/unit)*unit))
 }
 
-// turn takes a system through a cell. Its error is one that ends the run.
-func (o *Options) turn(ctx context.Context, c Cell, s System, run func(context.Context, *turn) error) (r Result, err error) {
-	r = Result{Cell: c, System: s.Name(), Mode: s.Mode(), Began: time.Now().UTC()}
+// turn takes a system through cells, one result for each. Its error is one that ends the run.
+func (o *Options) turn(ctx context.Context, cells []Cell, s System) (results []Result, err error) {
+	results = make([]Result, len(cells))
+	for i, c := range cells {
+		results[i] = Result{Cell: c, System: s.Name(), Mode: s.Mode(), Began: time.Now().UTC()}
+	}
 	dir, err := os.MkdirTemp(o.Dir, "bench-"+s.Name()+"-")
 	if err != nil {
-		return r, err
+		return results, err
 	}
-	t := &turn{o: *o, cell: c, sys: s, dir: filepath.Join(dir, "data"), load: newLoad(c, s), res: &r}
-	r.WarmupSec = t.warmup().Seconds()
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	t := &turn{o: *o, cell: cells[0], sys: s, dir: filepath.Join(dir, "data"), load: newLoad(cells[0], s), res: &results[0], of: len(cells)}
 	defer func() {
+		err = errors.Join(err, os.RemoveAll(dir))
+		t.spend("")
+	}()
+	defer func() {
+		t.spend("stop")
 		s.Disconnect()
 		// What the nodes have is thrown away: there is nothing to wait for, and in a short run a stop in order is most of a turn.
 		for node, pid := range s.Pids() {
@@ -159,60 +178,100 @@ func (o *Options) turn(ctx context.Context, c Cell, s System, run func(context.C
 				continue
 			}
 			if kill := s.Kill(node); kill != nil {
-				r.Notes = append(r.Notes, fmt.Sprintf("while stopping node %d: %v", node+1, kill))
+				t.note("while stopping node %d: %v", node+1, kill)
 			}
 		}
 		if stop := s.Stop(); stop != nil { // it waits for their end
-			r.Notes = append(r.Notes, "while stopping: "+stop.Error())
+			t.note("while stopping: %v", stop)
 		}
 	}()
 	defer t.load.end() // before the nodes stop
-	fail := t.whole(ctx, run)
-	switch {
-	case ctx.Err() != nil:
-		return r, ctx.Err()
-	case errors.Is(fail, ErrNotOffered):
-		r.Skipped = fail.Error()
-	case fail != nil:
-		r.Failed = fail.Error()
+	fail := t.whole(ctx, cells, results)
+	if ctx.Err() != nil {
+		return results, ctx.Err()
 	}
-	return r, nil
+	if fail == nil {
+		return results, nil
+	}
+	for i := range results[t.at:] { // those before it have their figures
+		switch r := &results[t.at+i]; {
+		case errors.Is(fail, ErrNotOffered):
+			r.Skipped = fail.Error()
+		case i == 0:
+			r.Failed = fail.Error()
+		default:
+			r.Failed = fmt.Sprintf("not tried, as %s failed before it on the same data", t.cell.Scenario)
+		}
+	}
+	return results, nil
 }
 
 // whole is a turn from the start of the nodes to the verification.
-func (t *turn) whole(ctx context.Context, run func(context.Context, *turn) error) error {
+func (t *turn) whole(ctx context.Context, cells []Cell, results []Result) error {
 	if t.cell.RecordBytes < recordHeader {
 		return fmt.Errorf("records have %d bytes at least: they say who sent them when", recordHeader)
 	}
 	limited, cancel := context.WithTimeout(ctx, startLimit+time.Duration(t.cell.Partitions)*startEach)
 	defer cancel()
 	t.status("starting")
-	if err := t.sys.Start(limited, t.dir, t.cell); err != nil {
+	t.spend("start")
+	if err := t.sys.Start(limited, t.dir, allOf(cells)); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
+	t.spend("create")
 	if err := t.sys.Create(limited, t.cell, func(n int) { t.status("%d of %d partitions made", n, t.cell.Partitions) }); err != nil {
 		return fmt.Errorf("create the partitions: %w", err)
 	}
 	if err := t.allLed(limited); err != nil {
 		return err
 	}
-	ctx, done := context.WithCancel(ctx)
-	defer done()
-	go t.watchNodes(ctx)
-	err := run(ctx, t)
+	for i, c := range cells {
+		t.spend("load")
+		t.at, t.cell, t.res = i, c, &results[i]
+		if err := t.under(ctx); err != nil {
+			return err
+		}
+	}
+	for i := range results[:len(results)-1] { // all was read back once, in the end
+		results[i].Verified = t.res.Verified
+	}
+	return nil
+}
+
+// under loads the system as its cell says.
+func (t *turn) under(ctx context.Context) error {
+	s, err := scenarioOf(t.cell)
+	if err != nil {
+		return err
+	}
+	r := t.res
+	r.WarmupSec = t.warmup().Seconds()
+	if t.at > 0 {
+		r.Began = time.Now().UTC()
+		t.load.again()
+	}
+	watched, done := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { t.watchNodes(watched) })
+	err = s.run(ctx, t) // the producers outlive it
 	done()
-	t.load.end()
+	watching.Wait()
+	if t.at == t.of-1 || err != nil {
+		t.load.end()
+	}
 	if t.used != nil {
 		t.used.end()
+		t.used = nil
 	}
-	t.res.Errors = t.load.refused.Load()
-	t.res.Series, t.res.Marks = t.load.series()
+	all := t.load.refused.Load()
+	r.Errors, t.refused = all-t.refused, all
+	r.Series, r.Marks = t.load.series()
 	if err == nil {
 		if t.load.totalAck() == 0 {
 			return errors.Join(errors.New("nothing was acknowledged"), t.load.failure())
 		}
-		if t.res.Errors > 0 {
-			t.res.Notes = append(t.res.Notes, fmt.Sprintf("%d records were refused, the first: %v", t.res.Errors, t.load.failure()))
+		if r.Errors > 0 {
+			t.note("%d records were refused, the first: %v", r.Errors, t.load.failure())
 		}
 	}
 	return err
@@ -236,6 +295,14 @@ func (t *turn) watchNodes(ctx context.Context) {
 
 func (t *turn) status(format string, args ...any) {
 	t.o.Status("%s %s: "+format, append([]any{t.cell.Scenario, title(t.sys)}, args...)...)
+}
+
+// spend begins a step of the turn; an empty one ends the last.
+func (t *turn) spend(step string) {
+	if t.step != "" {
+		t.res.Wall = append(t.res.Wall, Spent{t.step, time.Since(t.since).Seconds()})
+	}
+	t.step, t.since = step, time.Now()
 }
 
 func (t *turn) note(format string, args ...any) {
@@ -289,6 +356,10 @@ func (t *turn) bytes(records int64) float64 { return float64(records) * float64(
 // verify reads everything back, if that is asked for. Lost, duplicated and disordered records fail the turn; but where nodes are killed
 // they are, of a peer, what the scenario is there to show.
 func (t *turn) verify(ctx context.Context) (err error) {
+	if t.at < t.of-1 { // all is read back once
+		t.load.setPace(-1)
+		return t.load.settle(ctx)
+	}
 	t.load.end()
 	if !t.o.Verify {
 		return nil
@@ -296,6 +367,7 @@ func (t *turn) verify(ctx context.Context) (err error) {
 	t.load.mu.Lock()
 	t.load.phase.name = "reading everything back"
 	t.load.mu.Unlock()
+	t.spend("read back")
 	ctx, cancel := context.WithTimeout(ctx, readLimit+time.Duration(t.bytes(t.load.totalAck())/readRate*float64(time.Second)))
 	defer cancel()
 	t.res.Verified, err = t.load.verify(ctx)
@@ -312,6 +384,10 @@ func (t *turn) verify(ctx context.Context) (err error) {
 // begin makes the producers, and lets them go at a rate once each partition has acknowledged a record: what a system takes to hand out
 // producer ids and to load its code is not what is measured.
 func (t *turn) begin(ctx context.Context, rate int) error {
+	if t.at > 0 {
+		t.load.setPace(rate)
+		return nil
+	}
 	if err := t.load.start(ctx, -1); err != nil {
 		return err
 	}
@@ -330,6 +406,7 @@ const afterWarmup = 500 * time.Millisecond
 // warmUp lets the load run for a while. A schedule begins anew then: what a system that is not warm has left behind shall not be waited for
 // by what is measured.
 func (t *turn) warmUp(ctx context.Context) error {
+	t.spend("warm-up")
 	pause(ctx, t.warmup())
 	if t.cell.Rate > 0 {
 		t.load.setPace(-1)
@@ -343,7 +420,7 @@ func (t *turn) warmUp(ctx context.Context) error {
 }
 
 func (t *turn) warmup() time.Duration {
-	if w, ok := t.sys.(warmer); ok && t.o.Warmup > 0 {
+	if w, ok := t.sys.(warmer); ok && t.o.Warmup > 0 && t.at == 0 {
 		return max(t.o.Warmup, w.LeastWarmup())
 	}
 	return t.o.Warmup
@@ -362,6 +439,7 @@ func steady(ctx context.Context, t *turn) error {
 	if err := t.warmUp(ctx); err != nil {
 		return err
 	}
+	t.spend("measure")
 	t.load.next("measuring")
 	t.measure()
 	if err := t.lasts(ctx); err != nil {

@@ -57,13 +57,10 @@ func Suite() []Piece {
 		{Name: "m2", What: "10,000 idle partitions; 1,000 of peers", Args: []string{"M2", "--partitions", "10000", "--peer-partitions", "1000", "--measure", "10s"}, Peers: both, Takes: 1, Each: each(150, 180, 120)},
 		{Name: "l2", What: "latency to the consumer at a fixed rate, both classes", Args: []string{"L2"}, Peers: both, Takes: 3, Each: each(20, 50, 75), open: true},
 		{Name: "m1", What: "16 and 1,024 active partitions", Args: []string{"M1", "--partitions", "16,1024", "--jetstream-modes", simple}, Peers: both, Takes: 3, Each: each(25, 115, 100)},
-		{Name: "m1-wide", What: "the same with 16 MiB in flight of each producer", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide, "--jetstream-modes", simple}, Peers: both, Takes: 2, Each: each(31, 120, 190)},
-		{Name: "f2", What: "a broker of ours returns", Args: []string{"F2"}, Takes: 2, Each: each(20, 0, 0), Backlog: 5, copies: 3, perGB: 10 * time.Second, open: true},
-		{Name: "c1", What: "a group reads a backlog of ours", Args: []string{"C1"}, Takes: 2, Each: each(20, 0, 0), Backlog: 10, copies: 3, perGB: 10 * time.Second, open: true},
-		{Name: "r1", What: "our brokers are restarted", Args: []string{"R1"}, Takes: 2, Each: each(25, 0, 0), Backlog: 50, copies: 1, perGB: 2 * time.Second},
-		{Name: "f2-peers", What: "the same beside peers, smaller", Args: []string{"F2"}, Peers: both, Takes: 1, Each: each(20, 45, 55), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
-		{Name: "c1-peers", What: "the same beside peers, smaller", Args: []string{"C1"}, Peers: both, Takes: 1, Each: each(20, 35, 55), Backlog: 0.3, copies: 3, perGB: 120 * time.Second, open: true},
-		{Name: "r1-peers", What: "the same beside peers, smaller", Args: []string{"R1"}, Peers: both, Takes: 1, Each: each(25, 55, 60), Backlog: 0.9, copies: 1, perGB: 40 * time.Second},
+		{Name: "m1-wide", What: "the same with 16 MiB in flight of each producer, of ours", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide}, Takes: 2, Each: each(31, 0, 0)},
+		{Name: "backlog", What: "on the same data: a group reads a backlog of ours, a broker returns, all are restarted", Args: []string{"C1", "F2", "R1", "--together"}, Takes: 2, Each: each(170, 0, 0), Backlog: 50, copies: 1, perGB: 2 * time.Second, open: true},
+		{Name: "backlog-peers", What: "the same beside peers, smaller", Args: []string{"C1", "F2", "R1", "--together"}, Peers: both, Takes: 1, Each: each(60, 120, 140), Backlog: 1.8, copies: 1, perGB: 30 * time.Second, open: true},
+		{Name: "m1-wide-peers", What: "16 MiB in flight of each producer beside peers", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide, "--jetstream-modes", simple}, Peers: both, Takes: 1, Each: each(31, 80, 110)},
 	}
 	for _, over := range Over() {
 		s, _ := Find("G1")

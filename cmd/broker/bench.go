@@ -34,6 +34,7 @@ type benchOptions struct {
 	record      []int
 	rate        int
 	backlog     float64
+	together    bool
 	batch       int
 	linger      time.Duration
 	inflight    int
@@ -97,6 +98,7 @@ processes are stopped, also after an error or an interrupt; what was measured un
 	f.DurationVar(&o.linger, "linger", 0, "how long a batch waits for more records, likewise")
 	f.IntVar(&o.rate, "rate", 0, "L2, F1, F2, C1: records a second of all producers; 0: half of what the slowest system can do")
 	f.Float64Var(&o.backlog, "backlog", 0, "F2, C1, R1: `GB` of records that are missed, read, or on the disks of all brokers together (R1); 0: as the scenario has it")
+	f.BoolVar(&o.together, "together", false, "C1, F2, R1: one after the other on the same data, which is written and read back once; --backlog is what there is in the end, as for R1")
 	f.StringSliceVar(&o.modes, "jetstream-modes", []string{bench.JetStreamAsync, bench.JetStreamFast, bench.JetStreamAtomic}, "client modes `NAME,...` of T1, T2 and M1; other scenarios have one that fits")
 	f.DurationVar(&o.kafkaWarmup, "kafka-warmup", 20*time.Second, "warm Kafka up for so long at least: its JVM compiles what a load needs while it runs")
 	f.StringSliceVar(&o.over, "over", nil, "G1: let only `NAME,...` grow: "+strings.Join(bench.Over(), ", "))
@@ -175,7 +177,7 @@ func (o *benchOptions) plan(names []string) (p benchPlan, err error) {
 		if len(s.Consumers) > 0 && len(o.consumers) > 0 {
 			s.Consumers = o.consumers
 		}
-		if s.Backlog > 0 && o.backlog > 0 {
+		if s.Backlog > 0 && o.backlog > 0 && (!o.together || s.ID == "R1") {
 			s.Backlog = int64(o.backlog * 1e9)
 			if s.ID == "R1" { // of all brokers together
 				s.Backlog /= int64(s.Replicas[0])
@@ -188,6 +190,12 @@ func (o *benchOptions) plan(names []string) (p benchPlan, err error) {
 			s = s.Only(o.over)
 		}
 		p.cells = append(p.cells, s.Cells(o.rate)...)
+	}
+	if o.together {
+		if !slices.ContainsFunc(p.cells, func(c bench.Cell) bool { return c.Scenario == "R1" }) {
+			return p, usageError("name R1 and C1 or F2", "--together is for what can stand on R1's data")
+		}
+		p.cells = bench.Together(p.cells)
 	}
 	return p, nil
 }
@@ -273,7 +281,7 @@ func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) (err
 	for _, p := range peers {
 		report.Peers = append(report.Peers, p.peer)
 	}
-	opts := bench.Options{Rounds: o.rounds, Warmup: o.warmup, Measure: o.measure, Verify: o.verify, Dir: o.dir, Limit: o.limit, Log: progress.Log, Status: progress.Status}
+	opts := bench.Options{Rounds: o.rounds, Warmup: o.warmup, Measure: o.measure, Verify: o.verify, Together: o.together, Dir: o.dir, Limit: o.limit, Log: progress.Log, Status: progress.Status}
 	if opts.Warmup == 0 {
 		opts.Warmup = -1 // none; 0 is the default there
 	}

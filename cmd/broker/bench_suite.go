@@ -61,7 +61,7 @@ that are there. The machine should have nothing else to do.
 
 Parts:
 ` + suiteHelp() + `
-The backlogs of F2, C1 and R1 are as large as the disk has room for, their design's size at most. Open loops run at half of what the
+C1, F2 and R1 stand on the same data, of which there is as much as the disk has room for, R1's 50 GB at most. Open loops run at half of what the
 slowest system did in t1.`,
 		Example: `  broker bench suite --plan
   broker bench suite --to docs/benchmarks --time 75m
