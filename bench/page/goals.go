@@ -19,6 +19,7 @@ type goal struct {
 	Figures        []string // by column: ours, then the peers
 	Rounds         []int    // by column: how many the figure rests on
 	Limit          string   // the best possible, and our share of it
+	LimitNote      string   // what else there is to say of it
 	Verdict        string   // "met", "missed", or empty: not to be told from this run
 	Why            string   // how the verdict came about
 }
@@ -115,6 +116,14 @@ const (
 	missedGoal = "missed"
 )
 
+// share is how much of the best possible was reached.
+func share(of float64) string {
+	if of < 0.01 {
+		return "less than 1 % of it"
+	}
+	return fmt.Sprintf("%.0f %% of it", 100*of)
+}
+
 // absent is what stands where nothing was measured.
 const absent = "–"
 
@@ -150,14 +159,14 @@ func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near, wh
 			g.What += ", " + behind(our.cell)
 		}
 		if n, ok := bound(m, near, our, measure); ok && measure != "" {
-			g.Limit = fmt.Sprintf("%s %s; %.0f %% of it", figure(n.Bound.Value), n.Bound.Unit, 100*n.Share)
+			g.Limit = fmt.Sprintf("%s %s; %s", figure(n.Bound.Value), n.Bound.Unit, share(n.Share))
 			for suffix, text := range map[string]string{limit.BrokersAlone: "if the clients' work were none", limit.ClientAsItWas: "beside a client that takes what it took"} {
 				if x, ok := bound(m, near, our, measure+suffix); ok { // a measure has one of them
-					g.Limit += fmt.Sprintf("; %s: %s %s, %.0f %% of it", text, figure(x.Bound.Value), x.Bound.Unit, 100*x.Share)
+					g.LimitNote = fmt.Sprintf("%s: %s %s, %s", text, figure(x.Bound.Value), x.Bound.Unit, share(x.Share))
 				}
 			}
 			if g.ID == "L1" {
-				g.Limit += fmt.Sprintf(" (in %s: %s)", n.Bound.Unit, strings.Join(n.Bound.Parts, ", "))
+				g.LimitNote = fmt.Sprintf("in %s: %s", n.Bound.Unit, strings.Join(n.Bound.Parts, ", "))
 			}
 		}
 		judge(&g, our)
@@ -386,7 +395,7 @@ func manyGoals(r *bench.Report, columns []string, near []limit.Near, whole bool)
 		}
 		for _, n := range near {
 			if x.unit == "s" && n.Cell.Scenario == "M2" && n.System == ours && n.Cell.Partitions == most {
-				g.Limit = fmt.Sprintf("%s s; %.0f %% of it", figure(n.Bound.Value), 100*n.Share)
+				g.Limit = fmt.Sprintf("%s s; %s", figure(n.Bound.Value), share(n.Share))
 			}
 		}
 		all = append(all, g)

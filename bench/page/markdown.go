@@ -60,10 +60,10 @@ const noClassA = "**Balsa has no class A**: what it acknowledges is on the disks
 
 // goalTable writes the goals.
 func (v *view) goalTable(b *strings.Builder) {
-	c := cells{Head: append(append([]string{"", "", "goal"}, v.Columns...), "rounds", "best possible here", "met?")}
+	c := cells{Head: append(append([]string{"", "", "goal"}, v.Columns...), "met?", "best possible here", "rounds")}
 	for _, g := range v.Goals {
 		verdict := strings.Trim(g.Verdict+": "+g.Why, ": ")
-		c.Rows = append(c.Rows, append(append([]string{g.ID, g.What, g.Goal}, g.Figures...), g.On(), g.Limit, verdict))
+		c.Rows = append(c.Rows, append(append([]string{g.ID, g.What, g.Goal}, g.Figures...), verdict, g.Limit, g.On()))
 	}
 	c.markdown(b)
 }
