@@ -232,8 +232,10 @@ func (t *turn) whole(ctx context.Context, cells []Cell, results []Result) error 
 			return err
 		}
 	}
-	for i := range results[:len(results)-1] { // all was read back once, in the end
-		results[i].Verified = t.res.Verified
+	for i := range results[:len(results)-1] {
+		r := &results[i]
+		r.Verified = t.res.Verified
+		r.Notes = append(r.Notes, fmt.Sprintf("read back once, in the end, after %s", t.cell.Scenario))
 	}
 	return nil
 }
