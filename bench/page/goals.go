@@ -188,6 +188,9 @@ func goals(r *bench.Report, ts []*table, m *limit.Machine, near []limit.Near, wh
 		if got == 0 {
 			return want{open: true, text: name + " was not measured"}
 		}
+		if class != our.cell.Class { // the columns do not have it
+			name += fmt.Sprintf(" (%s)", figure(peer.median(of)))
+		}
 		return want{ok: enough(got), text: times(got) + " " + name}
 	}
 	least := func(x float64) func(float64) bool { return func(got float64) bool { return got >= x } }
