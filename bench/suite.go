@@ -24,7 +24,7 @@ type Piece struct {
 	Args  []string
 	Peers []string // that take part
 	Takes int      // how many are wanted
-	// Each is about how long a take takes, by system, on two cores of 2026; a take that is there knows better.
+	// Each is about how long a take takes, by system, on two quiet cores of 2026; a take that is there knows better.
 	Each map[string]time.Duration
 	// Backlog is in GB, as --backlog counts; 0: none. The disk may have room for less.
 	Backlog float64
@@ -51,29 +51,29 @@ func Suite() []Piece {
 	jetStream := []string{jetStreamName}
 	wide := strconv.Itoa(WideWindow)
 	pieces := []Piece{
-		{Name: "t1", What: "throughput, both classes, 16 partitions and 8 producers", Args: []string{"T1", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 5, Each: each(25, 110, 80)}, // it finds the rate of the open loops
-		{Name: "l1", What: "latency of one synchronous producer, both classes", Args: []string{"L1"}, Peers: both, Takes: 5, Each: each(15, 35, 70)},
-		{Name: "f1", What: "a leader is killed", Args: []string{"F1"}, Peers: both, Takes: 3, Each: each(16, 30, 55), open: true},
-		{Name: "m2", What: "10,000 idle partitions; 1,000 of peers", Args: []string{"M2", "--partitions", "10000", "--peer-partitions", "1000", "--measure", "10s"}, Peers: both, Takes: 1, Each: each(150, 180, 120)},
-		{Name: "l2", What: "latency to the consumer at a fixed rate, both classes", Args: []string{"L2"}, Peers: both, Takes: 3, Each: each(20, 50, 75), open: true},
-		{Name: "m1", What: "16 and 1,024 active partitions", Args: []string{"M1", "--partitions", "16,1024", "--jetstream-modes", simple}, Peers: both, Takes: 3, Each: each(25, 115, 100)},
-		{Name: "m1-wide", What: "the same with 16 MiB in flight of each producer, of ours", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide}, Takes: 2, Each: each(31, 0, 0)},
-		{Name: "backlog", What: "on the same data: a group reads a backlog of ours, a broker returns, all are restarted", Args: []string{"C1", "F2", "R1", "--together"}, Takes: 2, Each: each(170, 0, 0), Backlog: 50, copies: 1, perGB: 2 * time.Second, open: true},
-		{Name: "backlog-peers", What: "the same beside peers, smaller", Args: []string{"C1", "F2", "R1", "--together"}, Peers: both, Takes: 1, Each: each(60, 120, 140), Backlog: 1.8, copies: 1, perGB: 30 * time.Second, open: true},
-		{Name: "m1-wide-peers", What: "16 MiB in flight of each producer beside peers", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide, "--jetstream-modes", simple}, Peers: both, Takes: 1, Each: each(31, 80, 110)},
+		{Name: "t1", What: "throughput, both classes, 16 partitions and 8 producers", Args: []string{"T1", "--partitions", "16", "--producers", "8"}, Peers: both, Takes: 5, Each: each(26, 96, 77)}, // it finds the rate of the open loops
+		{Name: "l1", What: "latency of one synchronous producer, both classes", Args: []string{"L1"}, Peers: both, Takes: 5, Each: each(15, 25, 70)},
+		{Name: "f1", What: "a leader is killed", Args: []string{"F1"}, Peers: both, Takes: 3, Each: each(16, 27, 53), open: true},
+		{Name: "m2", What: "10,000 idle partitions; 1,000 of peers", Args: []string{"M2", "--partitions", "10000", "--peer-partitions", "1000", "--measure", "10s"}, Peers: both, Takes: 1, Each: each(95, 95, 77)},
+		{Name: "l2", What: "latency to the consumer at a fixed rate, both classes", Args: []string{"L2"}, Peers: both, Takes: 3, Each: each(16, 38, 74), open: true},
+		{Name: "m1", What: "16 and 1,024 active partitions", Args: []string{"M1", "--partitions", "16,1024", "--jetstream-modes", simple}, Peers: both, Takes: 3, Each: each(22, 81, 93)},
+		{Name: "m1-wide", What: "the same with 16 MiB in flight of each producer, of ours", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide}, Takes: 2, Each: each(27, 0, 0)},
+		{Name: "backlog", What: "on the same data: a group reads a backlog of ours, a broker returns, all are restarted", Args: []string{"C1", "F2", "R1", "--together"}, Takes: 2, Each: each(195, 0, 0), Backlog: 50, copies: 1, perGB: 2 * time.Second, open: true},
+		{Name: "backlog-peers", What: "the same beside peers, smaller", Args: []string{"C1", "F2", "R1", "--together", "--limit", "3m"}, Peers: both, Takes: 1, Each: each(60, 120, 140), Backlog: 1.8, copies: 1, perGB: 30 * time.Second, open: true},
+		{Name: "m1-wide-peers", What: "16 MiB in flight of each producer beside peers", Args: []string{"M1", "--partitions", "16,1024", "--inflight-bytes", wide, "--jetstream-modes", simple}, Peers: both, Takes: 1, Each: each(27, 79, 107)},
 	}
 	for _, over := range Over() {
 		s, _ := Find("G1")
 		cells := len(s.Only([]string{over}).Cells(0))
 		pieces = append(pieces, Piece{Name: "g1-" + over, What: "how throughput and p99 grow with " + over, Args: []string{"G1", "--over", over, "--jetstream-modes", simple}, Peers: jetStream, Takes: 2,
-			Each: each(12*cells, 20*cells, 0)}) // Kafka's JVM would take most of the time to warm up
+			Each: each(12*cells, 15*cells, 0)}) // Kafka's JVM would take most of the time to warm up
 	}
 	return append(pieces,
-		Piece{Name: "m1-more", What: "1 and 128 active partitions", Args: []string{"M1", "--partitions", "1,128", "--jetstream-modes", simple}, Peers: jetStream, Takes: 2, Each: each(24, 72, 0)},
+		Piece{Name: "m1-more", What: "1 and 128 active partitions", Args: []string{"M1", "--partitions", "1,128", "--jetstream-modes", simple}, Peers: jetStream, Takes: 2, Each: each(24, 45, 0)},
 		Piece{Name: "m2-more", What: "1,000 idle partitions of ours", Args: []string{"M2", "--partitions", "1000", "--measure", "10s"}, Takes: 1, Each: each(70, 0, 0)},
-		Piece{Name: "t1-more", What: "throughput, both classes, one partition", Args: []string{"T1", "--partitions", "1", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(52, 72, 0)},
-		Piece{Name: "t1-one", What: "throughput, both classes, 16 partitions and one producer", Args: []string{"T1", "--partitions", "16", "--producers", "1", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(26, 40, 0)},
-		Piece{Name: "t2", What: "throughput with records of 100 B and 16 KiB, both classes", Args: []string{"T2", "--partitions", "16", "--producers", "8", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(52, 80, 0)},
+		Piece{Name: "t1-more", What: "throughput, both classes, one partition", Args: []string{"T1", "--partitions", "1", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(52, 58, 0)},
+		Piece{Name: "t1-one", What: "throughput, both classes, 16 partitions and one producer", Args: []string{"T1", "--partitions", "16", "--producers", "1", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(26, 30, 0)},
+		Piece{Name: "t2", What: "throughput with records of 100 B and 16 KiB, both classes", Args: []string{"T2", "--partitions", "16", "--producers", "8", "--jetstream-modes", fastest}, Peers: jetStream, Takes: 2, Each: each(52, 60, 0)},
 	)
 }
 

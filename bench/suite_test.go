@@ -80,7 +80,7 @@ func TestSuiteCommand(t *testing.T) {
 		"m2":            "bench run M2 --partitions 10000 --peer-partitions 1000 --measure 10s --peer kafka --dir /data --rounds 1 --verify --json x",
 		"m1-wide-peers": "bench run M1 --partitions 16,1024 --inflight-bytes 16777216 --jetstream-modes async --peer kafka --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
 		"backlog":       "bench run C1 F2 R1 --together --backlog 20 --rate 5000 --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x", // 26 GB of room, laid out
-		"backlog-peers": "bench run C1 F2 R1 --together --peer kafka --backlog 1.8 --rate 5000 --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
+		"backlog-peers": "bench run C1 F2 R1 --together --limit 3m --peer kafka --backlog 1.8 --rate 5000 --dir /data --warmup 2s --measure 5s --rounds 1 --verify --json x",
 	} {
 		if got := strings.Join(find(name).Command(c, "x"), " "); got != want {
 			t.Errorf("%s: %s\nwant %s", name, got, want)

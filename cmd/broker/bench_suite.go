@@ -64,7 +64,7 @@ Parts:
 C1, F2 and R1 stand on the same data, of which there is as much as the disk has room for, R1's 50 GB at most. Open loops run at half of what the
 slowest system did in t1.`,
 		Example: `  broker bench suite --plan
-  broker bench suite --to docs/benchmarks --time 75m
+  broker bench suite --to docs/benchmarks --time 1h
   broker bench suite --to docs/benchmarks --only t1,l1,f1 --time 20m`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.benchSuite(cmd, o) },
