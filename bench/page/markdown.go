@@ -83,6 +83,12 @@ func WriteIndex(w io.Writer, r Run) error {
 		b.WriteString("\n" + noClassA + "\n")
 	}
 	fmt.Fprintf(&b, "\n%d met, %d missed, %d that these results do not tell. Medians, of a peer its best client mode; *best possible* is what a model makes of this machine's disk, loopback and processor, and how much of it we reach.\n", v.Met, v.Missed, v.Open)
+	if len(v.Speed) > 0 {
+		b.WriteString("\n## Every load at full speed\n\nLatencies, spreads, CPU and memory of each are in the report.\n")
+		for _, c := range v.Speed {
+			c.markdown(&b)
+		}
+	}
 	b.WriteString("\n## The rest\n\n- [report.html](report.html): plots, how cost grows, every load, how it was measured; one file without scripts, to be opened in a browser.\n- [report.md](report.md): the same tables for where there is no browser.\n- [runs/](runs/): what the page is made of, one file for each take, with machine, versions, commit, configurations and histograms.\n- [How it is measured, and why so](../design/0023-benchmarks.md).\n")
 	fmt.Fprintf(&b, "\nMeasured %s.\n", v.Rule)
 	_, err := io.WriteString(w, b.String())

@@ -45,6 +45,8 @@ type view struct {
 	Rule     string // rounds and times
 	Parts    cells  // of a suite: its takes; no rows: it is one run
 	NoA      bool   // peers have figures of class A, and ours none
+	// Speed is the throughput of every load at full speed, a table for each class.
+	Speed []cells
 }
 
 // section is one scenario.
@@ -124,6 +126,7 @@ func (r Run) view() view {
 		}
 	}
 	v.NoA = onlyB(rep)
+	v.Speed = speed(ts, peers(rep))
 	if len(rep.Parts) > 0 {
 		v.suite()
 	}
@@ -148,6 +151,36 @@ func (r Run) view() view {
 		v.Growth = append(v.Growth, figures{Title: fmt.Sprintf("By %s, class %s", strings.TrimSuffix(g.name, ", bytes"), g.rest.Class), Text: rest, Drawings: []drawn{{rates, ""}, {p99, ""}}})
 	}
 	return v
+}
+
+// speed sums up what was loaded as fast as it went, of each system its best client mode.
+func speed(ts []*table, peers []string) (all []cells) {
+	for _, class := range []bench.Class{bench.ClassB, bench.ClassA} {
+		c := cells{Title: "Class " + string(class) + ", MB/s", Head: []string{"", "load", proper(ours)}}
+		for _, s := range peers {
+			c.Head = append(c.Head, proper(s))
+		}
+		for _, s := range bench.Scenarios() { // whatever the order of the takes
+			for _, t := range ts {
+				if t.cell.Scenario != s.ID || t.cell.Class != class || s.Open || s.Backlog > 0 || s.Inflight == 0 {
+					continue
+				}
+				row := []string{s.ID, load(t.cell)}
+				for _, system := range append([]string{ours}, peers...) {
+					text := absent
+					if best := t.best(system, megabytes, true); best != nil {
+						text = figure(best.median(megabytes))
+					}
+					row = append(row, text)
+				}
+				c.Rows = append(c.Rows, row)
+			}
+		}
+		if len(c.Rows) > 0 {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // onlyB reports whether peers have figures of class A and ours none.

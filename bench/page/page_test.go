@@ -331,7 +331,7 @@ func TestSuite(t *testing.T) {
 			t.Errorf("%q is not in the page", want)
 		}
 	}
-	for _, want := range []string{"Balsa has no class A", "(report.html)", "| T1 | throughput, ours of class B |", "JetStream's class A", "0123456789ab", "rounds: all 3", "| R1 |", "| M2 |"} {
+	for _, want := range []string{"Balsa has no class A", "(report.html)", "| T1 | throughput, ours of class B |", "JetStream's class A", "0123456789ab", "rounds: all 3", "| R1 |", "| M2 |", "## Every load at full speed", "Class A, MB/s"} {
 		if !strings.Contains(index.String(), want) {
 			t.Errorf("%q is not in the index:\n%s", want, index.String())
 		}
