@@ -475,8 +475,7 @@ func TestCompressionAndAcks(t *testing.T) {
 	}
 }
 
-// Records that are none, and callbacks that come and go: each is told of its own, once, and Flush and Close wait for all. (What is the same for many
-// records is made once.)
+// Records that are none, and callbacks that come and go: each is told of its own, once, and Flush and Close wait for all.
 func TestCallbacks(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Start(t, brokertest.Topic("t", 2))

@@ -105,8 +105,9 @@ type Producer struct {
 
 	manual bool // records name their partitions
 
-	silent callback                 // of records without a function
-	usual  atomic.Pointer[callback] // one that many records have
+	silent callback              // of records without a function
+	usual  atomic.Pointer[usual] // of records with the context that many have
+	seen   bool                  // records are seen on their way by others than franz-go: its options may have hooks, and a partitioner
 
 	// The way of a record takes no lock, and writes nothing that those who hand records over and franz-go, which settles them, would both
 	// write. Who hands one over counts it and then looks at closed; who closes does it the other way round. So do who settles one and who
@@ -171,7 +172,7 @@ func NewProducer(ctx context.Context, cfg ProducerConfig) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Producer{cl: cl, hooks: cfg.Hooks, manual: cfg.ManualPartitions}
+	p := &Producer{cl: cl, hooks: cfg.Hooks, manual: cfg.ManualPartitions, seen: len(cfg.Hooks)+len(cfg.Options) > 0}
 	p.silent = p.wrap(nil)
 	if cfg.TransactionalID != "" {
 		p.txn = make(chan struct{}, 1)
@@ -231,7 +232,14 @@ func failures(n int, first error) error {
 // before done is called, which happens exactly once, on a goroutine of the client, in order within a partition: it must
 // not block. (For a record that is not taken at all, as the producer is closed, it is the caller's.) The context bounds the record's whole way. done may be nil: then a failure is reported by the next Flush or Close.
 func (p *Producer) ProduceAsync(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) {
-	p.produce(ctx, r, p.callbackOf(done))
+	if ctx == nil {
+		ctx = context.Background() // as franz-go has it
+	}
+	c := p.silent
+	if done != nil {
+		c = callback{done: done}
+	}
+	p.produce(ctx, r, c)
 }
 
 func (p *Producer) produce(ctx context.Context, r *kgo.Record, c callback) {
@@ -258,6 +266,9 @@ func (p *Producer) hand(ctx context.Context, r *kgo.Record, c callback) {
 	}
 	if r.Timestamp.IsZero() {
 		r.Timestamp = p.clock.now()
+	}
+	if c.promise == nil {
+		c.promise = p.promise(ctx, r, c.done)
 	}
 	p.cl.Produce(ctx, r, c.promise)
 }
