@@ -85,7 +85,7 @@ func (c *Config) Check() error {
 	if _, err := c.seeds(); err != nil {
 		return err
 	}
-	_, _, err := c.Security.options(DefaultConnectTimeout)
+	_, _, err := c.Security.options()
 	return err
 }
 
@@ -125,11 +125,12 @@ func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo
 	if theirs := hooks(c.Hooks).franzGo(); len(theirs) > 0 {
 		opts = append(opts, kgo.WithHooks(theirs...))
 	}
-	dialer, secure, err := c.Security.options(timeout)
+	dialer, secure, err := c.Security.options()
 	if err != nil {
 		return nil, err
 	}
-	first := newContact(ctx, dialer, seeds, timeout)
+	dialer.limit.Store(int64(timeout))
+	first := newContact(ctx, dialer.dial, seeds, timeout)
 	defer first.cancel()
 	opts = append(opts, secure...)
 	opts = append(opts, own...)
@@ -141,6 +142,9 @@ func (c *Config) connectBy(ctx context.Context, newClient func(...kgo.Opt) (*kgo
 	cl, err := newClient(opts...)
 	if err != nil {
 		return nil, &Error{Op: "set up the client", Kind: ErrInvalid, Err: err}
+	}
+	if limit, ok := cl.OptValue(kgo.DialTimeout).(time.Duration); ok { // theirs may be another one
+		dialer.limit.Store(int64(limit))
 	}
 	if err := first.make(cl); err != nil {
 		cl.Close()

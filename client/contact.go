@@ -31,6 +31,7 @@ type contact struct {
 	over  bool       // connections are not its business any more
 	until []func() bool
 	mute  []string // brokers that took a connection and had not answered when it was cut
+	shake []string // brokers that took a connection, and the handshake is under way
 }
 
 func newContact(ctx context.Context, dialer dialFunc, seeds []string, timeout time.Duration) *contact {
@@ -60,8 +61,9 @@ func (c *contact) dial(ctx context.Context, network, addr string) (net.Conn, err
 			cancel()
 		}
 	})
-	conn, err := c.dialer(dialling, network, addr)
+	conn, err := c.dialer(context.WithValue(dialling, connectedKey{}, func() { c.shakes(addr, true, nil) }), network, addr)
 	stop()
+	c.shakes(addr, false, one.Err())
 	if err != nil {
 		giveUp()
 		if dialling.Err() != nil && ctx.Err() == nil { // franz-go has not been told to end, and must not think so
@@ -90,6 +92,24 @@ func (c *contact) dial(ctx context.Context, network, addr string) (net.Conn, err
 	return conn, nil
 }
 
+// shakes notes that a handshake begins or ends. why is what ended the time that the broker had for it, nil if that goes on.
+func (c *contact) shakes(addr string, begins bool, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if begins {
+		c.shake = append(c.shake, addr)
+		return
+	}
+	i := slices.Index(c.shake, addr)
+	if i < 0 {
+		return
+	}
+	c.shake = slices.Delete(c.shake, i, i+1)
+	if why == context.DeadlineExceeded && !c.over {
+		c.mute = append(c.mute, addr)
+	}
+}
+
 // make makes it.
 func (c *contact) make(cl *kgo.Client) error {
 	err := cl.Ping(c.ctx)
@@ -97,6 +117,9 @@ func (c *contact) make(cl *kgo.Client) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.over = true
+	if ended == context.DeadlineExceeded { // franz-go does not wait for the end of what it dials
+		c.mute = append(c.mute, c.shake...)
+	}
 	for _, stop := range c.until {
 		stop()
 	}

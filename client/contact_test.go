@@ -58,6 +58,14 @@ func TestMuteBroker(t *testing.T) {
 	if !errors.Is(err, client.ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "not answered within 200ms") {
 		t.Errorf("a mute broker: %v", err)
 	}
+	_, err = client.NewAdmin(ctx(t), client.Config{Brokers: []string{addr}, ConnectTimeout: 200 * time.Millisecond, Security: client.Security{TLS: true}})
+	if !errors.Is(err, client.ErrUnreachable) || !strings.Contains(err.Error(), "not answered within 200ms") {
+		t.Errorf("a broker that is mute in the handshake: %v", err)
+	}
+	_, err = client.NewAdmin(ctx(t), client.Config{Brokers: []string{addr}, ConnectTimeout: time.Hour, Security: client.Security{TLS: true}, Options: []kgo.Opt{kgo.DialTimeout(100 * time.Millisecond)}})
+	if !errors.Is(err, client.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no answer within 100ms") {
+		t.Errorf("the program's own DialTimeout: %v", err)
+	}
 	run, cancel := context.WithCancel(ctx(t))
 	defer cancel()
 	addr = mute(t, cancel)

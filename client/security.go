@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -152,14 +153,49 @@ func ReadSecret(name string) (string, error) {
 	return line, nil
 }
 
-// options are franz-go's for all this, and what makes connections.
-func (s *Security) options(timeout time.Duration) (dialer dialFunc, opts []kgo.Opt, err error) {
-	config, err := s.tlsConfig()
-	plain := &net.Dialer{Timeout: timeout}
-	dialer = plain.DialContext
-	if config != nil {
-		dialer = (&tls.Dialer{NetDialer: plain, Config: config}).DialContext
+// connector makes connections, with the handshake of TLS if there is one.
+type connector struct {
+	config *tls.Config  // nil: without TLS
+	limit  atomic.Int64 // how long a connection may take, a time.Duration
+}
+
+// connectedKey is the context's key of a func() that is called when a connection is made and the handshake begins.
+type connectedKey struct{}
+
+func (c *connector) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	limit := time.Duration(c.limit.Load())
+	deadline := time.Now().Add(limit)
+	conn, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, network, addr)
+	if err != nil || c.config == nil {
+		return conn, err
 	}
+	config := c.config
+	if config.ServerName == "" {
+		config = config.Clone()
+		if config.ServerName, _, err = net.SplitHostPort(addr); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
+	if told, ok := ctx.Value(connectedKey{}).(func()); ok {
+		told()
+	}
+	shake, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	secure := tls.Client(conn, config)
+	if err := secure.HandshakeContext(shake); err != nil {
+		conn.Close()
+		if shake.Err() != nil && ctx.Err() == nil { // whose context has not ended, should not be told so
+			err = &net.OpError{Op: "TLS handshake", Net: network, Addr: conn.RemoteAddr(), Err: fmt.Errorf("no answer within %v", limit)}
+		}
+		return nil, err
+	}
+	return secure, nil
+}
+
+// options are franz-go's for all this, and what makes connections.
+func (s *Security) options() (*connector, []kgo.Opt, error) {
+	config, err := s.tlsConfig()
 	var m sasl.Mechanism
 	if err == nil {
 		m, err = s.mechanism()
@@ -167,8 +203,9 @@ func (s *Security) options(timeout time.Duration) (dialer dialFunc, opts []kgo.O
 	if err != nil {
 		return nil, nil, &Error{Op: "set up the connection's security", Kind: ErrInvalid, Err: err}
 	}
+	var opts []kgo.Opt
 	if m != nil {
 		opts = append(opts, kgo.SASL(m))
 	}
-	return dialer, opts, nil
+	return &connector{config: config}, opts, nil
 }
