@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"reflect"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -39,16 +40,34 @@ func (e *DecodeError) Error() string {
 // Unwrap is the serde's error.
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// Codec is how keys and values become bytes and back: see package serde. Where there is none, keys or values are not written, and not read.
+// Codec is how keys and values become bytes and back: see package serde. Where there is one for values only, or for keys only, the others are not
+// read, and those of a message's Record are written; a message that has another one is an error. A codec without any is an error of kind [ErrInvalid].
 type Codec[K, V any] struct {
 	Key   serde.Serde[K]
 	Value serde.Serde[V]
+}
+
+// check says whether the codec is one at all.
+func (c Codec[K, V]) check() error {
+	if c.Key == nil && c.Value == nil {
+		return &Error{Op: "use a codec", Kind: ErrInvalid, Err: errors.New("it has a serde neither for keys nor for values")}
+	}
+	return nil
 }
 
 // Encode makes a record of a message: its own, if it has one.
 func (c Codec[K, V]) Encode(ctx context.Context, m Message[K, V]) (r *kgo.Record, err error) {
 	if r = m.Record; r == nil {
 		r = new(kgo.Record)
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.Key == nil && !reflect.ValueOf(&m.Key).Elem().IsZero():
+		return nil, c.unencoded("key", r, errNoSerde)
+	case c.Value == nil && !reflect.ValueOf(&m.Value).Elem().IsZero():
+		return nil, c.unencoded("value", r, errNoSerde)
 	}
 	if c.Key != nil {
 		if r.Key, err = c.Key.Encode(ctx, m.Key); err != nil {
@@ -63,6 +82,8 @@ func (c Codec[K, V]) Encode(ctx context.Context, m Message[K, V]) (r *kgo.Record
 	return r, nil
 }
 
+var errNoSerde = errors.New("the codec has no serde for it")
+
 func (c Codec[K, V]) unencoded(part string, r *kgo.Record, err error) error {
 	kind := ErrInvalid
 	if errors.Is(err, serde.ErrUnavailable) {
@@ -75,7 +96,10 @@ func (c Codec[K, V]) unencoded(part string, r *kgo.Record, err error) error {
 // ([serde.ErrUnavailable]), which is worth another attempt.
 func (c Codec[K, V]) Decode(ctx context.Context, r *kgo.Record) (Message[K, V], error) {
 	m := Message[K, V]{Record: r}
-	var err error
+	err := c.check()
+	if err != nil {
+		return m, err
+	}
 	if c.Key != nil && r.Key != nil {
 		if m.Key, err = c.Key.Decode(ctx, r.Key); err != nil {
 			return m, undecoded("key", r, err)
@@ -96,8 +120,11 @@ func undecoded(part string, r *kgo.Record, err error) error {
 	return Permanent(&DecodeError{Record: r, Part: part, Err: err})
 }
 
-// Handler makes a handler for [Consumer.Run] of one that takes messages.
+// Handler makes a handler for [Consumer.Run] of one that takes messages. It panics if the codec has no serde: every record would be put aside.
 func (c Codec[K, V]) Handler(fn func(context.Context, Message[K, V]) error) Handler {
+	if err := c.check(); err != nil {
+		panic(err)
+	}
 	return func(ctx context.Context, r *kgo.Record) error {
 		m, err := c.Decode(ctx, r)
 		if err != nil {
@@ -107,8 +134,11 @@ func (c Codec[K, V]) Handler(fn func(context.Context, Message[K, V]) error) Hand
 	}
 }
 
-// TypedTransform makes a function for [Transform] of one that takes and returns messages.
+// TypedTransform makes a function for [Transform] of one that takes and returns messages. It panics if a codec has no serde.
 func TypedTransform[K1, V1, K2, V2 any](in Codec[K1, V1], out Codec[K2, V2], fn func(context.Context, Message[K1, V1]) ([]Message[K2, V2], error)) TransformFunc {
+	if err := errors.Join(in.check(), out.check()); err != nil {
+		panic(err)
+	}
 	return func(ctx context.Context, r *kgo.Record) ([]*kgo.Record, error) {
 		m, err := in.Decode(ctx, r)
 		if err != nil {
@@ -175,6 +205,9 @@ func NewTypedConsumer[K, V any](c *Consumer, codec Codec[K, V]) TypedConsumer[K,
 
 // RunMessages is [Consumer.Run] for messages.
 func (c TypedConsumer[K, V]) RunMessages(ctx context.Context, fn func(context.Context, Message[K, V]) error) error {
+	if err := c.Codec.check(); err != nil {
+		return err
+	}
 	return c.Run(ctx, c.Codec.Handler(fn))
 }
 
@@ -182,6 +215,10 @@ func (c TypedConsumer[K, V]) RunMessages(ctx context.Context, fn func(context.Co
 // Any other error is the last one, and comes without a record.
 func (c TypedConsumer[K, V]) Messages(ctx context.Context) iter.Seq2[Message[K, V], error] {
 	return func(yield func(Message[K, V], error) bool) {
+		if err := c.Codec.check(); err != nil {
+			yield(Message[K, V]{}, err)
+			return
+		}
 		for r, err := range c.Records(ctx) {
 			var m Message[K, V]
 			if err == nil {

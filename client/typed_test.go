@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/balsamq/balsa/brokertest"
@@ -139,5 +141,54 @@ func TestTypedUnavailable(t *testing.T) {
 	p := client.NewTypedProducer(producer(t, client.ProducerConfig{Config: b.Config(), Topic: "t"}), codec)
 	if err := p.Send(ctx(t), client.Message[[]byte, string]{Value: "x"}); !errors.Is(err, client.ErrUnreachable) || !errors.Is(err, serde.ErrUnavailable) {
 		t.Fatal(err)
+	}
+}
+
+// A codec that lacks what a message needs is not one that sends empty records.
+func TestTypedWithoutSerdes(t *testing.T) {
+	_, cfg := fake(t, kfake.SeedTopics(1, "t"))
+	raw := producer(t, client.ProducerConfig{Config: cfg, Topic: "t"})
+	type (
+		codec   = client.Codec[string, int]
+		message = client.Message[string, int]
+	)
+	for _, tc := range []struct {
+		codec codec
+		m     message
+		want  string
+	}{
+		{codec{}, message{Key: "k", Value: 1}, "neither for keys nor for values"},
+		{codec{}, message{}, "neither for keys nor for values"},
+		{codec{Key: serde.String()}, message{Key: "k", Value: 1}, "the value of a record"},
+		{codec{Value: serde.JSON[int]()}, message{Key: "k", Value: 1}, "the key of a record"},
+		{codec{Value: serde.JSON[int]()}, message{Value: 1, Record: &kgo.Record{Key: []byte("own")}}, ""},
+		{codec{Key: serde.String()}, message{Key: "gone"}, ""},
+	} {
+		err := client.NewTypedProducer(raw, tc.codec).Send(ctx(t), tc.m)
+		if tc.want == "" && err != nil || tc.want != "" && (!errors.Is(err, client.ErrInvalid) || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%+v: %v, want %q", tc, err, tc.want)
+		}
+	}
+	c := client.NewTypedConsumer(consumer(t, client.ConsumerConfig{Config: cfg, Topics: []string{"t"}}), codec{})
+	if err := c.RunMessages(ctx(t), func(context.Context, message) error { return nil }); !errors.Is(err, client.ErrInvalid) {
+		t.Errorf("RunMessages: %v", err)
+	}
+	for _, err := range c.Messages(ctx(t)) { // once
+		if !errors.Is(err, client.ErrInvalid) {
+			t.Errorf("Messages: %v", err)
+		}
+	}
+	for what, made := range map[string]func(){
+		"Handler":        func() { codec{}.Handler(nil) },
+		"TypedTransform": func() { client.TypedTransform[string, int, string, int](codec{Key: serde.String()}, codec{}, nil) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s takes a codec without serdes", what)
+				}
+			}()
+			made()
+		}()
 	}
 }
