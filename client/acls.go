@@ -81,7 +81,7 @@ func (a *Admin) CreateACLs(ctx context.Context, acls ...ACL) error {
 	}
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return wrap("create ACLs", "", err)
+		return a.wrap("create ACLs", "", err)
 	}
 	for i := range resp.Results {
 		if err := aclError("create ACL", resp.Results[i].ErrorCode, resp.Results[i].ErrorMessage); err != nil {
@@ -121,7 +121,7 @@ func (a *Admin) ACLs(ctx context.Context, filter ACL) ([]ACL, error) {
 	req.Principal, req.Host, req.Operation, req.PermissionType = optional(filter.Principal), optional(filter.Host), n.operation, n.permission
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return nil, wrap("list ACLs", "", err)
+		return nil, a.wrap("list ACLs", "", err)
 	}
 	if err := aclError("list ACLs", resp.ErrorCode, resp.ErrorMessage); err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func (a *Admin) DeleteACLs(ctx context.Context, filter ACL) ([]ACL, error) {
 	req.Filters = append(req.Filters, f)
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return nil, wrap("delete ACLs", "", err)
+		return nil, a.wrap("delete ACLs", "", err)
 	}
 	out := []ACL{}
 	for _, r := range resp.Results {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -22,6 +23,7 @@ type Admin struct {
 	cl       *kgo.Client
 	raw      *kadm.Client
 	security Security // for the admin listeners
+	closed   atomic.Bool
 }
 
 // TopicSpec describes a topic to be created.
@@ -115,11 +117,11 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (Topic, error) 
 	}
 	resps, err := call(ctx, partitions, replicas, configs, spec.Name)
 	if err != nil {
-		return Topic{}, wrap(op, spec.Name, err)
+		return Topic{}, a.wrap(op, spec.Name, err)
 	}
 	resp, err := resps.On(spec.Name, nil)
 	if err != nil {
-		return Topic{}, wrap(op, spec.Name, err)
+		return Topic{}, a.wrap(op, spec.Name, err)
 	}
 	if errors.Is(resp.Err, kerr.RequestTimedOut) && !spec.ValidateOnly {
 		// The brokers wait for the leaders only so long. Ten thousand take longer.
@@ -128,7 +130,7 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (Topic, error) 
 		}
 	}
 	if resp.Err != nil {
-		return Topic{}, explain(op, spec.Name, resp.Err, resp.ErrMessage)
+		return Topic{}, a.explain(op, spec.Name, resp.Err, resp.ErrMessage)
 	}
 	if spec.ValidateOnly {
 		t := Topic{Name: spec.Name, Partitions: []Partition{}}
@@ -183,14 +185,14 @@ func fresh(ctx context.Context) context.Context { return kadm.WithAuthorizedOps(
 func (a *Admin) Topic(ctx context.Context, name string) (Topic, error) {
 	details, err := a.raw.ListTopicsWithInternal(fresh(ctx), name)
 	if err != nil {
-		return Topic{}, wrap("look up topic", name, err)
+		return Topic{}, a.wrap("look up topic", name, err)
 	}
 	d, ok := details[name]
 	if !ok {
 		return Topic{}, &Error{Op: "look up topic", Subject: name, Kind: ErrNotFound, Err: kerr.UnknownTopicOrPartition}
 	}
 	if d.Err != nil {
-		return Topic{}, wrap("look up topic", name, d.Err)
+		return Topic{}, a.wrap("look up topic", name, d.Err)
 	}
 	return topicOf(d), nil
 }
@@ -224,7 +226,7 @@ func orEmpty(ids []int32) []int32 {
 func (a *Admin) ListTopics(ctx context.Context, internal bool) ([]Topic, error) {
 	details, err := a.raw.ListTopicsWithInternal(fresh(ctx))
 	if err != nil {
-		return nil, wrap("list topics", "", err)
+		return nil, a.wrap("list topics", "", err)
 	}
 	out := make([]Topic, 0, len(details))
 	for _, d := range details.Sorted() {
@@ -232,7 +234,7 @@ func (a *Admin) ListTopics(ctx context.Context, internal bool) ([]Topic, error) 
 			continue
 		}
 		if d.Err != nil {
-			return nil, wrap("list topics", d.Topic, d.Err)
+			return nil, a.wrap("list topics", d.Topic, d.Err)
 		}
 		out = append(out, topicOf(d))
 	}
@@ -248,14 +250,14 @@ func (a *Admin) DescribeTopic(ctx context.Context, name string) (Topic, error) {
 	}
 	configs, err := a.raw.DescribeTopicConfigs(ctx, name)
 	if err != nil {
-		return t, wrap("describe the settings of topic", name, err)
+		return t, a.wrap("describe the settings of topic", name, err)
 	}
 	rc, err := configs.On(name, nil)
 	if err == nil {
 		err = rc.Err
 	}
 	if err != nil {
-		return t, wrap("describe the settings of topic", name, err)
+		return t, a.wrap("describe the settings of topic", name, err)
 	}
 	for _, c := range rc.Configs {
 		t.Configs = append(t.Configs, TopicConfig{Name: c.Key, Value: c.MaybeValue(), Default: c.Source.String() != "DYNAMIC_TOPIC_CONFIG"})
@@ -298,13 +300,13 @@ func (a *Admin) fillOffsets(ctx context.Context, t *Topic) error {
 	defer cancel()
 	starts, err := a.raw.ListStartOffsets(startCtx, t.Name)
 	if err != nil && len(starts) == 0 {
-		return wrap("list the start offsets of topic", t.Name, err)
+		return a.wrap("list the start offsets of topic", t.Name, err)
 	}
 	endCtx, cancel := share(ctx, 2)
 	defer cancel()
 	ends, err := a.raw.ListEndOffsets(endCtx, t.Name)
 	if err != nil && len(ends) == 0 {
-		return wrap("list the end offsets of topic", t.Name, err)
+		return a.wrap("list the end offsets of topic", t.Name, err)
 	}
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
@@ -329,13 +331,13 @@ func (a *Admin) fillOffsets(ctx context.Context, t *Topic) error {
 func (a *Admin) DeleteTopic(ctx context.Context, name string) error {
 	resps, err := a.raw.DeleteTopics(ctx, name)
 	if err != nil {
-		return wrap("delete topic", name, err)
+		return a.wrap("delete topic", name, err)
 	}
 	resp, err := resps.On(name, nil)
 	if err != nil {
-		return wrap("delete topic", name, err)
+		return a.wrap("delete topic", name, err)
 	}
-	return explain("delete topic", name, resp.Err, resp.ErrMessage)
+	return a.explain("delete topic", name, resp.Err, resp.ErrMessage)
 }
 
 // AtEnd stands for the end of a partition in [Admin.TrimPartition].
@@ -347,7 +349,7 @@ func (a *Admin) TrimPartition(ctx context.Context, topic string, partition int32
 	const op = "trim"
 	subject := partitionName(topic, partition)
 	if before < 0 && before != AtEnd {
-		return 0, wrap(op, subject, fmt.Errorf("%w: offset %d", ErrInvalid, before))
+		return 0, a.wrap(op, subject, fmt.Errorf("%w: offset %d", ErrInvalid, before))
 	}
 	if err := a.PartitionExists(ctx, topic, partition); err != nil {
 		return 0, err
@@ -356,19 +358,19 @@ func (a *Admin) TrimPartition(ctx context.Context, topic string, partition int32
 	at.Add(kadm.Offset{Topic: topic, Partition: partition, At: before, LeaderEpoch: -1})
 	resps, err := a.raw.DeleteRecords(ctx, at)
 	if err != nil {
-		return 0, wrap(op, subject, err)
+		return 0, a.wrap(op, subject, err)
 	}
 	resp, ok := resps.Lookup(topic, partition)
 	if !ok {
-		return 0, wrap(op, subject, kerr.UnknownTopicOrPartition)
+		return 0, a.wrap(op, subject, kerr.UnknownTopicOrPartition)
 	}
-	return resp.LowWatermark, wrap(op, subject, resp.Err)
+	return resp.LowWatermark, a.wrap(op, subject, resp.Err)
 }
 
 // OffsetAt is the offset of the first record of a partition whose timestamp is t or later, or the end if there is none.
 func (a *Admin) OffsetAt(ctx context.Context, topic string, partition int32, t time.Time) (int64, error) {
 	subject := partitionName(topic, partition)
-	offsets, err := offsetsOf(ctx, topic, func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
+	offsets, err := a.offsetsOf(ctx, topic, func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
 		return a.raw.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topics...)
 	})
 	if err != nil {
@@ -376,7 +378,7 @@ func (a *Admin) OffsetAt(ctx context.Context, topic string, partition int32, t t
 	}
 	offset, ok := offsets[partition]
 	if !ok {
-		return 0, wrap("look up a time in", subject, kerr.UnknownTopicOrPartition)
+		return 0, a.wrap("look up a time in", subject, kerr.UnknownTopicOrPartition)
 	}
 	return offset, nil
 }
@@ -388,10 +390,10 @@ func (a *Admin) bounds(ctx context.Context, topic string, committed bool) (begin
 	if committed {
 		list = a.raw.ListCommittedOffsets
 	}
-	if begins, err = offsetsOf(ctx, topic, a.raw.ListStartOffsets); err != nil {
+	if begins, err = a.offsetsOf(ctx, topic, a.raw.ListStartOffsets); err != nil {
 		return nil, nil, err
 	}
-	ends, err = offsetsOf(ctx, topic, list)
+	ends, err = a.offsetsOf(ctx, topic, list)
 	return begins, ends, err
 }
 
@@ -400,7 +402,7 @@ func (a *Admin) bounds(ctx context.Context, topic string, committed bool) (begin
 const settleTime = 20 * time.Second
 
 // offsetsOf lists one offset of each partition. kadm does not repeat a question that a partition without a leader could not answer.
-func offsetsOf(ctx context.Context, topic string, list func(context.Context, ...string) (kadm.ListedOffsets, error)) (map[int32]int64, error) {
+func (a *Admin) offsetsOf(ctx context.Context, topic string, list func(context.Context, ...string) (kadm.ListedOffsets, error)) (map[int32]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for {
@@ -415,8 +417,8 @@ func offsetsOf(ctx context.Context, topic string, list func(context.Context, ...
 			}
 			return out, nil
 		}
-		if !settling(err) {
-			return nil, wrap("list the offsets of topic", topic, err)
+		if a.closed.Load() || !settling(err) {
+			return nil, a.wrap("list the offsets of topic", topic, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -490,5 +492,26 @@ func (a *Admin) Raw() *kadm.Client { return a.raw }
 // Client is the franz-go client underneath.
 func (a *Admin) Client() *kgo.Client { return a.cl }
 
-// Close disconnects.
-func (a *Admin) Close() { a.cl.Close() }
+// Close disconnects. Calls under way and later ones fail with [ErrClosed]. Closing twice is harmless.
+func (a *Admin) Close() {
+	a.closed.Store(true)
+	a.cl.Close()
+}
+
+// wrap is the package's, but says so where the Admin was closed: franz-go speaks of a connection that has died, and of trying again.
+func (a *Admin) wrap(op, subject string, err error) error {
+	if err != nil && a.closed.Load() {
+		return &Error{Op: op, Subject: subject, Kind: ErrClosed, Err: errAdminClosed}
+	}
+	return wrap(op, subject, err)
+}
+
+// explain is the package's, as wrap is.
+func (a *Admin) explain(op, subject string, err error, message string) error {
+	if err != nil && a.closed.Load() {
+		return a.wrap(op, subject, err)
+	}
+	return explain(op, subject, err, message)
+}
+
+var errAdminClosed = errors.New("the client was closed")

@@ -62,7 +62,7 @@ func (a *Admin) members(ctx context.Context) (*kmsg.DescribeClusterResponse, err
 		err = kerr.ErrorForCode(resp.ErrorCode)
 	}
 	if err != nil {
-		return nil, wrap("ask for the brokers of the cluster", "", err)
+		return nil, a.wrap("ask for the brokers of the cluster", "", err)
 	}
 	slices.SortFunc(resp.Brokers, func(x, y kmsg.DescribeClusterResponseBroker) int { return cmp.Compare(x.NodeID, y.NodeID) })
 	return resp, nil
@@ -110,7 +110,7 @@ func (a *Admin) ClusterStatus(ctx context.Context) (Cluster, error) {
 		return Cluster{}, err
 	}
 	if _, err := a.raw.BrokerMetadata(fresh(ctx)); err != nil { // from it the client has the brokers' addresses
-		return Cluster{}, wrap("ask for the state of the cluster", "", err)
+		return Cluster{}, a.wrap("ask for the state of the cluster", "", err)
 	}
 	looks := make([]*kmsg.MetadataResponse, len(all.Brokers))
 	var wg sync.WaitGroup

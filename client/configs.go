@@ -96,7 +96,7 @@ func (a *Admin) ConfigResources(ctx context.Context, kinds ...string) ([]ConfigR
 		err = kerr.ErrorForCode(resp.ErrorCode)
 	}
 	if err != nil {
-		return nil, wrap(op, "", err)
+		return nil, a.wrap(op, "", err)
 	}
 	out := make([]ConfigResource, 0, len(resp.ConfigResources))
 	for _, r := range resp.ConfigResources {
@@ -127,14 +127,14 @@ func (a *Admin) Configs(ctx context.Context, r ConfigResource, names ...string) 
 	req.Resources = append(req.Resources, q)
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return nil, wrap(op, r.String(), err)
+		return nil, a.wrap(op, r.String(), err)
 	}
 	if len(resp.Resources) != 1 {
-		return nil, wrap(op, r.String(), fmt.Errorf("%d answers to one question", len(resp.Resources)))
+		return nil, a.wrap(op, r.String(), fmt.Errorf("%d answers to one question", len(resp.Resources)))
 	}
 	rr := &resp.Resources[0]
 	if err := kerr.ErrorForCode(rr.ErrorCode); err != nil {
-		return nil, explain(op, r.String(), err, text(rr.ErrorMessage))
+		return nil, a.explain(op, r.String(), err, text(rr.ErrorMessage))
 	}
 	out := make([]ConfigValue, 0, len(rr.Configs))
 	for i := range rr.Configs {
@@ -173,11 +173,11 @@ func (a *Admin) AlterConfigs(ctx context.Context, r ConfigResource, changes []Co
 	req.Resources = append(req.Resources, q)
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return wrap(op, r.String(), err)
+		return a.wrap(op, r.String(), err)
 	}
 	for _, rr := range resp.Resources {
 		if err := kerr.ErrorForCode(rr.ErrorCode); err != nil {
-			return explain(op, r.String(), err, text(rr.ErrorMessage))
+			return a.explain(op, r.String(), err, text(rr.ErrorMessage))
 		}
 	}
 	return nil
@@ -207,11 +207,11 @@ func (a *Admin) AddPartitions(ctx context.Context, topic string, count int32, as
 	req.Topics = append(req.Topics, t)
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return Topic{}, wrap(op, topic, err)
+		return Topic{}, a.wrap(op, topic, err)
 	}
 	for _, rt := range resp.Topics {
 		if err := kerr.ErrorForCode(rt.ErrorCode); err != nil {
-			return Topic{}, explain(op, topic, err, text(rt.ErrorMessage))
+			return Topic{}, a.explain(op, topic, err, text(rt.ErrorMessage))
 		}
 	}
 	if validateOnly {

@@ -371,7 +371,7 @@ func (c *Consumer) trackGroup(cfg *ConsumerConfig) []kgo.Opt {
 func (c *Consumer) groupEnds(ctx context.Context, cfg *ConsumerConfig, parts map[string][]int32) (map[topicPartition]span, error) {
 	done, err := c.admin.raw.FetchOffsets(ctx, cfg.Group)
 	if err != nil {
-		return nil, wrap("read the committed offsets of group", cfg.Group, err)
+		return nil, c.admin.wrap("read the committed offsets of group", cfg.Group, err)
 	}
 	out := make(map[topicPartition]span)
 	for topic, ps := range parts {

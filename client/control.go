@@ -87,7 +87,7 @@ func (a *Admin) AdminListeners(ctx context.Context) (map[int32]string, error) {
 	const op = "ask for the admin listeners"
 	m, err := a.raw.BrokerMetadata(fresh(ctx))
 	if err != nil {
-		return nil, wrap(op, "", err)
+		return nil, a.wrap(op, "", err)
 	}
 	return a.adminListeners(ctx, op, m)
 }
@@ -114,7 +114,7 @@ func (a *Admin) adminListeners(ctx context.Context, op string, m kadm.Metadata) 
 		}
 	}
 	if len(out) == 0 && err != nil {
-		return nil, wrap(op, "", err)
+		return nil, a.wrap(op, "", err)
 	}
 	return out, nil
 }
@@ -124,7 +124,7 @@ func (a *Admin) adminListeners(ctx context.Context, op string, m kadm.Metadata) 
 func (a *Admin) Control(ctx context.Context) (*Control, error) {
 	m, err := a.raw.BrokerMetadata(fresh(ctx))
 	if err != nil {
-		return nil, wrap("find the admin listeners", "", err)
+		return nil, a.wrap("find the admin listeners", "", err)
 	}
 	byID, err := a.adminListeners(ctx, "find the admin listeners", m)
 	if err != nil {

@@ -45,7 +45,7 @@ func (a *Admin) Features(ctx context.Context) ([]Feature, error) {
 		return nil, err
 	}
 	if _, err := a.raw.BrokerMetadata(fresh(ctx)); err != nil { // from it the client has the brokers' addresses
-		return nil, wrap(op, "", err)
+		return nil, a.wrap(op, "", err)
 	}
 	answers := make([]*kmsg.ApiVersionsResponse, len(all.Brokers))
 	errs := make([]error, len(all.Brokers))
@@ -126,7 +126,7 @@ func (a *Admin) Features(ctx context.Context) ([]Feature, error) {
 		if i < 0 {
 			return nil, &Error{Op: op, Kind: ErrUnreachable, Err: kerr.BrokerNotAvailable}
 		}
-		return nil, wrap(op, "", errs[i])
+		return nil, a.wrap(op, "", errs[i])
 	}
 	out := make([]Feature, 0, len(byName))
 	for _, f := range byName {
@@ -152,14 +152,14 @@ func (a *Admin) UpdateFeatures(ctx context.Context, levels []FeatureLevel, lower
 	const op = "update the features of the cluster"
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return wrap(op, "", err)
+		return a.wrap(op, "", err)
 	}
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-		return explain(op, "", err, text(resp.ErrorMessage))
+		return a.explain(op, "", err, text(resp.ErrorMessage))
 	}
 	for _, r := range resp.Results {
 		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
-			return explain(op, r.Feature, err, text(r.ErrorMessage))
+			return a.explain(op, r.Feature, err, text(r.ErrorMessage))
 		}
 	}
 	return nil

@@ -75,11 +75,11 @@ func (a *Admin) ListGroups(ctx context.Context, types, states []string) ([]Group
 	out := []Group{}
 	for _, shard := range a.cl.RequestSharded(ctx, req) {
 		if shard.Err != nil {
-			return nil, wrap(op, "", shard.Err)
+			return nil, a.wrap(op, "", shard.Err)
 		}
 		resp := shard.Resp.(*kmsg.ListGroupsResponse)
 		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-			return nil, wrap(op, "", err)
+			return nil, a.wrap(op, "", err)
 		}
 		for _, g := range resp.Groups {
 			out = append(out, Group{Name: g.Group, Type: cmp.Or(g.GroupType, GroupClassic), State: g.GroupState, ProtocolType: g.ProtocolType, Coordinator: shard.Meta.NodeID})
@@ -158,14 +158,14 @@ func (a *Admin) groupOnce(ctx context.Context, name string) (GroupDetail, error)
 	// It is a classic one, or there is none: brokers that do not know the other kind answer with an error of their own.
 	classic, err := a.raw.DescribeGroups(ctx, name)
 	if err != nil {
-		return d, wrap(op, name, err)
+		return d, a.wrap(op, name, err)
 	}
 	g, ok := classic[name]
 	switch {
 	case ok && g.Err != nil:
-		return d, explain(op, name, g.Err, g.ErrMessage)
+		return d, a.explain(op, name, g.Err, g.ErrMessage)
 	case !ok || g.State == "Dead":
-		return d, wrap(op, name, kerr.GroupIDNotFound)
+		return d, a.wrap(op, name, kerr.GroupIDNotFound)
 	}
 	d.Type, d.State, d.ProtocolType, d.Assignor, d.Coordinator = GroupClassic, g.State, g.ProtocolType, g.Protocol, g.Coordinator.NodeID
 	for _, m := range g.Members {
@@ -192,14 +192,14 @@ func (a *Admin) groupOffsets(ctx context.Context, name string, readers map[strin
 	const op = "fetch the offsets of group"
 	committed, err := a.raw.FetchOffsets(ctx, name)
 	if err != nil {
-		return nil, wrap(op, name, err)
+		return nil, a.wrap(op, name, err)
 	}
 	out := []GroupOffset{}
 	topics := make(map[string]bool)
 	seen := make(map[string]bool)
 	for _, o := range committed.Sorted() {
 		if o.Err != nil {
-			return nil, wrap(op, name, o.Err)
+			return nil, a.wrap(op, name, o.Err)
 		}
 		key := partitionName(o.Topic, o.Partition)
 		topics[o.Topic], seen[key] = true, true
@@ -242,7 +242,7 @@ func (a *Admin) groupOffsets(ctx context.Context, name string, readers map[strin
 // DeleteGroup deletes a group that has no members, with all that it has committed.
 func (a *Admin) DeleteGroup(ctx context.Context, name string) error {
 	resp, err := a.raw.DeleteGroup(ctx, name)
-	return explain("delete group", name, err, resp.ErrMessage)
+	return a.explain("delete group", name, err, resp.ErrMessage)
 }
 
 // Places to which ResetOffsets can set offsets.
@@ -280,7 +280,7 @@ type OffsetChange struct {
 func (a *Admin) ResetOffsets(ctx context.Context, r OffsetReset) ([]OffsetChange, error) {
 	const op = "reset the offsets of group"
 	if !slices.Contains([]string{ToEarliest, ToLatest, ToCurrent, ToOffset, ToTimestamp, ShiftBy}, r.To) {
-		return nil, wrap(op, r.Group, fmt.Errorf("%w: there is no way to reset to %q", ErrInvalid, r.To))
+		return nil, a.wrap(op, r.Group, fmt.Errorf("%w: there is no way to reset to %q", ErrInvalid, r.To))
 	}
 	if r.Execute {
 		switch d, err := a.group(ctx, r.Group); {
@@ -288,12 +288,12 @@ func (a *Admin) ResetOffsets(ctx context.Context, r OffsetReset) ([]OffsetChange
 		case err != nil:
 			return nil, err
 		case len(d.Members) > 0:
-			return nil, wrap(op, r.Group, kerr.NonEmptyGroup)
+			return nil, a.wrap(op, r.Group, kerr.NonEmptyGroup)
 		}
 	}
 	committed, err := a.raw.FetchOffsets(ctx, r.Group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // some brokers say so of a group that is not there
-		return nil, wrap(op, r.Group, err)
+		return nil, a.wrap(op, r.Group, err)
 	}
 	topics := r.Topics
 	if len(topics) == 0 {
@@ -316,7 +316,7 @@ func (a *Admin) ResetOffsets(ctx context.Context, r OffsetReset) ([]OffsetChange
 		}
 		var times map[int32]int64
 		if r.To == ToTimestamp {
-			if times, err = offsetsOf(ctx, topic, func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
+			if times, err = a.offsetsOf(ctx, topic, func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
 				return a.raw.ListOffsetsAfterMilli(ctx, r.Time.UnixMilli(), topics...)
 			}); err != nil {
 				return nil, err
@@ -368,7 +368,7 @@ func (a *Admin) ResetOffsets(ctx context.Context, r OffsetReset) ([]OffsetChange
 	for _, c := range changes {
 		offsets.Add(kadm.Offset{Topic: c.Topic, Partition: c.Partition, At: c.After, LeaderEpoch: -1})
 	}
-	return changes, wrap(op, r.Group, a.raw.CommitAllOffsets(ctx, r.Group, offsets))
+	return changes, a.wrap(op, r.Group, a.raw.CommitAllOffsets(ctx, r.Group, offsets))
 }
 
 // errNothingCommitted is why a reset that names no topics may have nothing to do.
@@ -396,11 +396,11 @@ func (a *Admin) DeleteOffsets(ctx context.Context, group, topic string, partitio
 	set.Add(topic, partitions...)
 	resps, err := a.raw.DeleteOffsets(ctx, group, set)
 	if err != nil {
-		return wrap(op, group, err)
+		return a.wrap(op, group, err)
 	}
 	for _, p := range partitions {
 		if err, ok := resps[topic][p]; ok && err != nil {
-			return wrap(op, group+", "+partitionName(topic, p), err)
+			return a.wrap(op, group+", "+partitionName(topic, p), err)
 		}
 	}
 	return nil

@@ -57,7 +57,7 @@ func (a *Admin) elect(ctx context.Context, subject string, set kadm.TopicsSet) (
 	const op = "elect the preferred leaders"
 	results, err := a.raw.ElectLeaders(fresh(ctx), kadm.ElectPreferredReplica, set)
 	if err != nil {
-		return nil, wrap(op, subject, err)
+		return nil, a.wrap(op, subject, err)
 	}
 	out := []Election{}
 	for name, parts := range results {

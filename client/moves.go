@@ -143,11 +143,11 @@ func (a *Admin) CancelMove(ctx context.Context, topic string, partition int32) (
 func (a *Admin) alter(ctx context.Context, op string, req kadm.AlterPartitionAssignmentsReq) error {
 	resps, err := a.raw.AlterPartitionAssignments(ctx, req)
 	if err != nil {
-		return wrap(op, "", err)
+		return a.wrap(op, "", err)
 	}
 	for _, r := range resps.Sorted() {
 		if r.Err != nil {
-			return explain(op, partitionName(r.Topic, r.Partition), r.Err, r.ErrMessage)
+			return a.explain(op, partitionName(r.Topic, r.Partition), r.Err, r.ErrMessage)
 		}
 	}
 	return nil
@@ -160,7 +160,7 @@ func (a *Admin) listMoves(ctx context.Context) ([]Move, error) {
 		err = kerr.ErrorForCode(resp.ErrorCode)
 	}
 	if err != nil {
-		return nil, wrap("list the moves", "", err)
+		return nil, a.wrap("list the moves", "", err)
 	}
 	moves := []Move{}
 	for _, t := range resp.Topics {
@@ -199,7 +199,7 @@ func (a *Admin) Moves(ctx context.Context) ([]Move, error) {
 	}
 	details, err := a.raw.ListTopicsWithInternal(fresh(ctx), set.Topics()...)
 	if err != nil {
-		return nil, wrap("ask who leads the moving partitions", "", err)
+		return nil, a.wrap("ask who leads the moving partitions", "", err)
 	}
 	for i := range moves {
 		m := &moves[i]
@@ -299,14 +299,14 @@ func (a *Admin) RemoveBroker(ctx context.Context, id int32, shrink bool, progres
 	unregister.BrokerID = id
 	resp, err := unregister.RequestWith(ctx, a.cl)
 	if err != nil {
-		return wrap("unregister", subject, err)
+		return a.wrap("unregister", subject, err)
 	}
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		message := ""
 		if resp.ErrorMessage != nil {
 			message = *resp.ErrorMessage
 		}
-		return explain("unregister", subject, err, message)
+		return a.explain("unregister", subject, err, message)
 	}
 	return nil
 }
@@ -377,7 +377,7 @@ func (a *Admin) planDrain(ctx context.Context, id int32, shrink bool) (plan []Pl
 	plan = []Placement{}
 	m, err := a.raw.Metadata(fresh(ctx))
 	if err != nil {
-		return nil, 0, 0, wrap("ask what the brokers hold", "", err)
+		return nil, 0, 0, a.wrap("ask what the brokers hold", "", err)
 	}
 	load, racks := make(map[int32]int), make(map[int32]string)
 	for _, b := range m.Brokers {

@@ -137,7 +137,7 @@ func (c *Consumer) first(ctx context.Context, tp topicPartition, begin, end int6
 	if c.group {
 		done, err := c.admin.raw.FetchOffsets(ctx, c.cfg.Group)
 		if err != nil {
-			return 0, wrap("read the committed offsets of group", c.cfg.Group, err)
+			return 0, c.admin.wrap("read the committed offsets of group", c.cfg.Group, err)
 		}
 		if o, ok := done.Lookup(tp.topic, tp.partition); ok && o.At >= 0 {
 			return max(o.At, begin), nil

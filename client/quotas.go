@@ -64,10 +64,10 @@ func (a *Admin) Quotas(ctx context.Context, filter QuotaEntity) ([]Quota, error)
 	}
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return nil, wrap(op, "", err)
+		return nil, a.wrap(op, "", err)
 	}
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-		return nil, explain(op, "", err, text(resp.ErrorMessage))
+		return nil, a.explain(op, "", err, text(resp.ErrorMessage))
 	}
 	out := make([]Quota, 0, len(resp.Entries))
 	for _, e := range resp.Entries {
@@ -118,11 +118,11 @@ func (a *Admin) AlterQuotas(ctx context.Context, e QuotaEntity, limits map[strin
 	req.Entries = append(req.Entries, entry)
 	resp, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
-		return wrap(op, e.String(), err)
+		return a.wrap(op, e.String(), err)
 	}
 	for _, r := range resp.Entries {
 		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
-			return explain(op, e.String(), err, text(r.ErrorMessage))
+			return a.explain(op, e.String(), err, text(r.ErrorMessage))
 		}
 	}
 	return nil

@@ -61,11 +61,11 @@ func (a *Admin) Transactions(ctx context.Context, f TransactionFilter) ([]Transa
 	out := []Transaction{}
 	for _, shard := range a.cl.RequestSharded(ctx, req) {
 		if shard.Err != nil {
-			return nil, wrap(op, shard.Meta.Host, shard.Err)
+			return nil, a.wrap(op, shard.Meta.Host, shard.Err)
 		}
 		resp := shard.Resp.(*kmsg.ListTransactionsResponse)
 		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-			return nil, wrap(op, "", err)
+			return nil, a.wrap(op, "", err)
 		}
 		if len(resp.UnknownStateFilters) > 0 {
 			return nil, &Error{Op: op, Kind: ErrInvalid, Err: fmt.Errorf("there is no state %q", resp.UnknownStateFilters[0])}
@@ -90,14 +90,14 @@ func (a *Admin) DescribeTransaction(ctx context.Context, id string) (Transaction
 	req.TransactionalIDs = []string{id}
 	for _, shard := range a.cl.RequestSharded(ctx, req) {
 		if shard.Err != nil {
-			return Transaction{}, wrap(op, id, shard.Err)
+			return Transaction{}, a.wrap(op, id, shard.Err)
 		}
 		for _, t := range shard.Resp.(*kmsg.DescribeTransactionsResponse).TransactionStates {
 			if t.TransactionalID != id {
 				continue
 			}
 			if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
-				return Transaction{}, wrap(op, id, err)
+				return Transaction{}, a.wrap(op, id, err)
 			}
 			d := Transaction{TransactionalID: id, Coordinator: shard.Meta.NodeID, State: t.State, ProducerID: t.ProducerID, ProducerEpoch: t.ProducerEpoch,
 				TimeoutMS: t.TimeoutMillis}
@@ -138,11 +138,11 @@ func (a *Admin) AbortTransaction(ctx context.Context, id string) (Transaction, e
 		case err == nil:
 			return before, nil // in an epoch that the producer does not have
 		case !errors.Is(err, kerr.ConcurrentTransactions) && !kerr.IsRetriable(err):
-			return before, wrap(op, id, err)
+			return before, a.wrap(op, id, err)
 		}
 		select {
 		case <-ctx.Done():
-			return before, wrap(op, id, ctx.Err())
+			return before, a.wrap(op, id, ctx.Err())
 		case <-time.After(abortPause):
 		}
 	}

@@ -23,12 +23,12 @@ type User struct {
 func (a *Admin) Users(ctx context.Context) ([]User, error) {
 	described, err := a.raw.DescribeUserSCRAMs(ctx)
 	if err != nil {
-		return nil, wrap("list the users", "", err)
+		return nil, a.wrap("list the users", "", err)
 	}
 	out := []User{}
 	for _, d := range described.Sorted() {
 		if d.Err != nil {
-			return nil, explain("describe user", d.User, d.Err, d.ErrMessage)
+			return nil, a.explain("describe user", d.User, d.Err, d.ErrMessage)
 		}
 		u := User{Name: d.User, Mechanisms: []string{}}
 		for _, c := range d.CredInfos {
@@ -111,11 +111,11 @@ func (a *Admin) DeleteUser(ctx context.Context, name string) error {
 func (a *Admin) alterUser(ctx context.Context, op, name string, del []kadm.DeleteSCRAM, ups []kadm.UpsertSCRAM) error {
 	altered, err := a.raw.AlterUserSCRAMs(ctx, del, ups)
 	if err != nil {
-		return wrap(op, name, err)
+		return a.wrap(op, name, err)
 	}
 	for _, res := range altered {
 		if res.Err != nil {
-			return explain(op, name, res.Err, res.ErrMessage)
+			return a.explain(op, name, res.Err, res.ErrMessage)
 		}
 	}
 	return nil
