@@ -8,8 +8,11 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -24,6 +27,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/balsamq/balsa/broker"
 	"github.com/balsamq/balsa/brokertest"
 )
 
@@ -235,6 +239,17 @@ func TestLeastPermissions(t *testing.T) {
 			j.Position = ""
 		}
 		return start(t, j)
+	}
+	for _, denied := range []*Spec{{FromStream: "OUT", ToTopic: "in"}, {FromTopic: "t", ToStream: "OUT", Subject: "out.x"}} { // what is not allowed is named before a bridge is made
+		denied.Servers, denied.Auth = nc.urls(), Auth{User: "in", PasswordFile: "password"}
+		spec, err := json.Marshal(denied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = (&Runner{Secrets: dir}).Probe(t.Context(), broker.BridgeHost{Kafka: cl.Addr(), Logger: slog.New(slog.DiscardHandler)}, spec)
+		if !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), "$JS.API.STREAM.INFO.OUT") {
+			t.Errorf("%s: %v", denied.Direction(), err)
+		}
 	}
 	for _, m := range []*nats.Msg{nats.NewMsg("in.a"), statusMsg("in.a", "409", "Consumer Deleted"), nats.NewMsg("in.b")} {
 		if _, err := js.PublishMsg(t.Context(), m); err != nil {

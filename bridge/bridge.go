@@ -117,15 +117,11 @@ func (b *Bridge) run(ctx context.Context) {
 		if b.stats.records.Load() != before {
 			wait = retryMin // it had been well
 		}
-		pause := wait
-		state := StateWaiting
-		if _, ok := errors.AsType[*stuckError](err); ok {
-			state, pause = StateStuck, retryStuck
-		} else if _, ok := errors.AsType[*topicRefusal](err); ok {
-			pause = retryMin // each time it knows more
-		} else {
-			wait = min(2*wait, retryMax)
-		}
+		var (
+			state State
+			pause time.Duration
+		)
+		state, pause, wait = b.after(err, wait)
 		if b.stats.enter(state, err) {
 			b.log.Warn("the bridge has stopped and will begin anew from what is committed", "state", state, "in", pause, "err", err)
 		}
@@ -138,6 +134,17 @@ func (b *Bridge) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// after says what a bridge is after a failure, and how long it pauses; wait is what the last failure left for this one, and next for the next one.
+func (b *Bridge) after(err error, wait time.Duration) (state State, pause, next time.Duration) {
+	if _, ok := errors.AsType[*stuckError](err); ok {
+		return StateStuck, retryStuck, wait
+	}
+	if r, ok := errors.AsType[*topicRefusal](err); ok && r.topic == b.job.Spec.ToTopic {
+		return StateWaiting, retryMin, wait // each time it knows more
+	}
+	return StateWaiting, wait, min(2*wait, retryMax)
 }
 
 // carry connects to both sides and goes on until something fails.

@@ -29,7 +29,8 @@ const (
 	// natsTimeout bounds one question to a NATS server, and the making of a connection.
 	natsTimeout = 5 * time.Second
 	// leaderTimeout is how long JetStream is asked: it chooses the leader of a stream, or its own, within nine seconds. What is asked meanwhile is
-	// answered never, and so asked again every askEvery; askPause is what it waits for where somebody says at once that there is no leader.
+	// answered never, and so asked again after askEvery, and then after twice as long each time, as an answer may only be slow; askPause is what it
+	// waits for where somebody says at once that there is no leader.
 	leaderTimeout = 12 * time.Second
 	askEvery      = 2 * time.Second
 	askPause      = 100 * time.Millisecond
@@ -227,8 +228,8 @@ func (c *connection) close() {
 func ask[T any](ctx context.Context, question func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	for {
-		one, done := context.WithTimeout(ctx, askEvery)
+	for wait := askEvery; ; wait *= 2 {
+		one, done := context.WithTimeout(ctx, wait)
 		answer, err := question(one)
 		done()
 		if !leaderless(err) || ctx.Err() != nil {

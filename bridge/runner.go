@@ -56,16 +56,7 @@ func (r *Runner) Probe(ctx context.Context, host broker.BridgeHost, spec json.Ra
 		return err
 	}
 	defer conn.close()
-	switch {
-	case s.FromStream != "":
-		_, _, err = conn.openSource(ctx, s.FromStream)
-	case s.ToStream != "":
-		var info *jetstream.StreamInfo
-		if _, info, err = conn.stream(ctx, s.ToStream); err == nil && (info.Config.Mirror != nil || info.Config.Sealed) {
-			err = fmt.Errorf("stream %s takes no messages: it is a mirror, or sealed", s.ToStream)
-		}
-	}
-	if err != nil {
+	if err := conn.probe(ctx, s); err != nil {
 		return err
 	}
 	adm, err := client.NewAdmin(ctx, r.kafka(&host))
@@ -84,6 +75,35 @@ func (r *Runner) Probe(ctx context.Context, host broker.BridgeHost, spec json.Ra
 		}
 	}
 	return nil
+}
+
+// probe asks for the side that is NATS. A question that is not allowed is answered with nothing: the wait for the answer ends with the news of that.
+func (c *connection) probe(ctx context.Context, s *Spec) (err error) {
+	asked, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		for c.denied.some() == nil {
+			select {
+			case <-c.denied.news:
+			case <-asked.Done():
+				return
+			}
+		}
+		end()
+	}()
+	switch {
+	case s.FromStream != "":
+		_, _, err = c.openSource(asked, s.FromStream)
+	case s.ToStream != "":
+		var info *jetstream.StreamInfo
+		if _, info, err = c.stream(asked, s.ToStream); err == nil && (info.Config.Mirror != nil || info.Config.Sealed) {
+			err = fmt.Errorf("stream %s takes no messages: it is a mirror, or sealed", s.ToStream)
+		}
+	}
+	if denied := c.denied.some(); err != nil && denied != nil {
+		return fmt.Errorf("NATS does not allow what the bridge has to ask for: %w", denied)
+	}
+	return err
 }
 
 // Start implements broker.BridgeRunner.
