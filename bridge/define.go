@@ -21,6 +21,15 @@ func Add(ctx context.Context, ctl *client.Control, name string, s *Spec) error {
 	return ctl.Post(ctx, bridgesPath, map[string]any{"name": name, "kind": "nats", "spec": s}, nil)
 }
 
+// Change gives a bridge another definition, with which it goes on where it was: other servers, dead letters or credentials. All else has to be as it was
+// ([client.ErrInvalid]). The broker that is asked looks for source and target first, as for [Add].
+func Change(ctx context.Context, ctl *client.Control, name string, s *Spec) error {
+	if err := s.Check(); err != nil {
+		return &client.Error{Op: "change bridge", Subject: name, Kind: client.ErrInvalid, Err: err}
+	}
+	return ctl.Post(ctx, bridgesPath+"/"+url.PathEscape(name)+"/set", map[string]any{"spec": s}, nil)
+}
+
 // Look asks how a bridge is: [client.ErrNotFound] if there is none. Its State is "unassigned" while no broker has it yet.
 func Look(ctx context.Context, ctl *client.Control, name string) (broker.BridgeStatus, error) {
 	var b struct{ Status broker.BridgeStatus }

@@ -5,6 +5,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,7 +16,7 @@ import (
 
 func TestAddLookRemove(t *testing.T) {
 	nc := startNATS(t, 1, "")
-	cl := brokertest.Cluster(t, 1, brokertest.Topic("t", 1), withBridges(&Runner{}))
+	cl := brokertest.Cluster(t, 1, brokertest.Topic("t", 1), brokertest.Topic("keyed", 1), brokertest.Topic("dead", 1), withBridges(&Runner{}))
 	_, js := nc.dial()
 	nc.stream(js, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	ctl := control(t, cl)
@@ -46,6 +47,46 @@ func TestAddLookRemove(t *testing.T) {
 		}
 		return err
 	})
+	// It stops at a message that cannot be converted, and goes on there when it has a topic for dead letters: nothing is written twice.
+	keyed := &Spec{Servers: nc.urls(), FromStream: "S", ToTopic: "keyed", Key: "{subject[2]}"}
+	publishAll(t, js, "s.a.k", "one")
+	publishAll(t, js, "s.short", "two")
+	publishAll(t, js, "s.b.k", "three")
+	if err := Add(t.Context(), ctl, "keyed", keyed); err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "the bridge is stuck", func() error {
+		s, err := Look(t.Context(), ctl, "keyed")
+		if err == nil && s.State != string(StateStuck) {
+			err = fmt.Errorf("it is %+v", s)
+		}
+		return err
+	})
+	other, dead, gone := *keyed, *keyed, *keyed
+	other.Key, dead.DeadLetters, gone.DeadLetters = "none", "dead", "none"
+	for what, s := range map[string]*Spec{"other keys": &other, "a topic that is none": &gone, "nothing": {}} {
+		if err := Change(t.Context(), ctl, "keyed", s); !errors.Is(err, client.ErrInvalid) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := Change(t.Context(), ctl, "none", &dead); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("a bridge that is not there is changed: %v", err)
+	}
+	if err := Change(t.Context(), ctl, "keyed", &dead); err != nil {
+		t.Fatal(err)
+	}
+	awaitRecords(t, cl.Config(), "dead", 1)
+	awaitRecords(t, cl.Config(), "keyed", 2)
+	soon(t, "the bridge runs", func() error {
+		s, err := Look(t.Context(), ctl, "keyed")
+		if err == nil && (s.State != string(StateRunning) || s.Lag != 0) {
+			err = fmt.Errorf("it is %+v", s)
+		}
+		return err
+	})
+	if got := values(records(t, cl.Config(), "keyed")[0]); !slices.Equal(got, []string{"one", "three"}) {
+		t.Errorf("%q", got)
+	}
 	if err := Remove(t.Context(), ctl, "in"); err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,7 @@ func (b *Bridge) blame(stream, topic string, at recordPlace, err error) error {
 
 // beyond says how to go on where a message stops the bridge. to is the position behind it.
 func (b *Bridge) beyond(to string) string {
-	return fmt.Sprintf("go on behind it with 'broker bridge nats seek %s --to %s', or make a bridge that has a topic for dead letters", b.job.Name, to)
+	return fmt.Sprintf("go on behind it with 'broker bridge nats seek %s --to %s', or give the bridge a topic for dead letters with 'broker bridge nats set %s --dead-letters TOPIC'", b.job.Name, to, b.job.Name)
 }
 
 // behind is the position behind a record, as seek takes it.

@@ -45,6 +45,19 @@ func (r *Runner) Check(spec json.RawMessage, position string) error {
 	return CheckPosition(s, position)
 }
 
+// CheckChange implements broker.BridgeRunner.
+func (r *Runner) CheckChange(from, to json.RawMessage) error {
+	was, err := ParseSpec(from)
+	if err != nil {
+		return err
+	}
+	s, err := ParseSpec(to)
+	if err != nil {
+		return err
+	}
+	return was.checkChange(s)
+}
+
 // Probe implements broker.BridgeRunner: it connects to NATS and to the cluster, and looks whether source and target are there.
 func (r *Runner) Probe(ctx context.Context, host broker.BridgeHost, spec json.RawMessage) error {
 	s, err := ParseSpec(spec)

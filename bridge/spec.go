@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -186,6 +187,18 @@ func (s *Spec) Check() error {
 		return err
 	}
 	return s.Auth.check()
+}
+
+// checkChange says whether a bridge may go on by another definition: where it was stays what it was, and messages become the same records.
+func (s *Spec) checkChange(to *Spec) error {
+	was, is := *s, *to
+	for _, x := range [...]*Spec{&was, &is} {
+		x.Servers, x.DeadLetters, x.Auth = nil, "", Auth{}
+	}
+	if !reflect.DeepEqual(was, is) {
+		return specErrorf("only its servers, its dead letters and how it connects can be changed: for another source or target, or other keys, subjects or filters, make another bridge")
+	}
+	return nil
 }
 
 func checkServer(raw string) error {

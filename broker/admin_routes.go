@@ -51,6 +51,7 @@ var adminRoutes = []adminRoute{
 	{pattern: "POST /v1/bridges/{bridge}/pause", doc: "stops a bridge where it is", serve: (*Broker).adminPauseBridge},
 	{pattern: "POST /v1/bridges/{bridge}/resume", doc: "lets a bridge go on where it was", serve: (*Broker).adminResumeBridge},
 	{pattern: "POST /v1/bridges/{bridge}/seek", doc: "lets a bridge go on at the position that \"to\" names", serve: (*Broker).adminSeekBridge},
+	{pattern: "POST /v1/bridges/{bridge}/set", doc: "gives a bridge another definition, \"spec\", with the same source and target", serve: (*Broker).adminSetBridge},
 	{pattern: "POST /v1/bridges/{bridge}/remove", doc: "removes a bridge; what it has taken over stays", serve: (*Broker).adminRemoveBridge},
 }
 

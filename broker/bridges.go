@@ -21,6 +21,8 @@ import (
 type BridgeRunner interface {
 	// Check says what is wrong with a definition, or with a position to begin at, as far as that can be said without asking anybody.
 	Check(spec json.RawMessage, position string) error
+	// CheckChange says what is wrong with a definition that is to take the place of another one, for a bridge that goes on where it was.
+	CheckChange(from, to json.RawMessage) error
 	// Probe asks both sides whether the bridge could work from here.
 	Probe(ctx context.Context, host BridgeHost, spec json.RawMessage) error
 	// Start begins to carry a bridge. owns asks the cluster whether it is still this broker's.

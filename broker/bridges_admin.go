@@ -185,17 +185,58 @@ func (b *Broker) adminAddBridge(ctx context.Context, q *adminRequest) (any, erro
 	if b.Image().Bridge(o.Name) != nil {
 		return nil, adminErrorf(adminConflict, "choose another name, or remove it first: 'broker bridge nats remove "+o.Name+"'", "there is a bridge %q", o.Name)
 	}
-	if !o.NoProbe {
-		one, cancel := context.WithTimeout(ctx, bridgeProbeTimeout)
-		defer cancel()
-		if err := b.cfg.Bridges.Probe(one, b.bridgeHost(), o.Spec); err != nil {
-			return nil, adminErrorf(adminInvalid, "what it takes must be there for all brokers; --no-probe makes it all the same, and it begins once it can", "broker %d tried it, and it does not work: %v", b.NodeID(), err)
-		}
+	if err := b.probeBridge(ctx, &o); err != nil {
+		return nil, err
 	}
 	if o.DryRun {
 		return &bridgeState{Name: o.Name, Kind: o.Kind, Spec: o.Spec, Paused: o.Paused, Begin: o.Begin, Status: BridgeStatus{State: "not made", Lag: -1}}, nil
 	}
 	return b.alterBridge(ctx, cmd, "a bridge was made")
+}
+
+// probeBridge tries a definition, unless that is not wanted.
+func (b *Broker) probeBridge(ctx context.Context, o *bridgeOrder) error {
+	if o.NoProbe {
+		return nil
+	}
+	one, cancel := context.WithTimeout(ctx, bridgeProbeTimeout)
+	defer cancel()
+	if err := b.cfg.Bridges.Probe(one, b.bridgeHost(), o.Spec); err != nil {
+		return adminErrorf(adminInvalid, "what it takes must be there for all brokers; --no-probe does it all the same, and the bridge begins once it can", "broker %d tried it, and it does not work: %v", b.NodeID(), err)
+	}
+	return nil
+}
+
+// adminSetBridge gives a bridge another definition. It goes on where it was.
+func (b *Broker) adminSetBridge(ctx context.Context, q *adminRequest) (any, error) {
+	var o bridgeOrder
+	if err := q.decode(&o); err != nil {
+		return nil, err
+	}
+	br, err := b.bridgeNamed(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if b.cfg.Bridges == nil {
+		return nil, adminErrorf(adminUnavailable, "ask a broker that does", "this broker carries no bridges")
+	}
+	const mend = "'broker bridge nats set --help' shows what can be changed"
+	cmd := &coordinator.Command{AlterBridge: &coordinator.AlterBridge{Name: br.Name, ID: br.ID, Spec: o.Spec}}
+	if _, err := cmd.Encode(); err != nil {
+		return nil, adminErrorf(adminInvalid, mend, "%v", err)
+	}
+	if err := b.cfg.Bridges.CheckChange(br.Spec, o.Spec); err != nil {
+		return nil, adminErrorf(adminInvalid, mend, "%v", err)
+	}
+	if err := b.probeBridge(ctx, &o); err != nil {
+		return nil, err
+	}
+	if o.DryRun {
+		s := b.bridgeStates(ctx, []*coordinator.Bridge{br})[0]
+		s.Spec = o.Spec
+		return &s, nil
+	}
+	return b.alterBridge(ctx, cmd, "a bridge has another definition")
 }
 
 // alterBridge has a command carried out, and shows the bridge as it is then; one that is gone as it was.

@@ -47,7 +47,7 @@ type Bridge struct {
 	Position string `json:"position,omitempty"`
 	Number   int64  `json:"number"`
 	// Owner is the broker that has it, as of its registration; 0: none. Without an Epoch it has given it back, as it stops. Term counts how often it was
-	// given away, or back.
+	// given away, or back, or its definition changed: whoever carries it by an older one has to begin anew.
 	Owner raft.NodeID `json:"owner,omitempty"`
 	Epoch int64       `json:"epoch,omitempty"`
 	Term  int64       `json:"term,omitempty"`
@@ -64,6 +64,8 @@ type AlterBridge struct {
 	Pause  *bool         `json:"pause,omitempty"`
 	Seek   *string       `json:"seek,omitempty"`
 	Assign *BridgeHolder `json:"assign,omitempty"`
+	// Spec is another definition. What may become of what is for who carries it to say.
+	Spec json.RawMessage `json:"spec,omitempty"`
 }
 
 // NewBridge is a bridge to be made.
@@ -113,7 +115,7 @@ func (a *AlterBridge) check() error {
 		return fmt.Errorf("%w: bridge %q has no id", ErrMalformed, a.Name)
 	}
 	kinds := 0
-	for _, set := range [...]bool{a.Add != nil, a.Remove, a.Pause != nil, a.Seek != nil, a.Assign != nil} {
+	for _, set := range [...]bool{a.Add != nil, a.Remove, a.Pause != nil, a.Seek != nil, a.Assign != nil, a.Spec != nil} {
 		if set {
 			kinds++
 		}
@@ -123,6 +125,8 @@ func (a *AlterBridge) check() error {
 		return fmt.Errorf("%w: %d changes of bridge %q in one command", ErrMalformed, kinds, a.Name)
 	case a.Add != nil:
 		return checkBridge(a.Add.Kind, a.Add.Spec, a.Add.Position)
+	case a.Spec != nil:
+		return checkBridge("known", a.Spec, "")
 	case a.Seek != nil && len(*a.Seek) > MaxBridgePosition:
 		return fmt.Errorf("%w: a position of %d bytes", ErrMalformed, len(*a.Seek))
 	}
@@ -176,6 +180,9 @@ func (d *draft) alterBridge(a *AlterBridge) error {
 	case a.Seek != nil:
 		b.Position = *a.Seek
 		b.Number++
+	case a.Spec != nil:
+		b.Spec = a.Spec
+		b.Term++
 	case a.Assign != nil:
 		if a.Assign.Term != b.Term || b.Paused {
 			return fmt.Errorf("%w: bridge %q was given to broker %d", ErrStale, a.Name, b.Owner)

@@ -45,10 +45,16 @@ func TestBridgesInTheImage(t *testing.T) {
 	if err := alter(AlterBridge{ID: topicID(1), Seek: &to}); err != nil || bridge().Number != 2 || bridge().Position != to || bridge().Owner != 1 {
 		t.Fatalf("seek: %v, %+v", err, bridge())
 	}
+	if err := alter(AlterBridge{ID: topicID(1), Spec: json.RawMessage(`{"b":2}`)}); err != nil || string(bridge().Spec) != `{"b":2}` || bridge().Owner != 1 || bridge().Term != 2 || bridge().Number != 2 {
+		t.Fatalf("another definition: %v, %+v", err, bridge())
+	}
+	if err := alter(AlterBridge{ID: topicID(1), Spec: json.RawMessage(`{"a":1}`)}); err != nil {
+		t.Fatal(err)
+	}
 	if err := alter(AlterBridge{ID: topicID(1), Pause: &yes}); err != nil || !bridge().Paused || bridge().Owner != 0 {
 		t.Fatalf("pause: %v, %+v", err, bridge())
 	}
-	if err := alter(AlterBridge{ID: topicID(1), Assign: &BridgeHolder{Node: 1, Epoch: 7, Term: 1}}); !errors.Is(err, ErrStale) || bridge().Owner != 0 {
+	if err := alter(AlterBridge{ID: topicID(1), Assign: &BridgeHolder{Node: 1, Epoch: 7, Term: 3}}); !errors.Is(err, ErrStale) || bridge().Owner != 0 {
 		t.Fatalf("a paused one given away: %v, %+v", err, bridge())
 	}
 	if err := alter(AlterBridge{ID: topicID(1), Pause: &no}); err != nil || bridge().Paused {
@@ -90,6 +96,8 @@ func TestBridgeCommandsAreChecked(t *testing.T) {
 		{Name: "b", Remove: true},
 		{Name: "b", ID: topicID(1), Remove: true, Pause: &yes},
 		{Name: "b", ID: topicID(1), Seek: &long},
+		{Name: "b", ID: topicID(1), Spec: json.RawMessage(`[1]`)},
+		{Name: "b", ID: topicID(1), Spec: json.RawMessage(`{}`), Pause: &yes},
 		{Name: "b", ID: topicID(1), Add: &NewBridge{Kind: "nats", Spec: json.RawMessage(`[1]`)}},
 		{Name: "b", ID: topicID(1), Add: &NewBridge{Kind: "", Spec: json.RawMessage(`{}`)}},
 		{Name: "b", ID: topicID(1), Add: &NewBridge{Kind: "nats", Spec: json.RawMessage(`{"a":"` + string(bytes.Repeat([]byte("x"), MaxBridgeSpec)) + `"}`)}},

@@ -260,7 +260,7 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 			case 14, 15:
 				a := &AlterBridge{Name: fmt.Sprint("b", rapid.IntRange(1, 2).Draw(rt, "bridge")), ID: topicID(rapid.IntRange(1, 2).Draw(rt, "bridge id"))}
 				pause, to := rapid.Bool().Draw(rt, "pause"), "new"
-				switch rapid.IntRange(0, 4).Draw(rt, "change") {
+				switch rapid.IntRange(0, 5).Draw(rt, "change") {
 				case 0:
 					a.Add = &NewBridge{Kind: "nats", Spec: json.RawMessage(`{"x": [1,2]}`), Paused: pause}
 				case 1:
@@ -271,6 +271,8 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 					a.Seek = &to
 				case 4:
 					a.Assign = &BridgeHolder{Node: 1, Epoch: 2, Term: int64(rapid.IntRange(0, 1).Draw(rt, "term"))}
+				case 5:
+					a.Spec = json.RawMessage(`{"y":3}`)
 				}
 				l.do(&Command{Request: req, AlterBridge: a})
 			}

@@ -30,7 +30,7 @@ Secrets never go through this command: a definition names files, which lie in on
 Like all of --admin these commands are for operators; what bridges may do to topics is decided by ACLs for the user that 'broker start --bridge-user' names.`
 
 func newBridgeCommand(a *app) *cobra.Command {
-	nats := group("nats", "Bridge NATS subjects and JetStream streams", newBridgeAdd(a), newBridgeList(a), newBridgeStatus(a), newBridgePause(a), newBridgeResume(a), newBridgeSeek(a), newBridgeRemove(a))
+	nats := group("nats", "Bridge NATS subjects and JetStream streams", newBridgeAdd(a), newBridgeList(a), newBridgeStatus(a), newBridgePause(a), newBridgeResume(a), newBridgeSeek(a), newBridgeSet(a), newBridgeRemove(a))
 	nats.Long = bridgeHelp
 	return group("bridge", "Join the cluster to other systems", nats)
 }
@@ -159,7 +159,8 @@ A message that cannot be converted, or is too large for the other side, goes to 
 
 func (o *bridgeAdd) flags(f *pflag.FlagSet) {
 	s := &o.spec
-	f.StringSliceVar(&s.Servers, "server", []string{"nats://127.0.0.1:4222"}, "`URL,...` of NATS servers")
+	s.Servers = []string{"nats://127.0.0.1:4222"}
+	bridgeSetFlags(f, s)
 	f.StringVar(&s.FromStream, "from-stream", "", "take the messages of this JetStream `STREAM`")
 	f.StringSliceVar(&s.Filters, "filter", nil, "of these `SUBJECT,...` only (with --from-stream)")
 	f.StringVar(&s.FromSubject, "from-subject", "", "take the messages of this core `SUBJECT`, which may have wildcards")
@@ -169,21 +170,30 @@ func (o *bridgeAdd) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.ToStream, "to-stream", "", "publish messages into this JetStream `STREAM`, best one of the bridge's own")
 	f.StringVar(&s.Key, "key", "", "`TEMPLATE` of the records' keys; default: {subject}; 'none': no key")
 	f.StringVar(&s.Subject, "subject", "", "`TEMPLATE` of the messages' subjects, such as orders.{key}")
-	f.StringVar(&s.DeadLetters, "dead-letters", "", "`TOPIC` for what cannot be converted")
 	f.StringSliceVar(&s.Skip, "skip-bridge", nil, "leave out what has passed one of these bridges, `NAME,...`; *: any. What has passed this one is left out anyway")
 	f.StringVar(&o.order.Begin, "begin", "", "`POSITION` to begin at: first, new, a time (RFC 3339), a sequence of the stream, PARTITION:OFFSET,... of the topic; default: first, of a core subject new")
-	f.StringVar(&s.CredsFile, "creds-file", "", "`NAME` of the file with a JWT and its NKey, in the brokers' directory of secrets")
-	f.StringVar(&s.NKeyFile, "nkey-file", "", "`NAME` of the file with the seed of an NKey, there")
-	f.StringVar(&s.User, "nats-user", "", "the user `NAME` to be in NATS")
-	f.StringVar(&s.PasswordFile, "nats-password-file", "", "`NAME` of the file with its password, there")
-	f.StringVar(&s.TokenFile, "nats-token-file", "", "`NAME` of the file with a token, there")
-	f.BoolVar(&s.TLS, "nats-tls", false, "connect to NATS with TLS; on as well where one of the next three is given")
-	f.StringVar(&s.CAFile, "nats-ca-file", "", "`NAME` of the file with the authorities of the NATS servers' certificates (PEM), there; default: the system's")
-	f.StringVar(&s.CertFile, "nats-cert-file", "", "`NAME` of the file with a certificate to show to them (PEM), there")
-	f.StringVar(&s.KeyFile, "nats-key-file", "", "`NAME` of the file with its private key (PEM), there")
-	f.StringVar(&s.JSDomain, "js-domain", "", "the JetStream domain `NAME`")
 	f.BoolVar(&o.order.Paused, "paused", false, "make it, and do not begin: 'broker bridge nats resume' does")
-	f.BoolVar(&o.order.NoProbe, "no-probe", false, "do not look for source and target first")
+	noProbeFlag(f, &o.order)
+}
+
+func noProbeFlag(f *pflag.FlagSet, o *bridgeOrder) {
+	f.BoolVar(&o.NoProbe, "no-probe", false, "do not look for source and target first")
+}
+
+// bridgeSetFlags are those for what can be changed of a bridge that is there. What s has is what they have when they are not given.
+func bridgeSetFlags(f *pflag.FlagSet, s *bridge.Spec) {
+	f.StringSliceVar(&s.Servers, "server", s.Servers, "`URL,...` of NATS servers")
+	f.StringVar(&s.DeadLetters, "dead-letters", s.DeadLetters, "`TOPIC` for what cannot be converted")
+	f.StringVar(&s.CredsFile, "creds-file", s.CredsFile, "`NAME` of the file with a JWT and its NKey, in the brokers' directory of secrets")
+	f.StringVar(&s.NKeyFile, "nkey-file", s.NKeyFile, "`NAME` of the file with the seed of an NKey, there")
+	f.StringVar(&s.User, "nats-user", s.User, "the user `NAME` to be in NATS")
+	f.StringVar(&s.PasswordFile, "nats-password-file", s.PasswordFile, "`NAME` of the file with its password, there")
+	f.StringVar(&s.TokenFile, "nats-token-file", s.TokenFile, "`NAME` of the file with a token, there")
+	f.BoolVar(&s.TLS, "nats-tls", s.TLS, "connect to NATS with TLS; on as well where one of the next three is given")
+	f.StringVar(&s.CAFile, "nats-ca-file", s.CAFile, "`NAME` of the file with the authorities of the NATS servers' certificates (PEM), there; default: the system's")
+	f.StringVar(&s.CertFile, "nats-cert-file", s.CertFile, "`NAME` of the file with a certificate to show to them (PEM), there")
+	f.StringVar(&s.KeyFile, "nats-key-file", s.KeyFile, "`NAME` of the file with its private key (PEM), there")
+	f.StringVar(&s.JSDomain, "js-domain", s.JSDomain, "the JetStream domain `NAME`")
 }
 
 // bridgeUsage is what is wrong with a definition, before anybody was asked.
@@ -336,6 +346,84 @@ func newBridgeResume(a *app) *cobra.Command {
 func newBridgeRemove(a *app) *cobra.Command {
 	return a.bridgeChange("remove NAME", "Remove a bridge", `Remove a bridge. What it has taken over stays, and where it was is forgotten: one that is made under the same name begins anew.`,
 		"remove", "removed bridge %s", "bridge %s would be removed")
+}
+
+func newBridgeSet(a *app) *cobra.Command {
+	var (
+		o bridgeOrder
+		s bridge.Spec
+	)
+	given := pflag.NewFlagSet("set", pflag.ContinueOnError)
+	bridgeSetFlags(given, &s)
+	cmd := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Change a bridge's servers, dead letters or credentials",
+		Long: `Change a bridge that is there: it goes on where it was. What is not given stays; an empty text takes a thing away. For another source or target, or for other
+keys, subjects or filters, make another bridge. Before that the broker that is asked connects to NATS and looks for source and target.`,
+		Example: `  broker bridge nats set orders-in --dead-letters orders-dead
+  broker bridge nats set orders-in --dead-letters ''
+  broker bridge nats set orders-in --server nats://a.example:4222,nats://b.example:4222`,
+		Args: exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			changed := false
+			given.VisitAll(func(f *pflag.Flag) { changed = changed || f.Changed })
+			if !changed {
+				return usageError("write --dead-letters TOPIC, for instance", "there is nothing to change")
+			}
+			return withBridges(cmd, func(ctx context.Context, ctl *client.Control) error {
+				var b natsBridge
+				if err := ctl.Get(ctx, bridgePath(args[0]), &b); err != nil {
+					return err
+				}
+				raw, err := json.Marshal(b.Spec)
+				if err != nil {
+					return err
+				}
+				if o.Spec, err = bridge.ParseSpec(raw); err != nil {
+					return &cliError{code: exitFailure, what: "this version does not know all of the bridge's definition: " + err.Error(), mend: "use the CLI of the brokers' version", err: err}
+				}
+				now := pflag.NewFlagSet("now", pflag.ContinueOnError)
+				bridgeSetFlags(now, o.Spec)
+				if err := copyFlags(now, given); err != nil {
+					return err
+				}
+				if err := o.Spec.Check(); err != nil {
+					return bridgeUsage(err)
+				}
+				if err := ctl.Post(ctx, bridgePath(args[0])+"/set", &o, &b); err != nil {
+					return err
+				}
+				return a.print(cmd, &b, func(w io.Writer) {
+					if o.DryRun {
+						fmt.Fprintf(w, "bridge %s would be changed\n", b.Name)
+						return
+					}
+					fmt.Fprintf(w, "changed bridge %s\n", b.Name)
+				})
+			})
+		},
+	}
+	cmd.Flags().AddFlagSet(given)
+	noProbeFlag(cmd.Flags(), &o)
+	dryRunFlag(cmd, &o.DryRun)
+	adminFlag(cmd)
+	return cmd
+}
+
+// copyFlags sets those flags of to that were given in from.
+func copyFlags(to, from *pflag.FlagSet) (err error) {
+	from.VisitAll(func(f *pflag.Flag) {
+		if !f.Changed || err != nil {
+			return
+		}
+		target := to.Lookup(f.Name).Value
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			err = target.(pflag.SliceValue).Replace(list.GetSlice())
+		} else {
+			err = target.Set(f.Value.String())
+		}
+	})
+	return err
 }
 
 func newBridgeSeek(a *app) *cobra.Command {
