@@ -40,6 +40,9 @@ const (
 	// Free ports are looked for below the range from which systems take the local ports of outgoing connections, so that
 	// they are still free when the cluster is started again.
 	devPortMin, devPortMax = 20_000, 31_999
+	// A port that was free when it was looked for may be taken by another program when a broker comes to listen there: devTries is how often
+	// the cluster is started, by other ports, before that is an error.
+	devTries = 4
 )
 
 type devOptions struct {
@@ -167,28 +170,27 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 	endWithGoRun()
 	var nodes []*devNode
 	defer func() { stopNodes(nodes) }()
-	for i := range st.Nodes {
-		n, err := a.startNode(o.dataDir, st, i, secure, extra)
-		if err != nil {
-			return err
+	for try := 1; ; try++ {
+		nodes, err = a.startNodes(ctx, o, st, secure, extra)
+		if err == nil {
+			break
 		}
-		nodes = append(nodes, n)
-		fmt.Fprintf(a.out, "node %d: pid %d, kafka %s, rpc %s, admin %s, log %s\n", n.number, n.cmd.Process.Pid, n.kafka, n.rpc, n.admin, n.logPath)
-		if !st.Founded && i == 0 && st.Nodes > 1 { // there is nothing to join before it serves
-			select {
-			case <-n.ready:
-			case <-n.exited:
-				return nodeFailure(n)
-			case <-ctx.Done():
-				return nil
-			}
-		}
-	}
-	if err := waitReady(ctx, nodes, askNode, a.err); err != nil {
 		if ctx.Err() != nil {
 			return nil // interrupted before it was ready
 		}
-		return err
+		n := portTaken(nodes)
+		if n == nil || try == devTries {
+			return err
+		}
+		stopNodes(nodes)
+		before := slices.Concat(st.KafkaPorts, st.RPCPorts, st.AdminPorts)
+		if again := st.pickPorts(o); again != nil || slices.Equal(before, slices.Concat(st.KafkaPorts, st.RPCPorts, st.AdminPorts)) {
+			return err
+		}
+		fmt.Fprintf(a.err, "node %d: another program has taken a port of its meanwhile; the cluster is started again by other ones\n", n.number)
+		if err := st.save(o.dataDir); err != nil {
+			return err
+		}
 	}
 	if !st.Founded {
 		st.Founded = true
@@ -208,6 +210,28 @@ func (a *app) dev(ctx context.Context, cmd *cobra.Command, o *devOptions, extra 
 	}
 	fmt.Fprintf(a.out, "ready: %s\n", strings.Join(addrs, ","))
 	return a.watch(ctx, nodes)
+}
+
+// startNodes starts the children and waits until a client could work with the cluster. Those that run are the caller's to stop.
+func (a *app) startNodes(ctx context.Context, o *devOptions, st *devState, secure *devSecure, extra []string) (nodes []*devNode, err error) {
+	for i := range st.Nodes {
+		n, err := a.startNode(o.dataDir, st, i, secure, extra)
+		if err != nil {
+			return nodes, err
+		}
+		nodes = append(nodes, n)
+		fmt.Fprintf(a.out, "node %d: pid %d, kafka %s, rpc %s, admin %s, log %s\n", n.number, n.cmd.Process.Pid, n.kafka, n.rpc, n.admin, n.logPath)
+		if !st.Founded && i == 0 && st.Nodes > 1 { // there is nothing to join before it serves
+			select {
+			case <-n.ready:
+			case <-n.exited:
+				return nodes, nodeFailure(n)
+			case <-ctx.Done():
+				return nodes, ctx.Err()
+			}
+		}
+	}
+	return nodes, waitReady(ctx, nodes, askNode, a.err)
 }
 
 // watch reports nodes that end, until ctx ends or none is left.

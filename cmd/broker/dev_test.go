@@ -235,6 +235,45 @@ func TestDevKeepsItsData(t *testing.T) {
 	}
 }
 
+// A port that another program takes between the look for free ones and the broker that is to listen there costs another start, by other ports.
+func TestDevPortTaken(t *testing.T) {
+	t.Parallel()
+	program(t) // built before the first look at the file
+	dir := t.TempDir()
+	taken := make(chan string, 1)
+	var l net.Listener
+	go func() {
+		defer close(taken)
+		for range time.Tick(time.Millisecond) { // the second node is started when the first one serves
+			var st devState
+			if t.Context().Err() != nil {
+				return
+			}
+			raw, err := os.ReadFile(filepath.Join(dir, devStateFile))
+			if err != nil || json.Unmarshal(raw, &st) != nil || len(st.KafkaPorts) != 2 {
+				continue
+			}
+			addr := net.JoinHostPort(devHost, strconv.Itoa(st.KafkaPorts[1]))
+			if l, err = net.Listen("tcp", addr); err == nil {
+				taken <- addr
+			}
+			return
+		}
+	}()
+	d := startDev(t, "--data-dir", dir, "--nodes", "2", "--kafka-port", "0")
+	addr, ok := <-taken
+	if !ok {
+		t.Skip("the broker was there first")
+	}
+	defer l.Close()
+	if slices.Contains(d.addrs, addr) || len(d.addrs) != 2 {
+		t.Errorf("ready at %v, where %s was taken", d.addrs, addr)
+	}
+	if code := d.stop(); code != exitOK || !strings.Contains(d.err.String(), "started again by other ones") {
+		t.Errorf("exit code %d\n%s", code, &d.err)
+	}
+}
+
 func portOf(t *testing.T, addr string) string {
 	t.Helper()
 	_, port, err := net.SplitHostPort(addr)

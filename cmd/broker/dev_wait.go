@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/balsamq/balsa/broker"
@@ -291,6 +292,17 @@ func (n *devNode) complaint() string {
 		}
 	}
 	return ""
+}
+
+// portTaken is a child that has ended because it could not listen where it was to; nil: there is none.
+func portTaken(nodes []*devNode) *devNode {
+	for _, n := range nodes {
+		raw := n.logTail()
+		if i := bytes.LastIndex(raw, []byte("error: ")); i >= 0 && !n.running() && bytes.Contains(raw[i:], []byte(syscall.EADDRINUSE.Error())) {
+			return n
+		}
+	}
+	return nil
 }
 
 // nodeFailure is the error that a child printed before it ended, found in its log.
