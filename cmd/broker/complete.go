@@ -340,6 +340,7 @@ func completions() map[string]completion {
 		"bridge nats resume":        one(bridges),
 		"bridge nats remove":        one(bridges),
 		"bridge nats seek":          {args: []source{bridges}, flags: map[string]source{"to": words("first", "new")}},
+		"bridge nats set":           {args: []source{bridges}, flags: map[string]source{"dead-letters": topics}},
 		"user passwd":               one(users),
 		"user delete":               one(users),
 		"acl create":                aclFlags(map[string]source{"allow": users, "deny": users}),
