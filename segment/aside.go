@@ -63,7 +63,7 @@ func (l *Log) setAside(name, dir string) (string, error) {
 			return "", err
 		}
 	}
-	_ = l.fs.Remove(path.Join(l.dir, indexName(name))) // says nothing that the segment does not say
+	l.removeShortcuts(name)
 	if err := l.fs.Rename(from, path.Join(dir, name)); err != nil {
 		return dir, err
 	}

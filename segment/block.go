@@ -199,6 +199,7 @@ func decodeSegmentHeader(group raft.GroupID, b []byte) (segmentHeader, error) {
 const (
 	segmentSuffix = ".log"
 	indexSuffix   = ".idx"
+	tipSuffix     = ".tip"
 	tempSuffix    = ".tmp"
 	damagedPrefix = "damaged-"
 	metaName      = "meta"

@@ -107,7 +107,7 @@ func (w *world) damage() {
 	default:
 		w.flip(name, before[name], 0, s.size)
 	}
-	// Index files hide damage in closed segments until it is read: then the read must fail, and without them recovery
+	// Index files hide damage in closed segments until it is read, the tip that in most of the newest: then the read must fail, and without them recovery
 	// must find it.
 	lastGone := before[name] == nil && s == segs[len(segs)-1] // what the index before it tells
 	if w.voidFrom = maxIndex; lastGone {
@@ -115,7 +115,7 @@ func (w *world) damage() {
 	}
 	if w.rng.IntN(3) > 0 && !lastGone {
 		for p := range before {
-			if strings.HasSuffix(p, indexSuffix) {
+			if strings.HasSuffix(p, indexSuffix) || strings.HasSuffix(p, tipSuffix) {
 				if err := w.mem.Remove(p); err != nil {
 					w.failf("%v", err)
 				}

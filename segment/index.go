@@ -72,18 +72,30 @@ func (si *segmentIndex) encode(group raft.GroupID) []byte {
 	le.PutUint32(b[64:], uint32(len(si.index)))
 	le.PutUint32(b[68:], uint32(len(si.epochs)))
 	le.PutUint32(b[72:], uint32(len(si.configs)))
-	for _, e := range si.index {
-		b = le.AppendUint64(b, uint64(e.index))
-		b = le.AppendUint64(b, uint64(e.base))
-		b = le.AppendUint64(b, uint64(e.pos))
-		b = le.AppendUint64(b, uint64(e.maxTime))
-	}
+	b = appendIndexEntries(b, si.index)
 	b = appendEpochs(b, si.epochs)
 	for _, i := range si.configs {
 		b = le.AppendUint64(b, uint64(i))
 	}
 	le.PutUint32(b[4:], crc32.Update(groupSeed(group)^indexMagic, castagnoli, b[8:]))
 	return b
+}
+
+func appendIndexEntries(b []byte, es []indexEntry) []byte {
+	le := binary.LittleEndian
+	for i := range es {
+		b = le.AppendUint64(b, uint64(es[i].index))
+		b = le.AppendUint64(b, uint64(es[i].base))
+		b = le.AppendUint64(b, uint64(es[i].pos))
+		b = le.AppendUint64(b, uint64(es[i].maxTime))
+	}
+	return b
+}
+
+// decodeIndexEntry reads the entry at the beginning of b, which is long enough. Nothing is checked.
+func decodeIndexEntry(b []byte) indexEntry {
+	le := binary.LittleEndian
+	return indexEntry{raft.Index(le.Uint64(b)), Offset(le.Uint64(b[8:])), int64(le.Uint64(b[16:])), int64(le.Uint64(b[24:]))}
 }
 
 func appendEpochs(b []byte, es []epoch) []byte {
@@ -140,7 +152,7 @@ func decodeIndex(group raft.GroupID, b []byte) (segmentIndex, error) {
 	}
 	si.index = make([]indexEntry, ni)
 	for i := range si.index {
-		e := indexEntry{raft.Index(le.Uint64(rest)), Offset(le.Uint64(rest[8:])), int64(le.Uint64(rest[16:])), int64(le.Uint64(rest[24:]))}
+		e := decodeIndexEntry(rest)
 		rest = rest[indexEntrySize:]
 		if e.index < si.first || e.index > si.last || e.base < 0 || e.base > si.next || e.pos < SegmentHeaderSize+blockHeaderSize || e.pos >= si.size ||
 			i == 0 && e.index != si.first ||

@@ -68,6 +68,7 @@ func (l *Log) writeIndexes() {
 	for _, f := range l.w.left {
 		if _, err := l.fs.Stat(path.Join(l.dir, f.name)); err == nil && !damaged { // else it would hide the damage, or is of no use
 			l.writeIndex(f.name, f.img)
+			_ = l.fs.Remove(path.Join(l.dir, tipName(f.name)))
 		}
 	}
 	l.w.left = nil

@@ -149,7 +149,7 @@ func newWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *world {
 	w.opt = Options{
 		SegmentBytes: int64(2048 << rng.IntN(6)), IndexBytes: int64(128 << rng.IntN(6)),
 		ZeroAhead: int64(rng.IntN(2)) * 2000, FirstExtent: 4096 << rng.IntN(3), MaxExtent: 16384, Cache: NewCache(int64(rng.IntN(3)) * 4096),
-		Checkpoints: seed%2 == 1, Direct: seed/4%2 == 1,
+		Checkpoints: seed%2 == 1, Direct: seed/4%2 == 1, ScanBytes: 64 << (seed / 8 % 8),
 	}
 	w.opt.Past = Past(seed / 2 % 2) // unknown, or as the owner of a journal says
 	return w

@@ -146,7 +146,7 @@ func (l *Log) walk(from, upTo raft.Index, hint int, yield func(*record) bool) er
 func (l *Log) readError(file string, err error) error {
 	err = fmt.Errorf("group %d: %w", l.group, err)
 	if errors.Is(err, ErrCorrupt) {
-		_ = l.fs.Remove(path.Join(l.dir, indexName(file))) // says nothing that the segment does not say
+		l.removeShortcuts(file)
 		l.noteReadDamage(err)
 	}
 	return err

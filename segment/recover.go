@@ -91,7 +91,7 @@ type recoverer struct {
 	files     []*found // by generation, newest first
 	live      []*found // ascending
 	dead      []string
-	orphans   []string        // index files without a segment
+	orphans   []string        // index and tip files without a segment
 	saysEmpty bool            // there is the file that says that no segment need be there
 	aside     string          // directory for damaged files, once there is one
 	suspect   map[string]bool // cleaned files that a read has found damaged
@@ -165,6 +165,13 @@ func (r *recoverer) list(names []string) error {
 			r.suspect[strings.TrimSuffix(name, badSuffix)] = true
 		case strings.HasSuffix(name, indexSuffix):
 			if _, found := slices.BinarySearch(names, strings.TrimSuffix(name, indexSuffix)+segmentSuffix); !found {
+				r.orphans = append(r.orphans, name)
+			}
+		case strings.HasSuffix(name, tipSuffix):
+			segment := strings.TrimSuffix(name, tipSuffix) + segmentSuffix
+			_, found := slices.BinarySearch(names, segment)
+			_, closed := slices.BinarySearch(names, indexName(segment)) // which says more
+			if !found || closed {
 				r.orphans = append(r.orphans, name)
 			}
 		}
@@ -477,7 +484,7 @@ func (r *recoverer) load() error {
 		return r.corrupt(len(r.live), last+1, fmt.Errorf("the files behind %s are missing", r.live[len(r.live)-1].name))
 	}
 	if r.mark > last {
-		return r.corrupt(len(r.live), last+1, fmt.Errorf("the log ends at %d, the stored snapshot at %d", last, r.mark))
+		return r.corrupt(len(r.live), last+1, fmt.Errorf("the log ends at %d, and was durable up to %d", last, r.mark))
 	}
 	return r.finish(nil)
 }
@@ -528,8 +535,22 @@ func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
 		return nil, err
 	}
 	defer file.Close()
+	t := r.loadTip(f)
+	if newest {
+		r.mark = max(r.mark, t.synced)
+	}
+	if t.pos > f.size {
+		t = noTip(r.group, &f.header) // the file has lost its end
+	}
+	s.index, s.maxTime = t.index, t.maxTime
+	for _, e := range t.epochs {
+		if e.term > r.lastTerm() {
+			r.addEpoch(e)
+		}
+	}
+	r.configs = append(r.configs, t.configs...)
 	w := fileWindow{f: file, size: f.size}
-	scan, err := scanSegment(&w, r.group, &f.header, f.upTo, func(pos int64, rec *record) {
+	scan, err := scanFrom(&t, &w, r.group, &f.header, f.upTo, func(pos int64, rec *record) {
 		t := rec.maxTimestamp()
 		s.maxTime = max(s.maxTime, t)
 		if n := len(s.index); n == 0 || pos-s.index[n-1].pos >= r.opt.IndexBytes {
@@ -546,6 +567,7 @@ func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
 	r.segs = append(r.segs, s)
 	if newest {
 		r.newest = &scan
+		r.w.tip = t.tipEnd
 	}
 	if scan.bad == nil {
 		if !newest && s.last >= s.first {
@@ -838,7 +860,7 @@ func (r *recoverer) sealDamage() error {
 // removeDead removes files that are overruled or superseded. While damage is on record they are kept instead.
 func (r *recoverer) removeDead() error {
 	for _, name := range r.orphans {
-		if err := r.fs.Remove(path.Join(r.dir, name)); err != nil {
+		if err := r.fs.Remove(path.Join(r.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) { // gone with a segment, since
 			return err
 		}
 	}

@@ -125,7 +125,13 @@ type segmentScan struct {
 // is not good it looks for believable ones behind it.
 func scanSegment(w *fileWindow, group raft.GroupID, h *segmentHeader, upTo raft.Index, yield func(pos int64, r *record),
 ) (segmentScan, error) {
-	s := segmentScan{end: SegmentHeaderSize, last: h.first - 1, next: h.base, term: h.prevTerm}
+	t := noTip(group, h)
+	return scanFrom(&t, w, group, h, upTo, yield)
+}
+
+// scanFrom is scanSegment for a file of which t is known to be so.
+func scanFrom(t *tip, w *fileWindow, group raft.GroupID, h *segmentHeader, upTo raft.Index, yield func(pos int64, r *record)) (segmentScan, error) {
+	s := segmentScan{end: t.pos, last: t.last, next: t.next, term: t.term}
 	for s.last < upTo {
 		b, err := w.bytes(s.end, blockHeaderSize)
 		if err != nil {

@@ -15,7 +15,8 @@ import (
 
 // single is such a Sync between its two halves.
 type single struct {
-	job    job // without entries: all are durable, and a mark that says so is due
+	job    job    // without entries: all are durable, and a mark that says so is due
+	next   Offset // after the entry that job.mark is
 	pub    publication
 	ticket raft.Ticket
 	length int64  // of the blocks
@@ -69,13 +70,18 @@ func (l *Log) takeSingle(room int) *single {
 	if end := w.pos + most; end+reserveBytes > w.alloc || end+blockHeaderSize > l.segmentBytes.Load() || unitAbove(end)-w.base > int64(room) || most > maxWriteBytes {
 		return nil
 	}
+	prev, err := l.termLocked(l.synced)
+	if err != nil {
+		return nil
+	}
 	s := singles.Get().(*single)
 	s.ticket, s.pub.seg = l.ticket, w.seg
+	s.job, s.next = job{mark: l.synced, prev: prev}, l.next
 	if l.synced == l.last {
-		s.job.mark = l.synced
 		return s
 	}
-	s.job = job{recs: l.tail[l.synced+1-l.tail[0].Index:], mark: l.synced}
+	s.job.recs = l.tail[l.synced+1-l.tail[0].Index:]
+	s.next = s.job.recs[0].base
 	l.handed = l.last
 	return s
 }
@@ -110,15 +116,18 @@ func (l *Log) endSingle(s *single, err error) (raft.Ticket, error) {
 		singles.Put(s)
 	}()
 	if err == nil {
+		start := w.pos
 		w.pos += s.length
 		w.base, w.part = w.base+int64(s.whole), append(w.part[:0], s.rest...)
 		w.zeroed = max(w.zeroed, s.zeroed)
 		if len(s.job.recs) == 0 {
 			l.publishMark(s.job.mark)
+			l.extendTip(start, s.job.mark, s.next, s.job.prev, l.opt.ScanBytes/tipIdle)
 		} else {
 			s.pub.commit(s.job.recs, w.pos)
 			s.pub.mark = s.job.mark
 			l.publish(&s.pub)
+			l.extendTip(start, s.job.mark, s.next, s.job.prev, l.opt.ScanBytes)
 		}
 	} else {
 		err = fmt.Errorf("write %s at %d: %w", w.seg.name, w.pos, err)

@@ -424,7 +424,7 @@ func (l *Log) truncatePrefix(upTo raft.Index, clean *washed) error {
 		l.mu.RUnlock()
 	}
 	for _, name := range gone {
-		_ = l.fs.Remove(path.Join(l.dir, indexName(name)))
+		l.removeShortcuts(name)
 	}
 	if err := l.writeMeta(&m); err != nil {
 		return err

@@ -56,6 +56,8 @@ type writer struct {
 	// itself on the disk: its sync may have failed, and its page be clean. It is written again together with what follows it,
 	// which would else have a hole before it. (In a direct file it is in part, which is written again anyway.)
 	redo int64
+	// tip is how far the file's tip goes.
+	tip tipEnd
 	// left are files before this one whose indexes are to be written when this one is durable.
 	left []closedFile
 }
@@ -292,8 +294,10 @@ func (l *Log) writeFile(j *job) (int, error) {
 	}
 	p.mark = j.mark
 	// Once published the records may leave the cache, which wipes them.
+	last, next, term := j.mark, j.recs[0].base, j.prev
 	j.mark, j.prev, j.seg = j.recs[done-1].Index, j.recs[done-1].Term, w.seg
 	l.publish(&p)
+	l.extendTip(start, last, next, term, l.opt.ScanBytes)
 	return done, nil
 }
 
@@ -489,6 +493,7 @@ func (l *Log) begin(h segmentHeader) error {
 	w.file, w.fresh, w.seal = f, true, false
 	w.seg = &seg{name: name, segmentHeader: h, last: h.first - 1, next: h.base, maxTime: noTimestamp}
 	w.pos, w.alloc, w.zeroed, w.redo, w.direct = SegmentHeaderSize, 0, 0, 0, false
+	w.tip = noTip(l.group, &h).tipEnd
 	if l.opt.Direct {
 		w.setDirect(0, w.seg.encode(l.group)) // the header is part of what is written first
 	}
@@ -639,6 +644,7 @@ func (l *Log) writeMark(h segmentHeader) error {
 		return err
 	}
 	l.publishMark(mark)
+	l.extendTip(w.pos-blockHeaderSize, mark, h.base, h.prevTerm, l.opt.ScanBytes/tipIdle)
 	return nil
 }
 
@@ -697,9 +703,9 @@ func (l *Log) syncFile() error {
 	return nil
 }
 
-// removeSegment removes a file and its index. Names that stay behind are removed by the next Open.
+// removeSegment removes a file, its index and its tip. Names that stay behind are removed by the next Open.
 func (l *Log) removeSegment(name string) {
-	_ = l.fs.Remove(path.Join(l.dir, indexName(name)))
+	l.removeShortcuts(name)
 	_ = l.fs.Remove(path.Join(l.dir, name))
 }
 
