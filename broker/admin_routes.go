@@ -272,7 +272,7 @@ func Version() string {
 
 func (b *Broker) adminBroker(context.Context, *adminRequest) (any, error) {
 	s := brokerState{Cluster: b.ClusterID(), Node: int32(b.NodeID()), Incarnation: fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)),
-		Boot: b.store.id.Boots, Version: Version(), Started: b.started.UTC(), Kafka: b.KafkaAddr(), RPC: b.rpcAddr, Admin: b.AdminAddr(), Data: b.store.dir,
+		Boot: b.store.id.Boots, Version: Version(), Started: b.starting.began.UTC(), Kafka: b.KafkaAddr(), RPC: b.rpcAddr, Admin: b.AdminAddr(), Data: b.store.dir,
 		Image: uint64(b.Image().Version()), Ready: true}
 	if err := b.adm.health(); err != nil {
 		s.Ready, s.Why = false, err.Error()

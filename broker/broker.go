@@ -90,12 +90,12 @@ type Broker struct {
 	addrMu sync.RWMutex // guards addrs; a leaf
 	addrs  map[raft.NodeID]string
 
-	started time.Time
-	tick    chan struct{} // capacity 1: the controller has something to look at
-	fatal   chan error    // capacity 1
-	failed  atomic.Pointer[error]
-	ctx     context.Context
-	cancel  context.CancelFunc
+	starting starting
+	tick     chan struct{} // capacity 1: the controller has something to look at
+	fatal    chan error    // capacity 1
+	failed   atomic.Pointer[error]
+	ctx      context.Context
+	cancel   context.CancelFunc
 
 	life    sync.Mutex // guards closing, closers; wg.Go happens under it, so that Close misses nobody
 	closing bool
@@ -119,7 +119,7 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	b := &Broker{given: cfg, cfg: cfg.withDefaults(), started: time.Now(), md: coordinator.NewMetadata(), admins: newAdmins(), met: newMetrics(),
+	b := &Broker{given: cfg, cfg: cfg.withDefaults(), starting: starting{began: time.Now()}, md: coordinator.NewMetadata(), admins: newAdmins(), met: newMetrics(),
 		addrs: make(map[raft.NodeID]string), tick: make(chan struct{}, 1), fatal: make(chan error, 1), reconfigure: make(chan struct{}, 1)}
 	b.logs = newLoggers(b.cfg.Logger)
 	b.log = b.logs.named("broker", b.cfg.Logger.Handler())
@@ -132,6 +132,7 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := b.openStore(); err != nil {
 		return nil, err
 	}
+	b.starting.reached(startedDirectory)
 	b.flight = newFlight(b.store.fs, b.store.dir, b.log, max(b.cfg.SlowSync, 0), max(b.cfg.SlowElection, 0))
 	b.flight.record(b.cfg.FlightRecorderBytes)
 	b.onClose(b.flight.close)
@@ -167,7 +168,8 @@ func start(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	b.spawn(func() { b.bridges.run(b.ctx) }) // they are this server's clients
 	b.adm.set(adminReady)
 	b.log.Info("broker is ready", "cluster", b.ClusterID(), "kafka", b.KafkaAddr(), "rpc", b.rpcAddr, "admin", b.AdminAddr(), "data", b.store.dir,
-		"incarnation", fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)), "boot", b.store.id.Boots)
+		"incarnation", fmt.Sprintf("%016x", uint64(b.store.id.Incarnation)), "boot", b.store.id.Boots,
+		"took", b.starting.reached(startedReady))
 	return b, nil
 }
 
@@ -349,6 +351,7 @@ func (b *Broker) startRaft() (err error) {
 		}
 		b.onClose(j.Close)
 		b.hardStates = j
+		b.log.Info("the journal of terms and votes is replayed", "groups", len(j.Groups()), "took", b.starting.reached(startedJournal))
 	}
 	if b.clock = b.cfg.Clock; b.clock == nil {
 		b.clock = multi.BootClock{}
@@ -405,6 +408,7 @@ func (b *Broker) startRaft() (err error) {
 		offsets:   b.offsetsLeadership,
 		txns:      b.txnLeadership,
 		quorum:    b.cfg.ReadConsistency == ReadQuorum,
+		opened:    b.logsOpen,
 		open: func(c partition.Config) (*partition.Replica, error) {
 			c.Host, c.ReadIndex, c.Verify, c.Keys = b.host, b.reads.ask, b.verifyTxn, b.keys
 			c.Priorities = b.priorities(c.Group)
@@ -464,6 +468,7 @@ func (b *Broker) startRaft() (err error) {
 	if err := b.meta.open(); err != nil {
 		return err
 	}
+	b.starting.reached(startedMetadata)
 	b.onClose(b.meta.close)
 	b.tr.Start()
 	b.spawn(b.control)

@@ -4,6 +4,7 @@ package broker
 
 import (
 	"math"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,6 +22,7 @@ type sample struct {
 	net    transport.Stats
 	oldest float64 // seconds that the oldest sync is wanted
 
+	starting           *starting
 	replicas, segments int
 	dirtiest           float64
 	keys               int64
@@ -197,6 +199,14 @@ var scalars = []scalar{
 	{name: "balsa_cache_misses_total", help: "Reads of entries and batches that went to the disk.", kind: counted, value: func(s *sample) float64 { return float64(s.misses) }},
 
 	{name: "balsa_quota_accounts", help: "Clients of whom account is kept because a quota counts for them.", kind: gauge, server: true, value: func(s *sample) float64 { return float64(s.accounts) }},
+	{name: "balsa_start_seconds", help: "How long this broker's start took until its data directory was open, its journal replayed, its metadata log open, all its logs open, clients served. Later phases appear as they are reached; logs can come after ready.", kind: gauge, label: "phase",
+		values: func(s *sample, emit func(string, float64)) {
+			for p := range s.starting.took {
+				if took := s.starting.took[p].Load(); took > 0 {
+					emit(startPhaseNames[p], time.Duration(took).Seconds())
+				}
+			}
+		}},
 	{name: "balsa_cluster_metadata_version", help: "Version of the cluster's metadata that this broker has. All brokers should have about the same.", kind: gauge, value: func(s *sample) float64 { return float64(s.version) }},
 	{name: "balsa_cluster_brokers", help: "Brokers of the cluster, and those that are alive.", kind: gauge, label: "state",
 		values: func(s *sample, emit func(string, float64)) {
@@ -266,6 +276,7 @@ func (b *Broker) sample() *sample {
 	if !s.raftUp {
 		return s
 	}
+	s.starting = &b.starting
 	s.host, s.sum, s.net, s.oldest = b.host.Stats(), b.host.Summarize(), b.tr.Stats(), b.host.OldestSync().Seconds()
 	for _, r := range b.rec.replicas() {
 		bytes, segments := r.LogSize()

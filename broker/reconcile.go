@@ -58,6 +58,7 @@ type reconciler struct {
 	leads     func(g raft.GroupID, l partition.Leadership)                  // leadership news
 	offsets   func(p int32, rep *partition.Replica, l partition.Leadership) // the same of __consumer_offsets
 	txns      func(p int32, rep *partition.Replica, l partition.Leadership) // and of __transaction_state
+	opened    func(opening)                                                 // told when no log is left to open, while the broker starts
 	log       *slog.Logger
 	parallel  int
 	quorum    bool // reads ask a quorum where the topic does not say
@@ -75,9 +76,10 @@ type reconciler struct {
 	wg   sync.WaitGroup // the loop, the workers and the timers' kicks
 	sem  chan struct{}  // a slot for each worker
 
-	mu     sync.RWMutex // guards groups and what hosted says it guards; never held across I/O
+	mu     sync.RWMutex // guards groups, opens and what hosted says it guards; never held across I/O
 	groups map[raft.GroupID]*hosted
 	closed bool
+	opens  opening // of this start
 }
 
 func (r *reconciler) start() {
@@ -206,6 +208,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 			switch {
 			case h.replica == nil:
 				h.topic, h.defaults = t, r.defaults.Load()
+				r.opens.pending++
 				work = append(work, func() { r.finish(h, "open", r.openReplica(h, t)) })
 			case h.failed:
 				h.failed = false // it may fail again before Reopen returns
@@ -244,7 +247,13 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 			work = append(work, func() { r.finish(h, "retire", r.retireReplica(h, settled)) })
 		}
 	}
+	none := r.current.Load() && r.opens.pending == 0 && !r.opens.over
+	r.opens.over = r.opens.over || none
+	none = none && r.opens.logs == 0
 	r.mu.Unlock()
+	if none {
+		r.opened(opening{})
+	}
 	for _, fn := range work {
 		select {
 		case r.sem <- struct{}{}:
@@ -277,7 +286,17 @@ func (r *reconciler) finish(h *hosted, what string, err error) {
 	case h.removed:
 		delete(r.groups, h.group)
 	}
+	opens, told := opening{}, false
+	if what == "open" {
+		if r.opens.pending--; err == nil && !r.opens.over {
+			r.opens.add(h.replica)
+		}
+		opens, told = r.opens, r.opens.pending == 0 && !r.opens.over
+	}
 	r.mu.Unlock()
+	if told {
+		r.opened(opens)
+	}
 	r.poke()
 }
 

@@ -368,7 +368,7 @@ func (b *Broker) led(g raft.GroupID) bool {
 
 // awaitThree waits, in the first seconds of this broker's life, for a third broker: see Config.InternalTopicWait.
 func (b *Broker) awaitThree(ctx context.Context) {
-	left := b.cfg.InternalTopicWait - time.Since(b.started)
+	left := b.cfg.InternalTopicWait - time.Since(b.starting.began)
 	if left <= 0 {
 		return
 	}

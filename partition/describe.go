@@ -79,6 +79,15 @@ func (r *Replica) LogSize() (bytes int64, segments int) {
 	return m.log.Size(), m.log.Segments()
 }
 
+// Recovery is what the opening of the log found, and what of it had to be read for that; zero while it is closed.
+func (r *Replica) Recovery() (segment.Recovery, segment.Scanned) {
+	m, _ := r.current()
+	if m == nil {
+		return segment.Recovery{}, segment.Scanned{}
+	}
+	return m.log.Recovery(), m.log.Scanned()
+}
+
 // Scrub begins to verify what lies in the log, from index from on; nil while it is closed. The walk ends with the log.
 func (r *Replica) Scrub(from raft.Index) *segment.Scrub {
 	m, _ := r.current()

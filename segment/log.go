@@ -146,6 +146,7 @@ type Log struct {
 	damaged raft.Index // see Recovery.DamagedUpTo
 	empty   bool       // guarded by io: a file says that there is no segment for a good reason
 
+	scanned    Scanned // by Open, which alone sets it
 	recovery   Recovery
 	readDamage error // the first damage that a read met
 }
@@ -549,6 +550,15 @@ type Recovery struct {
 	// SnapshotLost: the stored snapshot was damaged, or spoke of entries that corruption took, and was set aside.
 	SnapshotLost bool
 }
+
+// Scanned is what Open had to read of segment files, beside headers: the end of the newest, and whatever of others no index speaks of.
+type Scanned struct {
+	Segments int
+	Bytes    int64
+}
+
+// Scanned is what Open read.
+func (l *Log) Scanned() Scanned { return l.scanned }
 
 // Recovery is what Open found.
 func (l *Log) Recovery() Recovery {

@@ -564,6 +564,8 @@ func (r *recoverer) loadFile(f *found, newest bool) (why, err error) {
 		return nil, fmt.Errorf("scan %s: %w", f.name, err)
 	}
 	s.last, s.next, s.size = scan.last, scan.next, scan.end
+	r.scanned.Segments++
+	r.scanned.Bytes += scan.end - t.pos
 	r.segs = append(r.segs, s)
 	if newest {
 		r.newest = &scan

@@ -50,6 +50,9 @@ func (w *fileWindow) bytes(pos int64, n int) ([]byte, error) {
 // zeroFrom reports whether there are only zeros from pos to the end of the file.
 func (w *fileWindow) zeroFrom(pos int64) (bool, error) {
 	for pos < w.size {
+		if pos = vfs.NextData(w.f, pos); pos >= w.size {
+			return true, nil
+		}
 		b, err := w.bytes(pos, scanWindow)
 		if err != nil {
 			return false, err
@@ -57,7 +60,7 @@ func (w *fileWindow) zeroFrom(pos int64) (bool, error) {
 		if len(b) == 0 {
 			return true, nil
 		}
-		if len(bytes.TrimLeft(b, "\x00")) > 0 {
+		if b[0] != 0 || !bytes.Equal(b[1:], b[:len(b)-1]) { // each like the one before
 			return false, nil
 		}
 		pos += int64(len(b))
@@ -70,6 +73,7 @@ func (w *fileWindow) findBlock(group raft.GroupID, generation uint64, pos int64)
 	var magic [4]byte
 	binary.LittleEndian.PutUint32(magic[:], blockMagic)
 	for pos < w.size {
+		pos = vfs.NextData(w.f, pos)
 		b, err := w.bytes(pos, scanWindow)
 		if err != nil || len(b) < blockHeaderSize {
 			return 0, blockHeader{}, false, err

@@ -168,3 +168,18 @@ func (o *osFile) forget(off, length int64) {
 	_ = unix.Fadvise(int(o.f.Fd()), off, length, unix.FADV_DONTNEED) // only advice
 	runtime.KeepAlive(o.f)
 }
+
+func (o *osFile) nextData(off int64) int64 {
+	at, err := unix.Seek(int(o.f.Fd()), off, unix.SEEK_DATA) // nobody here goes by the file's own position
+	runtime.KeepAlive(o.f)
+	switch {
+	case err == unix.ENXIO: // none
+		if size, err := o.Size(); err == nil {
+			return max(off, size)
+		}
+		return off
+	case err != nil:
+		return off
+	}
+	return at
+}

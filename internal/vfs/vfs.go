@@ -118,3 +118,12 @@ func Forget(f File, off, length int64) {
 		o.forget(off, length)
 	}
 }
+
+// NextData is where at or after off a file may hold anything but zeros, or where it ends: what was laid out and never written need not
+// be read. A system that cannot tell, or another file system's File, says off.
+func NextData(f File, off int64) int64 {
+	if o, ok := f.(*osFile); ok {
+		return o.nextData(off)
+	}
+	return off
+}

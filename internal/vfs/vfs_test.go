@@ -780,3 +780,48 @@ func TestDamage(t *testing.T) {
 		t.Error("what is not durable was damaged")
 	}
 }
+
+// NextData may say less than there is to know, and never passes by what was written.
+func TestNextData(t *testing.T) {
+	dir := t.TempDir()
+	for name, f := range map[string]FS{"os": OS(), "mem": NewMem(1), "injected": Inject(OS(), func(Op, string) error { return nil })} {
+		if name == "mem" {
+			if err := f.MkdirAll(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		file, err := f.Create(dir + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const size = 4 << 20
+		written := []int64{0, 100_000, 2 << 20}
+		if err := file.Allocate(0, size); err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range written {
+			if _, err := file.WriteAt([]byte{1}, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // dirty, then synced
+			for off := int64(0); off <= size; off += 4096 {
+				at := NextData(file, off)
+				if at < off || at > size {
+					t.Fatalf("%s: next data after %d is at %d of %d", name, off, at, size)
+				}
+				for _, w := range written {
+					if w >= off && at > w {
+						t.Fatalf("%s: next data after %d is at %d, and %d was written", name, off, at, w)
+					}
+				}
+			}
+			if err := file.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
