@@ -174,6 +174,9 @@ func catchUp(ctx context.Context, t *turn) error {
 	return t.verify(ctx)
 }
 
+// openPoll is between two looks at whether logs are open, which is over in tenths of a second.
+const openPoll = 10 * time.Millisecond
+
 // restart is R1. All nodes are stopped in order and started again, then killed under load and started again.
 func restart(ctx context.Context, t *turn) error {
 	if err := t.begin(ctx, 0); err != nil {
@@ -245,7 +248,7 @@ func (t *turn) startAgain(ctx context.Context, r *Recovery) (err error) {
 		probed <- outcome{time.Since(begin), err}
 	}()
 	open := make([]bool, t.cell.Nodes())
-	if err := t.await(ctx, "all logs to be open", func() (bool, error) {
+	if err := t.awaitEvery(ctx, min(t.o.poll, openPoll), "all logs to be open", func() (bool, error) {
 		all := true
 		for i := range open {
 			if !open[i] {

@@ -43,6 +43,9 @@ func (b *Balsa) Mode() string { return "" }
 
 const balsaReady = "ready: "
 
+// balsaOpen is in the line of its log that says that all logs are open, as far as it knows.
+const balsaOpen = `msg="logs are open"`
+
 // Start implements Cluster.
 func (b *Balsa) Start(ctx context.Context, dir string, c Cell) (err error) {
 	n := c.Nodes()
@@ -89,7 +92,7 @@ func (b *Balsa) start(i int, again bool) error {
 		}
 		args = append(args, "--join", strings.Join(others, ","))
 	}
-	return b.run(i, program{path: b.Binary, args: args, log: filepath.Join(b.dir, fmt.Sprintf("n%d.log", i+1)), seen: []string{balsaReady}})
+	return b.run(i, program{path: b.Binary, args: args, log: filepath.Join(b.dir, fmt.Sprintf("n%d.log", i+1)), seen: []string{balsaReady, balsaOpen}})
 }
 
 // Create implements Cluster. Class A asks for what its peers have by default.
@@ -129,11 +132,16 @@ func (b *Balsa) Leaders(ctx context.Context, n int) ([]int, error) {
 // maxMetricsLine bounds a line of /metrics.
 const maxMetricsLine = 64 << 10
 
-// Opened implements System.
+// Opened implements System. A broker says it, and then is asked how many there are: to ask all the while would cost it time.
 func (b *Balsa) Opened(ctx context.Context, node int) (bool, string, error) {
 	const by = "balsa_log_replicas"
-	if _, err := b.node(node); err != nil {
+	x, err := b.node(node)
+	if err != nil || x == nil {
 		return false, by, err
+	}
+	_, open := x.printed(balsaOpen)
+	if _, ready := x.printed(balsaReady); !open && !ready {
+		return false, by, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askAgain)
 	defer cancel()

@@ -321,6 +321,11 @@ func (t *turn) allLed(ctx context.Context) error {
 
 // await asks again and again whether something is so. An error is reported only if it stays; that a node has ended is one at once.
 func (t *turn) await(ctx context.Context, what string, is func() (bool, error)) error {
+	return t.awaitEvery(ctx, t.o.poll, what, is)
+}
+
+// awaitEvery is await with another time between two looks.
+func (t *turn) awaitEvery(ctx context.Context, every time.Duration, what string, is func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, t.o.Limit)
 	defer cancel()
 	for {
@@ -331,7 +336,7 @@ func (t *turn) await(ctx context.Context, what string, is func() (bool, error)) 
 		if errors.Is(err, errEnded) {
 			return fmt.Errorf("waiting for %s: %w", what, err)
 		}
-		if pause(ctx, t.o.poll); ctx.Err() != nil {
+		if pause(ctx, every); ctx.Err() != nil {
 			return fmt.Errorf("waiting for %s: %w", what, errors.Join(err, ctx.Err()))
 		}
 	}

@@ -136,7 +136,7 @@ func (d *dumper) dir(dir string) error {
 	for _, name := range names {
 		switch {
 		case name == metaName || name == snapshotName || name == partName || strings.HasPrefix(name, checkpoints) || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix) ||
-			strings.HasSuffix(name, cleanedSuffix):
+			strings.HasSuffix(name, tipSuffix) || strings.HasSuffix(name, cleanedSuffix):
 			if err := d.file(path.Join(dir, name)); err != nil {
 				return err
 			}
@@ -158,6 +158,8 @@ func (d *dumper) file(name string) error {
 		return d.cleaned(name)
 	case strings.HasSuffix(base, indexSuffix):
 		return d.small(name, maxIndexFile, d.index)
+	case strings.HasSuffix(base, tipSuffix):
+		return d.tip(name)
 	case base == metaName:
 		return d.small(name, maxMetaFile, d.meta)
 	case base == partName:
@@ -283,6 +285,32 @@ func (d *dumper) index(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// tip prints what a tip file says of its segment, whose header it goes with.
+func (d *dumper) tip(name string) error {
+	return d.small(name, maxIndexFile, func(b []byte) error {
+		file, err := d.fs.Open(strings.TrimSuffix(name, tipSuffix) + segmentSuffix)
+		if err != nil {
+			d.printf("  of no use without its segment: %v\n", err)
+			return nil
+		}
+		defer file.Close()
+		head := make([]byte, SegmentHeaderSize)
+		n, _ := file.ReadAt(head, 0)
+		h, err := decodeSegmentHeader(d.o.Group, head[:n])
+		if err != nil {
+			d.printf("  of no use: %v\n", err)
+			return nil
+		}
+		t := decodeTip(d.o.Group, &h, b, maxIndex)
+		d.printf("  generation %d, entries [%d, %d] below %d, next offset %d, %d index entries, largest timestamp %d, durable up to %d\n",
+			h.generation, h.first, t.last, t.pos, t.next, len(t.index), t.maxTime, t.synced)
+		if rest := int64(len(b)) - t.size; rest > 0 {
+			d.printf("  %10d  %d bytes that are no record: the next one goes there\n", t.size, rest)
+		}
+		return nil
+	})
 }
 
 // segment prints a segment file. Behind a bad block it goes on at the next believable one, on its own terms.

@@ -130,20 +130,23 @@ func (t *tip) add(h *segmentHeader, b []byte, upTo raft.Index) (int64, error) {
 		return 0, nil
 	}
 	rest := b[tipHeaderSize:]
-	// The last entry that was known before is said again: more may have come to its stretch.
-	index := t.index
-	for i := range ni {
+	var before *indexEntry
+	if n := len(t.index); n > 0 {
+		before = &t.index[n-1]
+	}
+	index, again := make([]indexEntry, ni), 0
+	for i := range index {
 		e := decodeIndexEntry(rest)
 		rest = rest[indexEntrySize:]
-		if n := len(index); i == 0 && n > 0 && e.index == index[n-1].index && e.base == index[n-1].base && e.pos == index[n-1].pos {
-			index = append(index[:n-1:n-1], e)
-			continue
-		}
-		if n := len(index); e.index <= t.last || e.index > a.last || e.base < t.next || e.base > a.next || e.pos < t.pos || e.pos >= a.pos ||
-			n == 0 && e.index != h.first || n > 0 && (e.index <= index[n-1].index || e.base < index[n-1].base || e.pos <= index[n-1].pos) {
+		index[i] = e
+		switch {
+		case i == 0 && before != nil && e.index == before.index && e.base == before.base && e.pos == before.pos:
+			again = 1 // said again, for more may have come to its stretch
+		case e.index <= t.last || e.index > a.last || e.base < t.next || e.base > a.next || e.pos < t.pos || e.pos >= a.pos,
+			before == nil && e.index != h.first, before != nil && (e.index <= before.index || e.base < before.base || e.pos <= before.pos):
 			return 0, fmt.Errorf("%w: entry %d", errBadTip, i)
 		}
-		index = append(index, e)
+		before = &index[i]
 	}
 	es, rest, err := decodeEpochs(rest, int(ne))
 	if err != nil {
@@ -162,10 +165,13 @@ func (t *tip) add(h *segmentHeader, b []byte, upTo raft.Index) (int64, error) {
 		}
 		configs, before = append(configs, i), i
 	}
-	if len(index) == 0 {
+	if before == nil {
 		return 0, fmt.Errorf("%w: no entry of the index", errBadTip)
 	}
-	a.index, a.epochs, a.configs = index, append(t.epochs, es...), configs
+	if again > 0 {
+		t.index[len(t.index)-1] = index[0]
+	}
+	a.index, a.epochs, a.configs = append(t.index, index[again:]...), append(t.epochs, es...), configs
 	*t = a
 	return int64(length), nil
 }
