@@ -351,7 +351,10 @@ func (b *Broker) startRaft() (err error) {
 		}
 		b.onClose(j.Close)
 		b.hardStates = j
-		b.log.Info("the journal of terms and votes is replayed", "groups", len(j.Groups()), "took", b.starting.reached(startedJournal))
+	}
+	took := b.starting.reached(startedJournal)
+	if j, ok := b.hardStates.(*journal.Journal); ok {
+		b.log.Info("the journal of terms and votes is replayed", "groups", len(j.Groups()), "took", took)
 	}
 	if b.clock = b.cfg.Clock; b.clock == nil {
 		b.clock = multi.BootClock{}

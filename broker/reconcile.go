@@ -131,12 +131,28 @@ func (r *reconciler) loop() {
 		case <-r.kick:
 		case <-timer.C:
 		}
+		current := r.current.Load() // before the Image, which is of then or later
 		im := r.image()
-		if !orphans && r.current.Load() {
+		if !orphans && current {
 			orphans = true
 			r.findOrphans(im)
 		}
 		timer.Reset(r.step(im))
+		if current {
+			r.endOpening()
+		}
+	}
+}
+
+// endOpening ends the start once the Image is current and all that it shows is open.
+func (r *reconciler) endOpening() {
+	r.mu.Lock()
+	ends := r.opens.pending == 0 && !r.opens.over
+	r.opens.over = r.opens.over || ends
+	none := ends && r.opens.logs == 0
+	r.mu.Unlock()
+	if none {
+		r.opened(opening{})
 	}
 }
 
@@ -247,13 +263,7 @@ func (r *reconciler) step(im *coordinator.Image) time.Duration {
 			work = append(work, func() { r.finish(h, "retire", r.retireReplica(h, settled)) })
 		}
 	}
-	none := r.current.Load() && r.opens.pending == 0 && !r.opens.over
-	r.opens.over = r.opens.over || none
-	none = none && r.opens.logs == 0
 	r.mu.Unlock()
-	if none {
-		r.opened(opening{})
-	}
 	for _, fn := range work {
 		select {
 		case r.sem <- struct{}{}:

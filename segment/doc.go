@@ -9,6 +9,7 @@
 //	00000000000000000001-00000001.log   segment: first index (decimal), generation (hex)
 //	00000000000000000001-00000001.idx   sparse index of a closed segment; can always be rebuilt. Made when the next file is durable
 //	00000000000000004711-00000002.log
+//	00000000000000004711-00000002.tip   what a scan of the newest segment would find, up to shortly before its end. See tip.go
 //	meta                                where the log starts, damage not yet healed
 //	snapshot                            the stored snapshot
 //	00000000000000000000-00000003.cln   cleaned file of a compacted log: first offset, generation. See clean_file.go, clean.go
@@ -89,9 +90,9 @@
 //
 // # Recovery
 //
-// Files are read in the order of their rule above; the newest without an index file is read whole and every frame
-// verified. At the first block that is not valid, at index x: if anything else proves that x was durable (a later block's
-// synced index, a later file, the stored snapshot), the log is corrupt from x; otherwise it is the torn tail of the
+// Files are read in the order of their rule above; the newest without an index file is read from where its tip ends, and every frame
+// there verified. At the first block that is not valid, at index x: if anything else proves that x was durable (a later block's
+// synced index, a later file, the file's tip, the stored snapshot), the log is corrupt from x; otherwise it is the torn tail of the
 // last write, and cut. A corrupt log opens with what is intact before x; Recovery.DamagedUpTo is the last index known to
 // have been durable, and stays on record in meta until a leader has refilled the log up to there. If the newest file has an index, or no
 // file is left and nothing says that none need be, the end is lost and the last index is not known (raft.UntilTold). The damaged files are

@@ -28,7 +28,7 @@ type Options struct {
 	// and xfs a sync that finds its blocks written once before need not journal their conversion: about half the latency
 	// of a small sync, for up to twice the bytes. 128 KiB is a good value for disks; default 0, off.
 	ZeroAhead int64
-	// ScanBytes is about how much of the newest segment Open reads at most, whatever its size: so often its tip is written. Default 4 MiB.
+	// ScanBytes is about how much of the newest segment Open reads at most, whatever its size: so often its tip is written. Default 8 MiB.
 	ScanBytes int64
 	// Direct writes segments past the system's page cache, where the file system can: a buffered, growing append costs more of a
 	// core than all else that happens to a record. What is read again soon is in Cache; the rest is read through the page cache.
@@ -62,7 +62,7 @@ func (o *Options) setDefaults() {
 	def(&o.IndexBytes, 32<<10)
 	def(&o.FirstExtent, 64<<10)
 	def(&o.MaxExtent, 16<<20)
-	def(&o.ScanBytes, 4<<20)
+	def(&o.ScanBytes, 8<<20)
 	o.MaxExtent = max(o.MaxExtent, o.FirstExtent)
 	if o.Cache == nil {
 		o.Cache = NewCache(4 << 20)

@@ -4,7 +4,7 @@
 //	1. the directory is synced: whatever it shows is durable from here on
 //	2. meta and snapshot are read; an interrupted installation is finished
 //	3. files are ordered: which are live, up to where; the rest are dead
-//	4. live files are loaded (index file) or scanned (the newest, and those without one)
+//	4. live files are loaded (index file) or scanned (the newest, and those without one, from where their tip ends)
 //	5. damage is judged: torn tail or corruption; corruption goes on record before anything moves
 //	6. what was found without a mark is synced: after a mere process crash it may be in the page cache only
 //	7. dead files are removed

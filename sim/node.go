@@ -299,7 +299,7 @@ func (n *node) openReplica(g int) (*replica, error) {
 		past = segment.RanBefore
 	}
 	log, err := segment.Open(n.fs, groupDir(g), groupID(g),
-		segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead, Direct: n.w.shape.direct, Checkpoints: n.w.shape.data[g], Past: past})
+		segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead, ScanBytes: n.w.shape.scanBytes, Direct: n.w.shape.direct, Checkpoints: n.w.shape.data[g], Past: past})
 	if err != nil {
 		return nil, err
 	}

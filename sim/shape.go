@@ -16,6 +16,7 @@ type shape struct {
 	keepEntries     int64 // behind a snapshot
 	snapshotEvery   int64
 	zeroAhead       int64
+	scanBytes       int64
 	direct          bool          // segments are written past the page cache
 	commitDelay     time.Duration // for which commits wait for entries to ride on
 	minVoters       int           // membership changes leave at least so many
@@ -42,6 +43,9 @@ func (w *world) drawShape() {
 	s.snapshotEvery = pick(4<<10, 8<<10, 16<<10)
 	s.zeroAhead = pick(0, 0, 0, 4096)
 	s.direct = w.opts.Seed%2 == 1
+	if k := w.opts.Seed % 8; k == 5 || k == 6 { // else segments are too short for a tip
+		s.scanBytes = 1024
+	}
 	s.commitDelay = []time.Duration{0, heartbeatInterval / 2, 0, 2 * heartbeatInterval}[w.opts.Seed/2%4]
 	s.minVoters = int(pick(1, 3, 3, 3))
 	s.snapshotChunk = int(pick(0, 24, 48, 48))
