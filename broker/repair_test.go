@@ -406,6 +406,9 @@ var faults = []fault{
 		stopped: func(r *repairs, n *node, d *sickDisk) {
 			files := r.segments(d)
 			d.flip(r.t, files[len(files)-1], 200)
+			for _, name := range d.files(r.t, r.dir(), ".tip") { // what it covers is left to reads, as in a closed segment
+				d.remove(r.t, name)
+			}
 		}},
 	{name: "a segment file in the middle is missing", says: saysDamaged,
 		stopped: func(r *repairs, n *node, d *sickDisk) { d.remove(r.t, r.segments(d)[1]) }},
