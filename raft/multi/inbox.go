@@ -75,7 +75,7 @@ func (e *event) refuse(g *Group, err error) {
 			e.send.close()
 		}
 	case e.kind == evPaced:
-		g.h.paceDone(0, g.h.now())
+		g.h.paceDone(0, e.bytes, g.h.now())
 	case e.done != nil:
 		e.done(Outcome{Err: err})
 	case e.reply != nil:

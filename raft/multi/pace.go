@@ -36,6 +36,8 @@ const (
 	// piece is how much of it is read at once, if pieceMessages times MaxMessageBytes are not less.
 	piece         = 2 << 20
 	pieceMessages = 2
+	// maxHeldBytes bounds what has been read and waits for a turn, over all groups: turns may be late.
+	maxHeldBytes = 64 << 20
 	// grantPatience is how long a granted turn is waited for: the group may be busy, or have ended. Where turns are late it is what a piece
 	// takes at the rate, if that is less, or the next one would wait for the turn and not for the rate.
 	grantPatience    = raft.Time(100 * time.Millisecond)
@@ -75,10 +77,11 @@ type pacer struct {
 
 	mu      sync.Mutex // guards all below; a leaf, but for timers.mu
 	members []*paceMember
-	turn    int // the member whose line is looked at first
-	reads   int // that run
-	most    int // members at once, since the rate was last looked at
-	grants  int // given, and not heard of again
+	turn    int   // the member whose line is looked at first
+	reads   int   // that run
+	held    int64 // bytes that were read, and wait for a turn
+	most    int   // members at once, since the rate was last looked at
+	grants  int   // given, and not heard of again
 	granted raft.Time
 
 	rate  float64 // bytes a second
@@ -167,17 +170,22 @@ func (h *Host) paceRead(a paceAsk) {
 	if err != nil {
 		es = nil
 	}
+	var bytes int64
+	for i := range es {
+		bytes += int64(es[i].Size())
+	}
 	p := &h.pacer
 	p.mu.Lock()
 	p.reads--
+	p.held += bytes
 	p.mu.Unlock()
-	if a.g.in.pushEvent(h, a.g, event{kind: evPaced, peer: a.to, entries: es}) != nil {
-		h.paceDone(0, h.now()) // it has stopped
+	if a.g.in.pushEvent(h, a.g, event{kind: evPaced, peer: a.to, entries: es, bytes: bytes}) != nil {
+		h.paceDone(0, bytes, h.now()) // it has stopped
 	}
 }
 
 func (p *pacer) nextLocked(h *Host, now raft.Time) (none paceAsk) {
-	if len(p.members) == 0 || p.reads >= maxGrants { // a read that ends looks again
+	if len(p.members) == 0 || p.reads >= maxGrants || p.held >= maxHeldBytes { // a read that ends, or a turn, looks again
 		return none
 	}
 	p.lookLocked(now)
@@ -217,15 +225,16 @@ func (p *pacer) nextLocked(h *Host, now raft.Time) (none paceAsk) {
 	return none
 }
 
-// paceDone ends a grant, with what it sent.
-func (h *Host) paceDone(bytes int64, now raft.Time) {
+// paceDone ends a grant, with what it sent of what was read for it.
+func (h *Host) paceDone(sent, read int64, now raft.Time) {
 	p := &h.pacer
 	p.mu.Lock()
 	p.grants = max(0, p.grants-1)
-	if bytes > 0 {
-		p.level -= float64(bytes)
+	p.held -= read
+	if sent > 0 {
+		p.level -= float64(sent)
 		p.sentAt = now
-		h.stats.behindBytes.Add(uint64(bytes))
+		h.stats.behindBytes.Add(uint64(sent))
 	}
 	p.mu.Unlock()
 	h.paceNext(now)
@@ -321,7 +330,7 @@ func (p *groupPace) of(id raft.NodeID) *groupPaced {
 // paceGranted is the turn that was stood in line for.
 func (g *Group) paceGranted(now raft.Time, e *event) {
 	g.pace.of(e.peer).lined = false
-	g.h.paceDone(g.r.SendBehind(now, e.peer, e.entries), now)
+	g.h.paceDone(g.r.SendBehind(now, e.peer, e.entries), e.bytes, now)
 	g.afterStep(now)
 }
 

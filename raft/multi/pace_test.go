@@ -35,7 +35,9 @@ func TestPaceOfCatchingUp(t *testing.T) {
 	if sent := h.Stats().BehindBytes; sent < 100*16 {
 		t.Fatalf("%d bytes went out at the follower's pace", sent)
 	}
-	s.until("the account to be even", func() bool { return len(h.pacer.members) == 0 && h.pacer.grants == 0 })
+	s.until("the account to be even", func() bool {
+		return len(h.pacer.members) == 0 && h.pacer.grants == 0 && h.pacer.reads == 0 && h.pacer.held == 0
+	})
 }
 
 // The rate falls while proposals take longer than usual, never below what is proposed, rises again, and there is none where nothing
@@ -171,7 +173,7 @@ func TestPaceOfLateTurns(t *testing.T) {
 			members := p.members
 			p.members = nil // so that paceDone grants nothing by itself
 			p.mu.Unlock()
-			h.paceDone(piece, now)
+			h.paceDone(piece, 0, now)
 			p.members = members
 			sent += piece
 			m.line = append(m.line, paceAsk{g: g})

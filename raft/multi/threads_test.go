@@ -135,7 +135,7 @@ func newThreadCluster(t *testing.T, groups int, loss float64, et time.Duration) 
 			sm, l := &memSM{group: gid}, newMemLog(gid)
 			sms[gid], logs[gid] = sm, l
 			if _, err := h.CreateGroup(GroupConfig{ID: gid, Log: l, Stager: sm, StateMachine: sm, Bootstrap: conf, Fresh: true,
-				Campaign: g%3 == i, SnapshotEvery: 20000, KeepEntries: 50}); err != nil {
+				Campaign: g%3 == i, SnapshotEvery: 20000, KeepEntries: 50, Throttle: true}); err != nil {
 				t.Fatal(err)
 			}
 		}
