@@ -9,8 +9,8 @@
 //	     maxGrants at once; maxBehindBytes on their way to a member; and, while something is proposed, within a rate
 //
 // The rate follows what proposals meet on this host: how long they take from the turn's beginning to be queued to their application,
-// on average over paceInterval. As long as that is about what it was before anybody caught up, the rate grows, and else it
-// shrinks; so it finds what is left of processors, disks and network, whichever is short, also where others use them. It never
+// on average over paceInterval. As long as that is about what it was before anybody caught up, the rate grows, more slowly
+// where it was last too much, and else it shrinks; so it finds what is left of processors, disks and network, whichever is short, also where others use them. It never
 // falls below what members need to come nearer to logs that grow (paceGain times what is proposed, for each), nor below minPace. Where
 // nothing is proposed there is no rate.
 //
@@ -66,8 +66,10 @@ const (
 	paceClip = 4
 	// paceUnknown is taken for usual until something is known.
 	paceUnknown = float64(4 * time.Millisecond)
-	// paceUp and paceDown are what the rate is multiplied by.
+	// paceUp and paceDown are what the rate is multiplied by, and paceNear instead of paceUp from paceShy times the rate on that was last too much.
 	paceUp   = 1.1
+	paceNear = 1.02
+	paceShy  = 0.9
 	paceDown = 0.8
 )
 
@@ -85,6 +87,7 @@ type pacer struct {
 	granted raft.Time
 
 	rate  float64 // bytes a second
+	much  float64 // the rate that was last too much; 0: none was
 	level float64 // of the bucket
 	at    raft.Time
 	timer timerItem
@@ -264,16 +267,19 @@ func (p *pacer) lookLocked(now raft.Time) {
 			p.usual = mean
 		}
 		p.usual += (mean - p.usual) / 16
-		p.rate = firstPace
+		p.rate, p.much = firstPace, 0
 	case n > 0:
 		usual := p.usual
 		if usual == 0 {
 			usual = paceUnknown
 		}
 		switch slow := mean > paceStretch*usual+paceSlack; {
+		case !slow && p.much != 0 && p.rate >= paceShy*p.much:
+			p.rate *= paceNear
 		case !slow:
 			p.rate *= paceUp
 		case p.rate > least:
+			p.much = p.rate
 			p.rate *= paceDown
 		default: // it is not for what is sent to those that are behind
 			p.usual = usual + (mean-usual)/64

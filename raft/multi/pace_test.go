@@ -85,6 +85,37 @@ func TestPaceFollowsProposals(t *testing.T) {
 	}
 }
 
+// The rate stays close to what is too much, and is seldom above it.
+func TestPaceStaysBelowTooMuch(t *testing.T) {
+	h := &Host{}
+	h.pacer.init()
+	p := &h.pacer
+	now := raft.Time(time.Hour)
+	const tooMuch = 200e6
+	var above, sum, n float64
+	for i := range 600 {
+		for range 10 {
+			took := 2 * time.Millisecond
+			if i >= 100 {
+				if p.sentAt = now; p.rate > tooMuch {
+					took = 20 * time.Millisecond
+				}
+			}
+			h.paceLive(now, raft.Time(took))
+			now += raft.Time(10 * time.Millisecond)
+		}
+		if i >= 200 {
+			sum, n = sum+p.rate, n+1
+			if p.rate > tooMuch {
+				above++
+			}
+		}
+	}
+	if above/n > 0.25 || sum/n < 0.85*tooMuch {
+		t.Fatalf("above it for %.2f of the time, at %.2f of it on average", above/n, sum/n/tooMuch)
+	}
+}
+
 // A learner that is held back by its rate is asked for again when it answers, and not in one turn after the other.
 func TestPaceOfThrottledLearner(t *testing.T) {
 	s := newSim(t, 22, 3, 1, func(o *Options, c *GroupConfig) { o.MaxMessageBytes, o.LearnerRate, c.Throttle = 64, 500, true })
