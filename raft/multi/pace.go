@@ -42,8 +42,8 @@ const (
 	// takes at the rate, if that is less, or the next one would wait for the turn and not for the rate.
 	grantPatience    = raft.Time(100 * time.Millisecond)
 	minGrantPatience = raft.Time(time.Millisecond)
-	// behindSyncBytes are appended before who is behind syncs them, if they come within behindSyncDelay.
-	behindSyncBytes = 2 << 20
+	// behindSyncBytes are appended before who is behind syncs them, if they come within behindSyncDelay: less than a piece, which is rarely full.
+	behindSyncBytes = piece * 3 / 4
 	behindSyncDelay = raft.Time(5 * time.Millisecond)
 
 	// paceInterval is how often the rate is looked at.
