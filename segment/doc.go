@@ -13,6 +13,7 @@
 //	meta                                where the log starts, damage not yet healed
 //	snapshot                            the stored snapshot
 //	00000000000000000000-00000003.cln   cleaned file of a compacted log: first offset, generation. See clean_file.go, clean.go
+//	relaxed                             the log acknowledges ahead of its syncs: see relaxed.go
 //	snapshot.cleaned                    the cleaned files that belong to a snapshot which is being installed
 //	empty                               there is no segment yet, or since a snapshot was installed: none is missing
 //	damaged-00000003/                   files set aside by a recovery that met corruption; never read, never deleted

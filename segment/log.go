@@ -81,7 +81,7 @@ func (o *Options) setDefaults() {
 //	first-1 <= synced <= handed <= last, and tail covers at least (synced, last].
 //
 // Entries are published (synced moves) only after the sync that they depend on has returned, so "on disk" and
-// "durable" are one thing here.
+// "durable" are one thing here; but for a relaxed log, see relaxed.go.
 type Log struct {
 	fs    vfs.FS
 	dir   string
@@ -99,6 +99,8 @@ type Log struct {
 	cleanGen uint64
 
 	segmentBytes atomic.Int64  // Options.SegmentBytes, changeable
+	relaxed      atomic.Bool   // see SetRelaxed
+	busy         bool          // guarded by io: something was written since the log was last at rest
 	applied      atomic.Uint64 // entries up to here have been applied; 0: nobody says
 
 	// mu guards what follows. It is never held across I/O.
@@ -111,6 +113,10 @@ type Log struct {
 	start  Offset // of the first record at or after first
 	next   Offset // after last
 	synced raft.Index
+	// durable <= synced: what no power loss can take. The two differ only in a relaxed log, by the last entries of the file that is written.
+	durable raft.Index
+	behind  int64 // bytes of frames between the two
+	noted   bool  // the note that says that they may differ is in the directory; changed with io held, too
 	// handed is the last index that a Sync has been given to write: what is at or below it may be on disk.
 	handed raft.Index
 	// cut > 0: entries at and above it that are on disk, or on their way there, are void; the next Sync begins a new
@@ -281,7 +287,7 @@ func (l *Log) truncateLocked(from raft.Index, base Offset) {
 		if l.cut == 0 || from < l.cut {
 			l.cut = from
 		}
-		l.synced = min(l.synced, from-1)
+		l.synced, l.durable = min(l.synced, from-1), min(l.durable, from-1)
 		l.handed = min(l.handed, from-1)
 		for len(l.segs) > 0 && l.segs[len(l.segs)-1].first >= from {
 			n := len(l.segs) - 1
@@ -421,7 +427,7 @@ func (l *Log) LastIndex() raft.Index {
 	return l.last
 }
 
-// SyncedIndex is the last durable index.
+// SyncedIndex is the last index that a Sync has vouched for: durable, if the log is not relaxed.
 func (l *Log) SyncedIndex() raft.Index {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -480,9 +486,9 @@ func (l *Log) Segments() int {
 // MarkPending implements multi.Log. A full disk has no room for a mark either.
 func (l *Log) MarkPending() bool {
 	l.mu.RLock()
-	due := l.markDue()
+	due, behind := l.markDue(), l.restDue()
 	l.mu.RUnlock()
-	return due && !l.Full()
+	return behind || due && !l.Full()
 }
 
 // Told implements multi.Log.
@@ -498,9 +504,14 @@ func (l *Log) markDue() bool {
 	return l.failed == nil && !l.closed && l.cut == 0 && l.synced == l.last && (l.marked < l.synced || l.healed())
 }
 
+// restDue: a relaxed log has nothing to write, and is not all durable, or still has its note. The caller holds mu.
+func (l *Log) restDue() bool {
+	return l.failed == nil && !l.closed && l.synced == l.last && (l.durable < l.synced || l.noted)
+}
+
 // healed: damage is on record that is refilled. The caller holds mu.
 func (l *Log) healed() bool {
-	return l.damaged != 0 && l.synced >= l.damaged
+	return l.damaged != 0 && l.durable >= l.damaged
 }
 
 // Full says that the disk has no room for the next extent: records should be refused now, while what is left of the
@@ -547,6 +558,9 @@ type Recovery struct {
 	// 0 if none is missing; raft.UntilTold if entries are lost and nothing tells how many (until Told). The replica must neither vote nor campaign (raft.Config.VoteAfter) until a leader's log
 	// matched this one up to there.
 	DamagedUpTo raft.Index
+	// RanAhead: the log had acknowledged entries ahead of their sync (SetRelaxed), and this is why they may be lost. DamagedUpTo is
+	// raft.UntilTold.
+	RanAhead string
 	// SnapshotLost: the stored snapshot was damaged, or spoke of entries that corruption took, and was set aside.
 	SnapshotLost bool
 }
@@ -572,7 +586,7 @@ func (l *Log) Health() Health {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	h := Health{Err: l.failed, ReadErr: l.readDamage, Full: l.full, Recovery: l.recovery}
-	if l.synced < l.damaged {
+	if l.durable < l.damaged {
 		h.DamagedUpTo = l.damaged
 	}
 	return h

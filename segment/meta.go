@@ -114,7 +114,7 @@ func decodeMeta(group raft.GroupID, b []byte) (meta, error) {
 func (l *Log) metaLocked(first raft.Index, prevTerm raft.Term, start Offset) meta {
 	n := sort.Search(len(l.epochs), func(k int) bool { return l.epochs[k].first >= first })
 	m := meta{first: first, prevTerm: prevTerm, start: start, floor: l.floor, epochs: l.epochs[:n]}
-	if l.synced < l.damaged {
+	if l.durable < l.damaged {
 		m.damaged = l.damaged
 	}
 	if first == l.first { // else the cleaned part has gone, or is another one: see truncatePrefix

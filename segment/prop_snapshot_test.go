@@ -30,6 +30,7 @@ func (w *world) prune() {
 			m.Term != w.cur.term(m.Index) {
 			w.failf("cut behind %d of term %d; wanted is offset %d and up, snapshots were taken at %v", m.Index, m.Term, w.forget, w.saved)
 		}
+		w.late.trim(m.Index)
 		w.cur, w.durable = trim(w.cur, m.Index), trim(w.durable, m.Index)
 		for i := range w.pending {
 			w.pending[i] = trim(w.pending[i], m.Index)

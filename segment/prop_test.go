@@ -111,6 +111,7 @@ type world struct {
 	durable version   // as of the last successful sync
 	pending []version // appended since, oldest first, with the lowest cut up to then
 	cuts    []raft.Index
+	late    *lateWorld // of a relaxed log; see relaxed_prop_test.go
 	extra   []possible // what an interrupted operation may have led to
 	term    raft.Term
 	snap    raft.Snapshot // stored; Index 0: none
@@ -281,11 +282,15 @@ func (w *world) append(from raft.Index, n int) {
 		low = min(low, w.cuts[len(w.cuts)-1])
 	}
 	w.cur, w.pending, w.cuts = v, append(w.pending, v), append(w.cuts, low)
+	w.late.appended(v, from-1)
 	w.ever = max(w.ever, v.last())
 }
 
 // synced notes that all up to now is durable.
-func (w *world) synced() { w.durable, w.pending, w.cuts = w.cur, nil, nil }
+func (w *world) synced() {
+	w.durable, w.pending, w.cuts = w.cur, nil, nil
+	w.late.synced()
+}
 
 // possibles is what a crash now may leave.
 func (w *world) possibles() []possible {
@@ -304,6 +309,9 @@ func (w *world) step() {
 		}
 	} else if w.rng.IntN(60) == 0 {
 		w.failAt = 1 + w.rng.IntN(4)
+	}
+	if w.late.step() {
+		return
 	}
 	w.extra, w.snapAlt = nil, nil
 	if w.damaging && w.rng.IntN(25) == 0 {
@@ -465,6 +473,7 @@ func (w *world) truncatePrefix() {
 	trim := func(v version) version { return v.from(max(v.first, upTo+1)) }
 	switch {
 	case err == nil:
+		w.late.trim(upTo)
 		w.cur, w.durable = trim(w.cur), trim(w.durable)
 		for i := range w.pending {
 			w.pending[i] = trim(w.pending[i])
@@ -486,6 +495,8 @@ func (w *world) truncatePrefix() {
 // reopen is a new process: after a power loss on what the disk kept, else on the same file system.
 func (w *world) reopen() {
 	ps := w.possibles()
+	acked := len(ps)
+	ps = append(ps, w.late.possibles(w.after != nil)...)
 	if w.after != nil {
 		w.count["power loss"]++
 		w.mem, w.after = w.after, nil
@@ -506,6 +517,7 @@ func (w *world) reopen() {
 			w.count["crash in recovery"]++
 			if w.after != nil {
 				w.mem, w.after = w.after, nil
+				ps = append(ps[:acked], w.late.possibles(true)...)
 			}
 			continue
 		}
@@ -519,7 +531,7 @@ func (w *world) reopen() {
 		}
 		break
 	}
-	if h := w.log.Health(); h.Recovery.Corrupt || h.DamagedUpTo != 0 || h.Recovery.SnapshotLost {
+	if h := w.log.Health(); h.Recovery.Corrupt || h.DamagedUpTo != 0 && !w.late.excuses(&h) || h.Recovery.SnapshotLost {
 		w.failf("nothing was damaged, and recovery says %+v", h.Recovery)
 	} else if h.Recovery.Torn {
 		w.count["torn tail"]++
@@ -528,11 +540,12 @@ func (w *world) reopen() {
 	first, last := w.log.FirstIndex(), w.log.LastIndex()
 	w.note("reopened: [%d, %d]", first, last)
 	var why []string
-	for _, p := range ps {
+	for i, p := range ps {
 		if reason := w.matches(&p, first, last); reason != "" {
 			why = append(why, reason)
 			continue
 		}
+		w.late.reopened(i >= acked)
 		w.cur = p.v.cut(last)
 		w.synced()
 		w.extra, w.snapAlt = nil, nil

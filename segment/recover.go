@@ -2,12 +2,12 @@
 // doc.go; the order of steps matters, because a recovery can be interrupted by the next crash.
 //
 //	1. the directory is synced: whatever it shows is durable from here on
-//	2. meta and snapshot are read; an interrupted installation is finished
+//	2. meta and snapshot are read; an interrupted installation is finished. Before that, if a relaxed log may have lost its end, that goes on record
 //	3. files are ordered: which are live, up to where; the rest are dead
 //	4. live files are loaded (index file) or scanned (the newest, and those without one, from where their tip ends)
 //	5. damage is judged: torn tail or corruption; corruption goes on record before anything moves
 //	6. what was found without a mark is synced: after a mere process crash it may be in the page cache only
-//	7. dead files are removed
+//	7. dead files are removed, and the note of a relaxed log
 
 package segment
 
@@ -34,7 +34,12 @@ func Open(f vfs.FS, dir string, group raft.GroupID, o Options) (*Log, error) {
 		return nil, fmt.Errorf("open log of group %d: %w", group, err)
 	}
 	r := recoverer{Log: l}
-	if err := r.run(); err != nil {
+	err := r.run()
+	if err == nil && l.noted { // what it stood for is durable now, or its loss is on record
+		err = l.dropNote()
+		l.noted = false
+	}
+	if err != nil {
 		if l.w.file != nil {
 			_ = l.w.file.Close()
 		}
@@ -217,6 +222,9 @@ func (r *recoverer) readHeader(f *found) error {
 // everything is done.
 func (r *recoverer) readSmallFiles() (bool, error) {
 	r.meta = meta{first: 1}
+	if err := r.readNote(); err != nil {
+		return false, err
+	}
 	var metaErr, snapErr error
 	b, err := readFile(r.fs, path.Join(r.dir, metaName), maxMetaFile)
 	switch {
@@ -244,6 +252,11 @@ func (r *recoverer) readSmallFiles() (bool, error) {
 	}
 	if errors.Is(snapErr, ErrVersion) {
 		return false, snapErr
+	}
+	if metaErr == nil {
+		if err := r.noteLoss(); err != nil {
+			return false, err
+		}
 	}
 	needed := r.meta.first > 1
 	switch {
@@ -603,7 +616,7 @@ func (r *recoverer) corrupt(i int, from raft.Index, why error) error {
 		return err
 	}
 	last := from - 1
-	r.last, r.synced = last, last
+	r.last, r.synced, r.durable = last, last, last
 	var standIn *SnapshotFile
 	switch {
 	case r.snapIdx <= last || r.meta.first == 1:
@@ -724,7 +737,7 @@ func (r *recoverer) finish(damage error) error {
 	if r.last == r.first-1 {
 		r.next = r.start
 	}
-	r.synced, r.handed = r.last, r.last
+	r.synced, r.durable, r.handed = r.last, r.last, r.last
 	r.epochs = cutEpochs(r.epochs, r.last+1)
 	for len(r.configs) > 0 && r.configs[0] < r.first {
 		r.configs = r.configs[1:]

@@ -81,6 +81,10 @@ func (l *Log) RollOlder(ts int64) bool {
 	due = l.usable() == nil && l.cut == 0 && l.w.seg != nil && l.w.seg == l.lastSeg() && l.oldActive(l.w.seg, ts)
 	l.mu.RUnlock()
 	if due {
+		if err := l.settle(); err != nil {
+			_ = l.failSync(err) // the next Sync says so
+			return false
+		}
 		l.leave()
 	}
 	return due

@@ -62,6 +62,9 @@ func (l *Log) takeSingle(room int) *single {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.relaxed.Load() || l.noted || l.durable < l.synced { // what is behind needs a sync of its own, and the note its turn
+		return nil
+	}
 	if l.usable() != nil || l.synced == l.last && l.marked == l.synced || l.cut != 0 || len(l.dead) > 0 || l.damaged != 0 {
 		return nil
 	}

@@ -284,18 +284,23 @@ func (l *Log) SaveSnapshot(sm raft.SnapshotMeta, data []byte) error {
 func (l *Log) syncUpTo(i raft.Index) error {
 	l.mu.RLock()
 	err := l.usable()
-	synced, last := l.synced, l.last
+	durable, last := l.durable, l.last
 	l.mu.RUnlock()
 	switch {
 	case err != nil:
 		return err
 	case i > last:
 		return fmt.Errorf("group %d: %d is behind the log's end %d: %w", l.group, i, last, raft.ErrUnavailable)
-	case i <= synced:
+	case i <= durable:
 		return nil
 	}
-	_, err = l.syncLocked()
-	return err
+	if _, err = l.syncLocked(); err != nil {
+		return err
+	}
+	if err = l.settle(); err != nil { // syncLocked may have run ahead
+		return l.failSync(err)
+	}
+	return nil
 }
 
 // LoadSnapshot implements multi.Log.
@@ -509,6 +514,7 @@ func (l *Log) InstallSnapshot(s *raft.Snapshot) ([]byte, error) {
 		l.removeCleaned(f)
 	}
 	l.dropWashed()
+	_ = l.rest() // nothing is behind any more
 	if a.clean != nil {
 		_ = l.dropPart() // what stays behind of both goes at the next open
 		_ = l.fs.Remove(path.Join(l.dir, installName))
@@ -534,6 +540,7 @@ func installedMeta(sm *raft.SnapshotMeta, st *logState, floor uint64) meta {
 // adoptMeta makes the log an empty one that starts where m says. The caller holds mu.
 func (l *Log) adoptMeta(m *meta) {
 	l.first, l.last, l.synced, l.handed, l.marked = m.first, m.first-1, m.first-1, m.first-1, m.first-1
+	l.durable, l.behind = l.synced, 0
 	l.start, l.next = m.start, m.start
 	l.cut, l.pendingBytes = 0, 0
 	l.epochs = slices.Clone(m.epochs)

@@ -78,9 +78,11 @@ type job struct {
 	recs []record
 	cut  raft.Index
 	mark raft.Index // durable before the next block is written
-	prev raft.Term  // of the entry before recs[0]
-	seg  *seg       // the file that holds it; nil if there is none
-	dead []string
+	// ahead: a relaxed log's. What goes to a file that is durable itself is not synced.
+	ahead bool
+	prev  raft.Term // of the entry before recs[0]
+	seg   *seg      // the file that holds it; nil if there is none
+	dead  []string
 }
 
 // header is that of a file that begins with the job's next entry.
@@ -124,23 +126,36 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 		var err error
 		h.prevTerm, err = l.termLocked(l.last)
 		l.mu.Unlock()
+		if err == nil {
+			err = l.settle()
+		}
 		if due && err == nil {
 			err = l.writeMark(h)
 		}
 		if err == nil {
 			err = l.heal()
 		}
+		if err == nil {
+			err = l.rest()
+		}
 		if err != nil {
-			return raft.Ticket{}, l.fail(err)
+			return raft.Ticket{}, l.failSync(err)
 		}
 		return ticket, nil
 	}
+	l.mu.Unlock()
+	ahead, err := l.mayRunAhead()
+	if err != nil {
+		return raft.Ticket{}, l.failSync(err)
+	}
+	l.mu.Lock()
+	ticket = l.ticket
 	prev, err := l.termLocked(l.synced)
 	if err != nil {
 		l.mu.Unlock()
 		return raft.Ticket{}, l.fail(err)
 	}
-	j := job{recs: l.tail[l.synced+1-l.tail[0].Index:], cut: l.cut, mark: l.synced, prev: prev, dead: l.dead, seg: l.lastSeg()}
+	j := job{recs: l.tail[l.synced+1-l.tail[0].Index:], cut: l.cut, mark: l.durable, ahead: ahead, prev: prev, dead: l.dead, seg: l.lastSeg()}
 	l.handed, l.cut, l.dead = l.last, 0, nil
 	l.mu.Unlock()
 
@@ -167,13 +182,19 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	if err != nil {
 		return raft.Ticket{}, l.syncError(err)
 	}
+	l.busy = true
+	if l.noted && !l.relaxed.Load() { // no longer; all of it was synced by this
+		if err := l.rest(); err != nil {
+			return raft.Ticket{}, l.failSync(err)
+		}
+	}
 	return ticket, nil
 }
 
 // syncError is what Sync makes of an error: all but a full disk end the log.
 func (l *Log) syncError(err error) error {
 	if !errors.Is(err, vfs.ErrNoSpace) {
-		return l.fail(err)
+		return l.failSync(err)
 	}
 	l.mu.Lock()
 	l.full = true
@@ -217,6 +238,9 @@ func (l *Log) heal() error {
 func (l *Log) write(j *job) error {
 	w := &l.w
 	if j.cut != 0 || w.seal {
+		if err := l.settle(); err != nil {
+			return err
+		}
 		l.leave()
 	}
 	for len(j.recs) > 0 {
@@ -248,6 +272,10 @@ func (l *Log) writeFile(j *job) (int, error) {
 	w := &l.w
 	p := publication{seg: w.seg}
 	start := w.pos
+	ahead := j.ahead && !w.fresh
+	l.mu.RLock()
+	behind := l.durable < l.synced
+	l.mu.RUnlock()
 	done := 0
 	defer p.release()
 	for done < len(j.recs) {
@@ -277,10 +305,12 @@ func (l *Log) writeFile(j *job) (int, error) {
 		if err := l.redoMark(); err != nil {
 			return 0, err
 		}
-		if err := l.zeroAhead(w.pos+length, length); err != nil {
-			return 0, err
+		if !ahead {
+			if err := l.zeroAhead(w.pos+length, length); err != nil {
+				return 0, err
+			}
 		}
-		if err := l.put(bufs, length, done == 0 && n == len(j.recs)); err != nil {
+		if err := l.put(bufs, length, done == 0 && n == len(j.recs) && !ahead && !behind); err != nil {
 			return 0, fmt.Errorf("write %s at %d: %w", w.seg.name, w.pos, err)
 		}
 		done += n
@@ -289,15 +319,22 @@ func (l *Log) writeFile(j *job) (int, error) {
 	if w.pos == start {
 		return 0, fmt.Errorf("nothing of %d entries fits into %s", len(j.recs), w.seg.name)
 	}
-	if err := l.syncFile(); err != nil {
-		return 0, err
+	if !ahead {
+		if err := l.syncFile(); err != nil {
+			return 0, err
+		}
 	}
-	p.mark = j.mark
-	// Once published the records may leave the cache, which wipes them.
 	last, next, term := j.mark, j.recs[0].base, j.prev
-	j.mark, j.prev, j.seg = j.recs[done-1].Index, j.recs[done-1].Term, w.seg
+	p.mark, p.ahead = j.mark, ahead
+	if !ahead {
+		j.mark = j.recs[done-1].Index
+	}
+	// Once published the records may leave the cache, which wipes them.
+	j.prev, j.seg = j.recs[done-1].Term, w.seg
 	l.publish(&p)
-	l.extendTip(start, last, next, term, l.opt.ScanBytes)
+	if !ahead && last == j.recs[0].Index-1 { // all before this write was durable already
+		l.extendTip(start, last, next, term, l.opt.ScanBytes)
+	}
 	return done, nil
 }
 
@@ -350,6 +387,7 @@ type publication struct {
 	indexed bool // seg has index entries already
 	mark    raft.Index
 	parts   *parts // of what is being written; nil: nothing is
+	ahead   bool   // written, and not synced
 }
 
 func (p *publication) commit(recs []record, size int64) { p.recs, p.size = recs, size }
@@ -474,9 +512,13 @@ func (l *Log) publish(p *publication) {
 			s.index[n-1].maxTime = max(s.index[n-1].maxTime, t)
 		}
 		l.pendingBytes -= int64(len(r.Frame))
+		l.behind += int64(len(r.Frame))
 	}
 	s.last, s.next = limit, next
 	l.synced = limit
+	if !p.ahead {
+		l.durable, l.behind = limit, 0
+	}
 	l.marked = max(l.marked, min(p.mark, limit))
 }
 
@@ -514,7 +556,7 @@ func (l *Log) abandon() {
 	*w = writer{gen: w.gen, left: w.left}
 }
 
-// leave closes the current file: entries go on in a new one. Everything published in it is durable.
+// leave closes the current file: entries go on in a new one. Everything published in it is durable (settle).
 func (l *Log) leave() {
 	w := &l.w
 	if w.seg == nil {
@@ -544,6 +586,12 @@ func (l *Log) leave() {
 
 // roll closes the current file and begins the next, unless the disk is too full for that and the entry still fits.
 func (l *Log) roll(j *job) error {
+	if err := l.settle(); err != nil {
+		return err
+	}
+	l.mu.RLock()
+	j.mark = max(j.mark, l.durable)
+	l.mu.RUnlock()
 	w := &l.w
 	old := *w
 	w.seg, w.file = nil, nil
@@ -722,7 +770,7 @@ func (l *Log) Close() error {
 	var err error
 	if healthy {
 		if _, err = l.syncLocked(); err == nil {
-			_, err = l.syncLocked() // the mark
+			_, err = l.syncLocked() // the mark, and what a relaxed log has not synced
 		}
 	}
 	if l.w.file != nil {

@@ -198,7 +198,7 @@ func (l *Log) extendTip(pos int64, last raft.Index, next Offset, term raft.Term,
 	l.mu.RLock()
 	known := l.cut == 0 && !w.seal && l.lastSeg() == s && s.last >= last && s.first <= last && l.readDamage == nil
 	if known {
-		t.synced, t.maxTime = l.synced, s.maxTime
+		t.synced, t.maxTime = l.durable, s.maxTime
 		from := sort.Search(len(s.index), func(k int) bool { return s.index[k].pos >= w.tip.pos })
 		to := sort.Search(len(s.index), func(k int) bool { return s.index[k].pos >= pos })
 		t.index = s.index[max(from-1, 0):to] // only appended to from here on, and its last entry's time raised: copied under the lock

@@ -93,6 +93,9 @@ func (i *injectFS) open(op Op, name string, f func(string) (File, error)) (File,
 	return &injectFile{inner: file, fs: i, name: name}, nil
 }
 
+// Boot is not asked about: it cannot fail.
+func (i *injectFS) Boot() string { return i.inner.Boot() }
+
 func (i *injectFS) Create(name string) (File, error) { return i.open(OpCreate, name, i.inner.Create) }
 func (i *injectFS) Open(name string) (File, error)   { return i.open(OpOpen, name, i.inner.Open) }
 

@@ -115,6 +115,7 @@ type Mem struct {
 	rng   *rand.Rand // for Crash(nil)
 	root  *inode
 	life  uint64 // raised by Crash: handles and locks of an earlier life are dead
+	boot  uint64 // raised by each power loss
 	locks map[string]bool
 }
 
@@ -406,6 +407,13 @@ func (m *Mem) Free(string) (int64, error) { return math.MaxInt64, nil }
 // Total implements [FS].
 func (m *Mem) Total(string) (int64, error) { return math.MaxInt64, nil }
 
+// Boot implements [FS].
+func (m *Mem) Boot() string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return fmt.Sprintf("boot %d", m.boot)
+}
+
 // Crash is a power loss in place: what was not synced is kept, lost or torn at random, every open file and lock is
 // dead. With a nil rng the file system's own seed decides.
 func (m *Mem) Crash(rng *rand.Rand) {
@@ -416,6 +424,7 @@ func (m *Mem) Crash(rng *rand.Rand) {
 	}
 	m.root = newPowerLoss(rng).dir(m.root)
 	m.life++
+	m.boot++
 	m.locks = map[string]bool{}
 }
 
@@ -428,7 +437,7 @@ func (m *Mem) CrashClone(rng *rand.Rand) *Mem {
 	}
 	return &Mem{
 		rng:  rand.New(rand.NewPCG(rng.Uint64(), 0x6d656d)),
-		root: newPowerLoss(rng).dir(m.root), locks: map[string]bool{},
+		root: newPowerLoss(rng).dir(m.root), locks: map[string]bool{}, boot: m.boot + 1,
 	}
 }
 

@@ -30,6 +30,9 @@ func spaceErr(err error) error {
 	return err
 }
 
+// Boot implements [FS].
+func (osFS) Boot() string { return bootID() }
+
 func (osFS) Create(name string) (File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

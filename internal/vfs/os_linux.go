@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -183,3 +185,12 @@ func (o *osFile) nextData(off int64) int64 {
 	}
 	return at
 }
+// bootID is the kernel's name for the life that it is in; a container sees its host's.
+var bootID = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	id := strings.TrimSpace(string(b))
+	if err != nil || len(id) > MaxBoot {
+		return ""
+	}
+	return id
+})

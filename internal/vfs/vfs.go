@@ -39,7 +39,13 @@ type FS interface {
 	// Free is the number of bytes that can still be written, and Total that of the whole volume; math.MaxInt64 if that is not known.
 	Free(dir string) (int64, error)
 	Total(dir string) (int64, error)
+	// Boot names the life of the memory that keeps what was written and not synced: it outlives processes, and another one begins when the
+	// machine does. At most [MaxBoot] bytes; empty: that is not known.
+	Boot() string
 }
+
+// MaxBoot bounds [FS.Boot].
+const MaxBoot = 64
 
 // File is an open file. ReadAt and WriteAt may be called concurrently.
 type File interface {
