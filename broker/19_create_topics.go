@@ -114,6 +114,9 @@ func (s *server) newTopicOf(im *coordinator.Image, version int16, t *kmsg.Create
 		err = checkConditional(im, nil, configs, true)
 	}
 	if err == nil {
+		err = checkDurability(im, t.Topic, nil, configs)
+	}
+	if err == nil {
 		err = s.checkTopicConfigs(configs)
 	}
 	spec.Configs = configs

@@ -125,6 +125,9 @@ func (s *server) planAlteration(im *coordinator.Image, a *alteration) (c coordin
 			if err := checkConditional(im, t.Configs, after, false); err != nil {
 				return err
 			}
+			if err := checkDurability(im, t.Name, t.Configs, after); err != nil {
+				return err
+			}
 			return s.checkTopicConfigs(after)
 		}
 		if t.Internal() {
@@ -282,6 +285,21 @@ func checkInternalConfig(name, value string) error {
 		return keptConfig{refuse(kerr.InvalidConfig, fmt.Sprintf("%s of a topic of the brokers' own cannot be changed", name))}
 	}
 	return checkTopicConfig(name, value)
+}
+
+// checkDurability refuses relaxed durability where more than the topic's own records depends on it, and where an older broker may be. was are the
+// configs that the topic has.
+func checkDurability(im *coordinator.Image, topic string, was, set map[string]string) error {
+	switch {
+	case !coordinator.Relaxed(set) || coordinator.Relaxed(was):
+		return nil
+	case strings.HasPrefix(topic, "__"):
+		return refuse(kerr.InvalidConfig, fmt.Sprintf("%s=%s is not for %s: names that begin with __ are for what other data depends on", coordinator.Durability, coordinator.DurabilityRelaxed, topic))
+	case im.Feature(coordinator.MetadataVersion) < coordinator.LevelRelaxed:
+		return refuse(kerr.UnsupportedVersion, fmt.Sprintf("%s=%s needs %s %d, which is at %d: 'broker cluster upgrade', once all brokers run this version", coordinator.Durability,
+			coordinator.DurabilityRelaxed, coordinator.MetadataVersion, coordinator.LevelRelaxed, im.Feature(coordinator.MetadataVersion)))
+	}
+	return nil
 }
 
 // checkTopicConfigs holds a topic's configs against one another.

@@ -170,6 +170,8 @@ func (p poweredFS) Total(n string) (total int64, err error) {
 	return total, err
 }
 
+func (p poweredFS) Boot() string { return p.inner.Boot() }
+
 func (p poweredFile) SetDirect() bool { return p.inner.SetDirect() }
 
 func (p poweredFile) ReadAt(b []byte, off int64) (n int, err error) {

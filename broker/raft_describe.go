@@ -144,7 +144,12 @@ func (s *replicaState) setLog(first, snapshot raft.Index, bytes int64, segments 
 	if h.ReadErr != nil {
 		words = append(words, "a read met damage: "+h.ReadErr.Error())
 	}
-	if h.DamagedUpTo == raft.UntilTold {
+	if h.Behind > 0 {
+		words = append(words, fmt.Sprintf("relaxed: %d bytes are acknowledged and not synced yet", h.Behind))
+	}
+	if h.DamagedUpTo == raft.UntilTold && h.Recovery.RanAhead != "" {
+		words = append(words, "may have lost acknowledged records ("+h.Recovery.RanAhead+"): a leader must tell how far its log went, and refill it")
+	} else if h.DamagedUpTo == raft.UntilTold {
 		words = append(words, "lost its log: a leader must tell how far it went, and refill it")
 	} else if h.DamagedUpTo > 0 {
 		words = append(words, fmt.Sprintf("damaged: lacks durable entries up to %d", h.DamagedUpTo))

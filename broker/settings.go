@@ -71,6 +71,7 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 			s.Compaction.MinDirtyRatio = -1 // a zero would stand for the default
 		}
 	}
+	s.Relaxed = coordinator.Relaxed(t.Configs) && !t.Internal()
 	s.SegmentBytes = number("segment.bytes", 1<<31-1)
 	s.SegmentAge, s.SegmentJitter = ms("segment.ms"), ms("segment.jitter.ms")
 	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)

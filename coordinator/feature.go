@@ -19,8 +19,11 @@ const (
 	// LevelApps is the level that has bridges to other systems, and topics with ConditionalAppend: a broker that led one of these without
 	// knowing what that is would write what it must refuse.
 	LevelApps = 4
+	// LevelRelaxed is the level that has topics with Durability relaxed: an older program that opened the log of one would not see that it may
+	// have lost something, and would vote.
+	LevelRelaxed = 5
 	// LevelLatest is the highest level that this version knows.
-	LevelLatest = LevelApps
+	LevelLatest = LevelRelaxed
 	// maxFeatures bounds the updates of one request.
 	maxFeatures = 100
 )
@@ -33,6 +36,18 @@ const ConditionalAppend = "balsa.conditional.append"
 func Conditional(configs map[string]string) bool {
 	return strings.EqualFold(strings.TrimSpace(configs[ConditionalAppend]), "true")
 }
+
+// Durability is the topic config that says what an acknowledged record is safe from. It is the brokers' to obey; here it says what a topic needs of
+// them.
+const Durability = "balsa.durability"
+
+// DurabilityRelaxed is the value by which what is acknowledged may be in memory only, of a majority.
+const DurabilityRelaxed = "relaxed"
+
+// Relaxed reports that a topic with these configs has it.
+func Relaxed(configs map[string]string) bool { return isRelaxed(configs[Durability]) }
+
+func isRelaxed(value string) bool { return strings.TrimSpace(value) == DurabilityRelaxed }
 
 // FeatureRange is the levels of a feature that a broker supports.
 type FeatureRange struct {
@@ -77,6 +92,12 @@ func FoundingFeatures() map[string]int16 {
 // command is not proposed, and refused should it get into the log all the same.
 func (c *Command) level() int16 {
 	switch {
+	case c.CreateTopics != nil && slices.ContainsFunc(c.CreateTopics.Topics, func(t NewTopic) bool { return Relaxed(t.Configs) }),
+		c.SetConfigs != nil && slices.ContainsFunc(c.SetConfigs.Changes, func(ch ConfigChange) bool {
+			v := ch.Set[Durability]
+			return ch.Kind == ConfigTopic && v != nil && isRelaxed(*v)
+		}):
+		return LevelRelaxed
 	case c.Reassign != nil, c.Settle != nil, c.Unregister != nil:
 		return LevelMoves
 	case c.AlterUsers != nil, c.AlterACLs != nil, c.SetConfigs != nil, c.AddPartitions != nil, c.AlterQuotas != nil:
@@ -114,6 +135,14 @@ var usages = []usage{
 	{LevelApps, "topics with " + ConditionalAppend, func(im *Image) bool {
 		for t := range im.All() {
 			if Conditional(t.Configs) {
+				return true
+			}
+		}
+		return false
+	}},
+	{LevelRelaxed, "topics with " + Durability + "=" + DurabilityRelaxed, func(im *Image) bool {
+		for t := range im.All() {
+			if Relaxed(t.Configs) {
 				return true
 			}
 		}

@@ -210,9 +210,11 @@ func (r *Replica) open(existing, campaign bool) error {
 	if err != nil {
 		return err
 	}
-	if s := r.settings.Load(); s.SegmentBytes > 0 {
+	s := r.settings.Load()
+	if s.SegmentBytes > 0 {
 		log.SetSegmentBytes(s.SegmentBytes)
 	}
+	log.SetRelaxed(s.Relaxed)
 	joinAfter, err := joinAfter(c.FS, c.Dir, log.LastIndex())
 	if err != nil {
 		return errors.Join(err, log.Close())
@@ -270,6 +272,10 @@ func (r *Replica) sayRecovery(h segment.Health) {
 	if rec.Corrupt {
 		l.Error("the log is damaged; it keeps the bytes and is repaired by its leader", "from", uint64(rec.CorruptFrom),
 			"reason", rec.Reason, "setAside", rec.SetAside)
+	}
+	if rec.RanAhead != "" {
+		l.Error("acknowledged records may be lost here (balsa.durability=relaxed): this replica had acknowledged ahead of its syncs; if a majority of the replicas "+
+			"say so, nobody leads until the others are back, or 'broker partition reset-peers' goes on without what is lost", "reason", rec.RanAhead)
 	}
 	switch {
 	case h.DamagedUpTo == raft.UntilTold:
@@ -493,6 +499,7 @@ func (r *Replica) UpdateSettings(s Settings) error {
 	r.settings.Store(&s)
 	if m, g := r.current(); g != nil {
 		m.log.SetSegmentBytes(cmp.Or(s.SegmentBytes, r.cfg.Segment.SegmentBytes))
+		m.log.SetRelaxed(s.Relaxed)
 		g.SetSnapshotEvery(r.snapshotEvery(m.log))
 		g.SetThrottled(s.Throttled)
 	}

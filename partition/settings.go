@@ -47,6 +47,8 @@ type Settings struct {
 	// QuorumReads is balsa.read.consistency=quorum: every answer that speaks of the log's end asks a quorum; no lease is
 	// believed.
 	QuorumReads bool
+	// Relaxed is balsa.durability=relaxed: what is written counts as held before it is synced. See [segment.Log.SetRelaxed].
+	Relaxed bool
 	// RetentionAge is retention.ms, RetentionBytes retention.bytes. Defaults 7 days and unbounded. Negative: unbounded. An age
 	// of less than a millisecond drops all that is in closed or expired segments.
 	RetentionAge   time.Duration

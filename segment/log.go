@@ -539,6 +539,7 @@ type Health struct {
 	ReadErr     error      // the first damage that a read met, or nil
 	Full        bool       // see Log.Full
 	DamagedUpTo raft.Index // see Recovery.DamagedUpTo; 0 once a leader has refilled the log up to there
+	Behind      int64      // see Log.Behind
 	Recovery    Recovery   // what Open found
 }
 
@@ -585,7 +586,7 @@ func (l *Log) Recovery() Recovery {
 func (l *Log) Health() Health {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	h := Health{Err: l.failed, ReadErr: l.readDamage, Full: l.full, Recovery: l.recovery}
+	h := Health{Err: l.failed, ReadErr: l.readDamage, Full: l.full, Behind: l.behind, Recovery: l.recovery}
 	if l.durable < l.damaged {
 		h.DamagedUpTo = l.damaged
 	}

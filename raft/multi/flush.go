@@ -28,6 +28,7 @@ type flushState struct {
 	running bool
 	since   raft.Time // when a Sync was asked for; 0: none is wanted or runs
 	began   raft.Time // and when it began to run
+	behind  raft.Time // since when a log with relaxed durability has been behind; 0: it is not. Of the flusher that has the group
 	jobs    []job
 	working bool // one of them runs; began is then when it counts as hanging, if a Sync waits behind it
 }
@@ -209,6 +210,9 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 		began, bytes := h.now(), g.log.Unsynced()
 		ticket, err := g.log.Sync()
 		h.synced(g, began, h.now(), bytes, ticket, err)
+		if err == nil {
+			h.settle(g)
+		}
 	}
 	for _, j := range jobs {
 		h.startJob(g)
@@ -243,6 +247,47 @@ func (h *Host) synced(g *Group, began, now raft.Time, bytes int64, ticket raft.T
 	h.flusher.typical += (now - g.fl.began - h.flusher.typical) / 8
 	h.flusher.mu.Unlock()
 	_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
+}
+
+const (
+	// RelaxedDelay is for how long a log with relaxed durability that is written to may be behind with its syncs. One that is not is synced when
+	// its mark is due.
+	RelaxedDelay = time.Second
+	// relaxedBytes is how many bytes it may be behind.
+	relaxedBytes = 8 << 20
+)
+
+// settle syncs a log with relaxed durability that is far behind. What it has written has been reported; what is appended meanwhile waits.
+func (h *Host) settle(g *Group) {
+	bytes, now := g.log.Behind(), h.now()
+	switch {
+	case bytes == 0:
+		g.fl.behind = 0
+		return
+	case g.fl.behind == 0:
+		g.fl.behind = now
+	}
+	if bytes < relaxedBytes && now-g.fl.behind < raft.Time(RelaxedDelay) {
+		return
+	}
+	h.flusher.mu.Lock()
+	g.fl.working, g.fl.began = true, now // it may hang like any sync
+	if g.fl.want && g.fl.since == 0 {
+		g.fl.since = now
+	}
+	h.flusher.mu.Unlock()
+	err := g.log.Settle()
+	if h.o.Observer != nil {
+		h.o.Observer.Synced(g.id, time.Duration(h.now()-now), bytes, err)
+	}
+	g.fl.behind = 0
+	if err != nil {
+		h.stats.syncErrors.Add(1)
+		_ = g.in.pushEvent(h, g, event{kind: evSynced, err: err})
+	}
+	h.flusher.mu.Lock()
+	h.flusher.moved = h.now()
+	h.flusher.mu.Unlock()
 }
 
 // startJob notes that one begins: it may hang as a Sync may, and then what is proposed meanwhile waits behind it.

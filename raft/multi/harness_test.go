@@ -189,6 +189,8 @@ func (l *memLog) Sync() (raft.Ticket, error) {
 
 func (l *memLog) MarkPending() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.mark }
 func (l *memLog) Told(raft.Index)   {}
+func (l *memLog) Behind() int64     { return 0 }
+func (l *memLog) Settle() error     { return nil }
 func (l *memLog) Full() bool        { return false }
 func (l *memLog) Unsynced() int64   { l.mu.Lock(); defer l.mu.Unlock(); return l.unsynced }
 

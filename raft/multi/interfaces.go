@@ -33,8 +33,15 @@ type Log interface {
 	Sync() (raft.Ticket, error)
 
 	// MarkPending reports that the last sync is not yet noted on disk by a mark; one more Sync writes it. The runtime
-	// does so when the log has been idle for 100 ms, so that recovery can tell damage from a torn tail.
+	// does so when the log has been idle for 100 ms, so that recovery can tell damage from a torn tail. A log with relaxed durability
+	// then syncs what is behind, too.
 	MarkPending() bool
+
+	// Behind is, of a log with relaxed durability, the number of bytes that Sync has vouched for when they were written and not synced yet.
+	// Settle syncs them. The runtime calls it, as it does Sync, when there are many, or when they have been there for RelaxedDelay. Its error is as
+	// fatal as Sync's.
+	Behind() int64
+	Settle() error
 
 	// Told says how far the log once went, if recovery could not know (GroupConfig.VoteAfter was raft.UntilTold), or that no more
 	// than that matters now (raft.Reset): when it is durable up to there again, what recovery has put on record is obsolete. It does not wait for the disk; MarkPending asks for
