@@ -442,7 +442,7 @@ func (w *world) saveSnapshot() {
 	switch {
 	case err == nil:
 		w.snap = s
-		if i > had {
+		if i > had || w.late != nil && w.log.SyncedIndex() == w.cur.last() {
 			w.synced()
 		}
 	case w.dead || errors.Is(err, ErrFailed) || strings.Contains(err.Error(), "injected") || errors.Is(err, vfs.ErrNoSpace):

@@ -321,7 +321,7 @@ func (c *checker) commitDurable(n *node, g int, s *raft.Status) {
 
 func (c *checker) holds(m raft.Member, g int, i raft.Index, term raft.Term) bool {
 	o := c.w.nodes[m.ID-1]
-	if o == c.w.shape.weak && (o.disks.rotten[g] || o.inc != m.Incarnation) {
+	if o == c.w.shape.weak && (o.disks.rotten[g] || o.disks.late[g] || o.inc != m.Incarnation) {
 		return true
 	}
 	if o.inc != m.Incarnation {

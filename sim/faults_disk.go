@@ -8,6 +8,10 @@
 // or that hold what belongs elsewhere; a closed segment file that is gone), or the whole disk is replaced by an empty one. One node
 // is a minority: membership changes leave at least three voters in such runs. Again no acknowledged entry may be lost.
 //
+// Of a group with relaxed durability acknowledged entries may be lost if a majority loses power. So in runs with such groups it is the weak node
+// alone that does, and while it is a minority; the others' processes are killed in its place, which must cost nothing however many. Syncs of
+// such a group do not fail, as that is a loss like one of power (segment.TestRelaxedProperty).
+//
 // Never damaged is what nothing else proves to have been durable: the bytes of the last mark of a log, and what was written
 // behind it. There a flipped bit cannot be told from a write that a power cut tore, and the design takes it for one. Nor is a log
 // damaged a second time before the first damage has been found and repaired: the second might hit the proof of the first.
@@ -46,6 +50,8 @@ type diskFaults struct {
 	// By group. rotten: damaged, and not known to be repaired; found: a recovery has seen it; failed: an operation was
 	// made to fail since the replica was opened.
 	rotten, found, failed []bool
+	// late: the power was lost under a group with relaxed durability, and no recovery has said yet what that has cost.
+	late []bool
 }
 
 func groupDir(g int) string { return fmt.Sprintf("groups/%d", groupID(g)) }
@@ -81,13 +87,36 @@ func (n *node) diskOp(op vfs.Op, name string) error {
 	return nil
 }
 
-// cutPower loses what was not synced.
+// cutPower loses what was not synced; or it ends the process only, if some group could not bear that.
 func (n *node) cutPower() {
-	n.disks.dead, n.disks.lostPower = true, true
+	n.disks.dead = true
+	if !n.mayForget() {
+		n.w.rep.reach("killed in place of a power cut")
+		return
+	}
+	for g, relaxed := range n.w.shape.relaxed {
+		n.disks.late[g] = n.disks.late[g] || relaxed
+	}
+	n.disks.lostPower = true
 	n.disk = n.disk.CrashClone(n.rng)
 }
 
+// mayForget: no group with relaxed durability may lose what it has acknowledged if this node loses power.
+func (n *node) mayForget() bool {
+	for g, relaxed := range n.w.shape.relaxed {
+		if relaxed && (n != n.w.shape.weak || !n.w.mayDamage(g)) {
+			return false
+		}
+	}
+	return true
+}
+
 func (n *node) failOp(op vfs.Op, name string) error {
+	for g, relaxed := range n.w.shape.relaxed {
+		if relaxed && strings.HasPrefix(name, groupDir(g)) {
+			return nil
+		}
+	}
 	n.w.rep.reach(fmt.Sprintf("failed %v", op))
 	n.w.tracef("n%d %v %s fails", n.id, op, name)
 	for g := range n.disks.failed {
@@ -117,12 +146,18 @@ func (n *node) excuses(g int, err error) bool {
 func (n *node) noteRecovery(g int, h segment.Health) {
 	d, rec := &n.disks, h.Recovery
 	d.failed[g] = false
+	if d.late[g] {
+		if d.late[g] = false; h.DamagedUpTo > 0 {
+			d.rotten[g], d.found[g] = true, true
+		}
+	}
 	for _, c := range []struct {
 		is   bool
 		what string
 	}{
 		{rec.Torn, "torn tail cut at recovery"}, {rec.Corrupt, "damage found at recovery"}, {rec.SnapshotLost, "snapshot lost at recovery"},
 		{h.DamagedUpTo > 0, "replica does not vote until it is repaired"},
+		{rec.RanAhead != "", "may have lost what it acknowledged ahead of a sync"},
 	} {
 		if c.is {
 			n.w.rep.reach(c.what)
@@ -143,7 +178,7 @@ func (n *node) sound(g int) bool {
 	if r := n.replica(g); d.rotten[g] && d.found[g] && r != nil && r.log.Health().DamagedUpTo == 0 {
 		d.rotten[g], d.found[g] = false, false
 	}
-	return !d.rotten[g]
+	return !d.rotten[g] && !d.late[g]
 }
 
 // mayDamage: the weak node is a minority of every membership of g that anybody knows, and g is not about to go on with less.

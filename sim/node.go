@@ -69,7 +69,7 @@ type node struct {
 func newNode(w *world, id raft.NodeID) *node {
 	n := &node{w: w, id: id, inc: raft.Incarnation(1000 + id), disk: vfs.NewMem(w.opts.Seed<<8 | uint64(id)), rng: newRand(w.opts.Seed, uint64(id))}
 	groups := func() []bool { return make([]bool, w.opts.Groups) }
-	n.disks = diskFaults{cutIn: -1, room: unlimited, rotten: groups(), found: groups(), failed: groups()}
+	n.disks = diskFaults{cutIn: -1, room: unlimited, rotten: groups(), found: groups(), failed: groups(), late: groups()}
 	n.reboot()
 	n.drawRate()
 	return n
@@ -303,6 +303,7 @@ func (n *node) openReplica(g int) (*replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	log.SetRelaxed(n.w.shape.relaxed[g])
 	r := &replica{node: n, g: g, log: log}
 	life := n.life
 	h := log.Health()

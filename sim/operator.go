@@ -278,7 +278,7 @@ func (w *world) faultWipe() {
 		}
 	}
 	for g := range n.disks.rotten {
-		n.disks.rotten[g], n.disks.found[g] = true, false
+		n.disks.rotten[g], n.disks.found[g], n.disks.late[g] = true, false, false
 	}
 	w.rep.reach("disk lost")
 	n.wipe()

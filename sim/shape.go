@@ -23,9 +23,14 @@ type shape struct {
 	snapshotChunk   int           // 0: the default, which is more than any snapshot here; else one takes several
 	snapshotRate    int64
 	data            []bool // by group: its records are its data, see replica.cut
+	// relaxed, by group: it has relaxed durability; see faults_disk.go.
+	relaxed []bool
 	// weak is the one node whose disk may rot, lie or be lost; nil: none in this run. See faults_disk.go.
 	weak *node
 }
+
+// relaxedShare is the part of the runs in which groups have relaxed durability.
+const relaxedShare = 0.25
 
 // drawShape also sets the number of nodes, if the options leave it open, and each group's first members.
 func (w *world) drawShape() {
@@ -52,6 +57,11 @@ func (w *world) drawShape() {
 	s.snapshotRate = pick(0, 0, 500) // or so slow that the world changes meanwhile
 	for range w.opts.Groups {
 		s.data = append(s.data, w.chance(0.5))
+	}
+	rng := newRand(w.opts.Seed, 0x72656c61786564) // a stream of its own: all other runs are what they would be without
+	some := rng.Float64() < relaxedShare
+	for range w.opts.Groups {
+		s.relaxed = append(s.relaxed, some && rng.IntN(3) > 0)
 	}
 	for range w.opts.Groups {
 		n := min(3, w.opts.Nodes)
