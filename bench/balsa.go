@@ -104,7 +104,7 @@ func (b *Balsa) Create(ctx context.Context, c Cell, made func(int)) error {
 	}
 	err := b.create(ctx, c, configs, made)
 	if c.Class == ClassA && errors.Is(err, kerr.InvalidConfig) {
-		return fmt.Errorf("%w: class A needs balsa.durability=relaxed, which does not exist yet", ErrNotOffered)
+		return fmt.Errorf("%w: class A needs balsa.durability=relaxed, which this broker does not have: %w", ErrNotOffered, err)
 	}
 	return err
 }

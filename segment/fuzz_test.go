@@ -164,3 +164,13 @@ func FuzzSnapshot(f *testing.F) {
 		}
 	})
 }
+
+func FuzzNote(f *testing.F) {
+	f.Add(encodeNote(testGroup, "a boot"))
+	f.Add(encodeNote(testGroup, ""))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if boot, err := decodeNote(testGroup, b); err == nil && len(b) != noteHeaderSize+len(boot) {
+			t.Fatalf("%d bytes name a boot of %d", len(b), len(boot))
+		}
+	})
+}

@@ -56,7 +56,7 @@ func WriteMarkdown(w io.Writer, runs []Run) error {
 }
 
 // noClassA is what has to be said where peers have a class that we have not.
-const noClassA = "**Balsa has no class A**: what it acknowledges is on the disks of a quorum, always. Where a goal names a peer's class A, our class B is held against what that peer does without a sync, as a ratio of figures from the same round."
+const noClassA = "**Balsa has no class A here**: it was measured with what it acknowledges on the disks of a quorum (`balsa.durability=quorum`) only. Where a goal names a peer's class A, our class B is held against what that peer does without a sync, as a ratio of figures from the same round."
 
 // goalTable writes the goals.
 func (v *view) goalTable(b *strings.Builder) {
