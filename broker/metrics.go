@@ -121,7 +121,7 @@ func newMetrics() *metrics {
 			Help: "Seconds that clients were told to wait because they had used up a quota, by quota."}, []string{"quota"}),
 
 		commitSeconds:  seconds("balsa_raft_commit_seconds", "Time from a proposal's place in the leader's log until it is committed by a quorum and applied: what acks=all waits for.", diskSeconds),
-		fsyncSeconds:   seconds("balsa_log_fsync_seconds", "Time to write and sync what a log had pending.", diskSeconds),
+		fsyncSeconds:   seconds("balsa_log_fsync_seconds", "Time to write and sync what a log had pending; where balsa.durability=relaxed has it written first and synced later, of each.", diskSeconds),
 		flushBytes:     newHistogram(prometheus.NewDesc("balsa_log_flush_bytes", "Bytes that one sync of a log made durable: more under load, which is what group commit is.", nil, nil), bytesEach, batchBytes),
 		leaderSeconds:  seconds("balsa_raft_leaderless_seconds", "Time for which a replica knew no leader of its group, each time it learns of one; from the replica's opening on.", electSeconds),
 		journalSeconds: seconds("balsa_journal_save_seconds", "Time until a term or vote was durable in the journal.", diskSeconds),

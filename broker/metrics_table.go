@@ -27,6 +27,7 @@ type sample struct {
 	dirtiest           float64
 	keys               int64
 	logBytes           int64
+	relaxedBehind      int64
 	waiters            int
 	openTxns           int
 	txns               coordinator.TxnStats
@@ -187,6 +188,7 @@ var scalars = []scalar{
 	{name: "balsa_log_oldest_sync_seconds", help: "For how long the oldest sync has been wanted that is not done. Seconds here are a disk that hangs.", kind: gauge, value: func(s *sample) float64 { return s.oldest }},
 	{name: "balsa_log_replicas", help: "Partition replicas open here.", kind: gauge, value: func(s *sample) float64 { return float64(s.replicas) }},
 	{name: "balsa_log_segments", help: "Segment files of these replicas.", kind: gauge, value: func(s *sample) float64 { return float64(s.segments) }},
+	{name: "balsa_log_relaxed_unsynced_bytes", help: "Bytes of these logs that this broker has acknowledged and not synced yet, as balsa.durability=relaxed allows: what a crash of its machine would take.", kind: gauge, value: func(s *sample) float64 { return float64(s.relaxedBehind) }},
 	{name: "balsa_log_bytes", help: "Bytes of these replicas' logs, space laid out in advance aside.", kind: gauge, value: func(s *sample) float64 { return float64(s.logBytes) }},
 	{name: "balsa_key_table_keys", help: "Keys in the tables of partitions with balsa.conditional.append that this broker leads, about 48 bytes each; --key-memory bounds them.", kind: gauge, value: func(s *sample) float64 { return float64(s.keys) }},
 	{name: "balsa_scrub_bytes_total", help: "Bytes of logs verified in the background.", kind: counted, value: func(s *sample) float64 { return float64(s.scrub.bytes.Load()) }},
@@ -283,6 +285,7 @@ func (b *Broker) sample() *sample {
 		s.replicas++
 		s.segments += segments
 		s.logBytes += bytes
+		s.relaxedBehind += r.Behind()
 		s.waiters += r.Waiting()
 		s.openTxns += r.OpenTxns()
 	}

@@ -88,6 +88,15 @@ func (r *Replica) Recovery() (segment.Recovery, segment.Scanned) {
 	return m.log.Recovery(), m.log.Scanned()
 }
 
+// Behind is how many bytes of the log have been vouched for when they were written and are not synced yet: a relaxed one's (Settings.Relaxed).
+func (r *Replica) Behind() int64 {
+	m, _ := r.current()
+	if m == nil {
+		return 0
+	}
+	return m.log.Behind()
+}
+
 // Scrub begins to verify what lies in the log, from index from on; nil while it is closed. The walk ends with the log.
 func (r *Replica) Scrub(from raft.Index) *segment.Scrub {
 	m, _ := r.current()

@@ -25,7 +25,7 @@ func TestRelaxedSurvivesKill(t *testing.T) {
 	}
 	dir := t.TempDir()
 	d := startDev(t, "--data-dir", dir, "--kafka-port", "0")
-	d.broker("", "topic", "create", "r", "--partitions", "3", "--replicas", "3", "--config", "balsa.durability=relaxed")
+	d.broker("", "topic", "create", "r", "--partitions", "3", "--replicas", "3", "--set", "balsa.durability=relaxed")
 	cl, err := kgo.NewClient(kgo.SeedBrokers(d.addrs...), kgo.DefaultProduceTopic("r"), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(16<<10), kgo.MaxBufferedRecords(1000))
 	if err != nil {
 		t.Fatal(err)
@@ -58,12 +58,14 @@ func TestRelaxedSurvivesKill(t *testing.T) {
 		t.Fatal("the records are not acknowledged")
 	}
 	noted := 0
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err == nil && e.Name() == "relaxed" {
-			noted++
-		}
-		return nil // files come and go
-	})
+	for deadline := time.Now().Add(patience); noted == 0 && time.Now().Before(deadline); { // the writer goes on
+		_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+			if err == nil && e.Name() == "relaxed" {
+				noted++
+			}
+			return nil // files come and go
+		})
+	}
 	if err := d.cmd.Process.Kill(); err != nil { // and with it the brokers
 		t.Fatal(err)
 	}

@@ -209,6 +209,9 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 	if sync {
 		began, bytes := h.now(), g.log.Unsynced()
 		ticket, err := g.log.Sync()
+		if g.log.Behind() > 0 {
+			bytes = 0 // written, and settle will say when they are durable
+		}
 		h.synced(g, began, h.now(), bytes, ticket, err)
 		if err == nil {
 			h.settle(g)
@@ -276,6 +279,7 @@ func (h *Host) settle(g *Group) {
 		g.fl.since = now
 	}
 	h.flusher.mu.Unlock()
+	h.stats.syncs.Add(1)
 	err := g.log.Settle()
 	if h.o.Observer != nil {
 		h.o.Observer.Synced(g.id, time.Duration(h.now()-now), bytes, err)
