@@ -61,7 +61,7 @@ var topicConfigDefs = []configDef{
 	{name: coordinator.ConditionalAppend, typ: kmsg.ConfigTypeBoolean, def: "false", does: obeyed,
 		doc: "Whether a record may carry a condition on its key's last record (header balsa.expect), and keys can be looked up. Given when the topic is created; needs cleanup.policy=compact."},
 	{name: coordinator.Durability, typ: kmsg.ConfigTypeString, def: "quorum", does: obeyed, allowed: []string{"quorum", coordinator.DurabilityRelaxed},
-		doc: "quorum: acks=all means on the disks of a majority of the replicas. relaxed: in the memory of a majority of the machines, on their disks within about a second. Should a majority of them crash within that, the partition waits for them, or for 'broker partition reset-peers'."},
+		doc: "quorum: acks=all means on the disks of a majority of the replicas. relaxed: written by a majority, on their disks a second or two later. Killed processes lose nothing; should the machines of a majority crash within that time, the partition waits for 'broker partition reset-peers'."},
 	{name: readConsistency, typ: kmsg.ConfigTypeString, def: ReadLease, broker: readConsistency, does: obeyed, allowed: []string{ReadLease, ReadQuorum},
 		doc: "What confirms an answer that speaks of the log's end. lease: the leader's lease, and a quorum only without one. quorum: a quorum each time, so that no clock matters."},
 	{name: "cleanup.policy", typ: kmsg.ConfigTypeList, def: "delete", broker: "log.cleanup.policy", does: obeyed, allowed: []string{"delete", "compact"},

@@ -384,6 +384,9 @@ type timedLog struct {
 // Sync implements multi.Log.
 func (l *timedLog) Sync() (raft.Ticket, error) {
 	t, err := l.Log.Sync()
+	if l.Behind() > 0 {
+		l.n.w.rep.reach("acknowledged ahead of the disk")
+	}
 	if err == nil && l.n.w.chance(0.3) {
 		l.n.sleep(l.n.w.between(0, maxSync) + l.n.syncSlow/2)
 	}

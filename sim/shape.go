@@ -61,7 +61,7 @@ func (w *world) drawShape() {
 	rng := newRand(w.opts.Seed, 0x72656c61786564) // a stream of its own: all other runs are what they would be without
 	some := rng.Float64() < relaxedShare
 	for range w.opts.Groups {
-		s.relaxed = append(s.relaxed, some && rng.IntN(3) > 0)
+		s.relaxed = append(s.relaxed, w.opts.Relaxed || some && rng.IntN(3) > 0)
 	}
 	for range w.opts.Groups {
 		n := min(3, w.opts.Nodes)

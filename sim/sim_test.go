@@ -22,6 +22,7 @@ var (
 	seed    = flag.Uint64("seed", 0, "the seed of TestSeed")
 	trace   = flag.Bool("trace", false, "TestSeed prints every step")
 	paced   = flag.Bool("paced", false, "whoever is behind catches up at the pace of multi.GroupConfig.Throttle, as a broker's partitions do")
+	relaxed = flag.Bool("relaxed", false, "all groups have relaxed durability")
 )
 
 // A run leaves much garbage and keeps little: collecting less often is a third less work.
@@ -50,7 +51,7 @@ func sweep(t *testing.T, next func() (uint64, bool)) Report {
 				if !ok {
 					return
 				}
-				rep, err := Run(Options{Seed: s, History: linearizable, Paced: *paced})
+				rep, err := Run(Options{Seed: s, History: linearizable, Paced: *paced, Relaxed: *relaxed})
 				mu.Lock()
 				total.Add(rep)
 				if err != nil {
@@ -133,7 +134,7 @@ func TestSeed(t *testing.T) {
 	if *trace {
 		out = os.Stdout
 	}
-	rep, err := Run(Options{Seed: *seed, Trace: out, History: linearizable})
+	rep, err := Run(Options{Seed: *seed, Trace: out, History: linearizable, Paced: *paced, Relaxed: *relaxed})
 	t.Log(rep)
 	if err != nil {
 		t.Error(err)

@@ -26,6 +26,7 @@ type Options struct {
 	Duration time.Duration // simulated time under faults; default 60 s. Healing and the final check come on top
 	Ops      int           // client operations at least; default 240
 	Paced    bool          // whoever is behind catches up at the pace of multi.GroupConfig.Throttle
+	Relaxed  bool          // all groups have relaxed durability, instead of those of some runs
 	Trace    io.Writer     // nil: no trace
 	// History, if set, gets what the clients of each group saw, and may object.
 	History func(group int, ops []Op) error
