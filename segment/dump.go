@@ -135,7 +135,7 @@ func (d *dumper) dir(dir string) error {
 	d.printf("%s: group %d\n", dir, d.o.Group)
 	for _, name := range names {
 		switch {
-		case name == metaName || name == snapshotName || name == partName || strings.HasPrefix(name, checkpoints) || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix) ||
+		case name == metaName || name == snapshotName || name == partName || name == relaxedName || strings.HasPrefix(name, checkpoints) || strings.HasSuffix(name, segmentSuffix) || strings.HasSuffix(name, indexSuffix) ||
 			strings.HasSuffix(name, tipSuffix) || strings.HasSuffix(name, cleanedSuffix):
 			if err := d.file(path.Join(dir, name)); err != nil {
 				return err
@@ -162,6 +162,8 @@ func (d *dumper) file(name string) error {
 		return d.tip(name)
 	case base == metaName:
 		return d.small(name, maxMetaFile, d.meta)
+	case base == relaxedName:
+		return d.small(name, noteHeaderSize+vfs.MaxBoot, d.note)
 	case base == partName:
 		return d.part(name)
 	case base == snapshotName || strings.HasPrefix(base, checkpoints):
@@ -197,6 +199,19 @@ func (d *dumper) meta(b []byte) error {
 	if len(m.cleaned) > 0 {
 		d.printf("  cleaned up to offset %d\n", m.dirty)
 	}
+	return nil
+}
+
+// note prints what says that a relaxed log may have acknowledged more than is on the disk.
+func (d *dumper) note(b []byte) error {
+	boot, err := decodeNote(d.o.Group, b)
+	if err != nil {
+		return err
+	}
+	if boot == "" {
+		boot = "not known, or a sync has failed since"
+	}
+	d.printf("  entries without a mark may have been acknowledged and not be durable; boot of the machine: %s\n", boot)
 	return nil
 }
 

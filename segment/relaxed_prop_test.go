@@ -5,6 +5,8 @@ package segment
 
 import (
 	"errors"
+	"path"
+	"strings"
 	"testing"
 
 	"github.com/balsamq/balsa/internal/vfs"
@@ -183,5 +185,81 @@ func TestRelaxedProperty(t *testing.T) {
 				t.Errorf("%q never happened", k)
 			}
 		}
+	}
+}
+
+// A log through its lives: it begins with a sync, runs ahead when it is busy, and is told by the next open apart from one that may have lost
+// something.
+func TestRelaxedLives(t *testing.T) {
+	m := vfs.NewMem(1)
+	note := path.Join(testDir, relaxedName)
+	noted := func() bool {
+		_, err := m.Stat(note)
+		return err == nil
+	}
+	more := func(l *Log) {
+		t.Helper()
+		mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 1, 200))
+		mustSync(t, l)
+	}
+	l := mustOpen(t, m, Options{})
+	l.SetRelaxed(true)
+	more(l)
+	if noted() || l.DurableIndex() != 1 || l.Behind() != 0 {
+		t.Fatalf("a log that was at rest is durable up to %d, %d bytes behind", l.DurableIndex(), l.Behind())
+	}
+	more(l)
+	more(l)
+	if !noted() || l.SyncedIndex() != 3 || l.DurableIndex() != 1 || l.Behind() == 0 || !l.MarkPending() {
+		t.Fatalf("a busy log has vouched for %d, is durable up to %d, %d bytes behind", l.SyncedIndex(), l.DurableIndex(), l.Behind())
+	}
+	var out strings.Builder
+	if err := Dump(m, testDir, &out, DumpOptions{}); err != nil || !strings.Contains(out.String(), "boot of the machine: "+m.Boot()) {
+		t.Errorf("%v\n%s", err, &out)
+	}
+
+	mustSync(t, l) // nothing is to be written: it has been idle
+	if noted() || l.DurableIndex() != 3 || l.Behind() != 0 || l.MarkPending() {
+		t.Fatalf("an idle log is durable up to %d, %d bytes behind", l.DurableIndex(), l.Behind())
+	}
+	more(l)
+	more(l)
+	l.SetRelaxed(false)
+	more(l)
+	if noted() || l.DurableIndex() != 6 {
+		t.Fatalf("no longer relaxed, and durable up to %d", l.DurableIndex())
+	}
+
+	// The process is killed: its memory is gone, the machine's is not.
+	l.SetRelaxed(true)
+	more(l)
+	l = mustOpen(t, m, Options{})
+	if h := l.Health(); noted() || l.LastIndex() != 7 || l.DurableIndex() != 7 || h.DamagedUpTo != 0 || h.Recovery.RanAhead != "" {
+		t.Fatalf("killed, and opened up to %d: %+v", l.LastIndex(), h)
+	}
+
+	// The machine loses its power: not before a leader has told is the log whole.
+	l.SetRelaxed(true)
+	more(l)
+	more(l)
+	m.Crash(nil)
+	l = mustOpen(t, m, Options{})
+	if h := l.Health(); noted() || l.LastIndex() < 8 || h.DamagedUpTo != raft.UntilTold || h.Recovery.RanAhead == "" {
+		t.Fatalf("power lost, and opened up to %d: %+v", l.LastIndex(), h)
+	}
+	l = mustOpen(t, m, Options{})
+	if h := l.Health(); h.DamagedUpTo != raft.UntilTold {
+		t.Fatalf("forgotten by the next open: %+v", h)
+	}
+	l.Told(9)
+	for l.SyncedIndex() < 9 {
+		more(l)
+	}
+	mustSync(t, l)
+	if h := l.Health(); h.DamagedUpTo != 0 {
+		t.Fatalf("refilled: %+v", h)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
