@@ -1,6 +1,7 @@
 package multi
 
 import (
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -142,4 +143,85 @@ func TestHangingSyncsHoldUpNobodyElse(t *testing.T) {
 	net.close()
 	close(states.c)
 	states.wg.Wait()
+}
+
+// lateLog is a log with relaxed durability: what it vouches for it syncs when it is told to.
+type lateLog struct {
+	*memLog
+	mu      sync.Mutex // guards what follows
+	behind  int64
+	settled int
+	err     error
+}
+
+func (l *lateLog) Behind() int64 { l.mu.Lock(); defer l.mu.Unlock(); return l.behind }
+
+func (l *lateLog) Settle() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.behind = 0
+	}
+	l.settled++
+	return l.err
+}
+
+func (l *lateLog) set(behind int64, err error) {
+	l.mu.Lock()
+	l.behind, l.err = behind, err
+	l.mu.Unlock()
+}
+
+// A log with relaxed durability is synced when much is behind, or something for long, counted from when the log was last all on the disk.
+func TestLateLogsAreSettled(t *testing.T) {
+	clock := &handClock{now: raft.Time(time.Hour)}
+	h := &Host{o: Options{Clock: clock}}
+	l := &lateLog{memLog: newMemLog(1)}
+	g := &Group{id: 1, log: l}
+	for _, c := range []struct {
+		what   string
+		behind int64
+		after  time.Duration
+		want   int // Settles so far
+	}{
+		{"nothing is behind", 0, time.Minute, 0},
+		{"something is", 1, 0, 0},
+		{"for a while", 2, RelaxedDelay - 1, 0},
+		{"for long", 3, 1, 1},
+		{"again something", 1, RelaxedDelay - 1, 1},
+		{"all is on the disk", 0, RelaxedDelay, 1},
+		{"something anew", 1, 0, 1},
+		{"not for long yet", 2, RelaxedDelay - 1, 1},
+		{"much", relaxedBytes, 0, 2},
+	} {
+		l.set(c.behind, nil)
+		clock.now += raft.Time(c.after)
+		h.settle(g)
+		if l.settled != c.want {
+			t.Fatalf("%s: settled %d times, want %d", c.what, l.settled, c.want)
+		}
+	}
+}
+
+// A Settle that fails is as bad as a Sync that does: the group stops.
+func TestFailedSettleStopsTheGroup(t *testing.T) {
+	net := newThreadNet(1, 0)
+	self := raft.Member{ID: 1, Incarnation: 1}
+	h, err := NewHost(Options{Self: self, Boot: 1, Workers: 1, Flushers: 2, ElectionTimeout: 100 * time.Millisecond, Transport: threadPort{net, 1}, HardStates: newAsyncStates()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	defer h.Close()
+	sm := &memSM{group: 1}
+	l := &lateLog{memLog: newMemLog(1)}
+	g, err := h.CreateGroup(GroupConfig{ID: 1, Log: l, Stager: sm, StateMachine: sm, Bootstrap: raft.ConfState{Voters: []raft.Member{self}}, Fresh: true, Campaign: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "a leader", func() bool { return g.Status().Ready })
+	bad := errors.New("the disk has lost it")
+	l.set(relaxedBytes, bad)
+	g.Propose(&Proposal{Type: raft.EntryRecords, Payload: []byte("x"), Done: func(Outcome) {}})
+	poll(t, "the group stops", func() bool { return errors.Is(g.Status().Err, bad) })
 }
