@@ -242,22 +242,31 @@ func (n *node) rot(g int) bool {
 	return true
 }
 
+// besideWeak are the two others of a group of three that the weak node follows in, nil if it is not so.
+func (w *world) besideWeak(g int) (leader, third *node) {
+	n := w.shape.weak
+	leader = w.check.leader(g)
+	if n == nil || leader == nil || leader == n {
+		return nil, nil
+	}
+	conf := leader.replicas[g].group.Status().Conf
+	for _, m := range conf.Voters {
+		if m.ID != n.id && m.ID != leader.id {
+			third = w.nodes[m.ID-1]
+		}
+	}
+	if len(conf.Voters) != 3 || conf.Joint() || !isVoter(&conf, n) || third == nil {
+		return nil, nil
+	}
+	return leader, third
+}
+
 // faultRotElection damages the weak node where that tells: it and the leader alone have the latest entries, and when it comes
 // back with what is left of them the leader goes, and who has less returns.
 func (w *world) faultRotElection() {
 	n, g := w.shape.weak, w.rng.IntN(w.opts.Groups)
-	leader := w.check.leader(g)
-	if n == nil || leader == nil || leader == n {
-		return
-	}
-	conf := leader.replicas[g].group.Status().Conf
-	var late *node
-	for _, m := range conf.Voters {
-		if m.ID != n.id && m.ID != leader.id {
-			late = w.nodes[m.ID-1]
-		}
-	}
-	if len(conf.Voters) != 3 || conf.Joint() || !isVoter(&conf, n) || late == nil {
+	leader, late := w.besideWeak(g)
+	if leader == nil {
 		return
 	}
 	write := func(most int, within time.Duration) {

@@ -15,10 +15,18 @@ import (
 const (
 	lateVoteShare = 0.5 // of the runs that have a group of five
 	lateVotes     = 4   // in each of these
+	forgets       = 4   // of each group with relaxed durability, in runs with a weak node
 )
 
 // startRareFaults stages what this run has.
 func startRareFaults(w *world, d time.Duration) {
+	for g, relaxed := range w.shape.relaxed {
+		if rng := newRand(w.opts.Seed, 0x666f72676574+uint64(g)); relaxed && w.shape.weak != nil {
+			for range forgets {
+				w.after(time.Duration(rng.Int64N(int64(d*9/10))), func() { w.faultForget(rng, g) })
+			}
+		}
+	}
 	rng := newRand(w.opts.Seed, 0x72617265)
 	if rng.Float64() >= lateVoteShare {
 		return
@@ -36,6 +44,41 @@ func startRareFaults(w *world, d time.Duration) {
 		g := fives[rng.IntN(len(fives))]
 		w.after(time.Duration(rng.Int64N(int64(d*9/10))), func() { w.faultLateVotes(rng, g) })
 	}
+}
+
+// faultForget takes the power from the weak node where that tells: it has acknowledged ahead of its disk what it and the leader alone have, and when it
+// is back the leader goes, and who has less returns. All that keeps it from electing that one is that it knows that it may have forgotten something.
+func (w *world) faultForget(rng *rand.Rand, g int) {
+	n := w.shape.weak
+	leader, late := w.besideWeak(g)
+	if leader == nil || w.calm {
+		return
+	}
+	between := func(lo, hi time.Duration) time.Duration { return lo + time.Duration(rng.Int64N(int64(hi-lo))) }
+	strike := between(200*time.Millisecond, time.Second)
+	back := strike + between(time.Millisecond, 150*time.Millisecond)
+	gone := back + between(time.Millisecond, 120*time.Millisecond)
+	w.isolate(late, gone+between(time.Millisecond, time.Second))
+	for range 10 + rng.IntN(10) { // often enough that the logs are busy
+		w.after(between(0, strike), func() {
+			if leader.leads(g) {
+				w.writeTo(leader, g, w.newOp(), 0)
+			}
+		})
+	}
+	w.after(strike, func() {
+		if r := n.replica(g); r == nil || r.log.Behind() == 0 || n.disks.dead || !n.mayForget() {
+			return
+		}
+		w.rep.reach("power lost ahead of the disk, before an election")
+		w.tracef("fault: n%d loses its power ahead of its disk, and n%d, which leads group %d, is to follow it", n.id, leader.id, g)
+		n.lose()
+		w.after(back-strike, n.start)
+		w.after(gone-strike, func() {
+			leader.kill()
+			leader.startLater(3*time.Second, 6*time.Second)
+		})
+	})
 }
 
 // clockReadByTurn: the clock is being read by a group's turn itself, which holds no lock then.

@@ -119,7 +119,7 @@ var coverage = []string{
 	"replica failed, and was opened again", "resting groups woken by a dead peer", "snapshot installed", "snapshot restored", "snapshot sent",
 	"chunk doubled", "chunk lost", "follower behind the start taken in by a checkpoint", "log start moved", "log cut behind the start",
 	"snapshot offered after a reset",
-	"acknowledged ahead of the disk", "killed in place of a power cut", "may have lost what it acknowledged ahead of a sync",
+	"acknowledged ahead of the disk", "killed in place of a power cut", "may have lost what it acknowledged ahead of a sync", "power lost ahead of the disk, before an election",
 	"priorities set", "snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead", "votes asked for that come late",
 }
 

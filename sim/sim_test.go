@@ -86,7 +86,7 @@ func TestSeeds(t *testing.T) {
 		s++
 		return s - 1, true
 	})
-	if total.Runs >= coverageSeeds && !t.Failed() {
+	if total.Runs >= coverageSeeds && !*relaxed && !t.Failed() { // where all groups are relaxed few disks may fail: see faults_disk.go
 		for _, what := range total.missing() {
 			t.Errorf("%d seeds never reached: %s", total.Runs, what)
 		}
