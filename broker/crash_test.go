@@ -192,6 +192,10 @@ func (p poweredFile) WritevAt(b [][]byte, off int64) (n int64, err error) {
 	err = p.m.do(func() error { n, err = p.inner.WritevAt(b, off); return err })
 	return n, err
 }
+func (p poweredFile) WriteCached(b [][]byte, off int64) (n int64, err error) {
+	err = p.m.do(func() error { n, err = p.inner.WriteCached(b, off); return err })
+	return n, err
+}
 func (p poweredFile) Allocate(off, n int64) error {
 	return p.m.do(func() error { return p.inner.Allocate(off, n) })
 }

@@ -12,6 +12,9 @@
 //
 // The bytes of part are on the disk already, durable perhaps, and the same bytes are written over them: a power loss in
 // the middle leaves each sector old or new, and both hold them. (The page cache does no different: it writes whole pages.)
+//
+// A direct write waits for the disk, as does what is acknowledged by it. So where no sync follows (relaxed.go) a small one goes to the page cache, in
+// the same file; the system keeps the two apart.
 
 package segment
 
@@ -42,11 +45,14 @@ func (w *writer) setDirect(base int64, part []byte) bool {
 
 // put writes bufs, length bytes together, at pos and moves pos behind them. A new file's header goes out with its first bytes. After
 // an error some of it may be there: never write over it, for a shorter block would leave valid ones behind its end. alone says that a
-// sync is due next, and that nothing else waits for it: then the two may be one call.
-func (l *Log) put(bufs [][]byte, length int64, alone bool) error {
+// sync is due next, and that nothing else waits for it: then the two may be one call. cached says that no sync is: then little is handed to the
+// page cache, which takes it in a tenth of the time that a disk does.
+func (l *Log) put(bufs [][]byte, length int64, alone, cached bool) error {
 	w := &l.w
 	var err error
 	switch w.synced = false; {
+	case w.direct && cached && length <= smallWrite:
+		err = w.putCached(bufs, length)
 	case w.direct:
 		err = w.putDirect(bufs, alone)
 	case w.fresh && w.pos == SegmentHeaderSize:
@@ -102,6 +108,23 @@ func (w *writer) putDirect(bufs [][]byte, alone bool) error {
 		}
 	}
 	w.base, w.part = at+int64(whole), append(w.part[:0], buf[whole:n]...)
+	return nil
+}
+
+// putCached is putDirect through the page cache. The last unit is kept as well: what comes next may be direct again.
+func (w *writer) putCached(bufs [][]byte, length int64) error {
+	if _, err := w.file.WriteCached(bufs, w.pos); err != nil {
+		return err
+	}
+	skip := int64(0)
+	if base := unitBelow(w.pos + length); base > w.base {
+		skip = base - w.pos
+		w.base, w.part = base, w.part[:0]
+	}
+	for _, b := range bufs {
+		n := min(skip, int64(len(b)))
+		w.part, skip = append(w.part, b[n:]...), skip-n
+	}
 	return nil
 }
 

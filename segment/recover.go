@@ -858,7 +858,7 @@ func (r *recoverer) sealDamage() error {
 	if err != nil {
 		return err
 	}
-	if err := r.put(nil, 0, false); err != nil {
+	if err := r.put(nil, 0, false, false); err != nil {
 		return err
 	}
 	if err := r.w.file.Sync(); err != nil {

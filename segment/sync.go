@@ -310,7 +310,7 @@ func (l *Log) writeFile(j *job) (int, error) {
 				return 0, err
 			}
 		}
-		if err := l.put(bufs, length, done == 0 && n == len(j.recs) && !ahead && !behind); err != nil {
+		if err := l.put(bufs, length, done == 0 && n == len(j.recs) && !ahead && !behind, ahead); err != nil {
 			return 0, fmt.Errorf("write %s at %d: %w", w.seg.name, w.pos, err)
 		}
 		done += n
@@ -676,7 +676,7 @@ func (l *Log) writeMark(h segmentHeader) error {
 		return err
 	}
 	mark := h.first - 1
-	if err := l.put([][]byte{l.encodeMark(mark)}, blockHeaderSize, true); err != nil {
+	if err := l.put([][]byte{l.encodeMark(mark)}, blockHeaderSize, true, false); err != nil {
 		if errors.Is(err, vfs.ErrNoSpace) {
 			if w.fresh {
 				l.abandon()

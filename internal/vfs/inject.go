@@ -156,9 +156,13 @@ func (f *injectFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *injectFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, f.direct, f.inner.WritevAt)
+}
+
+func (f *injectFile) writev(bufs [][]byte, off int64, direct bool, write func([][]byte, int64) (int64, error)) (int64, error) {
 	_, err := f.fs.ask(OpWrite, f.name)
 	if err == nil {
-		return f.inner.WritevAt(bufs, off)
+		return write(bufs, off)
 	}
 	short, ok := errors.AsType[*ShortWriteError](err)
 	if !ok {
@@ -166,15 +170,20 @@ func (f *injectFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	}
 	var some [][]byte
 	left := short.N
-	if f.direct {
+	if direct {
 		left -= left % DirectUnit
 	}
 	for _, b := range bufs {
 		b = b[:min(left, len(b))]
 		some, left = append(some, b), left-len(b)
 	}
-	n, werr := f.inner.WritevAt(some, off)
+	n, werr := write(some, off)
 	return n, errors.Join(err, werr)
+}
+
+// WriteCached is a write like any other.
+func (f *injectFile) WriteCached(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, false, f.inner.WriteCached)
 }
 
 func (f *injectFile) Allocate(off, length int64) error {

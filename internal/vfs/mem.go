@@ -729,6 +729,15 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *memFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, f.direct)
+}
+
+// WriteCached implements [File].
+func (f *memFile) WriteCached(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, false)
+}
+
+func (f *memFile) writev(bufs [][]byte, off int64, direct bool) (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if err := f.alive("write"); err != nil {
@@ -741,7 +750,7 @@ func (f *memFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	if off < 0 || off+total > maxMemFile {
 		return 0, pathErr("write", f.name, fs.ErrInvalid)
 	}
-	if f.direct && (len(bufs) != 1 || !aligned(bufs[0], off)) {
+	if direct && (len(bufs) != 1 || !aligned(bufs[0], off)) {
 		return 0, pathErr("direct write", f.name, fs.ErrInvalid)
 	}
 	if total == 0 {
@@ -756,7 +765,7 @@ func (f *memFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 	end := min((at+SectorSize-1)/SectorSize*SectorSize, f.n.size)
 	data := make([]byte, end-start)
 	f.n.get(data, start)
-	f.n.remember(change{kind: changeWrite, off: start, data: data, end: f.n.size, direct: f.direct})
+	f.n.remember(change{kind: changeWrite, off: start, data: data, end: f.n.size, direct: direct})
 	return total, nil
 }
 

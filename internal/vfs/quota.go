@@ -167,13 +167,21 @@ func (f *quotaFile) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-func (f *quotaFile) WritevAt(bufs [][]byte, off int64) (n int64, err error) {
+func (f *quotaFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, f.File.WritevAt)
+}
+
+func (f *quotaFile) WriteCached(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, f.File.WriteCached)
+}
+
+func (f *quotaFile) writev(bufs [][]byte, off int64, write func([][]byte, int64) (int64, error)) (n int64, err error) {
 	end := off
 	for _, b := range bufs {
 		end += int64(len(b))
 	}
 	err = f.to(end, func() error {
-		n, err = f.File.WritevAt(bufs, off)
+		n, err = write(bufs, off)
 		return err
 	})
 	return n, err

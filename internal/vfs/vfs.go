@@ -69,6 +69,9 @@ type File interface {
 	// durable after Sync, as ever: the disk has a cache of its own. A system that agrees and refuses a write all the same gets
 	// that one and those after it through its cache.
 	SetDirect() bool
+	// WriteCached is WritevAt through the system's cache, where SetDirect was agreed to as well: of any length, at any place. The two may
+	// follow each other in the same unit.
+	WriteCached(bufs [][]byte, off int64) (int64, error)
 	Close() error
 }
 

@@ -200,6 +200,55 @@ func TestDirect(t *testing.T) {
 	}
 }
 
+// Direct writes and ones through the cache, one after the other in the same units, read by another handle in between.
+func TestCachedBesideDirect(t *testing.T) {
+	for name, f := range map[string]FS{
+		"os": OS(), "mem": NewMem(1), "inject": Inject(NewMem(1), func(Op, string) error { return nil }), "quota": Quota(NewMem(1), 1<<30),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := "base"
+			if name == "os" {
+				dir = t.TempDir()
+			}
+			must(t, f.MkdirAll(dir))
+			x := filepath.Join(dir, "x")
+			file := create(t, f, x, "")
+			if !file.SetDirect() {
+				t.Skip("this file system does not say that it takes direct writes")
+			}
+			rng := rand.New(rand.NewPCG(1, 2))
+			want := make([]byte, 16*DirectUnit)
+			must(t, file.Allocate(0, int64(len(want))))
+			for i := range 300 {
+				at, n := rng.IntN(len(want)), 0
+				if i%2 == 0 {
+					at = at / DirectUnit * DirectUnit
+					b := Aligned(min(len(want)-at, (1+rng.IntN(3))*DirectUnit))
+					n = copy(b, bytes.Repeat([]byte{byte(i)}, len(b)))
+					_, err := file.WriteAt(b, int64(at))
+					must(t, err)
+				} else {
+					n = min(len(want)-at, 1+rng.IntN(2*DirectUnit))
+					b := bytes.Repeat([]byte{byte(i)}, n)
+					_, err := file.WriteCached([][]byte{b[:n/2], b[n/2:]}, int64(at))
+					must(t, err)
+				}
+				copy(want[at:], bytes.Repeat([]byte{byte(i)}, n))
+				if got, _ := read(t, f, x); got != string(want) {
+					t.Fatalf("write %d: another handle reads other bytes", i)
+				}
+			}
+			must(t, errors.Join(file.Sync(), file.Close()))
+			if m, ok := f.(*Mem); ok {
+				must(t, errors.Join(m.SyncDir(""), m.SyncDir(dir)))
+				if got, _ := read(t, m.CrashClone(nil), x); got != string(want) {
+					t.Error("what was synced does not survive a crash")
+				}
+			}
+		})
+	}
+}
+
 // A system that agrees to direct writes and then refuses one gets it through its cache; so do the zeros where nothing can be allocated.
 func TestDirectRefusedLate(t *testing.T) {
 	for what, write := range map[string]func(File) error{
