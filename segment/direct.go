@@ -13,8 +13,8 @@
 // The bytes of part are on the disk already, durable perhaps, and the same bytes are written over them: a power loss in
 // the middle leaves each sector old or new, and both hold them. (The page cache does no different: it writes whole pages.)
 //
-// A direct write waits for the disk, as does what is acknowledged by it. So where no sync follows (relaxed.go) a small one goes to the page cache, in
-// the same file; the system keeps the two apart.
+// A direct write waits for the disk, as does what is acknowledged by it. So where no sync follows (relaxed.go) small ones go to the page cache, in
+// the same file: what is written directly to a unit afterwards goes to the disk behind them.
 
 package segment
 
@@ -26,6 +26,10 @@ import (
 
 // directBytes bounds one direct write, and is the size of the buffers that they are made in. Each Sync that runs holds one.
 const directBytes = 1 << 20
+
+// smallRun is after how many small writes, one after the other, the next goes to the page cache, which takes it in a tenth of the time that a disk
+// does. Where large ones come in between each of them would first have to wait for what the cache has of its first unit.
+const smallRun = 8
 
 var directBuffers = sync.Pool{New: func() any {
 	b := vfs.Aligned(directBytes)
@@ -45,13 +49,16 @@ func (w *writer) setDirect(base int64, part []byte) bool {
 
 // put writes bufs, length bytes together, at pos and moves pos behind them. A new file's header goes out with its first bytes. After
 // an error some of it may be there: never write over it, for a shorter block would leave valid ones behind its end. alone says that a
-// sync is due next, and that nothing else waits for it: then the two may be one call. cached says that no sync is: then little is handed to the
-// page cache, which takes it in a tenth of the time that a disk does.
+// sync is due next, and that nothing else waits for it: then the two may be one call. cached says that no sync is: then the page cache gets it, if it is
+// as little as what came before it.
 func (l *Log) put(bufs [][]byte, length int64, alone, cached bool) error {
 	w := &l.w
 	var err error
+	if w.small++; !cached || length > smallWrite {
+		w.small = 0
+	}
 	switch w.synced = false; {
-	case w.direct && cached && length <= smallWrite:
+	case w.direct && w.small > smallRun:
 		err = w.putCached(bufs, length)
 	case w.direct:
 		err = w.putDirect(bufs, alone)

@@ -45,6 +45,7 @@ type writer struct {
 	direct bool
 	base   int64
 	part   []byte
+	small  int // so many small writes that no sync follows were the last ones
 	// synced: what was put last was made durable with it.
 	synced bool
 	// fresh: the file's name and header are not durable, and nothing of it is published.

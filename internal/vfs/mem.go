@@ -728,8 +728,12 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	return int(n), err
 }
 
-func (f *memFile) WritevAt(bufs [][]byte, off int64) (int64, error)    { return f.writev(bufs, off, f.direct) }
-func (f *memFile) WriteCached(bufs [][]byte, off int64) (int64, error) { return f.writev(bufs, off, false) }
+func (f *memFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, f.direct)
+}
+func (f *memFile) WriteCached(bufs [][]byte, off int64) (int64, error) {
+	return f.writev(bufs, off, false)
+}
 
 func (f *memFile) writev(bufs [][]byte, off int64, direct bool) (int64, error) {
 	f.m.mu.Lock()
