@@ -326,6 +326,7 @@ func (l *Log) writeFile(j *job) (int, error) {
 		}
 	}
 	last, next, term := j.mark, j.recs[0].base, j.prev
+	tip := !ahead && last == j.recs[0].Index-1 // all before this write was durable already
 	p.mark, p.ahead = j.mark, ahead
 	if !ahead {
 		j.mark = j.recs[done-1].Index
@@ -333,7 +334,7 @@ func (l *Log) writeFile(j *job) (int, error) {
 	// Once published the records may leave the cache, which wipes them.
 	j.prev, j.seg = j.recs[done-1].Term, w.seg
 	l.publish(&p)
-	if !ahead && last == j.recs[0].Index-1 { // all before this write was durable already
+	if tip {
 		l.extendTip(start, last, next, term, l.opt.ScanBytes)
 	}
 	return done, nil

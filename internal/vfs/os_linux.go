@@ -185,6 +185,7 @@ func (o *osFile) nextData(off int64) int64 {
 	}
 	return at
 }
+
 // bootID is the kernel's name for the life that it is in; a container sees its host's.
 var bootID = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

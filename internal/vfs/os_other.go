@@ -58,5 +58,6 @@ func (osFS) Total(string) (int64, error) { return math.MaxInt64, nil }
 func (o *osFile) forget(int64, int64) {}
 
 func (o *osFile) nextData(off int64) int64 { return off }
+
 // bootID: no name for the machine's life is known here.
 func bootID() string { return "" }
