@@ -773,11 +773,11 @@ func (r *recoverer) resume(f *found) error {
 			from = scan.unmarked[0].pos
 		}
 		if err := rewrite(file, from, scan.end); err != nil {
-			return fmt.Errorf("rewrite the tail of %s: %w", f.name, err)
+			return r.failResume(fmt.Errorf("rewrite the tail of %s: %w", f.name, err))
 		}
 	}
 	if err := file.Sync(); err != nil { // always: the last mark, too, may be in the page cache only
-		return fmt.Errorf("sync %s: %w", f.name, err)
+		return r.failResume(fmt.Errorf("sync %s: %w", f.name, err))
 	}
 	r.writeIndexes()
 	r.marked = scan.mark

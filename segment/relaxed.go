@@ -148,6 +148,14 @@ func (l *Log) failSync(err error) error {
 	return l.fail(err)
 }
 
+// failResume is failSync for an Open: the next one must not go by what the system's memory has, as the system says only once that it lost something.
+func (r *recoverer) failResume(err error) error {
+	if r.noted {
+		_ = r.writeNote("")
+	}
+	return err
+}
+
 func (l *Log) writeNote(boot string) error {
 	if err := replaceFile(l.fs, l.dir, relaxedName, encodeNote(l.group, boot)); err != nil {
 		return fmt.Errorf("note that the log runs ahead of its syncs: %w", err)
