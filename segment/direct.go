@@ -57,6 +57,7 @@ func (l *Log) put(bufs [][]byte, length int64, alone, cached bool) error {
 	if w.small++; !cached || length > smallWrite {
 		w.small = 0
 	}
+	w.ahead = w.ahead || cached
 	switch w.synced = false; {
 	case w.direct && w.small > smallRun:
 		err = w.putCached(bufs, length)

@@ -72,16 +72,15 @@ func (l *Log) Settle() error {
 	return nil
 }
 
-// settle makes all that is published durable. What is behind is in the file that is being written: one is left only when it is durable. The
-// caller holds io.
+// settle makes all that was written durable, what a truncation has made void, too. It is in the file that is being written: one is left only when it
+// is durable. The caller holds io.
 func (l *Log) settle() error {
-	l.mu.RLock()
-	behind := l.durable < l.synced
-	l.mu.RUnlock()
-	if behind {
-		if err := l.w.file.Sync(); err != nil {
-			return fmt.Errorf("sync %s: %v", l.w.seg.name, err)
+	w := &l.w
+	if w.ahead {
+		if err := w.file.Sync(); err != nil {
+			return fmt.Errorf("sync %s: %v", w.seg.name, err)
 		}
+		w.ahead = false
 	}
 	l.mu.Lock()
 	l.durable, l.behind = l.synced, 0 // a truncation may have lowered synced meanwhile; nothing else moves it

@@ -4,6 +4,7 @@ package segment
 
 import (
 	"errors"
+	"math/rand/v2"
 	"path"
 	"strings"
 	"testing"
@@ -25,6 +26,28 @@ func ahead(t *testing.T, m *vfs.Mem, o Options) *Log {
 		t.Fatalf("synced up to %d, durable up to %d", l.SyncedIndex(), l.DurableIndex())
 	}
 	return l
+}
+
+// A truncation that comes when an idle relaxed log is about to be synced takes synced down to what is durable. What was written above is void
+// but not unwritten: the mark that follows speaks of it, so it is synced all the same.
+func TestTruncateBeforeTheMark(t *testing.T) {
+	for seed := range uint64(20) {
+		o := Options{Direct: true}
+		m := vfs.NewMem(seed)
+		l := ahead(t, m, o)
+		l.io.Lock() // as syncLocked: nothing is pending
+		h := segmentHeader{first: l.last + 1, base: l.next, prevTerm: 1}.after(l.lastSeg())
+		mustAppend(t, l, 2, records(l, 2, 2, 1, 50))
+		err := errors.Join(l.settle(), l.writeMark(h), l.rest())
+		l.io.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := mustOpen(t, m.CrashClone(rand.New(rand.NewPCG(seed, 1))), o)
+		if h := found.Health(); h.Recovery.Corrupt || h.DamagedUpTo != 0 {
+			t.Fatalf("seed %d: nothing is damaged, and a recovery says %+v", seed, h.Recovery)
+		}
+	}
 }
 
 // The sync that a recovery of a killed process's log ends with may fail, too: then the next one must not go by the page cache.

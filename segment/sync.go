@@ -48,6 +48,9 @@ type writer struct {
 	small  int // so many small writes that no sync follows were the last ones
 	// synced: what was put last was made durable with it.
 	synced bool
+	// ahead: something was put that no sync was to follow, and none has yet. It may be void by now, but blocks behind it, and files, say that all
+	// before them is durable.
+	ahead bool
 	// fresh: the file's name and header are not durable, and nothing of it is published.
 	fresh bool
 	// seal: what stands behind pos is not zeros (a torn tail, a write that failed half-way): never write there, go on in
@@ -274,9 +277,6 @@ func (l *Log) writeFile(j *job) (int, error) {
 	p := publication{seg: w.seg}
 	start := w.pos
 	ahead := j.ahead && !w.fresh
-	l.mu.RLock()
-	behind := l.durable < l.synced
-	l.mu.RUnlock()
 	done := 0
 	defer p.release()
 	for done < len(j.recs) {
@@ -311,7 +311,7 @@ func (l *Log) writeFile(j *job) (int, error) {
 				return 0, err
 			}
 		}
-		if err := l.put(bufs, length, done == 0 && n == len(j.recs) && !ahead && !behind, ahead); err != nil {
+		if err := l.put(bufs, length, done == 0 && n == len(j.recs) && !ahead && !w.ahead, ahead); err != nil {
 			return 0, fmt.Errorf("write %s at %d: %w", w.seg.name, w.pos, err)
 		}
 		done += n
@@ -738,6 +738,7 @@ func (l *Log) syncFile() error {
 		if err := w.file.Sync(); err != nil {
 			return fmt.Errorf("sync %s: %v", w.seg.name, err)
 		}
+		w.ahead = false
 	}
 	if w.fresh {
 		if err := l.fs.SyncDir(l.dir); err != nil {
