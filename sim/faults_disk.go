@@ -147,7 +147,8 @@ func (n *node) noteRecovery(g int, h segment.Health) {
 	d, rec := &n.disks, h.Recovery
 	d.failed[g] = false
 	if d.late[g] {
-		if d.late[g] = false; h.DamagedUpTo > 0 {
+		// What lies in wait elsewhere in the log is not found by that, nor repaired with it.
+		if d.late[g] = false; h.DamagedUpTo > 0 && !d.rotten[g] {
 			d.rotten[g], d.found[g] = true, true
 		}
 	}
