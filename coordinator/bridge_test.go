@@ -45,6 +45,10 @@ func TestBridgesInTheImage(t *testing.T) {
 	if err := alter(AlterBridge{ID: topicID(1), Seek: &to}); err != nil || bridge().Number != 2 || bridge().Position != to || bridge().Owner != 1 {
 		t.Fatalf("seek: %v, %+v", err, bridge())
 	}
+	if err := alter(AlterBridge{ID: topicID(1), Spec: json.RawMessage(`{"b":2}`)}); !errors.Is(err, ErrFeatureLevel) || string(bridge().Spec) != `{"a":1}` {
+		t.Fatalf("a command that brokers of this level do not know: %v, %+v", err, bridge())
+	}
+	l.do(&Command{SetFeature: &SetFeature{Name: MetadataVersion, Level: LevelRelaxed}})
 	if err := alter(AlterBridge{ID: topicID(1), Spec: json.RawMessage(`{"b":2}`)}); err != nil || string(bridge().Spec) != `{"b":2}` || bridge().Owner != 1 || bridge().Term != 2 || bridge().Number != 2 {
 		t.Fatalf("another definition: %v, %+v", err, bridge())
 	}

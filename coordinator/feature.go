@@ -20,7 +20,7 @@ const (
 	// knowing what that is would write what it must refuse.
 	LevelApps = 4
 	// LevelRelaxed is the level that has topics with Durability relaxed: an older program that opened the log of one would not see that it may
-	// have lost something, and would vote.
+	// have lost something, and would vote. It also has bridges whose definition changes.
 	LevelRelaxed = 5
 	// LevelLatest is the highest level that this version knows.
 	LevelLatest = LevelRelaxed
@@ -97,6 +97,8 @@ func (c *Command) level() int16 {
 			v := ch.Set[Durability]
 			return ch.Kind == ConfigTopic && v != nil && isRelaxed(*v)
 		}):
+		return LevelRelaxed
+	case c.AlterBridge != nil && c.AlterBridge.Spec != nil: // came later than bridges
 		return LevelRelaxed
 	case c.Reassign != nil, c.Settle != nil, c.Unregister != nil:
 		return LevelMoves
