@@ -228,12 +228,15 @@ func (c *connection) close() {
 func ask[T any](ctx context.Context, question func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	for wait := askEvery; ; wait *= 2 {
+	for wait := askEvery; ; {
 		one, done := context.WithTimeout(ctx, wait)
 		answer, err := question(one)
 		done()
 		if !leaderless(err) || ctx.Err() != nil {
 			return answer, err
+		}
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) { // and not where somebody has answered
+			wait *= 2
 		}
 		t := time.NewTimer(askPause)
 		select {

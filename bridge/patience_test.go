@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -32,6 +33,24 @@ func TestAskWaitsLonger(t *testing.T) {
 	}
 	if waits[0] > askEvery || waits[1] <= askEvery || waits[1] > 2*askEvery || waits[2] <= 2*askEvery {
 		t.Errorf("waited for %v", waits)
+	}
+}
+
+// Who says at once that there is no leader may have one soon that does not answer what it was asked too early: it is asked as often as before.
+func TestAskAfterNoLeader(t *testing.T) {
+	t.Parallel()
+	n := 0
+	answer, err := ask(t.Context(), func(ctx context.Context) (string, error) {
+		if n++; n <= 4 {
+			return "", nats.ErrNoResponders
+		}
+		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > askEvery {
+			t.Errorf("a question has %v, until %v", ok, deadline)
+		}
+		return "here", nil
+	})
+	if err != nil || answer != "here" {
+		t.Fatal(answer, err)
 	}
 }
 
