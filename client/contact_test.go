@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/balsamq/balsa/brokertest"
@@ -47,6 +48,21 @@ func mute(t *testing.T, accepted func()) string {
 		}
 	})
 	return l.Addr().String()
+}
+
+// A DialTimeout of 0 is none, as franz-go has it: TestMuteBroker has others.
+func TestNoDialTimeout(t *testing.T) {
+	t.Parallel()
+	_, cfg := fake(t, kfake.SeedTopics(1, "t"))
+	cfg.Options = append(cfg.Options, kgo.DialTimeout(0))
+	a, err := client.NewAdmin(ctx(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if _, err := a.Topic(ctx(t), "t"); err != nil {
+		t.Error(err)
+	}
 }
 
 // Who accepts connections and does not answer is named, and the wait for it ends with ConnectTimeout, not with franz-go's patience; that ends the

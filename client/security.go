@@ -156,7 +156,7 @@ func ReadSecret(name string) (string, error) {
 // connector makes connections, with the handshake of TLS if there is one.
 type connector struct {
 	config *tls.Config  // nil: without TLS
-	limit  atomic.Int64 // how long a connection may take, a time.Duration
+	limit  atomic.Int64 // how long a connection may take, a time.Duration; 0: as long as it takes
 }
 
 // connectedKey is the context's key of a func() that is called when a connection is made and the handshake begins.
@@ -164,7 +164,10 @@ type connectedKey struct{}
 
 func (c *connector) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	limit := time.Duration(c.limit.Load())
-	deadline := time.Now().Add(limit)
+	var deadline time.Time // none
+	if limit > 0 {
+		deadline = time.Now().Add(limit)
+	}
 	conn, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, network, addr)
 	if err != nil || c.config == nil {
 		return conn, err
@@ -180,8 +183,12 @@ func (c *connector) dial(ctx context.Context, network, addr string) (net.Conn, e
 	if told, ok := ctx.Value(connectedKey{}).(func()); ok {
 		told()
 	}
-	shake, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
+	shake := ctx
+	if limit > 0 {
+		var cancel context.CancelFunc
+		shake, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(shake); err != nil {
 		conn.Close()
