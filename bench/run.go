@@ -229,6 +229,11 @@ func (t *turn) whole(ctx context.Context, cells []Cell, results []Result) error 
 		t.spend("load")
 		t.at, t.cell, t.res = i, c, &results[i]
 		if err := t.under(ctx); err != nil {
+			if t.res.Verified != nil { // what is wrong may be of any of them
+				for j := range results[:i] {
+					results[j].Verified, results[j].Failed = t.res.Verified, fmt.Sprintf("read back once, in the end, after %s: %v", t.cell.Scenario, err)
+				}
+			}
 			return err
 		}
 	}

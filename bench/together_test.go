@@ -63,6 +63,25 @@ func TestTogetherFails(t *testing.T) {
 	}
 }
 
+// What is lost at the end may be of any of them: none has figures.
+func TestTogetherLoses(t *testing.T) {
+	cells := Together([]Cell{cellOf(t, "C1"), cellOf(t, "F2"), cellOf(t, "R1")})
+	o := Options{Rounds: 1, Warmup: time.Millisecond, Measure: 20 * time.Millisecond, Verify: true, Together: true, Dir: t.TempDir(), Log: t.Logf, poll: time.Millisecond}
+	f := &fake{name: OurName, tamper: func(p [][][]byte) { p[0] = p[0][1:] }}
+	var got []Result
+	if err := Run(t.Context(), o, cells, func(Cell) []System { return []System{f} }, func(r Result) { got = append(got, r) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 3 {
+		t.Fatalf("%+v", got)
+	}
+	for _, r := range got {
+		if !strings.Contains(r.Failed, "verification failed") || r.Verified == nil || r.Verified.Lost == 0 {
+			t.Errorf("%s: failed %q, %+v", r.Scenario, r.Failed, r.Verified)
+		}
+	}
+}
+
 // lame is never in sync again.
 type lame struct{ *fake }
 
