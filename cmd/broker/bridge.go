@@ -390,6 +390,7 @@ keys, subjects or filters, make another bridge. Before that the broker that is a
 				if err := o.Spec.Check(); err != nil {
 					return bridgeUsage(err)
 				}
+				b = natsBridge{} // what the answer leaves out is not as it was
 				if err := ctl.Post(ctx, bridgePath(args[0])+"/set", &o, &b); err != nil {
 					return err
 				}
