@@ -162,7 +162,7 @@ func (im *Image) checkLowered(level int16) error {
 		}
 	}
 	if len(what) > 0 {
-		return fmt.Errorf("%w: %s %d has no %s: remove them first", ErrFeatureUpdate, MetadataVersion, level, strings.Join(what, ", no "))
+		return fmt.Errorf("%w: %s %d has no %s: change or remove them first", ErrFeatureUpdate, MetadataVersion, level, strings.Join(what, ", no "))
 	}
 	return nil
 }
