@@ -69,7 +69,36 @@ func (l *Log) Settle() error {
 	if err := l.settle(); err != nil {
 		return l.failSync(err)
 	}
+	l.tipSettled()
 	return nil
+}
+
+// settledEnd is the end of a file all of which is durable, the last entry there, and what follows it.
+type settledEnd struct {
+	pos  int64
+	last raft.Index
+	next Offset
+	term raft.Term
+}
+
+// tipSettled extends the tip of a log that is settled and never idle, up to where it was settled before: what has been written behind that begins
+// with a block that notes it as durable, and is durable by now. The caller holds io.
+func (l *Log) tipSettled() {
+	w := &l.w
+	if w.seg == nil || w.fresh || w.seal {
+		return
+	}
+	if at := w.settled; at.pos != 0 && at.pos < w.pos {
+		l.extendTip(at.pos, at.last, at.next, at.term, l.opt.ScanBytes)
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.cut != 0 || l.lastSeg() != w.seg {
+		return
+	}
+	if term, err := l.termLocked(l.synced); err == nil {
+		w.settled = settledEnd{w.pos, l.synced, w.seg.next, term}
+	}
 }
 
 // settle makes all that was written durable, what a truncation has made void, too. It is in the file that is being written: one is left only when it

@@ -72,3 +72,38 @@ func TestRecoveryOfARelaxedLogFails(t *testing.T) {
 		}
 	}
 }
+
+// A relaxed log that is never at rest has a tip all the same, which ends where it was settled before the last time.
+func TestTipOfABusyRelaxedLog(t *testing.T) {
+	const between = 10 * 5 * 1100 // bytes, at most
+	for _, direct := range []bool{false, true} {
+		m := vfs.NewMem(1)
+		o := Options{ScanBytes: 64 << 10, Direct: direct}
+		l := mustOpen(t, m, o)
+		l.SetRelaxed(true)
+		for n := range 400 {
+			mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 5, 1000))
+			mustSync(t, l)
+			if n%10 == 9 {
+				if err := l.Settle(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n%50 == 25 {
+				found := mustOpen(t, m.CrashClone(rand.New(rand.NewPCG(uint64(n), 1))), o)
+				if h := found.Health(); h.Recovery.Corrupt || h.Recovery.RanAhead == "" || found.LastIndex() < l.DurableIndex() {
+					t.Fatalf("durable up to %d, power lost, and opened up to %d: %+v", l.DurableIndex(), found.LastIndex(), h)
+				}
+			}
+		}
+		size := l.Size()
+		l = mustOpen(t, m, o) // killed
+		mustBeSound(t, l)
+		if got := l.Scanned(); got.Bytes > o.ScanBytes+2*between {
+			t.Errorf("direct=%v: after a kill %+v of %d bytes were read", direct, got, size)
+		}
+		if n := len(eachEntry(t, l)); n != 2000 {
+			t.Errorf("%d entries", n)
+		}
+	}
+}

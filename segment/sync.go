@@ -60,8 +60,9 @@ type writer struct {
 	// itself on the disk: its sync may have failed, and its page be clean. It is written again together with what follows it,
 	// which would else have a hole before it. (In a direct file it is in part, which is written again anyway.)
 	redo int64
-	// tip is how far the file's tip goes.
-	tip tipEnd
+	// tip is how far the file's tip goes, and settled how far the file went when it was last settled (pos 0: it was not).
+	tip     tipEnd
+	settled settledEnd
 	// left are files before this one whose indexes are to be written when this one is durable.
 	left []closedFile
 }
@@ -537,7 +538,7 @@ func (l *Log) begin(h segmentHeader) error {
 	w.file, w.fresh, w.seal = f, true, false
 	w.seg = &seg{name: name, segmentHeader: h, last: h.first - 1, next: h.base, maxTime: noTimestamp}
 	w.pos, w.alloc, w.zeroed, w.redo, w.direct = SegmentHeaderSize, 0, 0, 0, false
-	w.tip = noTip(l.group, &h).tipEnd
+	w.tip, w.settled = noTip(l.group, &h).tipEnd, settledEnd{}
 	if l.opt.Direct {
 		w.setDirect(0, w.seg.encode(l.group)) // the header is part of what is written first
 	}
