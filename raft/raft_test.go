@@ -497,6 +497,37 @@ type asker map[NodeID]int
 
 func (a asker) Ask(to NodeID, _, _ Index) { a[to]++ }
 
+// Who survives a reset is not behind for what was committed, and is lost: others wait for its log from then on.
+func TestBehindEndsWithReset(t *testing.T) {
+	c := newCluster(1)
+	for id := NodeID(1); id <= 3; id++ {
+		c.add(id, ConfState{Voters: members(1, 2, 3)}, true).start(true)
+	}
+	l, first, second := c.node(1), c.node(2), c.node(3)
+	l.r.Campaign(l.now())
+	if !c.run(time.Minute, func() bool { return l.r.commit > 0 && first.r.last == l.r.last && second.r.last == l.r.last }) {
+		t.Fatal("no leader")
+	}
+	err := second.r.Step(second.now(), &Message{Type: MsgApp, Group: testGroup, From: 1, To: 3, Term: l.r.term, Index: l.r.last, LogTerm: l.r.lastTerm, Commit: l.r.last + 100})
+	if err != nil || !second.r.Behind() {
+		t.Fatalf("it does not know that it is behind: %v", err)
+	}
+	l.crash(func(int) int { return 0 })
+	order := Reset{Epoch: 1, Term: second.r.term + 10, Leader: 2, Survivors: members(2, 3)}
+	for _, n := range []*memNode{first, second} {
+		if !c.run(time.Minute, func() bool { return n.r.Reset(n.now(), order) == nil }) {
+			t.Fatal("the reset is not taken")
+		}
+		n.process()
+	}
+	if !c.run(time.Minute, func() bool { return first.r.role == Leader && second.r.commit == first.r.last }) {
+		t.Fatalf("%v, %v", first.r.Status(), second.r.Status())
+	}
+	if second.r.Behind() {
+		t.Fatal("it takes itself for behind")
+	}
+}
+
 // What is committed goes to a member that is behind when SendBehind says so, while the others commit without it; and at once when
 // they cannot do without it any more.
 func TestPacer(t *testing.T) {

@@ -64,6 +64,7 @@ func (r *Raft) Reset(now Time, s Reset) error {
 	}
 	r.becomeFollower(term, 0, 0)
 	r.epoch, r.pardoned = s.Epoch, true
+	r.elsewhere = r.commit // what others had committed in the last epoch is not to be had any more
 	if s.Leader != r.self.ID {
 		return nil
 	}
