@@ -29,9 +29,15 @@ type contact struct {
 
 	mu    sync.Mutex // guards what follows
 	over  bool       // connections are not its business any more
-	until []func() bool
-	mute  []string // brokers that took a connection and had not answered when it was cut
-	shake []string // brokers that took a connection, and the handshake is under way
+	until []watched  // connections
+	mute  []string   // brokers that took a connection and had not answered when it was cut
+	shake []string   // brokers that took a connection, and the handshake is under way
+}
+
+// watched is a connection that is cut when the time of its broker is over.
+type watched struct {
+	addr string
+	stop func() bool
 }
 
 func newContact(ctx context.Context, dialer dialFunc, seeds []string, timeout time.Duration) *contact {
@@ -77,7 +83,7 @@ func (c *contact) dial(ctx context.Context, network, addr string) (net.Conn, err
 		giveUp()
 		return conn, nil
 	}
-	c.until = append(c.until, context.AfterFunc(one, func() {
+	c.until = append(c.until, watched{addr, context.AfterFunc(one, func() {
 		defer giveUp()
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -88,7 +94,7 @@ func (c *contact) dial(ctx context.Context, network, addr string) (net.Conn, err
 			c.mute = append(c.mute, addr)
 		}
 		conn.Close()
-	}))
+	})})
 	return conn, nil
 }
 
@@ -114,17 +120,7 @@ func (c *contact) shakes(addr string, begins bool, why error) {
 func (c *contact) make(cl *kgo.Client) error {
 	err := cl.Ping(c.ctx)
 	ended := c.ctx.Err()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.over = true
-	if ended == context.DeadlineExceeded { // franz-go does not wait for the end of what it dials
-		c.mute = append(c.mute, c.shake...)
-	}
-	for _, stop := range c.until {
-		stop()
-	}
-	c.until = nil
-	c.cancel()
+	c.end(ended)
 	if err == nil {
 		return nil
 	}
@@ -133,6 +129,24 @@ func (c *contact) make(cl *kgo.Client) error {
 		kind = ErrDenied
 	}
 	return &Error{Op: "connect to", Subject: strings.Join(c.seeds, ", "), Kind: kind, Err: c.because(ended, err)}
+}
+
+// end leaves the connections alone. ended is what has ended the time for all, nil if that was not over.
+func (c *contact) end(ended error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if ended == context.DeadlineExceeded { // franz-go does not wait for the end of what it dials
+		c.mute = append(c.mute, c.shake...)
+	}
+	for _, w := range c.until {
+		w.stop()
+		if ended == context.DeadlineExceeded && !slices.Contains(c.mute, w.addr) { // it was about to be cut
+			c.mute = append(c.mute, w.addr)
+		}
+	}
+	c.until = nil
+	c.cancel()
 }
 
 // because is why there was no contact: what franz-go says of a connection that was cut is not it.

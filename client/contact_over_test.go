@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,5 +65,20 @@ func TestContactCutsDialling(t *testing.T) {
 	defer c.cancel()
 	if _, err := c.dial(context.Background(), "tcp", "none:1"); err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a connection that takes too long: %v", err)
+	}
+}
+
+// A mute broker is named also where franz-go is told of the end before its connection is cut: both wait for the same moment.
+func TestMuteBrokerNotCutYet(t *testing.T) {
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	c := newContact(t.Context(), func(context.Context, string, string) (net.Conn, error) { return here, nil }, []string{"a.example:9092"}, time.Hour)
+	if _, err := c.dial(t.Context(), "tcp", "a.example:9092"); err != nil {
+		t.Fatal(err)
+	}
+	c.end(context.DeadlineExceeded)
+	if err := c.because(context.DeadlineExceeded, nil); !strings.Contains(err.Error(), "accepts connections") {
+		t.Error(err)
 	}
 }
