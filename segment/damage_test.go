@@ -91,6 +91,7 @@ func (w *world) damage() {
 	switch {
 	case kind == 0 && (s != segs[len(segs)-1] || w.tellsLast(before, segs)):
 		w.note("damage: remove %s", s.name)
+		w.keepIndex(before) // which may be the one that tells of this file
 		if err := errors.Join(w.mem.Remove(name), w.mem.SyncDir(testDir)); err != nil {
 			w.failf("%v", err)
 		}
@@ -147,11 +148,11 @@ func (w *world) damage() {
 	w.synced()
 	if bad == nil {
 		// It hit nothing that is read: void entries, a mark, the header of a block. Mended, so that a later scan of the file
-		// does not meet it.
+		// does not meet it; and opened again, since a log that is written directly has the unit in memory that it ends in.
 		if _, err := w.mem.Stat(name); err == nil {
 			overwrite(fatal{w}, w.mem, name, w.flipped, []byte{w.mend})
 		}
-		w.checkState()
+		w.reopen()
 		return
 	}
 	if w.log.Health().ReadErr == nil {
@@ -172,6 +173,20 @@ func (w *world) damage() {
 		}
 	}
 	w.afterDamage(&good, &snap, before, name)
+}
+
+// keepIndex makes the index file durable whose sync a crash has cut short.
+func (w *world) keepIndex(files map[string][]byte) {
+	if files[w.unkept] == nil {
+		return
+	}
+	f, err := w.mem.Open(w.unkept)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil {
+		w.failf("%v", err)
+	}
 }
 
 // tellsLast: if the last file vanishes, something tells: the index of the file before it, or that there must be one.

@@ -186,6 +186,11 @@ func rename(f vfs.FS, dir, name string) error {
 
 // writeFile writes the parts to a new file, durably except for its name. What was there of an earlier try is replaced.
 func writeFile(f vfs.FS, name string, parts ...[]byte) error {
+	return putFile(f, name, vfs.File.Sync, parts...)
+}
+
+// putFile writes the parts to a new file, and ends with last. What was there of an earlier try is replaced.
+func putFile(f vfs.FS, name string, last func(vfs.File) error, parts ...[]byte) error {
 	if err := f.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -195,7 +200,7 @@ func writeFile(f vfs.FS, name string, parts ...[]byte) error {
 	}
 	_, err = file.WritevAt(parts, 0)
 	if err == nil {
-		err = file.Sync()
+		err = last(file)
 	}
 	if err = errors.Join(err, file.Close()); err != nil {
 		_ = f.Remove(name)

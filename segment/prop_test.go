@@ -129,6 +129,7 @@ type world struct {
 	damaging bool
 	ever     raft.Index // the highest index that was ever appended
 	voidFrom raft.Index // beyond the log, or where the last file began that was removed
+	unkept   string     // the last index file whose sync was cut short by a crash
 	flipped  int64      // where the last bit was flipped, and the byte before
 	mend     byte
 }
@@ -190,6 +191,9 @@ func (w *world) fs() vfs.FS {
 				w.dead = true
 				if w.power {
 					w.after = w.mem.CrashClone(w.rng)
+				}
+				if op == vfs.OpSync && strings.HasSuffix(name, indexSuffix) {
+					w.unkept = name
 				}
 				w.note("  trap: power=%v at %s %s", w.power, op, name)
 				return errKilled

@@ -185,7 +185,13 @@ func (r *recoverer) failResume(err error) error {
 }
 
 func (l *Log) writeNote(boot string) error {
-	if err := replaceFile(l.fs, l.dir, relaxedName, encodeNote(l.group, boot)); err != nil {
+	// Its name is made durable, its content need not be: one that a power loss has made unreadable says the same as one of another boot.
+	unsynced := func(vfs.File) error { return nil }
+	err := putFile(l.fs, path.Join(l.dir, relaxedName+tempSuffix), unsynced, encodeNote(l.group, boot))
+	if err == nil {
+		err = rename(l.fs, l.dir, relaxedName)
+	}
+	if err != nil {
 		return fmt.Errorf("note that the log runs ahead of its syncs: %w", err)
 	}
 	return nil
