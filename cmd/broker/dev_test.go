@@ -140,15 +140,24 @@ func (d *devRun) wait() int {
 // broker runs a command line against the cluster.
 func (d *devRun) broker(in string, args ...string) string {
 	d.t.Helper()
+	out, err := d.tryBroker(in, args...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return out
+}
+
+// tryBroker is broker where it may fail.
+func (d *devRun) tryBroker(in string, args ...string) (string, error) {
 	cmd := exec.Command(program(d.t), append(args, "--config", "none", "-b", strings.Join(d.addrs, ","))...)
 	cmd.Stdin = strings.NewReader(in)
 	var errText bytes.Buffer
 	cmd.Stderr = &errText
 	out, err := cmd.Output()
 	if err != nil {
-		d.t.Fatalf("broker %s: %v\n%s%s", strings.Join(args, " "), err, out, &errText)
+		return "", fmt.Errorf("broker %s: %w\n%s%s", strings.Join(args, " "), err, out, &errText)
 	}
-	return string(out)
+	return string(out), nil
 }
 
 // gone waits until no process of these ids is left.
