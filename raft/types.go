@@ -79,7 +79,7 @@ type Entry struct {
 	// Payload is what the entry carries: a sub-slice of Frame once the entry is framed.
 	Payload []byte
 	// Frame is the whole entry as it stands on disk and travels between brokers, made once by the leader's Stager.
-	// The core sends and counts it, and never looks inside.
+	// The core sends and counts it, and never looks inside. It is never changed, nor appended to: the next one may lie behind it.
 	Frame []byte
 }
 

@@ -280,12 +280,12 @@ func (d *decoder) entries(m *raft.Message) {
 		d.fail("entries do not fill the frame")
 		return
 	}
-	frames := d.b
+	frames := d.b[:len(d.b):len(d.b)]
 	m.Entries = make([]raft.Entry, n)
 	for i := range m.Entries {
 		l, k := binary.Uvarint(lengths)
 		lengths = lengths[k:]
-		m.Entries[i].Frame = frames[:l:l]
+		m.Entries[i].Frame = frames[:l] // the next one lies behind it, as whoever writes them can see
 		frames = frames[l:]
 	}
 	d.b = nil
