@@ -182,8 +182,8 @@ func (p poweredFile) WriteAt(b []byte, off int64) (n int, err error) {
 	err = p.m.do(func() error { n, err = p.inner.WriteAt(b, off); return err })
 	return n, err
 }
-func (p poweredFile) WriteSync(b []byte, off int64) error {
-	if _, err := p.WriteAt(b, off); err != nil {
+func (p poweredFile) WriteSync(b [][]byte, off int64) error {
+	if _, err := p.WritevAt(b, off); err != nil {
 		return err
 	}
 	return p.m.do(func() error { return p.inner.WriteSync(b, off) })

@@ -56,10 +56,11 @@ func (l *Log) readBehind(v view, lo, hi raft.Index, maxBytes int) (es []raft.Ent
 			if len(buf)-at < blockHeaderSize {
 				break
 			}
-			if _, err := decodeBlockHeader(l.group, buf[at:]); err != nil {
+			h, err := decodeBlockHeader(l.group, buf[at:])
+			if err != nil {
 				break
 			}
-			at += blockHeaderSize
+			at += h.body()
 			continue
 		}
 		if size < FrameHeaderSize || size > len(buf)-at || bytes > 0 && bytes+size > maxBytes {

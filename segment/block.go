@@ -10,16 +10,20 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
 )
 
 const (
 	blockHeaderSize = 48
 	blockMagic      = 0xBA4B4C01 // above MaxFrameSize on purpose: see doc.go
+	// maxPad bounds the padding between a block's header and its frames.
+	maxPad = vfs.DirectUnit - 1
 	// SegmentHeaderSize is where a segment file's first block begins.
 	SegmentHeaderSize = 72
 	segmentMagic      = 0xBA534701
 	segmentVersion    = 1
+	paddedVersion     = 2 // its blocks may have padding
 
 	// maxBlockBytes bounds the frames of a block, unless a single frame is larger.
 	maxBlockBytes = 1 << 20
@@ -30,6 +34,7 @@ const (
 var errBadBlock = errors.New("bad block")
 
 type blockHeader struct {
+	pad        uint32
 	count      uint32
 	length     uint32
 	digest     uint32
@@ -41,7 +46,7 @@ type blockHeader struct {
 func (h *blockHeader) encode(group raft.GroupID, b []byte) {
 	_ = b[blockHeaderSize-1]
 	binary.LittleEndian.PutUint32(b[0:], blockMagic)
-	binary.LittleEndian.PutUint32(b[8:], 0)
+	binary.LittleEndian.PutUint32(b[8:], h.pad)
 	binary.LittleEndian.PutUint32(b[12:], h.count)
 	binary.LittleEndian.PutUint32(b[16:], h.length)
 	binary.LittleEndian.PutUint32(b[20:], h.digest)
@@ -63,10 +68,8 @@ func decodeBlockHeader(group raft.GroupID, b []byte) (blockHeader, error) {
 	if binary.LittleEndian.Uint32(b[4:]) != crc32.Update(groupSeed(group)^blockMagic, castagnoli, b[8:]) {
 		return h, fmt.Errorf("%w: header checksum", errBadBlock)
 	}
-	if f := binary.LittleEndian.Uint32(b[8:]); f != 0 {
-		return h, fmt.Errorf("%w: unknown flags %#x", errBadBlock, f)
-	}
 	h = blockHeader{
+		pad:        binary.LittleEndian.Uint32(b[8:]),
 		count:      binary.LittleEndian.Uint32(b[12:]),
 		length:     binary.LittleEndian.Uint32(b[16:]),
 		digest:     binary.LittleEndian.Uint32(b[20:]),
@@ -75,6 +78,8 @@ func decodeBlockHeader(group raft.GroupID, b []byte) (blockHeader, error) {
 		synced:     raft.Index(binary.LittleEndian.Uint64(b[40:])),
 	}
 	switch {
+	case h.pad > maxPad || h.pad != 0 && h.count == 0:
+		return h, fmt.Errorf("%w: padding of %d bytes before %d frames", errBadBlock, h.pad, h.count)
 	case h.length > maxBlockLength || uint64(h.count)*FrameHeaderSize > uint64(h.length) || (h.count == 0) != (h.length == 0):
 		return h, fmt.Errorf("%w: %d frames in %d bytes", errBadBlock, h.count, h.length)
 	case h.first == 0 || h.first > maxIndex || h.synced >= h.first:
@@ -82,6 +87,9 @@ func decodeBlockHeader(group raft.GroupID, b []byte) (blockHeader, error) {
 	}
 	return h, nil
 }
+
+// body is where the frames are, from the header's first byte on.
+func (h *blockHeader) body() int { return blockHeaderSize + int(h.pad) }
 
 // digestFrame adds a frame to a block's digest.
 func digestFrame(d uint32, frame []byte) uint32 { return crc32.Update(d, castagnoli, frame[:8]) }
@@ -132,6 +140,7 @@ func decodeBlock(group raft.GroupID, h *blockHeader, body []byte, term raft.Term
 }
 
 type segmentHeader struct {
+	padded     bool // of paddedVersion
 	generation uint64
 	first      raft.Index
 	base       Offset
@@ -144,7 +153,11 @@ type segmentHeader struct {
 func (h *segmentHeader) encode(group raft.GroupID) []byte {
 	b := make([]byte, SegmentHeaderSize)
 	binary.LittleEndian.PutUint32(b[0:], segmentMagic)
-	binary.LittleEndian.PutUint16(b[8:], segmentVersion)
+	version := uint16(segmentVersion)
+	if h.padded {
+		version = paddedVersion
+	}
+	binary.LittleEndian.PutUint16(b[8:], version)
 	binary.LittleEndian.PutUint64(b[16:], uint64(group))
 	binary.LittleEndian.PutUint64(b[24:], h.generation)
 	binary.LittleEndian.PutUint64(b[32:], uint64(h.first))
@@ -174,13 +187,15 @@ func decodeSegmentHeader(group raft.GroupID, b []byte) (segmentHeader, error) {
 	if binary.LittleEndian.Uint32(b[4:]) != crc32.Update(groupSeed(group)^segmentMagic, castagnoli, b[8:]) {
 		return bad("checksum")
 	}
-	if v := binary.LittleEndian.Uint16(b[8:]); v != segmentVersion {
-		return bad("%w: version %d, this program knows %d", ErrVersion, v, segmentVersion)
+	v := binary.LittleEndian.Uint16(b[8:])
+	if v != segmentVersion && v != paddedVersion {
+		return bad("%w: version %d, this program knows %d and %d", ErrVersion, v, segmentVersion, paddedVersion)
 	}
 	if f := binary.LittleEndian.Uint16(b[10:]); f != 0 || binary.LittleEndian.Uint32(b[12:]) != 0 {
 		return bad("unknown flags %#x", f)
 	}
 	h = segmentHeader{
+		padded:     v == paddedVersion,
 		generation: binary.LittleEndian.Uint64(b[24:]),
 		first:      raft.Index(binary.LittleEndian.Uint64(b[32:])),
 		base:       Offset(binary.LittleEndian.Uint64(b[40:])),

@@ -65,7 +65,7 @@ func newCleanWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *cl
 	w.retain = int64(rng.IntN(3)) * 5_000
 	w.keys = 3 + rng.IntN(20)
 	w.opt = Options{SegmentBytes: int64(2048 << rng.IntN(4)), IndexBytes: int64(128 << rng.IntN(5)), FirstExtent: 4096, MaxExtent: 8192,
-		Cache: NewCache(int64(rng.IntN(3)) * 4096), Checkpoints: true, Past: NeverRan, Direct: seed/2%2 == 1}
+		Cache: NewCache(int64(rng.IntN(3)) * 4096), Checkpoints: true, Past: NeverRan, Direct: seed/2%2 == 1, Pads: func() bool { return seed/4%2 == 1 }, PadFrom: 512, PadShare: 1}
 	if seed%3 == 0 { // so many files that cleanings leave some alone
 		w.keys, w.opt.SegmentBytes = 50*w.keys, 2048
 	}

@@ -523,7 +523,7 @@ func TestOtherVersionIsNoDamage(t *testing.T) {
 		{"a snapshot of the first version", snapshotName, firstSnapshotVersion, snapshotMagic, func(b []byte) int { return len(b) }},
 		{"a later checkpoint", checkpoints, snapshotVersion + 1, snapshotMagic, func([]byte) int { return snapshotHeaderSize }},
 		{"a later meta file", metaName, cleanedMeta + 1, metaMagic, func(b []byte) int { return len(b) }},
-		{"a later segment", "0", segmentVersion + 1, segmentMagic, func([]byte) int { return SegmentHeaderSize }},
+		{"a later segment", "0", paddedVersion + 1, segmentMagic, func([]byte) int { return SegmentHeaderSize }},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			m := vfs.NewMem(1)

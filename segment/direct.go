@@ -1,8 +1,8 @@
 // Putting bytes into the file that is being written: as they come, or past the page cache.
 //
 // A buffered append is copied into the page cache, which has to find, lock, dirty and write back each page: more work for
-// the processor than all else that is done for a record. A direct write costs a copy into an aligned buffer. It must
-// begin and end at a multiple of vfs.DirectUnit, and blocks end anywhere, so the last unit is written again with what
+// the processor than all else that is done for a record. A direct write costs a copy into an aligned buffer, and less of what is large:
+// see gather.go. It must begin and end at a multiple of vfs.DirectUnit, and blocks end anywhere, so the last unit is written again with what
 // follows it:
 //
 //	file     | whole units ............. | unit that pos is in     | zeros of the extent
@@ -62,7 +62,7 @@ func (l *Log) put(bufs [][]byte, length int64, alone, cached bool) error {
 	case w.direct && w.small > smallRun:
 		err = w.putCached(bufs, length)
 	case w.direct:
-		err = w.putDirect(bufs, alone)
+		err = w.putDirect(bufs, length, alone)
 	case w.fresh && w.pos == SegmentHeaderSize:
 		_, err = w.file.WritevAt(append([][]byte{w.seg.encode(l.group)}, bufs...), 0)
 	default:
@@ -76,21 +76,21 @@ func (l *Log) put(bufs [][]byte, length int64, alone, cached bool) error {
 	return nil
 }
 
-func (w *writer) putDirect(bufs [][]byte, alone bool) error {
+func (w *writer) putDirect(bufs [][]byte, length int64, alone bool) error {
 	pooled := directBuffers.Get().(*[]byte)
 	defer directBuffers.Put(pooled)
-	buf := *pooled
-	at, n := w.base, 0
+	g := w.gather(*pooled, w.pos+length)
+	defer func() { clear(w.pieces) }()
+	at := w.base
 	add := func(b []byte) error {
-		for len(b) > 0 {
-			c := copy(buf[n:], b)
-			b, n = b[c:], n+c
-			if n == len(buf) {
-				if _, err := w.file.WriteAt(buf, at); err != nil {
-					return err
-				}
-				at, n, alone = at+int64(n), 0, false
+		for b = g.add(b); g.full(); b = g.add(b) {
+			w.pieces = g.end(0)
+			if _, err := w.file.WritevAt(w.pieces, at); err != nil {
+				return err
 			}
+			at, alone = g.at, false
+			g = w.gather(*pooled, w.pos+length)
+			g.at = at
 		}
 		return nil
 	}
@@ -102,20 +102,18 @@ func (w *writer) putDirect(bufs [][]byte, alone bool) error {
 			return err
 		}
 	}
-	whole := int(unitBelow(int64(n)))
-	if n > 0 {
-		end := int(unitAbove(int64(n)))
-		clear(buf[n:end])
+	rest := g.rest()
+	if w.pieces = g.end(0); len(w.pieces) > 0 {
 		if alone {
-			if err := w.file.WriteSync(buf[:end], at); err != nil {
+			if err := w.file.WriteSync(w.pieces, at); err != nil {
 				return err
 			}
 			w.synced = true
-		} else if _, err := w.file.WriteAt(buf[:end], at); err != nil {
+		} else if _, err := w.file.WritevAt(w.pieces, at); err != nil {
 			return err
 		}
 	}
-	w.base, w.part = at+int64(whole), append(w.part[:0], buf[whole:n]...)
+	w.base, w.part = unitBelow(w.pos+length), append(w.part[:0], rest...)
 	return nil
 }
 

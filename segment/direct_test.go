@@ -226,9 +226,11 @@ func (f watchedFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
-func (f watchedFile) WriteSync(p []byte, off int64) error {
-	f.w.wrote(off, len(p))
-	return f.File.WriteSync(p, off)
+func (f watchedFile) WriteSync(bufs [][]byte, off int64) error {
+	for at, b := off, bufs; len(b) > 0; at, b = at+int64(len(b[0])), b[1:] {
+		f.w.wrote(at, len(b[0]))
+	}
+	return f.File.WriteSync(bufs, off)
 }
 
 func (f watchedFile) WritevAt(bufs [][]byte, off int64) (int64, error) {

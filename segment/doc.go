@@ -45,12 +45,13 @@
 //
 //	 0        4        8        12       16       20       24               32               40               48
 //	+--------+--------+--------+--------+--------+--------+----------------+----------------+----------------+- - -
-//	| magic  | crc    | flags 0| count  | length | digest | generation     | first index    | synced index   | frames
+//	| magic  | crc    | pad    | count  | length | digest | generation     | first index    | synced index   | padding, frames
 //	+--------+--------+--------+--------+--------+--------+----------------+----------------+----------------+- - -
 //
 //	magic       "BLK" and version; larger than any frame length, so that a reader at a boundary knows a block header from a
 //	            frame from the zeros of a preallocated extent by one word
 //	crc         over the rest of the header: a header can be believed even if its frames are damaged
+//	pad         bytes of padding between the header and the frames, less than 4096; 0 in a file of version 1. What stands there counts for nothing
 //	count       of frames; 0: a mark block, written only for its synced index
 //	length      of the frames together
 //	digest      CRC32C over the first eight bytes (length, crc) of each frame: binds exactly these frames to the header
@@ -60,7 +61,7 @@
 //
 // A block is accepted as a whole or not at all.
 //
-// How the bytes get there, through the page cache or past it, is not part of the format: see direct.go.
+// How the bytes get there, through the page cache or past it, is not part of the format: see direct.go. What padding is for: gather.go.
 //
 // # Segment file
 //
@@ -74,6 +75,8 @@
 //	+----------------+----------------+---------------------+---------------------+
 //	| base offset    | previous term  | previous generation | previous file's first index
 //	+----------------+----------------+---------------------+---------------------+
+//
+// Version 1; 2 if its blocks may have padding: a program that does not know it refuses the file, and takes none of it for damage.
 //
 // The last three say what must come before. If a file vanishes that had overruled the end of an older one, the void
 // entries there would otherwise seem to fill its place.

@@ -413,9 +413,13 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader, dur
 		if bh.count == 0 {
 			d.printf("  %10d  mark: synced %d\n", at, bh.synced)
 		} else {
-			d.printf("  %10d  block: %d frames, %d bytes, from index %d, synced %d\n", at, bh.count, bh.length, bh.first, bh.synced)
+			d.printf("  %10d  block: %d frames, %d bytes, from index %d, synced %d", at, bh.count, bh.length, bh.first, bh.synced)
+			if bh.pad > 0 {
+				d.printf(", %d bytes of padding", bh.pad)
+			}
+			d.printf("\n")
 		}
-		body, err := w.bytes(at+blockHeaderSize, int(bh.length))
+		body, err := w.bytes(at+int64(bh.body()), int(bh.length))
 		if err != nil {
 			return fmt.Errorf("dump: %w", err)
 		}
@@ -431,7 +435,7 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader, dur
 				}
 			}
 			err = decodeBlock(group, &bh, body, term, next, maxIndex, func(off int, r *record) {
-				d.frame(at+blockHeaderSize+int64(off), r)
+				d.frame(at+int64(bh.body()+off), r)
 				index, term, next = r.Index+1, r.Term, r.next()
 			})
 			if bh.count == 0 {
@@ -447,7 +451,7 @@ func (d *dumper) blocks(w *fileWindow, group raft.GroupID, h *segmentHeader, dur
 			pos = at + 1
 			continue
 		}
-		pos = at + blockHeaderSize + int64(bh.length)
+		pos = at + int64(bh.body()) + int64(bh.length)
 	}
 	switch {
 	case bad == "":

@@ -33,6 +33,12 @@ type Options struct {
 	// Direct writes segments past the system's page cache, where the file system can: a buffered, growing append costs more of a
 	// core than all else that happens to a record. What is read again soon is in Cache; the rest is read through the page cache.
 	Direct bool
+	// Pads is asked whenever a segment is begun: whether its blocks may have padding, so that large runs of frames are written from where they
+	// lie. A program before that cannot open such a log. Default: no.
+	Pads func() bool
+	// PadFrom is how many bytes of frames side by side get a block of their own in such a segment, and PadShare the part of them that its padding may
+	// be: one in so many. Defaults 16 KiB, 8.
+	PadFrom, PadShare int
 	// Checkpoints keeps earlier snapshots, behind which Prune may cut: for a log whose records are the data.
 	Checkpoints bool
 	// Past is what the owner of the log knows of the replica's life before, from its hard state.
@@ -63,6 +69,12 @@ func (o *Options) setDefaults() {
 	def(&o.FirstExtent, 64<<10)
 	def(&o.MaxExtent, 16<<20)
 	def(&o.ScanBytes, 8<<20)
+	if o.PadFrom <= 0 {
+		o.PadFrom = 16 << 10
+	}
+	if o.PadShare <= 0 {
+		o.PadShare = 8
+	}
 	o.MaxExtent = max(o.MaxExtent, o.FirstExtent)
 	if o.Cache == nil {
 		o.Cache = NewCache(4 << 20)
@@ -193,7 +205,9 @@ func (l *Log) DecodeFrame(e *raft.Entry) error {
 	if err != nil {
 		return fmt.Errorf("group %d: %w", l.group, err)
 	}
+	whole := e.Frame
 	*e = r.Entry
+	e.Frame = whole // with what lies behind it in the same memory: see together
 	return nil
 }
 

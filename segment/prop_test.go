@@ -153,6 +153,9 @@ func newWorld(seed uint64, steps int, fault func(vfs.Op, string) error) *world {
 		ZeroAhead: int64(rng.IntN(2)) * 2000, FirstExtent: 4096 << rng.IntN(3), MaxExtent: 16384, Cache: NewCache(int64(rng.IntN(3)) * 4096),
 		Checkpoints: seed%2 == 1, Direct: seed/4%2 == 1, ScanBytes: 64 << (seed / 8 % 8),
 	}
+	if seed/4%4 == 3 {
+		w.opt.Pads, w.opt.PadFrom, w.opt.PadShare = func() bool { return w.serial%8 != 0 }, 64<<(seed/16%8), 1
+	}
 	w.opt.Past = Past(seed / 2 % 2) // unknown, or as the owner of a journal says
 	return w
 }
@@ -253,6 +256,23 @@ func testBatch(rng *rand.Rand, base Offset, records uint32, ts int64, size int) 
 	return b
 }
 
+// placeFrames moves frames to where those of a message are, one behind the other, or each to a place of its own. Where they lie decides how they are
+// written, so it must not be chance.
+func placeFrames(recs []record, salt int) {
+	var mem []byte
+	for i := range recs {
+		r := &recs[i]
+		n := len(r.Frame)
+		if len(mem) < n || salt%5 == 0 {
+			mem = vfs.Aligned(64 << 10)[salt*97%vfs.DirectUnit:]
+			salt++
+		}
+		copy(mem, r.Frame)
+		r.Frame, mem = mem[:n], mem[n:]
+		r.Payload = r.Frame[FrameHeaderSize:n:n]
+	}
+}
+
 func entriesOf(recs []record) []raft.Entry {
 	out := make([]raft.Entry, len(recs))
 	for i := range recs {
@@ -269,6 +289,9 @@ func (w *world) append(from raft.Index, n int) {
 	for i := range n {
 		r := w.entry(from+raft.Index(i), next)
 		recs, next = append(recs, r), r.next()
+	}
+	if w.opt.Pads != nil {
+		placeFrames(recs, int(w.serial))
 	}
 	t, err := w.log.Append(w.term, entriesOf(recs))
 	if err != nil {
@@ -387,9 +410,9 @@ func (w *world) step() {
 // syncLog is a Sync, every other time as a flusher with many logs does it.
 func (w *world) syncLog() (raft.Ticket, error) {
 	if w.serial%2 == 0 {
-		if write, ok := w.log.BeginSync(vfs.Aligned(directBytes)); ok {
+		if write, _, ok := w.log.BeginSync(vfs.Aligned(directBytes)); ok {
 			w.count["halves"]++
-			return w.log.EndSync(write.File.WriteSync(write.P, write.Off))
+			return w.log.EndSync(write.File.WriteSync(write.Bufs, write.Off))
 		}
 	}
 	return w.log.Sync()

@@ -214,10 +214,14 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 			if err := have(blockHeaderSize); err != nil {
 				return err
 			}
-			if _, err := decodeBlockHeader(l.group, buf[at:]); err != nil {
+			h, err := decodeBlockHeader(l.group, buf[at:])
+			if err != nil {
 				return fmt.Errorf("%w: %s at %d: %w", ErrCorrupt, v.name, pos, err)
 			}
-			at, pos = at+blockHeaderSize, pos+blockHeaderSize
+			if err := have(h.body()); err != nil {
+				return err
+			}
+			at, pos = at+h.body(), pos+int64(h.body())
 			continue
 		}
 		if word < FrameHeaderSize || word > MaxFrameSize {

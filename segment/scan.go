@@ -179,14 +179,14 @@ func (s *segmentScan) block(w *fileWindow, group raft.GroupID, h *segmentHeader,
 	case bh.first != s.last+1:
 		return fmt.Errorf("%w: begins at %d where %d belongs", errBadBlock, bh.first, s.last+1)
 	}
-	body, err := w.bytes(s.end+blockHeaderSize, int(bh.length))
+	at := s.end + int64(bh.body())
+	body, err := w.bytes(at, int(bh.length))
 	if err != nil {
 		return &scanIOError{err}
 	}
 	if len(body) < int(bh.length) {
 		return fmt.Errorf("%w: file ends %d bytes early", errBadBlock, int(bh.length)-len(body))
 	}
-	at := s.end + blockHeaderSize
 	err = decodeBlock(group, &bh, body, s.term, s.next, upTo, func(off int, r *record) {
 		s.last, s.next, s.term = r.Index, r.next(), r.Term
 		yield(at+int64(off), r)
@@ -194,8 +194,9 @@ func (s *segmentScan) block(w *fileWindow, group raft.GroupID, h *segmentHeader,
 	if err != nil {
 		return err
 	}
+	start := s.end
 	if s.markAt = 0; bh.length == 0 {
-		s.markAt = s.end
+		s.markAt = start
 	}
 	s.end = at + int64(bh.length)
 	s.mark = max(s.mark, bh.synced)
@@ -203,7 +204,7 @@ func (s *segmentScan) block(w *fileWindow, group raft.GroupID, h *segmentHeader,
 		s.unmarked = s.unmarked[1:]
 	}
 	if s.last > s.mark {
-		s.unmarked = append(s.unmarked, blockRef{at - blockHeaderSize, s.last})
+		s.unmarked = append(s.unmarked, blockRef{start, s.last})
 	}
 	return nil
 }

@@ -20,26 +20,26 @@ type single struct {
 	pub    publication
 	ticket raft.Ticket
 	length int64  // of the blocks
-	whole  int    // the units of buf that are full
-	rest   []byte // and what follows them; in buf
+	rest   []byte // what stands in the unit that they end in; in buf
 	zeroed int64  // the extent is overwritten with zeros up to here; 0: nothing is new
 }
 
 var singles = sync.Pool{New: func() any { return new(single) }}
 
-// BeginSync implements multi.SplitLog: it makes ready what a Sync would write, in buf. false: it cannot, or somebody else changes files at this
-// moment. After true the log is busy until EndSync.
-func (l *Log) BeginSync(buf []byte) (vfs.SyncWrite, bool) {
+// BeginSync implements multi.SplitLog: it makes ready what a Sync would write, with memory from the beginning of buf, and returns the rest of that.
+// false: it cannot, or somebody else changes files at this moment. After true the log is busy until EndSync.
+func (l *Log) BeginSync(buf []byte) (w vfs.SyncWrite, rest []byte, ok bool) {
 	if !l.io.TryLock() {
-		return vfs.SyncWrite{}, false
+		return vfs.SyncWrite{}, buf, false
 	}
 	s := l.takeSingle(len(buf))
 	if s == nil {
 		l.io.Unlock()
-		return vfs.SyncWrite{}, false
+		return vfs.SyncWrite{}, buf, false
 	}
 	l.single = s
-	return l.encodeSingle(s, buf), true
+	w, used := l.encodeSingle(s, buf)
+	return w, buf[used:], true
 }
 
 // EndSync implements multi.SplitLog: err is what became of the write.
@@ -68,8 +68,11 @@ func (l *Log) takeSingle(room int) *single {
 	if l.usable() != nil || l.synced == l.last && l.marked == l.synced || l.cut != 0 || len(l.dead) > 0 || l.damaged != 0 {
 		return nil
 	}
-	// A block is not begun for less than half of what it may hold, unless a frame is larger than that.
+	// A block is not begun for less than half of what it may hold, unless a frame is larger than that, or it is a run's, or follows one.
 	most := l.pendingBytes + (2*l.pendingBytes/maxBlockBytes+1)*blockHeaderSize
+	if from := int64(l.padFrom()); from > 0 {
+		most += l.pendingBytes / from * (2*blockHeaderSize + maxPad)
+	}
 	if end := w.pos + most; end+reserveBytes > w.alloc || end+blockHeaderSize > l.segmentBytes.Load() || unitAbove(end)-w.base > int64(room) || most > maxWriteBytes {
 		return nil
 	}
@@ -89,39 +92,42 @@ func (l *Log) takeSingle(room int) *single {
 	return s
 }
 
-// encodeSingle makes the write of s in buf: what stands in the unit that it begins in, the blocks, and zeros ahead if they are due.
-func (l *Log) encodeSingle(s *single, buf []byte) vfs.SyncWrite {
+// encodeSingle makes the write of s: what stands in the unit that it begins in, the blocks, and zeros ahead if they are due. What is not written from
+// where it lies is in buf, of which it says how much it has used.
+func (l *Log) encodeSingle(s *single, buf []byte) (vfs.SyncWrite, int) {
 	w := &l.w
 	bufs, length := l.encodeBlocks(&s.job, s.job.recs, &s.pub)
 	defer s.pub.release()
 	if len(s.job.recs) == 0 {
 		bufs, length = [][]byte{l.encodeMark(s.job.mark)}, blockHeaderSize
 	}
-	n := copy(buf, w.part)
+	s.length = length
+	g := w.gather(buf, w.pos+length)
+	g.add(w.part)
 	for _, b := range bufs {
-		n += copy(buf[n:], b)
+		g.add(b)
 	}
-	s.length, s.whole = length, int(unitBelow(int64(n)))
-	s.rest = buf[s.whole:n]
-	end := int(unitAbove(int64(n)))
-	if from, to := l.ahead(w.pos+length, length); from < to && to-w.base > int64(end) && to-w.base <= int64(len(buf)) {
-		end, s.zeroed = int(to-w.base), to
+	zeros := int64(0)
+	if from, to := l.ahead(w.pos+length, length); from < to && to > unitAbove(w.pos+length) && to-w.base <= int64(len(buf)) {
+		zeros, s.zeroed = to-unitAbove(w.pos+length), to
 	}
-	clear(buf[n:end])
-	return vfs.SyncWrite{File: w.file, P: buf[:end], Off: w.base}
+	s.rest = g.rest()
+	w.pieces = g.end(int(zeros))
+	return vfs.SyncWrite{File: w.file, Bufs: w.pieces, Off: w.base}, g.n
 }
 
 // endSingle publishes what is durable now. After an error of the write nothing is known of what it left behind: never write over it.
 func (l *Log) endSingle(s *single, err error) (raft.Ticket, error) {
 	w := &l.w
 	defer func() {
+		clear(w.pieces)
 		*s = single{} // it may wait long for the next Sync
 		singles.Put(s)
 	}()
 	if err == nil {
 		start := w.pos
 		w.pos += s.length
-		w.base, w.part = w.base+int64(s.whole), append(w.part[:0], s.rest...)
+		w.base, w.part = unitBelow(w.pos), append(w.part[:0], s.rest...)
 		w.zeroed = max(w.zeroed, s.zeroed)
 		if len(s.job.recs) == 0 {
 			l.publishMark(s.job.mark)

@@ -16,7 +16,7 @@ func begun(t *testing.T, f vfs.FS, buf []byte) (*Log, vfs.SyncWrite) {
 	mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 1, 100))
 	mustSync(t, l)
 	mustAppend(t, l, 1, records(l, 1, l.LastIndex()+1, 3, 100))
-	w, ok := l.BeginSync(buf)
+	w, _, ok := l.BeginSync(buf)
 	if !ok {
 		t.Fatal("a small write to a file that is there cannot begin")
 	}
@@ -67,8 +67,8 @@ func TestBeginSyncRefuses(t *testing.T) {
 			mustSync(t, l)
 			c.bring(l)
 			synced, last := l.SyncedIndex(), l.LastIndex()
-			if w, ok := l.BeginSync(buf); ok {
-				t.Fatalf("it begins, with %d bytes at %d", len(w.P), w.Off)
+			if w, _, ok := l.BeginSync(buf); ok {
+				t.Fatalf("it begins, with %d pieces at %d", len(w.Bufs), w.Off)
 			}
 			if l.io.TryLock() {
 				l.io.Unlock()
@@ -90,7 +90,7 @@ func TestEndSyncPublishes(t *testing.T) {
 	if _, err := l.ReadOffsets(2, 4, 1<<20); err != nil {
 		t.Errorf("pending entries cannot be read: %v", err)
 	}
-	if err := w.File.WriteSync(w.P, w.Off); err != nil {
+	if err := w.File.WriteSync(w.Bufs, w.Off); err != nil {
 		t.Fatal(err)
 	}
 	if l.SyncedIndex() != 1 {
@@ -113,7 +113,7 @@ func TestMarkInHalves(t *testing.T) {
 		end := func(err error) {
 			t.Helper()
 			if err == nil {
-				err = w.File.WriteSync(w.P, w.Off)
+				err = w.File.WriteSync(w.Bufs, w.Off)
 			}
 			if ticket, err := l.EndSync(err); err != nil || ticket.Index != 4 {
 				t.Fatalf("%s: %+v, %v", what, ticket, err)
@@ -121,7 +121,7 @@ func TestMarkInHalves(t *testing.T) {
 		}
 		end(nil)
 		var ok bool
-		if w, ok = l.BeginSync(vfs.Aligned(vfs.DirectUnit)); !ok || !l.MarkPending() {
+		if w, _, ok = l.BeginSync(vfs.Aligned(vfs.DirectUnit)); !ok || !l.MarkPending() {
 			t.Fatal("a mark cannot begin, or is not due")
 		}
 		switch what {
@@ -159,7 +159,7 @@ func TestTruncateBetweenHalves(t *testing.T) {
 		m := vfs.NewMem(1)
 		l, w := begun(t, m, vfs.Aligned(directBytes))
 		mustAppend(t, l, 2, records(l, 2, from, 1, 50))
-		if err := w.File.WriteSync(w.P, w.Off); err != nil {
+		if err := w.File.WriteSync(w.Bufs, w.Off); err != nil {
 			t.Fatal(err)
 		}
 		ticket, err := l.EndSync(nil)
@@ -188,7 +188,7 @@ func TestEndSyncWithAnError(t *testing.T) {
 
 	m := vfs.NewMem(1)
 	l, w := begun(t, m, vfs.Aligned(directBytes))
-	if _, err := w.File.WriteAt(w.P[:vfs.DirectUnit], w.Off); err != nil { // a part of it
+	if _, err := w.File.WriteAt(w.Bufs[0][:vfs.DirectUnit], w.Off); err != nil { // a part of it
 		t.Fatal(err)
 	}
 	if _, err := l.EndSync(vfs.ErrNoSpace); !errors.Is(err, vfs.ErrNoSpace) || l.SyncedIndex() != 1 || l.Unsynced() == 0 {

@@ -45,7 +45,8 @@ type writer struct {
 	direct bool
 	base   int64
 	part   []byte
-	small  int // so many small writes that no sync follows were the last ones
+	pieces [][]byte // memory for those of one write
+	small  int      // so many small writes that no sync follows were the last ones
 	// synced: what was put last was made durable with it.
 	synced bool
 	// ahead: something was put that no sync was to follow, and none has yet. It may be void by now, but blocks behind it, and files, say that all
@@ -116,8 +117,8 @@ func (l *Log) syncLocked() (raft.Ticket, error) {
 	if s := l.takeSingle(directBytes); s != nil {
 		pooled := directBuffers.Get().(*[]byte)
 		defer directBuffers.Put(pooled)
-		w := l.encodeSingle(s, *pooled)
-		return l.endSingle(s, w.File.WriteSync(w.P, w.Off))
+		w, _ := l.encodeSingle(s, *pooled)
+		return l.endSingle(s, w.File.WriteSync(w.Bufs, w.Off))
 	}
 	l.mu.Lock()
 	if err := l.usable(); err != nil {
@@ -436,23 +437,27 @@ func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte
 		}
 		l.mu.RUnlock()
 	}
-	pos := w.pos
+	pos, padFrom := w.pos, l.padFrom()
 	for len(recs) > 0 {
-		n, bytes := 1, len(recs[0].Frame)
-		for n < len(recs) && bytes+len(recs[n].Frame) <= maxBlockBytes {
-			bytes += len(recs[n].Frame)
-			n++
-		}
+		n, bytes, run := nextBlock(recs, padFrom)
 		h := blockHeader{count: uint32(n), length: uint32(bytes), generation: p.seg.generation, first: recs[0].Index, synced: j.mark}
+		if pad := padding(run, pos+blockHeaderSize); int(pad)*l.opt.PadShare <= len(run) {
+			h.pad = pad
+		}
 		at := len(out.heads)
 		out.heads = append(out.heads, emptyHead[:]...) // if this moves it, the headers before stay where they were
 		head := out.heads[at:]
 		out.bufs = append(out.bufs, head)
-		pos += blockHeaderSize
+		if run != nil {
+			out.bufs = append(out.bufs, noFrames[:h.pad], run)
+		}
+		pos += int64(h.body())
 		for i := range recs[:n] {
 			r := &recs[i]
 			h.digest = digestFrame(h.digest, r.Frame)
-			out.bufs = append(out.bufs, r.Frame)
+			if run == nil {
+				out.bufs = append(out.bufs, r.Frame)
+			}
 			t := r.maxTimestamp()
 			if pos-p.lastAt >= l.opt.IndexBytes || (!p.indexed && len(p.index) == 0) {
 				p.index = append(p.index, indexEntry{r.Index, r.base, pos, t})
@@ -468,7 +473,10 @@ func (l *Log) encodeBlocks(j *job, recs []record, p *publication) (bufs [][]byte
 	return out.bufs, pos - w.pos
 }
 
-var emptyHead [blockHeaderSize]byte
+var (
+	emptyHead [blockHeaderSize]byte
+	noFrames  [maxPad]byte // what padding is of
+)
 
 // publish shows durable entries to readers, except those that a truncation has voided meanwhile.
 func (l *Log) publish(p *publication) {
@@ -530,6 +538,7 @@ func (l *Log) begin(h segmentHeader) error {
 	w := &l.w
 	w.gen++
 	h.generation = w.gen
+	h.padded = l.opt.Direct && l.opt.Pads != nil && l.opt.Pads()
 	name := segmentName(h.first, h.generation)
 	f, err := l.fs.Create(path.Join(l.dir, name))
 	if err != nil {
@@ -611,7 +620,7 @@ func (l *Log) roll(j *job) error {
 	gen := w.gen
 	*w = old
 	w.gen = gen
-	if errors.Is(err, vfs.ErrNoSpace) && w.pos+2*blockHeaderSize+int64(len(j.recs[0].Frame)) <= w.alloc {
+	if errors.Is(err, vfs.ErrNoSpace) && w.pos+2*blockHeaderSize+maxPad+int64(len(j.recs[0].Frame)) <= w.alloc {
 		l.mu.Lock()
 		l.full = true
 		l.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
 	"github.com/balsamq/balsa/raft/transport"
@@ -118,7 +119,7 @@ func (l *link) Send(to raft.NodeID, msgs []raft.Message) {
 			w.fail(err)
 			return
 		}
-		carry := func() { l.net.carry("", l.node.id, to, func(dst *node) { dst.deliver(ofItsOwn(&c)) }) }
+		carry := func() { l.net.carry("", l.node.id, to, func(dst *node) { dst.deliver(w.ofItsOwn(&c)) }) }
 		if d := w.late.delay(w, l.node, to, m); d > 0 {
 			w.after(d, carry)
 		} else {
@@ -161,10 +162,31 @@ func (l *link) SendChunk(to raft.NodeID, m *multi.ChunkMessage) {
 	})
 }
 
-// ofItsOwn copies what the receiver may change: a doubled message is two.
-func ofItsOwn(m *raft.Message) raft.Message {
+// memory is n bytes for frames. Where they begin decides how they are written, and so is a matter of what they are for and not of the machine.
+func (w *world) memory(n int, i raft.Index) []byte {
+	if !w.shape.pads {
+		return make([]byte, n)
+	}
+	mem := vfs.Aligned((n + 2*vfs.DirectUnit) &^ (vfs.DirectUnit - 1))
+	return mem[i*97%vfs.DirectUnit:][:n]
+}
+
+// ofItsOwn copies what the receiver may change: a doubled message is two. Frames lie one behind the other, as they were read.
+func (w *world) ofItsOwn(m *raft.Message) raft.Message {
 	c := *m
 	c.Entries = slices.Clone(m.Entries)
+	if w.shape.pads {
+		size := 0
+		for i := range c.Entries {
+			size += len(c.Entries[i].Frame)
+		}
+		mem := w.memory(size, m.Index)
+		for i := range c.Entries {
+			e := &c.Entries[i]
+			n := copy(mem, e.Frame)
+			e.Frame, mem = mem[:n], mem[n:]
+		}
+	}
 	if m.Snapshot != nil {
 		s := *m.Snapshot
 		c.Snapshot = &s

@@ -22,6 +22,7 @@ const (
 	flushDelay = 300 * time.Microsecond
 	// Small files, so that a minute sees many rolls.
 	segmentBytes = 16 << 10
+	padFrom      = 300
 	// A failed replica is opened again after a while, as the broker does.
 	minReopen = 50 * time.Millisecond
 	maxReopen = 2 * time.Second
@@ -299,7 +300,8 @@ func (n *node) openReplica(g int) (*replica, error) {
 		past = segment.RanBefore
 	}
 	log, err := segment.Open(n.fs, groupDir(g), groupID(g),
-		segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead, ScanBytes: n.w.shape.scanBytes, Direct: n.w.shape.direct, Checkpoints: n.w.shape.data[g], Past: past})
+		segment.Options{SegmentBytes: segmentBytes, ZeroAhead: n.w.shape.zeroAhead, ScanBytes: n.w.shape.scanBytes, Direct: n.w.shape.direct,
+			Pads: func() bool { return n.w.shape.pads }, PadFrom: padFrom, PadShare: 1, Checkpoints: n.w.shape.data[g], Past: past})
 	if err != nil {
 		return nil, err
 	}

@@ -121,7 +121,8 @@ func (r *replica) nextOffset(i raft.Index) segment.Offset {
 
 func (r *replica) stage(e *raft.Entry, records uint32) {
 	base := r.nextOffset(e.Index)
-	e.Frame = segment.AppendFrame(nil, groupID(r.g), e, base, records)
+	dst := r.node.w.memory(segment.FrameHeaderSize+len(e.Payload), e.Index)
+	e.Frame = segment.AppendFrame(dst[:0], groupID(r.g), e, base, records)
 	e.Payload = e.Frame[len(e.Frame)-len(e.Payload):]
 	r.next, r.nextAt = base+segment.Offset(records), e.Index+1
 }

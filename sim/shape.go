@@ -18,6 +18,7 @@ type shape struct {
 	zeroAhead       int64
 	scanBytes       int64
 	direct          bool          // segments are written past the page cache
+	pads            bool          // and what is large of them from where it lies: see segment.Options.Pads
 	commitDelay     time.Duration // for which commits wait for entries to ride on
 	minVoters       int           // membership changes leave at least so many
 	snapshotChunk   int           // 0: the default, which is more than any snapshot here; else one takes several
@@ -48,6 +49,7 @@ func (w *world) drawShape() {
 	s.snapshotEvery = pick(4<<10, 8<<10, 16<<10)
 	s.zeroAhead = pick(0, 0, 0, 4096)
 	s.direct = w.opts.Seed%2 == 1
+	s.pads = w.opts.Seed%8 == 5
 	if k := w.opts.Seed % 8; k == 5 || k == 6 { // else segments are too short for a tip
 		s.scanBytes = 1024
 	}

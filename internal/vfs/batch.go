@@ -7,7 +7,7 @@ import "errors"
 // SyncWrite is one write of a [Batch]: see [File.WriteSync].
 type SyncWrite struct {
 	File File
-	P    []byte // not to be touched before the write is done
+	Bufs [][]byte // not to be touched before the write is done
 	Off  int64
 	Err  error // what became of it
 }
@@ -42,7 +42,7 @@ func (b *Batch) WriteSync(writes []SyncWrite, done func(at []int)) {
 	}
 	for i := range writes {
 		w := &writes[i]
-		w.Err = w.File.WriteSync(w.P, w.Off)
+		w.Err = w.File.WriteSync(w.Bufs, w.Off)
 		done([]int{i})
 	}
 }

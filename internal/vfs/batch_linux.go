@@ -4,7 +4,7 @@
 // thread sleeps once for all of them; that is where the time of small writes goes. io_uring does the same for the same price, but containers
 // mostly forbid it, and its best mode ties a ring to a thread (docs/design/0030-batched-syncs.md).
 //
-// The kernel copies the requests while it takes them, and holds on to the pages that it writes from; that these keep their content until then is
+// The kernel copies the requests and their lists of buffers while it takes them, and holds on to the pages that it writes from; that these keep their content until then is
 // up to the caller, whose memory the collector does not move.
 
 package vfs
@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -20,7 +21,7 @@ import (
 )
 
 const (
-	iocbPwrite = 1 // IOCB_CMD_PWRITE
+	iocbPwritev = 8 // IOCB_CMD_PWRITEV
 
 	// lagging is how long writes that are done wait for the others of their batch. A disk of its time takes less for all of them.
 	lagging = 2 * time.Millisecond
@@ -54,6 +55,7 @@ type asyncQueue struct {
 	ctx    uintptr
 	cbs    []iocb
 	ptrs   []*iocb
+	iovs   []unix.Iovec // of all requests; kept for the next batch
 	events []ioEvent
 	at     []int
 }
@@ -94,16 +96,27 @@ func (q *asyncQueue) writeSync(writes []SyncWrite, done func([]int)) {
 // writeSome does writes[from:to], which are not too many.
 func (q *asyncQueue) writeSome(writes []SyncWrite, from, to int, done func([]int)) {
 	alone, n := q.at[:0], 0 // alone: not for the queue, or refused by it
+	pieces := 0
+	for i := from; i < to; i++ {
+		pieces += len(writes[i].Bufs)
+	}
+	iovs := slices.Grow(q.iovs[:0], pieces) // does not move any more: requests point into it
 	for i := from; i < to; i++ {
 		w := &writes[i]
 		o, ok := w.File.(*osFile)
-		if !ok || !o.direct || len(w.P) == 0 {
+		if !ok || !o.direct || len(w.Bufs) > iovMax || lengthOf(w.Bufs) == 0 {
 			alone = append(alone, i)
 			continue
 		}
+		first := len(iovs)
+		for _, b := range w.Bufs {
+			v := unix.Iovec{Base: unsafe.SliceData(b)}
+			v.SetLen(len(b))
+			iovs = append(iovs, v)
+		}
 		q.cbs[n] = iocb{
-			data: uint64(i), opcode: iocbPwrite, flags: unix.RWF_DSYNC,
-			fd: uint32(o.f.Fd()), buf: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(w.P)))), length: uint64(len(w.P)), off: w.Off,
+			data: uint64(i), opcode: iocbPwritev, flags: unix.RWF_DSYNC,
+			fd: uint32(o.f.Fd()), buf: uint64(uintptr(unsafe.Pointer(&iovs[first]))), length: uint64(len(w.Bufs)), off: w.Off,
 		}
 		n++
 	}
@@ -122,9 +135,11 @@ func (q *asyncQueue) writeSome(writes []SyncWrite, from, to int, done func([]int
 			at, taken = at+int(got), taken+int(got)
 		}
 	}
+	clear(iovs) // which keeps nothing that is long written
+	q.iovs = iovs
 	for _, i := range alone {
 		w := &writes[i]
-		w.Err = w.File.WriteSync(w.P, w.Off)
+		w.Err = w.File.WriteSync(w.Bufs, w.Off)
 	}
 	if len(alone) > 0 {
 		done(alone)
@@ -172,7 +187,7 @@ func (q *asyncQueue) giveUp(writes []SyncWrite, from int, e unix.Errno) []int {
 
 // written is the outcome of a write of which the system says res: bytes, or an error below 0.
 func (o *osFile) written(w *SyncWrite, res int64) error {
-	if res == int64(len(w.P)) {
+	if res == lengthOf(w.Bufs) {
 		return nil
 	}
 	n := int64(0)
@@ -181,8 +196,5 @@ func (o *osFile) written(w *SyncWrite, res int64) error {
 	} else if e := unix.Errno(-res); e != unix.EINTR && e != unix.EINVAL && e != unix.EOPNOTSUPP && e != unix.ENOSYS && e != unix.EAGAIN {
 		return spaceErr(fmt.Errorf("write %s: %w", o.f.Name(), e)) // never again: see Sync
 	}
-	if _, err := o.WriteAt(w.P[n:], w.Off+n); err != nil {
-		return err
-	}
-	return o.Sync()
+	return o.writeRest(w.Bufs, w.Off, n)
 }

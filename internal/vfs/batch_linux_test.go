@@ -17,7 +17,7 @@ func TestBatchOutcomes(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")
 	f := createDirect(t, name, 16384)
 	o := f.(*osFile)
-	w := &SyncWrite{File: f, P: fill(8192, 'x'), Off: 4096}
+	w := &SyncWrite{File: f, Bufs: [][]byte{fill(4096, 'x'), fill(4096, 'x')}, Off: 4096}
 	for _, c := range []struct {
 		what    string
 		res     int64
@@ -45,7 +45,7 @@ func TestBatchOutcomes(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := make([]byte, 16384)
-		copy(want[4096+8192-c.written:], w.P[8192-c.written:])
+		copy(want[4096+8192-c.written:], fill(8192, 'x')[8192-c.written:])
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes are written, want %d", c.what, bytes.Count(got, []byte("x")), c.written)
 		}
@@ -66,7 +66,7 @@ func TestBatchGivesUp(t *testing.T) {
 	if writes[0].Err != errUnderWay || !errors.Is(writes[1].Err, unix.EIO) || !errors.Is(writes[2].Err, unix.EFAULT) {
 		t.Errorf("%v", writes)
 	}
-	writes = []SyncWrite{{File: f, P: fill(4096, 'x')}}
+	writes = []SyncWrite{{File: f, Bufs: [][]byte{fill(4096, 'x')}}}
 	run(t, b, writes)
 	if writes[0].Err != nil {
 		t.Error(writes[0].Err)

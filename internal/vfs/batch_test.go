@@ -122,7 +122,11 @@ func TestBatchWrites(t *testing.T) {
 					n, off := (1+rng.IntN(4))*DirectUnit, rng.IntN(12)*DirectUnit
 					p := fill(n, byte(round+i+1))
 					copy(want[i][off:], p)
-					writes = append(writes, SyncWrite{File: f, P: p, Off: int64(off)})
+					bufs := [][]byte{p}
+					if cut := rng.IntN(n/DirectUnit) * DirectUnit; cut > 0 {
+						bufs = [][]byte{p[:cut], fill(n-cut, p[0])}
+					}
+					writes = append(writes, SyncWrite{File: f, Bufs: bufs, Off: int64(off)})
 				}
 				run(t, b, writes)
 				for i := range writes {
@@ -157,7 +161,7 @@ func TestBatchFailsOneByOne(t *testing.T) {
 			dir := t.TempDir()
 			var writes []SyncWrite
 			for i := range 6 {
-				writes = append(writes, SyncWrite{File: createDirect(t, filepath.Join(dir, fmt.Sprint(i)), 8192), P: fill(4096, byte('a'+i)), Off: 4096})
+				writes = append(writes, SyncWrite{File: createDirect(t, filepath.Join(dir, fmt.Sprint(i)), 8192), Bufs: [][]byte{fill(4096, byte('a'+i))}, Off: 4096})
 			}
 			if err := writes[1].File.Close(); err != nil {
 				t.Fatal(err)
@@ -168,7 +172,7 @@ func TestBatchFailsOneByOne(t *testing.T) {
 			}
 			defer readOnly.Close()
 			writes[3].File = &osFile{f: readOnly, direct: true}
-			writes[4].P, writes[4].Off = writes[4].P[:100], 17 // refused; then it goes through the cache
+			writes[4].Bufs[0], writes[4].Off = writes[4].Bufs[0][:100], 17 // refused; then it goes through the cache
 			run(t, b, writes)
 			for i := range writes {
 				bad := i == 1 || i == 3
@@ -180,12 +184,12 @@ func TestBatchFailsOneByOne(t *testing.T) {
 					t.Fatal(err)
 				}
 				at := int(writes[i].Off)
-				if same := bytes.Equal(got[at:at+len(writes[i].P)], writes[i].P); same == bad {
+				if same := bytes.Equal(got[at:at+len(writes[i].Bufs[0])], writes[i].Bufs[0]); same == bad {
 					t.Errorf("write %d: in the file: %v", i, same)
 				}
 			}
 			// It goes on.
-			again := []SyncWrite{{File: writes[0].File, P: fill(4096, 'z')}, {File: writes[2].File, P: fill(4096, 'z')}}
+			again := []SyncWrite{{File: writes[0].File, Bufs: [][]byte{fill(4096, 'z')}}, {File: writes[2].File, Bufs: [][]byte{fill(4096, 'z')}}}
 			run(t, b, again)
 			if again[0].Err != nil || again[1].Err != nil {
 				t.Error(again[0].Err, again[1].Err)

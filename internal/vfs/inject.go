@@ -204,11 +204,11 @@ func (f *injectFile) Size() (int64, error) { return f.inner.Size() }
 func (f *injectFile) Sync() error { return f.fs.do(OpSync, f.name, f.inner.Sync) }
 
 // WriteSync asks twice, and may fail between the two.
-func (f *injectFile) WriteSync(p []byte, off int64) error {
-	if _, err := f.WriteAt(p, off); err != nil {
+func (f *injectFile) WriteSync(bufs [][]byte, off int64) error {
+	if _, err := f.WritevAt(bufs, off); err != nil {
 		return err
 	}
-	return f.fs.do(OpSync, f.name, func() error { return f.inner.WriteSync(p, off) })
+	return f.fs.do(OpSync, f.name, func() error { return f.inner.WriteSync(bufs, off) })
 }
 
 func (f *injectFile) Close() error {

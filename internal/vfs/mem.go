@@ -741,14 +741,11 @@ func (f *memFile) writev(bufs [][]byte, off int64, direct bool) (int64, error) {
 	if err := f.alive("write"); err != nil {
 		return 0, err
 	}
-	var total int64
-	for _, b := range bufs {
-		total += int64(len(b))
-	}
+	total := lengthOf(bufs)
 	if off < 0 || off+total > maxMemFile {
 		return 0, pathErr("write", f.name, fs.ErrInvalid)
 	}
-	if direct && (len(bufs) != 1 || !aligned(bufs[0], off)) {
+	if direct && !aligned(bufs, off) {
 		return 0, pathErr("direct write", f.name, fs.ErrInvalid)
 	}
 	if total == 0 {
@@ -819,8 +816,8 @@ func (f *memFile) Sync() error {
 }
 
 // WriteSync implements [File]. A crash may come between the two, and a direct one makes nothing else durable.
-func (f *memFile) WriteSync(p []byte, off int64) error {
-	if _, err := f.WriteAt(p, off); err != nil {
+func (f *memFile) WriteSync(bufs [][]byte, off int64) error {
+	if _, err := f.WritevAt(bufs, off); err != nil {
 		return err
 	}
 	f.m.mu.Lock()
@@ -829,7 +826,10 @@ func (f *memFile) WriteSync(p []byte, off int64) error {
 		return err
 	}
 	if f.direct {
-		f.n.settle(p, off)
+		for _, b := range bufs {
+			f.n.settle(b, off)
+			off += int64(len(b))
+		}
 	} else {
 		f.n.sync()
 	}

@@ -27,11 +27,11 @@ func (o *osFile) Sync() error {
 }
 
 // WriteSync asks the system once: a disk that can write through its cache (FUA) then needs no flush, and the thread sleeps once.
-func (o *osFile) WriteSync(p []byte, off int64) error {
+func (o *osFile) WriteSync(bufs [][]byte, off int64) error {
 	n := 0
-	for o.direct {
+	for o.direct && len(bufs) <= iovMax {
 		var err error
-		n, err = unix.Pwritev2(int(o.f.Fd()), [][]byte{p}, off, unix.RWF_DSYNC)
+		n, err = unix.Pwritev2(int(o.f.Fd()), bufs, off, unix.RWF_DSYNC)
 		runtime.KeepAlive(o.f)
 		switch {
 		case err == unix.EINTR:
@@ -40,12 +40,17 @@ func (o *osFile) WriteSync(p []byte, off int64) error {
 			n = 0 // refused as it stands, before anything happened
 		case err != nil:
 			return spaceErr(fmt.Errorf("pwritev2 %s: %w", o.f.Name(), err)) // never again: see Sync
-		case n == len(p):
+		case int64(n) == lengthOf(bufs):
 			return nil
 		}
 		break
 	}
-	if _, err := o.WriteAt(p[n:], off+int64(n)); err != nil {
+	return o.writeRest(bufs, off, int64(n))
+}
+
+// writeRest does what is left of a WriteSync of which the system took the first n bytes: it says what is wrong when asked for the rest.
+func (o *osFile) writeRest(bufs [][]byte, off, n int64) error {
+	if _, err := o.WritevAt(after(bufs, n), off+n); err != nil {
 		return err
 	}
 	return o.Sync()
@@ -64,6 +69,10 @@ func (o *osFile) WritevAt(bufs [][]byte, off int64) (int64, error) {
 		n, err := unix.Pwritev(int(o.f.Fd()), iov, off+total)
 		runtime.KeepAlive(o.f)
 		if err == unix.EINTR {
+			continue
+		}
+		if o.direct && err == unix.EINVAL && o.setDirect(false) == nil {
+			o.direct = false // see WriteAt
 			continue
 		}
 		if err != nil {

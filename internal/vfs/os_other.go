@@ -13,8 +13,8 @@ import (
 
 func (o *osFile) Sync() error { return spaceErr(o.f.Sync()) }
 
-func (o *osFile) WriteSync(p []byte, off int64) error {
-	if _, err := o.WriteAt(p, off); err != nil {
+func (o *osFile) WriteSync(bufs [][]byte, off int64) error {
+	if _, err := o.WritevAt(bufs, off); err != nil {
 		return err
 	}
 	return o.Sync()

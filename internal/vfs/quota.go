@@ -176,19 +176,15 @@ func (f *quotaFile) WriteCached(bufs [][]byte, off int64) (int64, error) {
 }
 
 func (f *quotaFile) writev(bufs [][]byte, off int64, write func([][]byte, int64) (int64, error)) (n int64, err error) {
-	end := off
-	for _, b := range bufs {
-		end += int64(len(b))
-	}
-	err = f.to(end, func() error {
+	err = f.to(off+lengthOf(bufs), func() error {
 		n, err = write(bufs, off)
 		return err
 	})
 	return n, err
 }
 
-func (f *quotaFile) WriteSync(p []byte, off int64) error {
-	return f.to(off+int64(len(p)), func() error { return f.File.WriteSync(p, off) })
+func (f *quotaFile) WriteSync(bufs [][]byte, off int64) error {
+	return f.to(off+lengthOf(bufs), func() error { return f.File.WriteSync(bufs, off) })
 }
 
 func (f *quotaFile) Allocate(off, length int64) error {

@@ -9,6 +9,7 @@ package vfs
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"unsafe"
 )
@@ -60,12 +61,12 @@ type File interface {
 	Size() (int64, error)
 	// Sync makes the file's bytes and size durable (fdatasync).
 	Sync() error
-	// WriteSync is WriteAt, and makes what it writes durable, as one call where the system can. What was written before may need a
+	// WriteSync is WritevAt, and makes what it writes durable, as one call where the system can. What was written before may need a
 	// Sync of its own. After an error nothing is known of either.
-	WriteSync(p []byte, off int64) error
+	WriteSync(bufs [][]byte, off int64) error
 	// SetDirect asks that what is written through this handle from now on goes to the disk without a copy in the system's
-	// cache, and reports whether it does; if not, nothing has changed. Offset, length and memory of each WriteAt must then be
-	// multiples of [DirectUnit], and nothing is read through the handle any more (through others it is). What is written is
+	// cache, and reports whether it does; if not, nothing has changed. The offset of each write, and length and memory of each of its buffers must then
+	// be multiples of [DirectUnit], and nothing is read through the handle any more (through others it is). What is written is
 	// durable after Sync, as ever: the disk has a cache of its own. A system that agrees and refuses a write all the same gets
 	// that one and those after it through its cache.
 	SetDirect() bool
@@ -116,8 +117,35 @@ func DirectReads(f File) bool {
 }
 
 // aligned reports whether a write may be direct.
-func aligned(p []byte, off int64) bool {
-	return off&(DirectUnit-1) == 0 && len(p)&(DirectUnit-1) == 0 && uintptr(unsafe.Pointer(unsafe.SliceData(p)))&(DirectUnit-1) == 0
+func aligned(bufs [][]byte, off int64) bool {
+	for _, b := range bufs {
+		if len(b)&(DirectUnit-1) != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(b)))&(DirectUnit-1) != 0 {
+			return false
+		}
+	}
+	return off&(DirectUnit-1) == 0
+}
+
+// after is bufs without the first n bytes.
+func after(bufs [][]byte, n int64) [][]byte {
+	for len(bufs) > 0 && n >= int64(len(bufs[0])) {
+		n -= int64(len(bufs[0]))
+		bufs = bufs[1:]
+	}
+	if n == 0 || len(bufs) == 0 {
+		return bufs
+	}
+	bufs = slices.Clone(bufs)
+	bufs[0] = bufs[0][n:]
+	return bufs
+}
+
+// lengthOf is how long bufs are together.
+func lengthOf(bufs [][]byte) (n int64) {
+	for _, b := range bufs {
+		n += int64(len(b))
+	}
+	return n
 }
 
 // Forget tells the system that it need not keep a part of a file in memory: before a read that shall come from the disk itself,

@@ -174,8 +174,19 @@ func TestDirect(t *testing.T) {
 			if _, err := file.WriteAt(b[:DirectUnit], 0); err != nil {
 				t.Fatal(err)
 			}
-			must(t, file.Sync())
 			want := append(bytes.Clone(b[:DirectUnit]), b...)
+			pieces := [][]byte{b[DirectUnit:], b[:DirectUnit], b, b[DirectUnit:]}
+			if _, err := file.WritevAt(pieces[:2], 3*DirectUnit); err != nil {
+				t.Fatal(err)
+			}
+			must(t, file.WriteSync(pieces[2:], 5*DirectUnit))
+			for _, p := range pieces {
+				want = append(want, p...)
+			}
+			if o, ok := file.(*osFile); ok && !o.direct {
+				t.Error("pieces are agreed to, and refused")
+			}
+			must(t, file.Sync())
 			if got, _ := read(t, f, x); got != string(want) {
 				t.Error("another handle reads other bytes")
 			}
@@ -185,7 +196,7 @@ func TestDirect(t *testing.T) {
 					"an odd length":     func() error { _, err := file.WriteAt(b[:512], 0); return err },
 					"from an odd place": func() error { _, err := file.WriteAt(b[8:DirectUnit+8], 0); return err },
 					"of two pieces": func() error {
-						_, err := file.WritevAt([][]byte{b[:DirectUnit], b[DirectUnit:]}, 0)
+						_, err := file.WritevAt([][]byte{b[:512], b[512:]}, 0)
 						return err
 					},
 					"read": func() error { _, err := file.ReadAt(b, 0); return err },
@@ -253,6 +264,7 @@ func TestCachedBesideDirect(t *testing.T) {
 func TestDirectRefusedLate(t *testing.T) {
 	for what, write := range map[string]func(File) error{
 		"odd":   func(f File) error { _, err := f.WriteAt([]byte("odd"), 7); return err },
+		"odds":  func(f File) error { _, err := f.WritevAt([][]byte{[]byte("od"), []byte("d")}, 7); return err },
 		"zeros": func(f File) error { return zeroFill(f, 0, 2*DirectUnit) },
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -268,7 +280,7 @@ func TestDirectRefusedLate(t *testing.T) {
 			must(t, errors.Join(err, file.Sync()))
 			want := append(make([]byte, 2*DirectUnit), whole...)
 			copy(want, "before")
-			if what == "odd" {
+			if strings.HasPrefix(what, "odd") {
 				copy(want[7:], "odd")
 			}
 			if got, _ := read(t, OS(), x); got != string(want) {
@@ -463,8 +475,8 @@ func TestWriteSync(t *testing.T) {
 				if direct && !file.SetDirect() {
 					t.Skip("this file system does not say that it takes direct writes")
 				}
-				must(t, file.WriteSync(block("a", 2), 0))
-				must(t, file.WriteSync(block("b", 1), DirectUnit))
+				must(t, file.WriteSync([][]byte{block("a", 2)}, 0))
+				must(t, file.WriteSync([][]byte{block("b", 1)}, DirectUnit))
 				if got, _ := read(t, f, x); got != strings.Repeat("a", DirectUnit)+strings.Repeat("b", DirectUnit) {
 					t.Errorf("other bytes are read")
 				}
@@ -485,7 +497,7 @@ func TestWriteSync(t *testing.T) {
 			_, err := f.WriteAt(block(w.fill, int(w.n)), w.at*DirectUnit)
 			must(t, err)
 		}
-		must(t, f.WriteSync(block("x", 2), DirectUnit))
+		must(t, f.WriteSync([][]byte{block("x", 1), block("x", 1)}, DirectUnit))
 		got, _ := read(t, m.CrashClone(nil), "f")
 		if len(got) < 3*DirectUnit || got[DirectUnit:3*DirectUnit] != strings.Repeat("x", 2*DirectUnit) {
 			t.Fatalf("seed %d: what was written and synced is gone", seed)

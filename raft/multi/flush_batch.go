@@ -23,9 +23,10 @@ const (
 // SplitLog is a Log whose Sync comes apart, so that the writes of many logs reach the disk together.
 type SplitLog interface {
 	Log
-	// BeginSync makes ready what a Sync would write, in buf, which the log does not touch after EndSync. false: it is nothing, or more than one
-	// durable write to one file; then Sync is to be called. After true, EndSync follows, and nothing else of what excludes a Sync.
-	BeginSync(buf []byte) (vfs.SyncWrite, bool)
+	// BeginSync makes ready what a Sync would write, with memory from the beginning of buf, which the log does not touch after EndSync, and returns
+	// the rest of that. false: it is nothing, or more than one durable write to one file; then Sync is to be called. After true, EndSync follows, and
+	// nothing else of what excludes a Sync.
+	BeginSync(buf []byte) (w vfs.SyncWrite, rest []byte, ok bool)
 	// EndSync does what follows the write, whose outcome is err, and returns what Sync would.
 	EndSync(err error) (raft.Ticket, error)
 }
@@ -118,10 +119,9 @@ func (b *batcher) flush() {
 		split, ok := g.log.(SplitLog)
 		if ok && !later {
 			var w vfs.SyncWrite
-			if w, ok = split.BeginSync(buf); ok {
+			if w, buf, ok = split.BeginSync(buf); ok {
 				s.log = split
 				b.syncs, b.writes = append(b.syncs, s), append(b.writes, w)
-				buf = buf[len(w.P):]
 				continue
 			}
 		}

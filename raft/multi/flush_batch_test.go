@@ -27,7 +27,7 @@ type splitFile struct {
 	log *splitLog
 }
 
-func (l *splitLog) BeginSync(buf []byte) (vfs.SyncWrite, bool) {
+func (l *splitLog) BeginSync(buf []byte) (w vfs.SyncWrite, rest []byte, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.halves {
@@ -35,11 +35,11 @@ func (l *splitLog) BeginSync(buf []byte) (vfs.SyncWrite, bool) {
 	}
 	if l.whole {
 		l.refuse++
-		return vfs.SyncWrite{}, false
+		return vfs.SyncWrite{}, buf, false
 	}
 	l.halves = true
 	l.begins++
-	return vfs.SyncWrite{File: splitFile{log: l}, P: buf[:vfs.DirectUnit]}, true
+	return vfs.SyncWrite{File: splitFile{log: l}, Bufs: [][]byte{buf[:vfs.DirectUnit]}}, buf[vfs.DirectUnit:], true
 }
 
 func (l *splitLog) EndSync(err error) (raft.Ticket, error) {
