@@ -417,7 +417,7 @@ func (b *Broker) startRaft() (err error) {
 			c.Priorities = b.priorities(c.Group)
 			c.CommitDelay = b.cfg.HeartbeatInterval / 2
 			c.OnFull = func(rep *partition.Replica) { b.balancer.full(rep.GroupID()) }
-			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: b.cache, ZeroAhead: zeroAhead, Direct: !b.cfg.DisableDirectIO}
+			c.Segment = segment.Options{SegmentBytes: b.cfg.SegmentBytes, Cache: b.cache, ZeroAhead: zeroAhead, Direct: !b.cfg.DisableDirectIO, Pads: b.mayPad}
 			return partition.Open(c)
 		},
 	}

@@ -81,6 +81,11 @@ func (b *Broker) canCompact() bool {
 	return b.Image().Feature(coordinator.MetadataVersion) >= coordinator.LevelAdmin
 }
 
+// mayPad: a broker of an earlier version, started on this one's directory, could not open a log with padding.
+func (b *Broker) mayPad() bool {
+	return b.Image().Feature(coordinator.MetadataVersion) >= coordinator.LevelPadded
+}
+
 // run cleans until ctx ends.
 func (c *cleaner) run(ctx context.Context) {
 	timer := time.NewTimer(c.pause)

@@ -542,8 +542,8 @@ func TestAlterReplicaLogDirs(t *testing.T) {
 // A level of metadata.version that has no such command refuses, and says what to do.
 func TestAlterConfigsNeedsTheLevel(t *testing.T) {
 	h := newHarness(t, serverOptions{})
-	h.back.addTopic("t", 1, nil)
 	h.back.apply(&coordinator.Command{SetFeature: &coordinator.SetFeature{Name: metadataVersion, Level: coordinator.LevelMoves}})
+	h.back.addTopic("t", 1, nil)
 	body := &coordinator.Command{SetConfigs: &coordinator.SetConfigs{Changes: []coordinator.ConfigChange{{Kind: coordinator.ConfigBroker, Set: map[string]*string{}}}}}
 	if err := h.back.apply(body).Err(); codeOf(err) != kerr.UnsupportedVersion.Code || !strings.Contains(err.Error(), "cluster upgrade") {
 		t.Error(err)

@@ -127,6 +127,29 @@ func TestLevelInUseIsNotLowered(t *testing.T) {
 	}
 }
 
+// Where there are topics, their logs may have what a program of a level below LevelPadded cannot open. Below that they have not, and the level is as
+// free as older versions think.
+func TestLevelOfLogsIsNotLowered(t *testing.T) {
+	c, _ := newControlled(t, 1)
+	level := func(to int16) error {
+		return c.do(&Command{SetFeature: &SetFeature{Name: MetadataVersion, Level: to}}).Err()
+	}
+	for _, to := range []int16{LevelLatest, LevelRelaxed, LevelLatest, LevelRelaxed} {
+		if err := level(to); err != nil {
+			t.Fatalf("without a topic, to %d: %v", to, err)
+		}
+	}
+	c.create("", "t", topicID(1), []raft.NodeID{1})
+	for _, to := range []int16{LevelAdmin, LevelRelaxed, LevelPadded} {
+		if err := level(to); err != nil {
+			t.Fatalf("with a topic, to %d: %v", to, err)
+		}
+	}
+	if err := level(LevelRelaxed); !errors.Is(err, ErrFeatureUpdate) || c.md.Image().Feature(MetadataVersion) != LevelPadded {
+		t.Errorf("lowered with a topic: %v", err)
+	}
+}
+
 func TestAddPartitions(t *testing.T) {
 	c, ctl := newControlled(t, 3)
 	c.do(&Command{SetFeature: &SetFeature{Name: MetadataVersion, Level: LevelAdmin}})

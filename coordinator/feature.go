@@ -22,8 +22,10 @@ const (
 	// LevelRelaxed is the level that has topics with Durability relaxed: an older program that opened the log of one would not see that it may
 	// have lost something, and would vote. It also has bridges whose definition changes.
 	LevelRelaxed = 5
+	// LevelPadded is the level at which brokers begin segments whose blocks have padding: an older program cannot open a log that has one.
+	LevelPadded = 6
 	// LevelLatest is the highest level that this version knows.
-	LevelLatest = LevelRelaxed
+	LevelLatest = LevelPadded
 	// maxFeatures bounds the updates of one request.
 	maxFeatures = 100
 )
@@ -147,6 +149,12 @@ var usages = []usage{
 			if Relaxed(t.Configs) {
 				return true
 			}
+		}
+		return false
+	}},
+	{LevelPadded, "logs like those of the topics that are there", func(im *Image) bool {
+		for range im.All() {
+			return im.Feature(MetadataVersion) >= LevelPadded // below it none is written, and brokers may be there that know nothing of it
 		}
 		return false
 	}},
