@@ -53,6 +53,9 @@ func FuzzSegment(f *testing.F) {
 	f.Add(b, uint16(0), byte(0))
 	f.Add(b, uint16(SegmentHeaderSize), byte(1))
 	f.Add(b[:len(b)-20], uint16(200), byte(7))
+	_, _, _, padded := paddedLog(f)
+	f.Add(padded, uint16(0), byte(0))
+	f.Add(padded, uint16(SegmentHeaderSize+8), byte(1))
 	f.Fuzz(func(t *testing.T, b []byte, at uint16, flip byte) {
 		if len(b) > 1<<16 {
 			return

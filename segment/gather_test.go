@@ -247,7 +247,7 @@ func TestPaddedFromTheNextSegmentOn(t *testing.T) {
 }
 
 // paddedLog is a log of three syncs, each a run behind padding and a small frame, and what it has written.
-func paddedLog(t *testing.T) (m *vfs.Mem, l *Log, name string, written []byte) {
+func paddedLog(t testing.TB) (m *vfs.Mem, l *Log, name string, written []byte) {
 	m = vfs.NewMem(1)
 	l = mustOpen(t, m, Options{Direct: true, Pads: always, PadFrom: 400, PadShare: 1})
 	for range 3 {
