@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -59,39 +58,41 @@ func (t *turn) ended(node int) error {
 
 // backlog follows how much of what was sent before has been read.
 type backlog struct {
-	mu    sync.Mutex
-	upTo  []uint64 // by slot: sequence + 1 of the last record of the backlog
-	at    []uint64 // by slot: sequence + 1 of the furthest that was read
-	slots int      // not read to the end
-	all   int64    // records
-	done  chan struct{}
+	upTo []uint64        // by slot: sequence + 1 of the last record of the backlog
+	at   []atomic.Uint64 // by slot: sequence + 1 of the furthest that was read
+	left atomic.Int64    // slots not read to the end
+	all  int64           // records
+	done chan struct{}
 }
 
 func newBacklog(l *load) *backlog {
-	b := &backlog{done: make(chan struct{})}
+	b := &backlog{at: make([]atomic.Uint64, len(l.lastAcked)), done: make(chan struct{})}
 	for i := range l.lastAcked {
 		last := l.lastAcked[i].Load()
-		b.upTo, b.at = append(b.upTo, last), append(b.at, 0)
+		b.upTo = append(b.upTo, last)
 		b.all += int64(l.acked[i].Load())
 		if last > 0 {
-			b.slots++
+			b.left.Add(1)
 		}
 	}
 	return b
 }
 
+// read takes note of a record; while a group hands its partitions on two members may read the same.
 func (b *backlog) read(slot int, seq uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if seq+1 <= b.at[slot] {
-		return
-	}
-	if b.at[slot] < b.upTo[slot] && seq+1 >= b.upTo[slot] {
-		if b.slots--; b.slots == 0 {
+	for {
+		at := b.at[slot].Load()
+		if seq+1 <= at {
+			return
+		}
+		if !b.at[slot].CompareAndSwap(at, seq+1) {
+			continue
+		}
+		if at < b.upTo[slot] && seq+1 >= b.upTo[slot] && b.left.Add(-1) == 0 {
 			close(b.done)
 		}
+		return
 	}
-	b.at[slot] = seq + 1
 }
 
 // catchUp is C1. The producers go on at a fixed rate; a group reads from the start what had been sent before.
@@ -153,9 +154,10 @@ func catchUp(ctx context.Context, t *turn) error {
 	if err != nil {
 		return err
 	}
-	cs.mu.Lock()
-	joined := cs.first.Sub(began)
-	cs.mu.Unlock()
+	joined := time.Duration(0)
+	if first := cs.first.Load(); first != nil {
+		joined = first.Sub(began)
+	}
 	c.Seconds, c.JoinSec, c.Read = took.Seconds(), joined.Seconds(), during.Consumed
 	if s := (took - joined).Seconds(); s > 0 {
 		c.RecordsSec = float64(c.Read) / s

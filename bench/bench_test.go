@@ -487,15 +487,57 @@ func (p *slowProducer) Send(ctx context.Context, part int, rec []byte, done func
 func TestLateForTheSeries(t *testing.T) {
 	c := cellOf(t, "L2")
 	l := newLoad(c, &fake{})
+	reader := l.reader()
 	l.next("measuring")
-	l.origin = l.origin.Add(time.Hour)
 	s := l.shards[0]
 	s.origin += time.Hour
+	reader.origin = reader.origin.Add(time.Hour)
 	r := l.take(0)
 	l.ack(r)
-	l.consume(r.bytes)
+	reader.consume(r.bytes)
 	if points, _ := l.series(); len(points) != 1 || points[0].Acked != 1 || points[0].Consumed != 1 {
 		t.Errorf("%+v", points)
+	}
+}
+
+// A backlog is read when each slot that has any is read to its end, whoever reads it, and however often.
+func TestBacklogIsRead(t *testing.T) {
+	l := newLoad(cellOf(t, "C1"), &fake{})
+	const last = 1000
+	for _, slot := range []int{0, 3} {
+		l.lastAcked[slot].Store(last)
+		l.acked[slot].Store(last)
+	}
+	b := newBacklog(l)
+	if b.all != 2*last {
+		t.Fatalf("%d records in all", b.all)
+	}
+	whole := func() bool {
+		select {
+		case <-b.done:
+			return true
+		default:
+			return false
+		}
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for seq := range uint64(last + 10) {
+				b.read(0, seq)
+				b.read(1, seq) // has none
+			}
+		})
+	}
+	wg.Wait()
+	b.read(3, last-2)
+	if whole() {
+		t.Fatal("read before its end")
+	}
+	b.read(3, last-1)
+	b.read(3, last-1)
+	if !whole() {
+		t.Fatal("not read at its end")
 	}
 }
 

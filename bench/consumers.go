@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,9 +18,10 @@ type consumers struct {
 	once   sync.Once
 	all    []Consumer
 
-	mu    sync.Mutex // guards err, first
-	err   error
-	first time.Time // when the first record came; zero: not yet
+	first atomic.Pointer[time.Time] // when the first record came
+
+	mu  sync.Mutex // guards err
+	err error
 }
 
 // consumers makes those of the cell that read along from now on; they are there, each at the end of all partitions, when it returns.
@@ -43,15 +45,15 @@ func (t *turn) consumersOf(ctx context.Context, open func(context.Context, int) 
 		cs.all = append(cs.all, c)
 	}
 	for i, c := range cs.all {
+		reader := t.load.reader()
 		cs.wg.Go(func() {
 			err := c.Run(ctx, func(_ int, rec []byte) {
-				cs.mu.Lock()
-				if cs.first.IsZero() {
-					cs.first = time.Now()
+				if cs.first.Load() == nil {
+					now := time.Now()
+					cs.first.CompareAndSwap(nil, &now)
 				}
-				cs.mu.Unlock()
 				each(rec)
-				t.load.consume(rec)
+				reader.consume(rec)
 			})
 			if err != nil {
 				cs.mu.Lock()

@@ -63,9 +63,7 @@ type load struct {
 	firstErr error
 	phase    *phase
 	origin   time.Time // of the series; zero: there is none yet
-	endToEnd *hdrhistogram.Histogram
-	consumed []int64 // by step of the series
-	read     int64   // records consumed in this phase
+	readers  []*reader
 	marks    []Mark
 
 	refused atomic.Int64
@@ -92,6 +90,17 @@ type shard struct {
 	back    []*outRecord // acknowledged: spare, as soon as there is no other
 }
 
+// reader is one consumer's part of the account.
+type reader struct {
+	l *load
+
+	mu       sync.Mutex // guards what follows; l.mu comes before it
+	origin   time.Time  // as l's
+	endToEnd *hdrhistogram.Histogram
+	consumed []int64 // by step of the series
+	read     int64   // records consumed in this phase
+}
+
 // outRecord is a record on its way, and the memory for the next one: there are as many as were ever on their way at once.
 type outRecord struct {
 	l          *load
@@ -114,7 +123,7 @@ func newLoad(c Cell, s System) *load {
 	rng := rand.NewChaCha8([32]byte{1})
 	_, _ = rng.Read(filler)
 	l := &load{filler: filler, cell: c, system: s, epoch: time.Now(), acked: make([]atomic.Uint64, slots), lastAcked: make([]atomic.Uint64, slots), sent: make([]atomic.Uint64, slots),
-		failed: make([]sync.Map, slots), phase: &phase{name: "warming up", begin: time.Now()}, endToEnd: newHistogram()}
+		failed: make([]sync.Map, slots), phase: &phase{name: "warming up", begin: time.Now()}}
 	for range c.Producers {
 		l.shards = append(l.shards, &shard{hist: newHistogram()})
 	}
@@ -293,23 +302,32 @@ func slotOf(c Cell, rec []byte) (slot int, seq uint64, ok bool) {
 	return producer*c.Partitions + part, binary.BigEndian.Uint64(rec[8:]), true
 }
 
-// consume takes a record that a consumer has read.
-func (l *load) consume(rec []byte) {
+// reader is for one more consumer.
+func (l *load) reader() *reader {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := &reader{l: l, origin: l.origin, endToEnd: newHistogram()}
+	l.readers = append(l.readers, r)
+	return r
+}
+
+// consume takes a record that the consumer has read.
+func (r *reader) consume(rec []byte) {
 	now := time.Now()
 	if len(rec) < recordHeader {
 		return // it is found when everything is read back
 	}
-	due := l.epoch.Add(time.Duration(binary.BigEndian.Uint64(rec[16:])))
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_ = l.endToEnd.RecordValue(max(0, min(int64(now.Sub(due)), maxLatency))) // it is in range
-	l.read++
-	if !l.origin.IsZero() {
-		if n := max(int(now.Sub(l.origin)/SeriesStep), 0); n < maxPoints { // as in ack
-			for len(l.consumed) <= n {
-				l.consumed = append(l.consumed, 0)
+	due := r.l.epoch.Add(time.Duration(binary.BigEndian.Uint64(rec[16:])))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_ = r.endToEnd.RecordValue(max(0, min(int64(now.Sub(due)), maxLatency))) // it is in range
+	r.read++
+	if !r.origin.IsZero() {
+		if n := max(int(now.Sub(r.origin)/SeriesStep), 0); n < maxPoints { // as in ack
+			for len(r.consumed) <= n {
+				r.consumed = append(r.consumed, 0)
 			}
-			l.consumed[n]++
+			r.consumed[n]++
 		}
 	}
 }
@@ -335,11 +353,19 @@ func (l *load) next(name string) (ended Phase, endToEnd *hdrhistogram.Histogram)
 	if l.origin.IsZero() {
 		l.origin = now
 	}
-	ended.Name, ended.Seconds, ended.Consumed, ended.Latency = l.phase.name, now.Sub(l.phase.begin).Seconds(), l.read, latencyOf(hist)
+	endToEnd = newHistogram()
+	for _, r := range l.readers {
+		r.mu.Lock()
+		endToEnd.Merge(r.endToEnd)
+		r.endToEnd.Reset()
+		ended.Consumed += r.read
+		r.read, r.origin = 0, l.origin
+		r.mu.Unlock()
+	}
+	ended.Name, ended.Seconds, ended.Latency = l.phase.name, now.Sub(l.phase.begin).Seconds(), latencyOf(hist)
 	if ended.Seconds > 0 {
 		ended.RecordsSec = float64(ended.Records) / ended.Seconds
 	}
-	endToEnd, l.endToEnd, l.read = l.endToEnd, newHistogram(), 0
 	l.phase = &phase{name: name, begin: now}
 	return ended, endToEnd
 }
@@ -349,7 +375,12 @@ func (l *load) again() {
 	l.next("warming up")
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.origin, l.consumed, l.marks = time.Time{}, nil, nil
+	l.origin, l.marks = time.Time{}, nil
+	for _, r := range l.readers {
+		r.mu.Lock()
+		r.origin, r.consumed = time.Time{}, nil
+		r.mu.Unlock()
+	}
 	for _, s := range l.shards {
 		s.mu.Lock()
 		s.begun, s.series = false, nil
@@ -367,7 +398,12 @@ func (l *load) soFar() (acked, read int64) {
 		acked += s.records
 		s.mu.Unlock()
 	}
-	return acked, l.read
+	for _, r := range l.readers {
+		r.mu.Lock()
+		read += r.read
+		r.mu.Unlock()
+	}
+	return acked, read
 }
 
 // mark notes that something happens now.
@@ -383,7 +419,12 @@ func (l *load) mark(what string) {
 func (l *load) series() (points []Point, marks []Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := len(l.consumed)
+	n := 0
+	for _, r := range l.readers {
+		r.mu.Lock()
+		n = max(n, len(r.consumed))
+		r.mu.Unlock()
+	}
 	for _, s := range l.shards {
 		s.mu.Lock()
 		n = max(n, len(s.series))
@@ -391,8 +432,12 @@ func (l *load) series() (points []Point, marks []Mark) {
 	}
 	for i := range n {
 		p := Point{Seconds: (time.Duration(i+1) * SeriesStep).Seconds()}
-		if i < len(l.consumed) {
-			p.Consumed = l.consumed[i]
+		for _, r := range l.readers {
+			r.mu.Lock()
+			if i < len(r.consumed) {
+				p.Consumed += r.consumed[i]
+			}
+			r.mu.Unlock()
 		}
 		for _, s := range l.shards {
 			s.mu.Lock()
