@@ -29,6 +29,7 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/segment"
 )
 
 // fetchPart is one partition of a fetch.
@@ -37,6 +38,7 @@ type fetchPart struct {
 	topic *coordinator.Topic
 	rep   replica
 	res   partition.ReadResult
+	loan  segment.Loan // the memory of what res has from the disk; it is given back when that has been written, or goes
 	err   error
 
 	divergeEpoch      int32
@@ -175,6 +177,7 @@ func (op *fetchOp) run() {
 		op.mu.Unlock()
 		if gone {
 			op.end()
+			op.giveBack()
 			op.r.discard()
 			return
 		}
@@ -187,6 +190,9 @@ func (op *fetchOp) run() {
 		}
 		if !unsure && !op.subscribe() {
 			continue
+		}
+		for i := range op.parts {
+			op.parts[i].own()
 		}
 		if op.park() {
 			return
@@ -320,7 +326,27 @@ func (op *fetchOp) readPart(p *fetchPart, total int) {
 
 // fail makes an error of what the partition answers. What was read goes: it might say more than we know.
 func (p *fetchPart) fail(err error) {
-	p.err, p.res.Batches, p.res.Bytes, p.res.Aborted, p.divergeEnd = err, nil, 0, nil, -1
+	p.err, p.divergeEnd = err, -1
+	p.empty()
+}
+
+// empty takes back what was read.
+func (p *fetchPart) empty() {
+	p.res.Batches, p.res.Bytes, p.res.Aborted = nil, 0, nil
+	p.loan.Return()
+}
+
+// own makes what was read the part's own, where the memory is lent: a fetch that waits may do so for long.
+func (p *fetchPart) own() {
+	if p.loan.Size() == 0 {
+		return
+	}
+	b := make([]byte, 0, p.res.Bytes)
+	for i, batch := range p.res.Batches {
+		b = append(b, batch...)
+		p.res.Batches[i] = b[len(b)-len(batch) : len(b) : len(b)]
+	}
+	p.loan.Return()
 }
 
 // tryRead reads once. confirm says that the result, or the error, is only true if this replica knows the log's end.
@@ -334,7 +360,9 @@ func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
 		limit = 0 // only whether there is an error to tell instead
 	}
 	p.divergeEnd = -1
-	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch, AnyReplica: op.any, Committed: op.committed})
+	p.loan.Return()
+	p.res, err = p.rep.Read(partition.ReadQuery{Offset: p.fetchOffset, MaxBytes: limit, LeaderEpoch: p.leaderEpoch, AnyReplica: op.any, Committed: op.committed,
+		Loan: &p.loan})
 	if err != nil {
 		p.preferred = -1
 		return errors.Is(err, partition.ErrOffsetOutOfRange), err
@@ -349,13 +377,13 @@ func (op *fetchOp) tryRead(p *fetchPart, total int) (confirm bool, err error) {
 		}
 		if epoch < p.lastEpoch || end < p.fetchOffset {
 			p.divergeEpoch, p.divergeEnd = epoch, max(end, 0)
-			p.res.Batches, p.res.Bytes, p.res.Aborted = nil, 0, nil
+			p.empty()
 			return true, nil
 		}
 	}
 	if p.res.Bytes > room && total > 0 {
 		// Only the answer's first batch may exceed it; the order of partitions changes, so that this one's turn comes.
-		p.res.Batches, p.res.Bytes, p.res.Aborted = nil, 0, nil
+		p.empty()
 	}
 	return p.res.Bytes == 0 && p.fetchOffset >= op.logEnd(&p.res), nil
 }
@@ -403,7 +431,7 @@ func (op *fetchOp) subscribe() bool {
 func (op *fetchOp) answer() {
 	var hints []hintedBroker
 	out := make([]*fetchPart, 0, len(op.parts))
-	records := 0
+	records, held := 0, 0
 	for i := range op.parts {
 		p := &op.parts[i]
 		if p.unsure {
@@ -422,6 +450,7 @@ func (op *fetchOp) answer() {
 			continue
 		}
 		records += p.res.Bytes
+		held += max(p.res.Bytes, p.loan.Size())
 		out = append(out, p)
 	}
 	sessionID := int32(0)
@@ -430,10 +459,20 @@ func (op *fetchOp) answer() {
 		se.told(out)
 	}
 	op.s.met.fetchedBytes.Add(float64(records))
-	op.s.fetchUsed.Add(int64(records))
+	op.s.fetchUsed.Add(int64(held))
 	op.r.charge(quotaConsume, float64(records), false)
 	frame, _ := encodeFetch(op.req.Version, op.r.header.CorrelationID, op.r.throttleMillis(), 0, sessionID, out, op.committed, hints)
-	op.r.write(frame, func() { op.s.fetchUsed.Add(-int64(records)) })
+	op.r.write(frame, func() {
+		op.giveBack()
+		op.s.fetchUsed.Add(-int64(held))
+	})
+}
+
+// giveBack gives back what memory was lent. Nobody looks at what was read any more.
+func (op *fetchOp) giveBack() {
+	for i := range op.parts {
+		op.parts[i].loan.Return()
+	}
 }
 
 // changed says whether an incremental answer must name the partition.

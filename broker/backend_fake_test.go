@@ -4,6 +4,7 @@ package broker
 // that keep the contract of partition.Replica.
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -504,6 +505,13 @@ func (r *fakeReplica) Read(q partition.ReadQuery) (partition.ReadResult, error) 
 		}
 		res.Batches = append(res.Batches, b)
 		res.Bytes += len(b)
+	}
+	if q.Loan != nil && res.Bytes > 0 {
+		lent, at := q.Loan.Lend(bytes.Join(res.Batches, nil)), 0
+		for i, b := range res.Batches {
+			res.Batches[i] = lent[at : at+len(b) : at+len(b)]
+			at += len(b)
+		}
 	}
 	return res, nil
 }

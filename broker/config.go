@@ -181,7 +181,7 @@ type Config struct {
 	MaxRequestBytes int
 	// SegmentBytes is the size at which a partition's segment file is rolled. Default 128 MiB.
 	SegmentBytes int64
-	// DisableDirectIO has segments written through the page cache even where the file system can do without.
+	// DisableDirectIO has segments written and read through the page cache even where the file system can do without.
 	DisableDirectIO bool
 	// DisableAsyncIO has every log synced by a system call of its own even where the system takes the writes of many with one.
 	DisableAsyncIO bool

@@ -1,4 +1,5 @@
-// The memory of produce requests, which all tests of this package have spoilt when it is given back, also that of small ones.
+// The memory of produce requests, and of what fetches read, which all tests of this package have spoilt when it is given back, also that of small
+// ones.
 
 package broker
 
@@ -9,9 +10,14 @@ import (
 	"runtime"
 	"testing"
 	"testing/iotest"
+
+	"github.com/balsamq/balsa/segment"
 )
 
-func init() { spoilFrames = true }
+func init() {
+	spoilFrames = true
+	segment.SpoilLent()
+}
 
 func TestFrameClasses(t *testing.T) {
 	last := -1

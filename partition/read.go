@@ -24,11 +24,13 @@ type ReadQuery struct {
 	AnyReplica bool
 	// Committed reads only what is below the last stable offset, and tells of the aborted transactions in it.
 	Committed bool
+	// Loan lends the memory that batches lie in, so that it can be used again after Loan.Return; nil: they may be kept.
+	Loan *segment.Loan
 }
 
 // ReadResult is what there is. Also with an error, LogStart, HighWatermark and LeaderEpoch are set as far as known (-1).
 type ReadResult struct {
-	// Batches are whole record batches, the first one contains Offset (it may begin below it). Shared and immutable.
+	// Batches are whole record batches, the first one contains Offset (it may begin below it). Shared and immutable, but for ReadQuery.Loan.
 	Batches [][]byte
 	// Bytes is their total length.
 	Bytes         int
@@ -80,7 +82,7 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 		return res, nil
 	}
 	cleaned := v.m.log.CleanedEnd() // before the read: see there
-	batches, err := v.m.log.ReadOffsets(segment.Offset(q.Offset), v.pub.applied, q.MaxBytes)
+	batches, err := v.m.log.ReadLent(segment.Offset(q.Offset), v.pub.applied, q.MaxBytes, q.Loan)
 	if err != nil {
 		if start := r.LogStart(); q.Offset < start { // retention overtook us
 			res.LogStart = start
@@ -97,20 +99,28 @@ func (r *Replica) Read(q ReadQuery) (ReadResult, error) {
 			res.LogStart = r.LogStart()
 			return res, &RangeError{Offset: q.Offset, Start: res.LogStart, HighWatermark: res.HighWatermark}
 		case v.m.log.CleanedEnd() > cleaned:
-			return r.Read(q) // cleaned meanwhile: what was aborted in batches may be forgotten
+			return r.readAgain(q) // cleaned meanwhile: what was aborted in batches may be forgotten
 		case err != nil:
 			return res, fmt.Errorf("%w: read offset %d: %w", ErrFailed, q.Offset, err)
 		}
 	}
 	if len(batches) == 0 && r.appliedBeyond(v.pub.applied) {
 		// Compaction has come in between, and what is left at or after the offset lies above what was the end. Empty must mean the end.
-		return r.Read(q)
+		return r.readAgain(q)
 	}
 	res.Batches = batches
 	for _, b := range batches {
 		res.Bytes += len(b)
 	}
 	return res, nil
+}
+
+// readAgain is Read instead of one whose batches nobody has seen.
+func (r *Replica) readAgain(q ReadQuery) (ReadResult, error) {
+	if q.Loan != nil {
+		q.Loan.Return()
+	}
+	return r.Read(q)
 }
 
 // appliedBeyond: the end that a reader knows is no longer the end.

@@ -41,7 +41,7 @@ func (l *Log) readBehind(v view, lo, hi raft.Index, maxBytes int) (es []raft.Ent
 		return nil
 	}
 	defer f.Close()
-	if !vfs.DirectReads(f) {
+	if !f.SetDirect() {
 		return nil
 	}
 	from := unitBelow(v.pos)

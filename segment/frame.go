@@ -106,6 +106,9 @@ func recordOf(e *raft.Entry) record {
 // next is the next offset once the entry is in.
 func (r *record) next() Offset { return r.base + Offset(r.records) }
 
+// frameType is what a frame says of itself, of which nothing is verified.
+func frameType(frame []byte) raft.EntryType { return raft.EntryType(frame[10]) }
+
 // decodeFrame verifies frame, which must be exactly one frame, and takes it apart. The parts are slices of frame.
 func decodeFrame(group raft.GroupID, frame []byte) (record, error) {
 	var r record

@@ -21,8 +21,8 @@ import (
 	"github.com/balsamq/balsa/internal/vfs"
 )
 
-// lendFrom is from how many bytes on what happens to lie as it must is written from there.
-const lendFrom = 2 * vfs.DirectUnit
+// inPlaceFrom is from how many bytes on what happens to lie as it must is written from there.
+const inPlaceFrom = 2 * vfs.DirectUnit
 
 // gather makes the pieces of one direct write, each of whole units.
 type gather struct {
@@ -43,7 +43,7 @@ func (g *gather) full() bool { return g.n == len(g.buf) }
 
 // add takes b, and returns what it has no room for.
 func (g *gather) add(b []byte) []byte {
-	if len(b) >= lendFrom && padding(b, g.at) == 0 {
+	if len(b) >= inPlaceFrom && padding(b, g.at) == 0 {
 		from, to := unitAbove(g.at), min(unitBelow(g.at+int64(len(b))), g.last)
 		if skip := int(from - g.at); from < to && skip < len(g.buf)-g.n {
 			g.copy(b[:skip])

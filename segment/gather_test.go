@@ -63,7 +63,7 @@ func TestGather(t *testing.T) {
 				b[i] = byte(rng.Uint32())
 			}
 			bufs, want, pos = append(bufs, b), append(want, b...), pos+int64(n)
-			if !fits || n < lendFrom {
+			if !fits || n < inPlaceFrom {
 				copied += n
 			} else {
 				copied += 2 * vfs.DirectUnit

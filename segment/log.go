@@ -31,7 +31,8 @@ type Options struct {
 	// ScanBytes is about how much of the newest segment Open reads at most, whatever its size: so often its tip is written. Default 8 MiB.
 	ScanBytes int64
 	// Direct writes segments past the system's page cache, where the file system can: a buffered, growing append costs more of a
-	// core than all else that happens to a record. What is read again soon is in Cache; the rest is read through the page cache.
+	// core than all else that happens to a record. What is read again soon is in Cache; the rest is read through the page cache, but
+	// where it is read once: see past.go.
 	Direct bool
 	// Pads is asked whenever a segment is begun: whether its blocks may have padding, so that large runs of frames are written from where they
 	// lie. A program before that cannot open such a log. Default: no.
@@ -113,6 +114,7 @@ type Log struct {
 	segmentBytes atomic.Int64  // Options.SegmentBytes, changeable
 	relaxed      atomic.Bool   // see SetRelaxed
 	busy         bool          // guarded by io: something was written since the log was last at rest
+	readAgain    atomic.Int64  // how many bytes more are read through the page cache; see pastCache
 	applied      atomic.Uint64 // entries up to here have been applied; 0: nobody says
 
 	// mu guards what follows. It is never held across I/O.
@@ -179,6 +181,8 @@ type seg struct {
 	size    int64 // of the part that holds blocks; there may be void ones at its end
 	index   []indexEntry
 	maxTime int64 // upper bound of the entries' timestamps
+
+	read atomic.Int64 // up to where it has been read with lent memory; see pastCache
 }
 
 // indexEntry is one entry of the sparse index: a frame, and the largest timestamp from there to the next entry.

@@ -705,7 +705,12 @@ func (w *world) checkOffsets(upTo raft.Index) {
 	l, v, rng := w.log, &w.cur, w.rng
 	from := v.start + Offset(rng.Int64N(int64(v.next()-v.start)+1))
 	maxBytes := rng.IntN(4000)
-	got, err := l.ReadOffsets(from, upTo, maxBytes)
+	var loan *Loan
+	if rng.IntN(2) == 0 {
+		loan = new(Loan)
+		defer loan.Return()
+	}
+	got, err := l.ReadLent(from, upTo, maxBytes, loan)
 	if err != nil {
 		w.failf("read from offset %d up to %d: %v", from, upTo, err)
 	}

@@ -54,11 +54,21 @@ func (l *Log) termLocked(i raft.Index) (raft.Term, error) {
 
 // view is a stretch of a file: frames from index on, at pos, up to last.
 type view struct {
+	seg   *seg // nil: of nobody's interest
 	name  string
 	pos   int64
 	size  int64
 	index raft.Index
 	last  raft.Index
+}
+
+// reading is how a reader wants to read.
+type reading struct {
+	hint int   // about how many bytes of a file are wanted
+	loan *Loan // lends memory; nil: what is read is the reader's to keep
+	// full says that the records of a frame of so many bytes are not wanted, nor what follows them; nil: all are.
+	full func(frame int) bool
+	done bool // it has said so
 }
 
 // inTail says whether the entry at i is in memory.
@@ -74,12 +84,17 @@ func (l *Log) locate(i raft.Index) (view, error) {
 	}
 	s := l.segs[n-1]
 	k := sort.Search(len(s.index), func(k int) bool { return s.index[k].index > i }) - 1
-	return view{name: s.name, pos: s.index[k].pos, size: s.size, index: s.index[k].index, last: s.last}, nil
+	return view{seg: s, name: s.name, pos: s.index[k].pos, size: s.size, index: s.index[k].index, last: s.last}, nil
 }
 
 // walk yields the entries from index from to upTo, wherever they are, until yield returns false. hint is about how
 // many bytes of a file are wanted. The records are the callee's to keep.
 func (l *Log) walk(from, upTo raft.Index, hint int, yield func(*record) bool) error {
+	return l.walkAs(from, upTo, &reading{hint: hint}, yield)
+}
+
+// walkAs is walk for a reader with wishes of its own, which yield may change.
+func (l *Log) walkAs(from, upTo raft.Index, want *reading, yield func(*record) bool) error {
 	var chunk []record
 	for tries := 0; from <= upTo; {
 		l.mu.RLock()
@@ -118,7 +133,7 @@ func (l *Log) walk(from, upTo raft.Index, hint int, yield func(*record) bool) er
 		}
 		v.last = min(v.last, upTo)
 		more := true
-		err = l.scan(v, hint, func(r *record) bool {
+		err = l.scan(v, want, func(r *record) bool {
 			if r.Index < from {
 				return true
 			}
@@ -132,7 +147,7 @@ func (l *Log) walk(from, upTo raft.Index, hint int, yield func(*record) bool) er
 			continue
 		case err != nil:
 			return l.readError(v.name, err)
-		case !more:
+		case !more || want.done:
 			return nil
 		}
 	}
@@ -166,17 +181,22 @@ func (l *Log) noteReadDamage(err error) {
 }
 
 // scan reads the frames of v in order, verifies each, and yields them until yield returns false. Frames are slices of
-// buffers that are never written again.
-func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
+// buffers that are never written again, or that want.loan lends.
+func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 	f, err := l.fs.Open(path.Join(l.dir, v.name))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	direct := l.pastCache(&v, want) && f.SetDirect()
+	most := maxReadChunk
+	if want.loan != nil {
+		most = mostLent - 2*vfs.DirectUnit
+	}
 	var buf []byte
 	at := 0 // of the next unread byte in buf
 	pos := v.pos
-	left := hint // of it, not read yet
+	left := want.hint // of it, not read yet
 	// have makes n bytes available at buf[at:].
 	have := func(n int) error {
 		kept := len(buf) - at
@@ -186,14 +206,26 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 		if int64(n) > v.size-pos {
 			return fmt.Errorf("%w: %s at %d: %d bytes where %d are left", ErrCorrupt, v.name, pos, n, v.size-pos)
 		}
-		want := max(n, min(kept+max(left, readOn), maxReadChunk))
-		want = int(min(int64(want), v.size-pos))
-		left -= want - kept
-		next := vfs.Uncleared(want)
-		copy(next, buf[at:])
-		buf, at = next, 0
-		got, err := f.ReadAt(buf[kept:], pos+int64(kept))
-		if got += kept; got < n {
+		length := max(n, min(kept+max(left, readOn), most))
+		length = int(min(int64(length), v.size-pos))
+		left -= length - kept
+		// Direct reads begin and end with a unit. Those of what is there in part are read again: it costs less than to copy it.
+		start, stop := pos, pos+int64(length)
+		if direct {
+			start, stop, kept = unitBelow(start), unitAbove(stop), 0
+		}
+		var next []byte
+		switch size := int(stop - start); {
+		case want.loan != nil && size >= lendFrom:
+			next = want.loan.take(size, buf[at:at+kept])
+		case direct:
+			next = vfs.AlignedUncleared(size)
+		default:
+			next = vfs.Uncleared(size)
+			copy(next, buf[at:])
+		}
+		got, err := f.ReadAt(next[kept:], start+int64(kept))
+		if got += kept - int(pos-start); got < n {
 			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
@@ -202,7 +234,7 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 			}
 			return fmt.Errorf("read %s at %d: %w", v.name, pos, err)
 		}
-		buf = buf[:got]
+		buf, at = next[pos-start:][:min(got, length)], 0
 		return nil
 	}
 	for v.index <= v.last {
@@ -228,6 +260,14 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 			return fmt.Errorf("%w: %s at %d: no frame begins with %#08x", ErrCorrupt, v.name, pos, word)
 		}
 		n := int(word)
+		if want.full != nil && want.full(n) {
+			if err := have(FrameHeaderSize); err != nil {
+				return err
+			}
+			if want.done = frameType(buf[at:]) == raft.EntryRecords; want.done {
+				break // without a look at the rest: it may lie in no buffer yet
+			}
+		}
 		if err := have(n); err != nil {
 			return err
 		}
@@ -241,15 +281,18 @@ func (l *Log) scan(v view, hint int, yield func(*record) bool) error {
 		at, pos = at+n, pos+int64(n)
 		v.index++
 		if !yield(&r) {
-			return nil
+			break
 		}
+	}
+	if want.loan != nil && v.seg != nil {
+		l.noteRead(&v, pos, direct)
 	}
 	return nil
 }
 
 // readHint is what a read of maxBytes takes from a file, that before the place which the index knows included.
 func (l *Log) readHint(maxBytes int) int {
-	return int(min(int64(maxBytes), maxReadHint) + l.opt.IndexBytes)
+	return int(min(int64(max(maxBytes, 0)), maxReadHint) + l.opt.IndexBytes)
 }
 
 // Entries implements raft.LogReader.
@@ -367,21 +410,12 @@ func (l *Log) OffsetAfter(i raft.Index) (Offset, error) {
 // to upTo: nil. [ErrOffsetOutOfRange] if from is below StartOffset or above NextOffset. The slices are shared and
 // immutable. Safe for any goroutine, also while the log is appended to or truncated.
 func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [][]byte, err error) {
-	bytes := 0
-	collect := func(r *record) bool {
-		if r.Index > upTo {
-			return false
-		}
-		if r.records == 0 || r.next() <= from {
-			return true
-		}
-		if len(batches) > 0 && bytes+len(r.Payload) > maxBytes {
-			return false
-		}
-		batches = append(batches, r.Payload)
-		bytes += len(r.Payload)
-		return true
-	}
+	return l.ReadLent(from, upTo, maxBytes, nil)
+}
+
+// ReadLent is ReadOffsets for a reader that knows when it has done with what it gets: that may lie in memory which loan lends, and is not to be
+// looked at after loan.Return. nil: it may be kept.
+func (l *Log) ReadLent(from Offset, upTo raft.Index, maxBytes int, loan *Loan) ([][]byte, error) {
 	l.mu.RLock()
 	if l.closed {
 		l.mu.RUnlock()
@@ -393,11 +427,12 @@ func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [
 	}
 	if from < l.start {
 		l.mu.RUnlock()
-		end, more, err := l.readCleaned(from, maxBytes, collect)
-		if err != nil || !more || len(batches) > 0 {
-			return batches, err
+		c := collector{from: from, upTo: upTo, room: maxBytes}
+		end, more, err := l.readCleaned(from, maxBytes, c.collect)
+		if err != nil || !more || len(c.batches) > 0 {
+			return c.batches, err
 		}
-		return l.ReadOffsets(end, upTo, maxBytes) // the part has given way to what follows it
+		return l.ReadLent(end, upTo, maxBytes, loan) // the part has given way to what follows it
 	}
 	upTo = min(upTo, l.last)
 	if from == l.next || upTo < l.first {
@@ -408,22 +443,61 @@ func (l *Log) ReadOffsets(from Offset, upTo raft.Index, maxBytes int) (batches [
 		defer l.mu.RUnlock()
 		l.opt.Cache.hits.Add(1)
 		n := sort.Search(len(l.tail), func(k int) bool { return l.tail[k].next() > from })
-		for n < len(l.tail) && collect(&l.tail[n]) {
+		c := collector{from: from, upTo: upTo, room: maxBytes}
+		for n < len(l.tail) && c.collect(&l.tail[n]) {
 			n++
 		}
-		return batches, nil
+		return c.batches, nil
 	}
 	at := l.indexOf(from)
 	l.mu.RUnlock()
 	l.opt.Cache.misses.Add(1)
-	err = l.walk(max(at, 1), upTo, l.readHint(maxBytes), collect)
-	if errors.Is(err, raft.ErrCompacted) && from >= l.StartOffset() { // cleaned meanwhile, and so in another place
-		if len(batches) > 0 {
-			return batches, nil
+	c := collector{from: from, upTo: upTo, room: maxBytes}
+	want := reading{hint: l.readHint(maxBytes), loan: loan, full: c.full}
+	err := l.walkAs(max(at, 1), upTo, &want, func(r *record) bool {
+		had := len(c.batches)
+		more := c.collect(r)
+		if len(c.batches) > had {
+			want.hint = l.readHint(c.room) // of the next file, if it comes to that
+			if loan != nil {
+				loan.keep()
+			}
 		}
-		return l.ReadOffsets(from, upTo, maxBytes)
+		return more
+	})
+	if errors.Is(err, raft.ErrCompacted) && from >= l.StartOffset() { // cleaned meanwhile, and so in another place
+		if len(c.batches) > 0 {
+			return c.batches, nil
+		}
+		return l.ReadLent(from, upTo, maxBytes, loan)
 	}
-	return batches, err
+	return c.batches, err
+}
+
+// collector takes batches from offset from on, none above index upTo: one, and then as many as there is room for.
+type collector struct {
+	from    Offset
+	upTo    raft.Index
+	room    int // bytes, what is in batches taken off
+	batches [][]byte
+}
+
+// full says that there is no room for the records of a frame of n bytes.
+func (c *collector) full(n int) bool { return len(c.batches) > 0 && n-FrameHeaderSize > c.room }
+
+func (c *collector) collect(r *record) bool {
+	if r.Index > c.upTo {
+		return false
+	}
+	if r.records == 0 || r.next() <= c.from {
+		return true
+	}
+	if len(c.batches) > 0 && len(r.Payload) > c.room {
+		return false
+	}
+	c.batches = append(c.batches, r.Payload)
+	c.room -= len(r.Payload)
+	return true
 }
 
 // indexOf is an index at or below that of the entry that contains offset o, and at or above first. The caller holds mu.

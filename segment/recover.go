@@ -687,7 +687,7 @@ func (r *recoverer) trim(from raft.Index) (raft.Index, error) {
 	}
 	v.last = from - 1
 	next := s.base
-	err = r.scan(v, int(r.opt.IndexBytes)+readAhead, func(rec *record) bool {
+	err = r.scan(v, &reading{hint: int(r.opt.IndexBytes) + readAhead}, func(rec *record) bool {
 		next = rec.next()
 		return true
 	})

@@ -424,7 +424,7 @@ func TestOpenReadsNewestOnly(t *testing.T) {
 // Readers of every kind run beside appends, truncations, syncs and prefix truncation. Run with -race.
 func TestConcurrentReads(t *testing.T) {
 	m := vfs.NewMem(1)
-	l := mustOpen(t, m, Options{SegmentBytes: 8000, IndexBytes: 500, Cache: NewCache(4000)})
+	l := mustOpen(t, m, Options{SegmentBytes: 8000, IndexBytes: 500, Cache: NewCache(4000), Direct: true})
 	mustAppend(t, l, 1, records(l, 1, 1, 50, 100))
 	mustSync(t, l)
 	stop := make(chan struct{})
@@ -440,13 +440,15 @@ func TestConcurrentReads(t *testing.T) {
 	for k := range 3 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(k), 3))
+			var loan Loan
 			for running() {
 				lo, hi := l.StartOffset(), l.NextOffset()
 				if hi <= lo {
 					continue
 				}
 				from := lo + Offset(rng.Int64N(int64(hi-lo)))
-				got, err := l.ReadOffsets(from, l.LastIndex(), 2000)
+				loan.Return()
+				got, err := l.ReadLent(from, l.LastIndex(), 2000, &loan)
 				if err != nil && !errors.Is(err, ErrOffsetOutOfRange) && !errors.Is(err, raft.ErrCompacted) {
 					t.Errorf("read from %d: %v", from, err)
 					return

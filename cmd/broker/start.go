@@ -85,7 +85,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.Int16Var(&o.cfg.ReplicationFactor, "default-replicas", 0, "replicas likewise; 0: three, or as many as there are brokers")
 	f.BoolVar(&o.autoTopic, "auto-create-topics", true, "create topics that clients ask for, if the clients allow it")
 	f.Int64Var(&o.cfg.SegmentBytes, "segment-bytes", 128<<20, "size of a segment file")
-	f.BoolVar(&o.direct, "direct-io", true, "write segments past the page cache, where the file system can")
+	f.BoolVar(&o.direct, "direct-io", true, "write segments, and read backlogs, past the page cache, where the file system can")
 	f.BoolVar(&o.async, "async-io", true, "write many logs with one system call, where the system can")
 	f.DurationVar(&o.cfg.RetentionCheck, "retention-check-interval", 5*time.Minute, "how often records are looked for that are old enough to go")
 	f.BoolVar(&o.cleaner, "cleaner", true, "compact the logs of topics with cleanup.policy=compact")

@@ -709,7 +709,7 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.alive("read"); err != nil {
 		return 0, err
 	}
-	if off < 0 || f.direct {
+	if off < 0 || f.direct && !aligned([][]byte{p}, off) {
 		return 0, pathErr("read", f.name, fs.ErrInvalid)
 	}
 	if off >= f.n.size {

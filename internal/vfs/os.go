@@ -6,6 +6,7 @@ package vfs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -78,15 +79,29 @@ func (osFS) SyncDir(dir string) error {
 }
 
 func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
-	n, err := o.f.ReadAt(p, off)
-	if o.direct && errors.Is(err, syscall.EINVAL) && o.setDirect(false) == nil {
-		// As with writes; and behind a short read, where the file ends within a unit, nothing is aligned.
-		var more int
-		o.direct = false
-		more, err = o.f.ReadAt(p[n:], off+int64(n))
-		n += more
+	if !o.direct {
+		return o.f.ReadAt(p, off)
 	}
-	return n, err
+	// Past the cache the system takes no odd lengths, so that what the file's end has cut short must not be asked for again.
+	n := 0
+	for n < len(p) {
+		got, err := pread(o.f, p[n:], off+int64(n))
+		if errors.Is(err, syscall.EINVAL) && o.setDirect(false) == nil { // as in WriteAt
+			o.direct = false
+			more, err := o.f.ReadAt(p[n:], off+int64(n))
+			return n + more, err
+		}
+		if err != nil {
+			return n, &fs.PathError{Op: "read", Path: o.f.Name(), Err: err}
+		}
+		if n += got; got == 0 || got&(DirectUnit-1) != 0 {
+			break
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {

@@ -145,6 +145,17 @@ func (o *osFile) setDirect(on bool) error {
 	return err
 }
 
+// pread is one call to the system.
+func pread(f *os.File, p []byte, off int64) (int, error) {
+	defer runtime.KeepAlive(f)
+	for {
+		n, err := unix.Pread(int(f.Fd()), p, off)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
 func (osFS) Lock(name string) (func() error, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {

@@ -38,6 +38,8 @@ func (o *osFile) SetDirect() bool { return false }
 
 func (o *osFile) setDirect(bool) error { return errors.ErrUnsupported }
 
+func pread(*os.File, []byte, int64) (int, error) { return 0, errors.ErrUnsupported } // nothing is direct here
+
 // Lock creates the file exclusively: a file left behind by a crash must be removed by hand.
 func (osFS) Lock(name string) (func() error, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)

@@ -64,11 +64,11 @@ type File interface {
 	// WriteSync is WritevAt, and makes what it writes durable, as one call where the system can. What was written before may need a
 	// Sync of its own. After an error nothing is known of either.
 	WriteSync(bufs [][]byte, off int64) error
-	// SetDirect asks that what is written through this handle from now on goes to the disk without a copy in the system's
-	// cache, and reports whether it does; if not, nothing has changed. The offset of each write, and length and memory of each of its buffers must then
-	// be multiples of [DirectUnit], and nothing is read through the handle any more (through others it is). What is written is
-	// durable after Sync, as ever: the disk has a cache of its own. A system that agrees and refuses a write all the same gets
-	// that one and those after it through its cache.
+	// SetDirect asks that what is written and read through this handle from now on goes to the disk, and comes from it, without a
+	// copy in the system's cache, and reports whether it does; if not, nothing has changed. The offset of each write and read, and length and memory of
+	// each of its buffers must then be multiples of [DirectUnit]; the file may end in the middle of what is read. What is written is durable
+	// after Sync, as ever: the disk has a cache of its own. A system that agrees and refuses a write or a read all the same gets that
+	// one and those after it through its cache.
 	SetDirect() bool
 	// WriteCached is WritevAt through the system's cache, where SetDirect was agreed to as well: of any length, at any place. The two may
 	// follow each other in the same unit.
@@ -108,15 +108,7 @@ func AlignedUncleared(n int) []byte {
 	return b[at : at+n : at+n]
 }
 
-// DirectReads asks that what is read through this handle from now on comes from the disk without a copy in the system's cache, and reports
-// whether it does; if not, nothing has changed. Offset, length and memory of each ReadAt must then be multiples of [DirectUnit], and
-// nothing is written through the handle. What other handles have written is read as ever.
-func DirectReads(f File) bool {
-	o, ok := f.(*osFile)
-	return ok && o.SetDirect()
-}
-
-// aligned reports whether a write may be direct.
+// aligned reports whether a write or a read may be direct.
 func aligned(bufs [][]byte, off int64) bool {
 	for _, b := range bufs {
 		if len(b)&(DirectUnit-1) != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(b)))&(DirectUnit-1) != 0 {

@@ -190,6 +190,20 @@ func TestDirect(t *testing.T) {
 			if got, _ := read(t, f, x); got != string(want) {
 				t.Error("another handle reads other bytes")
 			}
+			in := Aligned(4 * DirectUnit)
+			if n, err := file.ReadAt(in, DirectUnit); n != 2*DirectUnit || !errors.Is(err, io.EOF) || !bytes.Equal(in[:n], b) {
+				t.Errorf("the last units are read as %d bytes, %v", n, err)
+			}
+			if n, err := file.ReadAt(in[:DirectUnit], 2*DirectUnit); n != DirectUnit || err != nil || !bytes.Equal(in[:n], b[DirectUnit:]) {
+				t.Errorf("the last unit is read as %d bytes, %v", n, err)
+			}
+			if n, err := file.ReadAt(in, 3*DirectUnit); n != 0 || !errors.Is(err, io.EOF) {
+				t.Errorf("behind the end there are %d bytes, %v", n, err)
+			}
+			must(t, file.Truncate(DirectUnit+100))
+			if n, err := file.ReadAt(in, 0); n != DirectUnit+100 || !errors.Is(err, io.EOF) || !bytes.Equal(in[:n], want[:n]) {
+				t.Errorf("of a file that ends within a unit %d bytes are read, %v", n, err)
+			}
 			if name != "os" {
 				for what, try := range map[string]func() error{
 					"at an odd place":   func() error { _, err := file.WriteAt(b, 512); return err },
@@ -199,7 +213,9 @@ func TestDirect(t *testing.T) {
 						_, err := file.WritevAt([][]byte{b[:512], b[512:]}, 0)
 						return err
 					},
-					"read": func() error { _, err := file.ReadAt(b, 0); return err },
+					"read at an odd place":  func() error { _, err := file.ReadAt(b, 512); return err },
+					"read of an odd length": func() error { _, err := file.ReadAt(b[:512], 0); return err },
+					"read to an odd place":  func() error { _, err := file.ReadAt(b[8:DirectUnit+8], 0); return err },
 				} {
 					if try() == nil {
 						t.Errorf("%s: went through", what)
@@ -266,6 +282,14 @@ func TestDirectRefusedLate(t *testing.T) {
 		"odd":   func(f File) error { _, err := f.WriteAt([]byte("odd"), 7); return err },
 		"odds":  func(f File) error { _, err := f.WritevAt([][]byte{[]byte("od"), []byte("d")}, 7); return err },
 		"zeros": func(f File) error { return zeroFill(f, 0, 2*DirectUnit) },
+		"read": func(f File) error {
+			b := make([]byte, 5)
+			n, err := f.ReadAt(b, 1)
+			if n != 5 || string(b) != "efore" {
+				return fmt.Errorf("read %q, %w", b[:n], err)
+			}
+			return nil
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			x := filepath.Join(t.TempDir(), "x")
@@ -288,31 +312,6 @@ func TestDirectRefusedLate(t *testing.T) {
 			}
 			must(t, file.Close())
 		})
-	}
-}
-
-// Direct reads bring what others have written, the end of a file within a unit, and, refused late, what is asked for all the same.
-func TestDirectReads(t *testing.T) {
-	x := filepath.Join(t.TempDir(), "x")
-	want := bytes.Repeat([]byte("0123456789"), 1000)
-	must(t, create(t, OS(), x, string(want)).Close())
-	file, err := OS().Open(x)
-	must(t, err)
-	defer file.Close()
-	if !DirectReads(file) {
-		t.Skip("this file system does not say that it takes direct reads")
-	}
-	b := AlignedUncleared(3 * DirectUnit)
-	for _, at := range []int64{0, DirectUnit} {
-		if n, err := file.ReadAt(b, at); err != io.EOF || string(b[:n]) != string(want[at:]) {
-			t.Fatalf("%d bytes from %d on, %v", n, at, err)
-		}
-	}
-	if n, err := file.ReadAt(b[:50], 33); err != nil || string(b[:n]) != string(want[33:83]) {
-		t.Fatalf("%q, %v", b[:n], err)
-	}
-	if f := create(t, NewMem(1), "x", "in memory"); DirectReads(f) {
-		t.Fatal("past a cache that there is none of")
 	}
 }
 
