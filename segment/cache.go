@@ -32,6 +32,8 @@ const maxForgetScan = 1 << 14
 // the budget. Safe for any goroutine.
 type Cache struct {
 	hits, misses atomic.Uint64
+	onward       atomic.Int64  // bytes that its logs have read ahead for consumers, beside the budget; see onwardBytes
+	reading      chan struct{} // one for each piece that is being read so
 
 	mu     sync.Mutex // guards what follows
 	budget int64
@@ -49,7 +51,9 @@ type cacheToken struct {
 }
 
 // NewCache makes a cache of budget bytes. A budget of 0 keeps only what is not durable.
-func NewCache(budget int64) *Cache { return &Cache{budget: budget} }
+func NewCache(budget int64) *Cache {
+	return &Cache{budget: budget, reading: make(chan struct{}, onwardReads)}
+}
 
 // Used is the number of bytes held.
 func (c *Cache) Used() int64 {

@@ -67,26 +67,36 @@ func (n *Loan) Return() {
 // take lends size bytes more, aligned as direct reads want them: head, and then anything. Nothing in the last piece is needed any more
 // after that, unless it is kept: then it is given back.
 func (n *Loan) take(size int, head []byte) []byte {
-	var mem *[]byte
-	if size <= mostLent {
-		class, full := lentClass(size)
-		if mem, _ = lentMemory[class].Get().(*[]byte); mem == nil {
-			fresh := vfs.AlignedUncleared(full)
-			mem = &fresh
-		}
-	} else {
-		fresh := vfs.AlignedUncleared(size)
-		mem = &fresh
-	}
-	copy(*mem, head)
+	p := lend(size)
+	copy(*p.mem, head)
+	n.adopt(p)
+	return (*p.mem)[:size:size]
+}
+
+// adopt is take for a piece that is there already.
+func (n *Loan) adopt(p piece) {
 	if k := len(n.pieces) - 1; k >= 0 && !n.pieces[k].kept {
 		n.size -= len(*n.pieces[k].mem)
 		n.pieces[k].giveBack()
 		n.pieces = n.pieces[:k]
 	}
-	n.pieces = append(n.pieces, piece{mem: mem})
-	n.size += len(*mem)
-	return (*mem)[:size:size]
+	n.pieces = append(n.pieces, p)
+	n.size += len(*p.mem)
+}
+
+// lend is a piece of at least size bytes.
+func lend(size int) piece {
+	if size > mostLent {
+		fresh := vfs.AlignedUncleared(size)
+		return piece{mem: &fresh}
+	}
+	class, full := lentClass(size)
+	mem, _ := lentMemory[class].Get().(*[]byte)
+	if mem == nil {
+		fresh := vfs.AlignedUncleared(full)
+		mem = &fresh
+	}
+	return piece{mem: mem}
 }
 
 // Lend is b in lent memory: for readers of what is in no log.

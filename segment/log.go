@@ -111,10 +111,11 @@ type Log struct {
 	// cleanGen is a generation that no cleaned file has; guarded by io.
 	cleanGen uint64
 
-	segmentBytes atomic.Int64  // Options.SegmentBytes, changeable
-	relaxed      atomic.Bool   // see SetRelaxed
-	busy         bool          // guarded by io: something was written since the log was last at rest
-	readAgain    atomic.Int64  // how many bytes more are read through the page cache; see pastCache
+	segmentBytes atomic.Int64 // Options.SegmentBytes, changeable
+	relaxed      atomic.Bool  // see SetRelaxed
+	busy         bool         // guarded by io: something was written since the log was last at rest
+	readAgain    atomic.Int64 // how many bytes more are read through the page cache; see pastCache
+	onward       onward
 	applied      atomic.Uint64 // entries up to here have been applied; 0: nobody says
 
 	// mu guards what follows. It is never held across I/O.

@@ -7,6 +7,8 @@
 
 package segment
 
+import "github.com/balsamq/balsa/internal/vfs"
+
 // Tests read less.
 var (
 	// leastPast is the least that is read past the page cache.
@@ -27,6 +29,19 @@ func (l *Log) pastCache(v *view, want *reading) bool {
 		return false
 	}
 	return l.readAgain.Load() <= 0
+}
+
+// directRead bounds one direct read: what else the disk has to do, syncs above all, waits for one that has begun.
+const directRead = 1 << 20
+
+// readDirect is f.ReadAt in parts that the disk has soon done with.
+func readDirect(f vfs.File, p []byte, off int64) (n int, err error) {
+	for n < len(p) && err == nil {
+		var k int
+		k, err = f.ReadAt(p[n:min(n+directRead, len(p))], off+int64(n))
+		n += k
+	}
+	return n, err
 }
 
 // noteRead notes that the file has been read up to pos, for a reader with lent memory.

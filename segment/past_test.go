@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/protocol"
@@ -120,6 +121,7 @@ func (f countedFile) SetDirect() bool {
 // Who reads on reads past the cache. Where something is read again, that log is read through it for a while, by those ahead, too: they
 // fill it for those behind.
 func TestPastCache(t *testing.T) {
+	keepOnward(t, time.Hour)
 	defer func(n int64) { sharedReads = n }(sharedReads)
 	sharedReads = 4 << 20
 	f := &counted{FS: vfs.NewMem(1)}
@@ -141,16 +143,20 @@ func TestPastCache(t *testing.T) {
 		}
 		next = Offset(protocol.Batch(batches[len(batches)-1]).NextOffset())
 		loan.Return()
-		return next, f.direct.Load() > 0
+		l.onward.wg.Wait()
+		return next, f.direct.Load() == f.all.Load()
 	}
 	ahead, behind, direct := Offset(0), Offset(0), false
 	for ahead < 100 {
-		if ahead, direct = read(ahead); !direct || f.direct.Load() < f.all.Load() {
+		if ahead, direct = read(ahead); !direct {
 			t.Fatalf("up to %d the first reader goes through the cache", ahead)
 		}
 	}
 	if behind, direct = read(behind); direct {
 		t.Fatal("what was read before is read past the cache")
+	}
+	if ahead, direct = read(ahead); !direct {
+		t.Fatal("what has been read already is read again")
 	}
 	through := int64(0)
 	for {
@@ -166,6 +172,7 @@ func TestPastCache(t *testing.T) {
 	if _, direct = read(behind); direct {
 		t.Fatal("what was read before is read past the cache")
 	}
+	ahead, _ = read(ahead) // what has been read already
 	if _, direct = read(ahead); direct {
 		t.Fatal("after that the reader ahead goes past the cache")
 	}

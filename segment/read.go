@@ -69,6 +69,9 @@ type reading struct {
 	// full says that the records of a frame of so many bytes are not wanted, nor what follows them; nil: all are.
 	full func(frame int) bool
 	done bool // it has said so
+	// next is what has been read already, from the entry on that the reader begins with; nil: nothing.
+	next *nextPiece
+	stop place // where it has stopped because of full
 }
 
 // inTail says whether the entry at i is in memory.
@@ -132,6 +135,9 @@ func (l *Log) walkAs(from, upTo raft.Index, want *reading, yield func(*record) b
 			return err
 		}
 		v.last = min(v.last, upTo)
+		if a := want.next; a != nil && a.seg == v.seg && a.index == from && a.pos <= v.size {
+			v.pos, v.index = a.pos, a.index
+		}
 		more := true
 		err = l.scan(v, want, func(r *record) bool {
 			if r.Index < from {
@@ -183,12 +189,7 @@ func (l *Log) noteReadDamage(err error) {
 // scan reads the frames of v in order, verifies each, and yields them until yield returns false. Frames are slices of
 // buffers that are never written again, or that want.loan lends.
 func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
-	f, err := l.fs.Open(path.Join(l.dir, v.name))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	direct := l.pastCache(&v, want) && f.SetDirect()
+	direct := l.pastCache(&v, want)
 	most := maxReadChunk
 	if want.loan != nil {
 		most = mostLent - 2*vfs.DirectUnit
@@ -197,6 +198,20 @@ func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 	at := 0 // of the next unread byte in buf
 	pos := v.pos
 	left := want.hint // of it, not read yet
+	if a := want.next; a != nil {
+		want.next = nil
+		want.loan.adopt(a.piece) // also if it is of no use: then the next piece takes its place
+		if a.seg == v.seg && a.index == v.index && a.pos == pos {
+			buf = a.buf[:min(int64(len(a.buf)), v.size-pos)]
+			left -= len(buf)
+		}
+	}
+	var f vfs.File // nil: nothing of it was needed yet
+	defer func() {
+		if f != nil {
+			f.Close()
+		}
+	}()
 	// have makes n bytes available at buf[at:].
 	have := func(n int) error {
 		kept := len(buf) - at
@@ -205,6 +220,13 @@ func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 		}
 		if int64(n) > v.size-pos {
 			return fmt.Errorf("%w: %s at %d: %d bytes where %d are left", ErrCorrupt, v.name, pos, n, v.size-pos)
+		}
+		if f == nil {
+			var err error
+			if f, err = l.fs.Open(path.Join(l.dir, v.name)); err != nil {
+				return err
+			}
+			direct = direct && f.SetDirect()
 		}
 		length := max(n, min(kept+max(left, readOn), most))
 		length = int(min(int64(length), v.size-pos))
@@ -224,7 +246,11 @@ func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 			next = vfs.Uncleared(size)
 			copy(next, buf[at:])
 		}
-		got, err := f.ReadAt(next[kept:], start+int64(kept))
+		read := f.ReadAt
+		if direct {
+			read = func(p []byte, off int64) (int, error) { return readDirect(f, p, off) }
+		}
+		got, err := read(next[kept:], start+int64(kept))
 		if got += kept - int(pos-start); got < n {
 			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
@@ -265,6 +291,9 @@ func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 				return err
 			}
 			if want.done = frameType(buf[at:]) == raft.EntryRecords; want.done {
+				if direct {
+					want.stop = place{v.seg, v.index, pos, v.size}
+				}
 				break // without a look at the rest: it may lie in no buffer yet
 			}
 		}
@@ -454,7 +483,13 @@ func (l *Log) ReadLent(from Offset, upTo raft.Index, maxBytes int, loan *Loan) (
 	l.opt.Cache.misses.Add(1)
 	c := collector{from: from, upTo: upTo, room: maxBytes}
 	want := reading{hint: l.readHint(maxBytes), loan: loan, full: c.full}
-	err := l.walkAs(max(at, 1), upTo, &want, func(r *record) bool {
+	at = max(at, 1)
+	if loan != nil {
+		if want.next = l.onward.take(from); want.next != nil {
+			at = want.next.index
+		}
+	}
+	err := l.walkAs(at, upTo, &want, func(r *record) bool {
 		had := len(c.batches)
 		more := c.collect(r)
 		if len(c.batches) > had {
@@ -465,6 +500,12 @@ func (l *Log) ReadLent(from Offset, upTo raft.Index, maxBytes int, loan *Loan) (
 		}
 		return more
 	})
+	if want.next != nil { // of an end that has been cut off
+		loan.adopt(want.next.piece)
+	}
+	if want.stop.seg != nil && err == nil {
+		l.readOn(from, c.next, want.stop, l.readHint(maxBytes))
+	}
 	if errors.Is(err, raft.ErrCompacted) && from >= l.StartOffset() { // cleaned meanwhile, and so in another place
 		if len(c.batches) > 0 {
 			return c.batches, nil
@@ -480,6 +521,7 @@ type collector struct {
 	upTo    raft.Index
 	room    int // bytes, what is in batches taken off
 	batches [][]byte
+	next    Offset // behind the last of batches
 }
 
 // full says that there is no room for the records of a frame of n bytes.
@@ -497,6 +539,7 @@ func (c *collector) collect(r *record) bool {
 	}
 	c.batches = append(c.batches, r.Payload)
 	c.room -= len(r.Payload)
+	c.next = r.next()
 	return true
 }
 

@@ -29,6 +29,7 @@ import (
 func Open(f vfs.FS, dir string, group raft.GroupID, o Options) (*Log, error) {
 	o.setDefaults()
 	l := &Log{fs: f, dir: path.Clean(dir), group: group, opt: o}
+	l.onward.used = &o.Cache.onward
 	l.segmentBytes.Store(o.SegmentBytes)
 	if err := makeDir(f, l.dir); err != nil {
 		return nil, fmt.Errorf("open log of group %d: %w", group, err)

@@ -795,6 +795,7 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.dropTail(l.last)
 	l.mu.Unlock()
+	l.onward.close()
 	l.opt.Cache.forget(l)
 	return err
 }
