@@ -132,6 +132,7 @@ var scalars = []scalar{
 	{name: "balsa_raft_stepdowns_total", help: "Leaderships of replicas here that ended: handed over, no answer from a quorum, or another was elected.", kind: counted, value: func(s *sample) float64 { return float64(s.host.StepDowns) }},
 	{name: "balsa_raft_handovers_total", help: "Leaderships given away because this broker's disk hung, was full or failed.", kind: counted, value: func(s *sample) float64 { return float64(s.host.HandedOver) }},
 	{name: "balsa_raft_proposals_total", help: "Proposals staged by leaders here: record batches, and commands to the metadata.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Proposals) }},
+	{name: "balsa_raft_gathered_total", help: "Turns of leaders here that left proposals to gather behind those on their way, as many groups waited for workers and syncs.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Gathered) }},
 	{name: "balsa_raft_overloaded_total", help: "Proposals and reads refused because a bound of their group was reached. Clients try again.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Overloaded) }},
 	{name: "balsa_raft_appended_entries_total", help: "Entries appended to logs here, as leader or follower.", kind: counted, value: func(s *sample) float64 { return float64(s.host.Appended) }},
 	{name: "balsa_raft_appended_bytes_total", help: "Bytes of these entries.", kind: counted, value: func(s *sample) float64 { return float64(s.host.AppendBytes) }},

@@ -120,7 +120,7 @@ func (n *node) start() {
 		Self: raft.Member{ID: n.id, Incarnation: n.inc}, Boot: n.boot, Workers: -1,
 		ElectionTimeout: electionTimeout, HeartbeatInterval: heartbeatInterval, ClockDrift: clockDrift,
 		MaxMessageBytes: w.shape.maxMessageBytes, MaxInflightMsgs: w.shape.maxInflight,
-		SnapshotChunk: w.shape.snapshotChunk, SnapshotRate: w.shape.snapshotRate,
+		Crowd: w.shape.crowd, SnapshotChunk: w.shape.snapshotChunk, SnapshotRate: w.shape.snapshotRate,
 		Clock: n, Transport: &link{net: w.net, node: n, life: n.life}, HardStates: hard,
 		Logger: slog.New(slog.DiscardHandler), Seed: w.rng.Uint64(),
 		OnFatal: func(err error) {

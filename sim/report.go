@@ -120,7 +120,7 @@ var coverage = []string{
 	"chunk doubled", "chunk lost", "follower behind the start taken in by a checkpoint", "log start moved", "log cut behind the start",
 	"snapshot offered after a reset",
 	"acknowledged ahead of the disk", "killed in place of a power cut", "may have lost what it acknowledged ahead of a sync", "power lost ahead of the disk, before an election",
-	"priorities set", "snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead", "votes asked for that come late",
+	"priorities set", "proposals gathered", "snapshot taken", "suspended inside a turn", "torn tail cut at recovery", "two nodes that believe to lead", "votes asked for that come late",
 }
 
 // rare is reached by a few seeds in a hundred at most, so that a change anywhere else moves it: that takes rareSeeds.
@@ -171,7 +171,7 @@ func (n *node) addCoverage() {
 		n    uint64
 		what string
 	}{
-		{s.SnapshotsSent, "snapshot sent"}, {s.SnapshotsResumed, "snapshot resumed"}, {s.SnapshotsBroken, "snapshot could not be taken in"}, {s.SnapshotsInstalled, "snapshot installed"}, {s.LeaseReads, "lease read"},
+		{s.SnapshotsSent, "snapshot sent"}, {s.SnapshotsResumed, "snapshot resumed"}, {s.SnapshotsBroken, "snapshot could not be taken in"}, {s.SnapshotsInstalled, "snapshot installed"}, {s.LeaseReads, "lease read"}, {s.Gathered, "proposals gathered"},
 		{s.Reads - min(s.Reads, s.LeaseReads), "read through ReadIndex"}, {s.GroupsWoken, "resting groups woken by a dead peer"},
 	} {
 		if c.n > 0 {

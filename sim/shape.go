@@ -26,6 +26,7 @@ type shape struct {
 	data            []bool // by group: its records are its data, see replica.cut
 	// relaxed, by group: it has relaxed durability; see faults_disk.go.
 	relaxed []bool
+	crowd   int // so many groups that wait make the others gather proposals; 0: the default, which is more than there are here
 	// weak is the one node whose disk may rot, lie or be lost; nil: none in this run. See faults_disk.go.
 	weak *node
 }
@@ -64,6 +65,9 @@ func (w *world) drawShape() {
 	some := rng.Float64() < relaxedShare
 	for range w.opts.Groups {
 		s.relaxed = append(s.relaxed, w.opts.Relaxed || some && rng.IntN(3) > 0)
+	}
+	if newRand(w.opts.Seed, 0x63726f7764).IntN(2) == 0 {
+		s.crowd = 1
 	}
 	for range w.opts.Groups {
 		n := min(3, w.opts.Nodes)

@@ -60,6 +60,7 @@ type Group struct {
 	resting    bool // SetResting(true) is in force
 	full       bool
 	heldBack   bool // proposals wait in the inbox, see holdsBack
+	gather     gathering
 	waiting    pendingQueue
 	local      pendingQueue
 	repeats    []pendingProposal // waiting for an earlier entry's application

@@ -62,7 +62,7 @@ type counters struct {
 	pairHeartbeats, pairAnswers, pairRefused, pairStalled, pairLost, woken                      atomic.Uint64
 	snapTaken, snapSent, snapInstalled, snapResumed, snapBroken                                 atomic.Uint64
 	snapBytesOut, snapBytesIn, badChunks                                                        atomic.Uint64
-	overloaded, appended, appendBytes, behindBytes                                              atomic.Uint64
+	overloaded, gathered, appended, appendBytes, behindBytes                                    atomic.Uint64
 	preVotes, elections, electionsWon, leaderChanges, stepDowns                                 atomic.Uint64
 }
 
@@ -232,7 +232,7 @@ func (h *Host) Stats() Stats {
 		BadFrames: c.badFrames.Load(), Throttled: c.throttled.Load(), Muted: c.muted.Load(), HandedOver: c.handedOver.Load(),
 		PairHeartbeats: c.pairHeartbeats.Load(), PairAnswers: c.pairAnswers.Load(), PairRefused: c.pairRefused.Load(),
 		PairStalled: c.pairStalled.Load(), PairSessionLost: c.pairLost.Load(), GroupsWoken: c.woken.Load(),
-		Overloaded: c.overloaded.Load(), Appended: c.appended.Load(), AppendBytes: c.appendBytes.Load(),
+		Overloaded: c.overloaded.Load(), Gathered: c.gathered.Load(), Appended: c.appended.Load(), AppendBytes: c.appendBytes.Load(),
 		BehindBytes: c.behindBytes.Load(),
 		PreVotes:    c.preVotes.Load(), Elections: c.elections.Load(), ElectionsWon: c.electionsWon.Load(),
 		LeaderChanges: c.leaderChanges.Load(), StepDowns: c.stepDowns.Load(),

@@ -121,6 +121,7 @@ type inbox struct {
 	chunks    int   // evChunk in b.events
 	props     int   // proposals in b.props and held
 	propBytes int64 // and their payloads
+	gathers   bool  // proposals are no reason for a turn yet: see gather
 	stop      error // set: nothing is accepted any more; why
 	installed *installResult
 }
@@ -167,8 +168,11 @@ func (in *inbox) pushProposal(h *Host, g *Group, p *Proposal) error {
 	}
 	b := in.batchLocked()
 	b.props = append(b.props, p)
+	wait := in.gathers && !in.worthARoundLocked()
 	in.mu.Unlock()
-	h.schedule(g)
+	if !wait {
+		h.schedule(g)
+	}
 	return nil
 }
 
@@ -228,7 +232,7 @@ func (in *inbox) take() (b *batch, held []*Proposal) {
 	in.mu.Lock()
 	b, in.b = in.b, nil
 	held, in.held = in.held, nil
-	in.msgBytes, in.chunks = 0, 0
+	in.msgBytes, in.chunks, in.gathers = 0, 0, false
 	in.mu.Unlock()
 	return b, held
 }

@@ -112,6 +112,7 @@ type Options struct {
 	MaxInboxBytes     int64 // per group: frames in waiting messages, and payloads in waiting proposals; default 64 MiB
 	MaxInboxProposals int   // per group, then ErrOverloaded; default 16384
 	MaxReads          int   // per group: reads waiting; default 16384
+	Crowd             int   // with so many groups waiting for a worker or a sync, each gathers proposals while others of it are on their way; default 48
 	MaxUnsynced       int64 // with more unsynced bytes a follower drops further appends, and a leader takes no proposals; default 64 MiB
 	MaxSnapshotBytes  int64 // a snapshot larger than this is neither sent nor taken in; default 1 GiB
 	SnapshotSends     int   // snapshots being sent at once by this host; default 2
@@ -159,6 +160,7 @@ func (o *Options) setDefaults() error {
 	defaultTo(&o.MaxInboxBytes, 64<<20)
 	defaultTo(&o.MaxInboxProposals, 16384)
 	defaultTo(&o.MaxReads, 16384)
+	defaultTo(&o.Crowd, 48)
 	defaultTo(&o.MaxUnsynced, 64<<20)
 	defaultTo(&o.MaxSnapshotBytes, 1<<30)
 	defaultTo(&o.SnapshotSends, 2)
@@ -253,6 +255,7 @@ type Stats struct {
 	NoSpace     uint64
 	Proposals   uint64
 	Overloaded  uint64 // proposals and reads refused because a bound was reached
+	Gathered    uint64 // turns that left proposals to wait for more: see Options.Crowd
 	Appended    uint64 // entries appended to logs
 	AppendBytes uint64 // and the bytes of their frames
 	BehindBytes uint64 // of entries sent to members that were behind, at their pace

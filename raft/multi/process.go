@@ -28,6 +28,7 @@ func (g *Group) process(w *worker) (more bool) {
 		return false
 	}
 	b, held := g.in.take()
+	g.gather.until = 0 // what was gathered is judged anew
 	if g.failed != nil {
 		g.failBatch(b, held, failedError(g.failed))
 		return false
@@ -188,6 +189,9 @@ func (g *Group) arm() {
 	}
 	if g.syncAt != 0 {
 		at = min(at, g.syncAt)
+	}
+	if g.gather.until != 0 {
+		at = min(at, g.gather.until)
 	}
 	if g.heirUntil != 0 {
 		at = min(at, g.heirUntil)

@@ -123,6 +123,10 @@ func (g *Group) stageAll(w *worker, now raft.Time, held, fresh []*Proposal) (mor
 			}
 			break
 		}
+		if batches == 0 && g.gathers(now) {
+			g.in.gather(held, fresh)
+			return false
+		}
 		g.stageBatch(w, now, term, index, next, advance)
 	}
 	var rest []*Proposal
@@ -223,6 +227,7 @@ func (g *Group) completeApplied(entries []raft.Entry, results []any) {
 		now = g.h.now()
 		if p.staged != 0 {
 			g.h.paceLive(now, now-p.staged+g.waited)
+			g.gather.ended, g.gather.took = now, now-p.staged
 		}
 	}
 	for p := g.waiting.first(); p != nil && p.index <= last; p = g.waiting.first() {

@@ -134,7 +134,7 @@ func (g *Group) apply(entries []raft.Entry) {
 	if every := g.snapshotEvery.Load(); every > 0 && g.appliedBytes >= every {
 		g.takeSnapshot()
 	}
-	if g.heldBack {
+	if g.heldBack || g.gather.until != 0 {
 		g.h.schedule(g) // there may be room now for what was held back
 	}
 }
@@ -175,7 +175,7 @@ func (g *Group) roleChanged(now raft.Time) {
 	} else if lost {
 		g.failReads(g.notLeader())
 	}
-	if g.heldBack {
+	if g.heldBack || g.gather.until != 0 {
 		g.h.schedule(g)
 	}
 	if s.Role == raft.Leader {

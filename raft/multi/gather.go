@@ -1,0 +1,85 @@
+// Gathering proposals, by Nagle's rule. What a commit costs (a turn and a sync at each of three brokers, two messages and their answers) hardly
+// depends on how many entries it is for. Where hundreds of groups are written to at once, all of them wait for processors and disks, and a group that
+// has its entries committed one by one only lengthens the queues that it stands in itself. So where many groups wait (Options.Crowd), each takes
+// what is proposed in rounds: while one is on its way, and for as long again, up to roundRest, what comes waits in the inbox. Where they do not,
+// nothing waits: an entry more in the pipeline then costs nobody anything, and somebody waits for it.
+
+package multi
+
+import (
+	"time"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+const (
+	// gatherBytes and gatherProposals are a round that is worth its price: more is not waited for.
+	gatherBytes     = 256 << 10
+	gatherProposals = maxStageBatch
+	// gatherPatience bounds the wait for a round: a commit that takes longer may take for ever.
+	gatherPatience = raft.Time(250 * time.Millisecond)
+	// roundRest bounds the rest between two rounds. One that is shorter than gatherTick is not worth a timer.
+	roundRest  = raft.Time(50 * time.Millisecond)
+	gatherTick = raft.Time(4 * time.Millisecond)
+)
+
+// gathering is what a group knows of its rounds.
+type gathering struct {
+	until raft.Time // proposals wait in the inbox until then at most; 0: none do
+	ended raft.Time // the last round
+	took  raft.Time
+}
+
+// gathers decides whether the proposals in the inbox wait for others.
+func (g *Group) gathers(now raft.Time) bool {
+	p := g.waiting.first()
+	if q := g.local.first(); p == nil || q != nil && q.staged < p.staged {
+		p = q
+	}
+	var until raft.Time
+	switch {
+	case g.full || g.in.worthARound():
+	case p != nil && p.staged != 0:
+		until = p.staged + gatherPatience
+	case p == nil && g.gather.took >= gatherTick:
+		until = g.gather.ended + min(g.gather.took, roundRest)
+		until = (until + gatherTick - 1) / gatherTick * gatherTick // with those of other groups: one wake-up
+	}
+	if now >= until || !g.h.crowded() {
+		return false
+	}
+	g.gather.until = until
+	g.h.stats.gathered.Add(1)
+	return true
+}
+
+// crowded: as many groups wait for a worker, or for a sync, as make gathering worth while.
+func (h *Host) crowded() bool {
+	h.runq.mu.Lock()
+	n := h.runq.n
+	h.runq.mu.Unlock()
+	if n < h.o.Crowd {
+		h.flusher.mu.Lock()
+		n += len(h.flusher.queue) + len(h.flusher.running)
+		h.flusher.mu.Unlock()
+	}
+	return n >= h.o.Crowd
+}
+
+// worthARoundLocked: there are as many proposals as are worth one.
+func (in *inbox) worthARoundLocked() bool {
+	return in.propBytes >= gatherBytes || in.props >= gatherProposals
+}
+
+func (in *inbox) worthARound() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.worthARoundLocked()
+}
+
+// gather puts back what a turn has taken out. More of it is no reason for another turn, until there is enough.
+func (in *inbox) gather(held, fresh []*Proposal) {
+	in.mu.Lock()
+	in.held, in.gathers = append(held, fresh...), true
+	in.mu.Unlock()
+}

@@ -1,0 +1,136 @@
+// Tests of gathering: that proposals wait where many groups do, for as long as they should and no longer, and nowhere else.
+
+package multi
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/balsamq/balsa/raft"
+)
+
+// gatherSim is a cluster of three whose leader of group 1 has a round on its way: its own sync, which stays undone, makes a crowd of one.
+func gatherSim(t *testing.T, crowd int) (s *sim, g *Group, first *result) {
+	s = newSim(t, 5, 3, 1, func(o *Options, _ *GroupConfig) { o.Crowd = crowd })
+	l := s.waitLeader(1)
+	s.run(simET, nil)
+	g = s.group(l, 1)
+	s.nodes[l].slow = true
+	first = s.propose(g, "first")
+	g.h.Run()
+	if got := g.log.LastIndex(); got != g.r.Status().Last || got == g.r.Status().Commit {
+		t.Fatalf("the first proposal is not on its way: last %d, commit %d", got, g.r.Status().Commit)
+	}
+	return s, g, first
+}
+
+func TestGathering(t *testing.T) {
+	s, g, first := gatherSim(t, 1)
+	last := g.log.LastIndex()
+	var rest []*result
+	for i := range 5 {
+		rest = append(rest, s.propose(g, fmt.Sprintf("rest %d", i)))
+		if turns := g.h.Run(); i > 0 && turns != 0 {
+			t.Fatalf("proposal %d of those that gather took %d turns", i, turns)
+		}
+	}
+	if got := g.log.LastIndex(); got != last || g.h.Stats().Gathered == 0 {
+		t.Fatalf("last index %d while a round is on its way, want %d; %d turns gathered", got, last, g.h.Stats().Gathered)
+	}
+	messages := 0
+	s.message = func(m *raft.Message) bool {
+		if m.Type == raft.MsgApp && len(m.Entries) > 0 && m.Entries[0].Index > last {
+			messages++
+		}
+		return true
+	}
+	s.nodes[g.h.o.Self.ID-1].slow = false
+	s.until("the end of all", func() bool {
+		for _, r := range rest {
+			if !r.ended() {
+				return false
+			}
+		}
+		return true
+	})
+	for i, r := range append(rest, first) {
+		if r.o.Err != nil || i < len(rest) && r.o.Index != last+1+raft.Index(i) {
+			t.Fatalf("proposal %d ended with %+v", i, r.o)
+		}
+	}
+	if messages != 2 {
+		t.Fatalf("%d messages with what had gathered, want one for each follower", messages)
+	}
+}
+
+// A few groups wait for nothing.
+func TestNoCrowdNoGathering(t *testing.T) {
+	s, g, _ := gatherSim(t, 0)
+	last := g.log.LastIndex()
+	s.propose(g, "second")
+	if g.h.Run(); g.log.LastIndex() != last+1 || g.h.Stats().Gathered != 0 {
+		t.Fatalf("last index %d, want %d", g.log.LastIndex(), last+1)
+	}
+}
+
+// A round that does not end is not waited for.
+func TestGatheringEnds(t *testing.T) {
+	s, g, _ := gatherSim(t, 1)
+	last := g.log.LastIndex()
+	s.propose(g, "second")
+	s.run(time.Duration(gatherPatience)/2, nil)
+	if got := g.log.LastIndex(); got != last {
+		t.Fatalf("last index %d after half of its patience, want %d", got, last)
+	}
+	s.run(time.Duration(gatherPatience), nil)
+	if got := g.log.LastIndex(); got != last+1 {
+		t.Fatalf("last index %d after its patience, want %d", got, last+1)
+	}
+}
+
+// What is a round by itself does not wait.
+func TestGatheredEnough(t *testing.T) {
+	s, g, _ := gatherSim(t, 1)
+	last := g.log.LastIndex()
+	s.propose(g, "small")
+	g.h.Run()
+	s.propose(g, strings.Repeat("x", gatherBytes))
+	if g.h.Run(); g.log.LastIndex() != last+2 {
+		t.Fatalf("last index %d with enough bytes, want %d", g.log.LastIndex(), last+2)
+	}
+	for range gatherProposals - 1 {
+		s.propose(g, "one of many")
+		g.h.Run()
+	}
+	if got := g.log.LastIndex(); got != last+2 {
+		t.Fatalf("last index %d with not quite enough proposals, want %d", got, last+2)
+	}
+	s.propose(g, "the last of many")
+	if g.h.Run(); g.log.LastIndex() != last+2+gatherProposals {
+		t.Fatalf("last index %d with enough proposals, want %d", g.log.LastIndex(), last+2+gatherProposals)
+	}
+}
+
+// Nobody waits for ever for a leader that is deposed.
+func TestGatheredOnDeposedLeader(t *testing.T) {
+	s, g, first := gatherSim(t, 1)
+	old := g.h.o.Self.ID
+	gathered := s.propose(g, "gathered")
+	for _, n := range s.nodes {
+		if n.id != old {
+			s.cut[[2]raft.NodeID{old, n.id}], s.cut[[2]raft.NodeID{n.id, old}] = true, true
+		}
+	}
+	s.until("another leader", func() bool {
+		l := s.leader(1)
+		return l >= 0 && s.nodes[l].id != old && g.r.Status().Role != raft.Leader
+	})
+	clear(s.cut)
+	s.nodes[old-1].slow = false
+	s.until("the end of both", func() bool { return first.ended() && gathered.ended() })
+	if first.o.Err == nil || gathered.o.Err == nil {
+		t.Fatalf("proposals that nobody but a deposed leader has seen ended with %+v and %+v", first.o, gathered.o)
+	}
+}
