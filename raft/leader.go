@@ -331,3 +331,34 @@ func (r *Raft) uncoverAll() {
 		}
 	}
 }
+
+// Commit is the commit index.
+func (r *Raft) Commit() Index { return r.commit }
+
+// Lacks is how many members have to report more, by their answers or, this one, by its sync, before anything can be committed that is not;
+// 0: any report may make a difference.
+func (r *Raft) Lacks() int {
+	if r.role != Leader || r.commit == r.last || r.commit < r.termStart || r.transferee != 0 || len(r.reads) > 0 {
+		return 0
+	}
+	for _, p := range r.peers {
+		if p.State != Replicate || p.Learner || p.Next <= r.last {
+			return 0 // more is to be sent when it answers
+		}
+	}
+	lack := func(members []Member) int {
+		n := len(members)/2 + 1
+		for _, m := range members {
+			if r.reached(m) > r.commit {
+				n--
+			}
+		}
+		return n
+	}
+	c := r.conf()
+	n := lack(c.Voters)
+	if c.Joint() {
+		n = max(n, lack(c.Outgoing))
+	}
+	return max(n, 0)
+}

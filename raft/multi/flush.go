@@ -14,6 +14,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/balsamq/balsa/internal/vfs"
@@ -54,11 +55,12 @@ const (
 type flusher struct {
 	mu      sync.Mutex // protects all below, Group.fl and Host.snapshotSends
 	cond    sync.Cond
-	eager   int       // with fewer logs running, none waits
-	typical raft.Time // what a Sync takes, on average, most of all the last eight
-	remind  bool      // a timer will signal cond
-	queue   []*Group  // each at most once
-	running []*Group  // at most maxSyncBatch for each of them
+	eager   int          // with fewer logs running, none waits
+	typical raft.Time    // what a Sync takes, on average, most of all the last eight
+	remind  bool         // a timer will signal cond
+	queue   []*Group     // each at most once
+	running []*Group     // at most maxSyncBatch for each of them
+	logs    atomic.Int64 // how many are in queue or running, for who looks in passing
 	closed  bool
 	moved   raft.Time       // when a Sync last ended: a queue that moves is long, and nothing hangs
 	waiting []*snapshotSend // sends over Options.SnapshotSends; at most one per group and follower
@@ -79,6 +81,7 @@ func (f *flusher) enqueueLocked(g *Group, clock Clock) {
 		g.fl.since = clock.Now()
 	}
 	f.queue = append(f.queue, g)
+	f.logs.Add(1)
 	f.wakeLocked(clock)
 }
 
@@ -163,6 +166,7 @@ func (f *flusher) dropRunningLocked(g *Group) {
 
 func (f *flusher) finishLocked(g *Group, clock Clock) {
 	f.dropRunningLocked(g)
+	f.logs.Add(-1)
 	g.fl.running, g.fl.alone = false, false
 	if g.fl.want || len(g.fl.jobs) > 0 {
 		f.enqueueLocked(g, clock)
@@ -317,6 +321,7 @@ func (h *Host) flushIdle(g *Group) bool {
 		for i, q := range f.queue {
 			if q == g {
 				f.queue = append(f.queue[:i], f.queue[i+1:]...)
+				f.logs.Add(-1)
 				break
 			}
 		}

@@ -30,6 +30,13 @@ type gathering struct {
 	took  raft.Time
 }
 
+// lazy is what a turn leaves in the inbox of a leader that gathers: what is no reason for the next one.
+type lazy struct {
+	on     bool
+	spare  int        // so many reports of progress, answers and own syncs, cannot commit anything yet
+	commit raft.Index // answers up to here are late
+}
+
 // gathers decides whether the proposals in the inbox wait for others.
 func (g *Group) gathers(now raft.Time) bool {
 	p := g.waiting.first()
@@ -49,21 +56,12 @@ func (g *Group) gathers(now raft.Time) bool {
 		return false
 	}
 	g.gather.until = until
-	g.h.stats.gathered.Add(1)
 	return true
 }
 
 // crowded: as many groups wait for a worker, or for a sync, as make gathering worth while.
 func (h *Host) crowded() bool {
-	h.runq.mu.Lock()
-	n := h.runq.n
-	h.runq.mu.Unlock()
-	if n < h.o.Crowd {
-		h.flusher.mu.Lock()
-		n += len(h.flusher.queue) + len(h.flusher.running)
-		h.flusher.mu.Unlock()
-	}
-	return n >= h.o.Crowd
+	return h.runq.waiting.Load()+h.flusher.logs.Load() >= int64(h.o.Crowd)
 }
 
 // worthARoundLocked: there are as many proposals as are worth one.
@@ -75,6 +73,47 @@ func (in *inbox) worthARound() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.worthARoundLocked()
+}
+
+// beLazy ends the turn of a leader that waits for a round, its own or the next: of three members' reports the second one
+// commits, so that the first and the third are no reason for a turn, nor is what is proposed meanwhile.
+func (g *Group) beLazy(now raft.Time) {
+	p := g.waiting.first()
+	if p == nil && g.gather.until == 0 || g.local.first() != nil || g.heldBack || g.full || g.retryAt != 0 || !g.h.crowded() {
+		return
+	}
+	l := lazy{on: true}
+	if l.commit = g.r.Commit(); g.applied == l.commit {
+		l.spare = max(0, g.r.Lacks()-1)
+	}
+	if p != nil && p.staged != 0 && g.gather.until == 0 && now < p.staged+gatherPatience {
+		g.gather.until = p.staged + gatherPatience
+	}
+	g.in.mu.Lock()
+	if b := g.in.b; b == nil || len(b.props) == 0 {
+		g.in.gathers = g.gather.until != 0
+	}
+	if g.in.b == nil {
+		g.in.lazy = l
+	}
+	g.in.mu.Unlock()
+}
+
+// progressLocked: a report is no reason for a turn.
+func (in *inbox) progressLocked() bool {
+	if in.lazy.spare == 0 {
+		return false
+	}
+	in.lazy.spare--
+	return true
+}
+
+// lateLocked: an answer is no reason for a turn.
+func (in *inbox) lateLocked(m *raft.Message) bool {
+	if !in.lazy.on || m.Type != raft.MsgAppResp || m.Reject {
+		return false
+	}
+	return m.Index <= in.lazy.commit || in.progressLocked()
 }
 
 // gather puts back what a turn has taken out. More of it is no reason for another turn, until there is enough.

@@ -277,6 +277,8 @@ type runQueue struct {
 	head   int
 	n      int
 	closed bool
+
+	waiting atomic.Int64 // n, for who looks in passing
 }
 
 func (q *runQueue) init() {
@@ -294,6 +296,7 @@ func (q *runQueue) pushLocked(g *Group, now raft.Time) {
 	}
 	q.ring[(q.head+q.n)&(len(q.ring)-1)] = g
 	q.n++
+	q.waiting.Store(int64(q.n))
 	g.sched = schedQueued
 	g.queuedAt = now
 }
@@ -326,6 +329,7 @@ func (q *runQueue) pop(wait bool) *Group {
 	q.ring[q.head] = nil
 	q.head = (q.head + 1) & (len(q.ring) - 1)
 	q.n--
+	q.waiting.Store(int64(q.n))
 	g.sched, g.queued = schedRunning, g.queuedAt
 	return g
 }

@@ -121,6 +121,7 @@ type inbox struct {
 	chunks    int   // evChunk in b.events
 	props     int   // proposals in b.props and held
 	propBytes int64 // and their payloads
+	lazy      lazy
 	gathers   bool  // proposals are no reason for a turn yet: see gather
 	stop      error // set: nothing is accepted any more; why
 	installed *installResult
@@ -147,8 +148,11 @@ func (in *inbox) pushMessage(h *Host, g *Group, m *raft.Message) bool {
 	}
 	b.msgs = append(b.msgs, *m)
 	in.msgBytes += size
+	wait := in.lateLocked(m)
 	in.mu.Unlock()
-	h.schedule(g)
+	if !wait {
+		h.schedule(g)
+	}
 	return true
 }
 
@@ -170,7 +174,9 @@ func (in *inbox) pushProposal(h *Host, g *Group, p *Proposal) error {
 	b.props = append(b.props, p)
 	wait := in.gathers && !in.worthARoundLocked()
 	in.mu.Unlock()
-	if !wait {
+	if wait {
+		h.stats.gathered.Add(1)
+	} else {
 		h.schedule(g)
 	}
 	return nil
@@ -207,8 +213,11 @@ func (in *inbox) pushEvent(h *Host, g *Group, e event) error {
 	}
 	b := in.batchLocked()
 	b.events = append(b.events, e)
+	wait := e.kind == evSynced && e.err == nil && in.progressLocked()
 	in.mu.Unlock()
-	h.schedule(g)
+	if !wait {
+		h.schedule(g)
+	}
 	return nil
 }
 
@@ -232,7 +241,7 @@ func (in *inbox) take() (b *batch, held []*Proposal) {
 	in.mu.Lock()
 	b, in.b = in.b, nil
 	held, in.held = in.held, nil
-	in.msgBytes, in.chunks, in.gathers = 0, 0, false
+	in.msgBytes, in.chunks, in.gathers, in.lazy = 0, 0, false, lazy{}
 	in.mu.Unlock()
 	return b, held
 }

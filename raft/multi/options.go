@@ -255,7 +255,7 @@ type Stats struct {
 	NoSpace     uint64
 	Proposals   uint64
 	Overloaded  uint64 // proposals and reads refused because a bound was reached
-	Gathered    uint64 // turns that left proposals to wait for more: see Options.Crowd
+	Gathered    uint64 // proposals that waited for others on their way: see Options.Crowd
 	Appended    uint64 // entries appended to logs
 	AppendBytes uint64 // and the bytes of their frames
 	BehindBytes uint64 // of entries sent to members that were behind, at their pace

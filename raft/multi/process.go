@@ -113,6 +113,7 @@ func (g *Group) process(w *worker) (more bool) {
 	g.campaignOver(now)
 	g.coverIdle(now)
 	g.publish()
+	g.beLazy(now)
 	g.arm()
 	return more && !g.blocked
 }
