@@ -72,34 +72,34 @@ func (f *flusher) init(flushers int) {
 	f.eager = min(flushers, max(eagerLeast, eagerPerCore*runtime.GOMAXPROCS(0)))
 }
 
-func (f *flusher) enqueueLocked(g *Group, clock Clock) {
+func (f *flusher) enqueueLocked(g *Group, now raft.Time) {
 	if g.fl.queued || g.fl.running {
 		return // finish puts it back
 	}
 	g.fl.queued = true
 	if g.fl.since = 0; g.fl.want {
-		g.fl.since = clock.Now()
+		g.fl.since = now
 	}
 	f.queue = append(f.queue, g)
 	f.logs.Add(1)
-	f.wakeLocked(clock)
+	f.wakeLocked(now)
 }
 
 // patienceLocked is how long a log waits for one of the eager flushers.
 func (f *flusher) patienceLocked() raft.Time { return min(max(f.typical, minPatience), maxPatience) }
 
 // dueLocked is in what time the first of the queue may be taken; 0: now. Snapshot work waits for nothing.
-func (f *flusher) dueLocked(clock Clock) raft.Time {
+func (f *flusher) dueLocked(now raft.Time) raft.Time {
 	since := f.queue[0].fl.since
 	if len(f.running) < f.eager || since == 0 || f.closed {
 		return 0
 	}
-	return max(0, since+f.patienceLocked()-clock.Now())
+	return max(0, since+f.patienceLocked()-now)
 }
 
 // wakeLocked sees to it that a flusher looks at the queue when it may take something. One that ends a Sync looks by itself.
-func (f *flusher) wakeLocked(clock Clock) {
-	if due := f.dueLocked(clock); due == 0 || f.eager == 0 {
+func (f *flusher) wakeLocked(now raft.Time) {
+	if due := f.dueLocked(now); due == 0 || f.eager == 0 {
 		f.cond.Signal()
 	} else {
 		f.remindLocked(due)
@@ -120,20 +120,20 @@ func (f *flusher) remindLocked(due raft.Time) {
 }
 
 // requestSync asks for a Sync that begins from now on.
-func (h *Host) requestSync(g *Group) {
+func (h *Host) requestSync(g *Group, now raft.Time) {
 	h.flusher.mu.Lock()
 	g.fl.want = true
 	if (g.fl.queued || g.fl.working) && g.fl.since == 0 {
-		g.fl.since = h.now()
+		g.fl.since = now
 	}
-	h.flusher.enqueueLocked(g, h.o.Clock)
+	h.flusher.enqueueLocked(g, now)
 	h.flusher.mu.Unlock()
 }
 
 func (h *Host) addJob(g *Group, run func(*Group)) {
 	h.flusher.mu.Lock()
 	g.fl.jobs = append(g.fl.jobs, job{run})
-	h.flusher.enqueueLocked(g, h.o.Clock)
+	h.flusher.enqueueLocked(g, h.now())
 	h.flusher.mu.Unlock()
 }
 
@@ -164,12 +164,12 @@ func (f *flusher) dropRunningLocked(g *Group) {
 	}
 }
 
-func (f *flusher) finishLocked(g *Group, clock Clock) {
+func (f *flusher) finishLocked(g *Group, now raft.Time) {
 	f.dropRunningLocked(g)
 	f.logs.Add(-1)
 	g.fl.running, g.fl.alone = false, false
 	if g.fl.want || len(g.fl.jobs) > 0 {
-		f.enqueueLocked(g, clock)
+		f.enqueueLocked(g, now)
 	}
 }
 
@@ -181,7 +181,7 @@ func (h *Host) flushLoop() {
 	for {
 		for !f.closed {
 			if len(f.queue) > 0 {
-				due := f.dueLocked(h.o.Clock)
+				due := f.dueLocked(h.now())
 				if due == 0 {
 					break
 				}
@@ -197,7 +197,7 @@ func (h *Host) flushLoop() {
 		g, sync, jobs := f.popLocked(0, now)
 		many := sync && len(jobs) == 0 && b.gatherLocked(g, now)
 		if len(f.queue) > 0 {
-			f.wakeLocked(h.o.Clock) // there was one signal for this one, and others may be due by now
+			f.wakeLocked(now) // there was one signal for this one, and others may be due by now
 		}
 		f.mu.Unlock()
 		if many {
@@ -227,7 +227,7 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 	}
 	h.flusher.mu.Lock()
 	g.fl.working = false
-	h.flusher.finishLocked(g, h.o.Clock)
+	h.flusher.finishLocked(g, h.now())
 	closing := g.closing.Load()
 	h.flusher.mu.Unlock()
 	if closing {
@@ -253,7 +253,7 @@ func (h *Host) synced(g *Group, began, now raft.Time, bytes int64, ticket raft.T
 	h.flusher.moved = now
 	h.flusher.typical += (now - g.fl.began - h.flusher.typical) / 8
 	h.flusher.mu.Unlock()
-	_ = g.in.pushEvent(h, g, event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
+	_ = g.in.pushEventAt(h, g, event{kind: evSynced, ticket: ticket, err: err}, now) // refused: the group has stopped
 }
 
 const (

@@ -130,7 +130,7 @@ func (b *batcher) flush() {
 	}
 	if len(b.back) > 0 {
 		h.flusher.mu.Lock()
-		h.flusher.putBackLocked(b.back, h.o.Clock)
+		h.flusher.putBackLocked(b.back, h.now())
 		h.flusher.mu.Unlock()
 	}
 	b.batch.WriteSync(b.writes, func(at []int) {
@@ -140,7 +140,7 @@ func (b *batcher) flush() {
 			ticket, err := s.log.EndSync(b.writes[i].Err)
 			h.synced(s.g, began, now, s.bytes, ticket, err)
 		}
-		b.letGo(at)
+		b.letGo(at, now)
 	})
 	clear(b.groups)
 	clear(b.syncs)
@@ -149,11 +149,11 @@ func (b *batcher) flush() {
 }
 
 // letGo ends this flusher's work for logs whose Sync is done: for all at once, so that they can be a batch again.
-func (b *batcher) letGo(at []int) {
+func (b *batcher) letGo(at []int, now raft.Time) {
 	h := b.h
 	h.flusher.mu.Lock()
 	for _, i := range at {
-		h.flusher.finishLocked(b.syncs[i].g, h.o.Clock)
+		h.flusher.finishLocked(b.syncs[i].g, now)
 	}
 	h.flusher.mu.Unlock()
 	for _, i := range at {
@@ -164,11 +164,11 @@ func (b *batcher) letGo(at []int) {
 }
 
 // putBackLocked gives groups that were taken to another flusher, before all that wait.
-func (f *flusher) putBackLocked(gs []*Group, clock Clock) {
+func (f *flusher) putBackLocked(gs []*Group, now raft.Time) {
 	for _, g := range gs {
 		f.dropRunningLocked(g)
 		g.fl.running, g.fl.queued, g.fl.want = false, true, true
 	}
 	f.queue = slices.Insert(f.queue, 0, gs...)
-	f.wakeLocked(clock)
+	f.wakeLocked(now)
 }

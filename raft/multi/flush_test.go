@@ -25,7 +25,7 @@ func TestExtraFlushersWaitTheirTurn(t *testing.T) {
 	f.queue = []*Group{g}
 	due := func(running int) raft.Time {
 		f.running = make([]*Group, running)
-		return f.dueLocked(clock)
+		return f.dueLocked(clock.Now())
 	}
 	for _, c := range []struct {
 		what    string

@@ -163,6 +163,7 @@ func (h *Host) sorted(wanted func(*Group) bool) []*Group {
 // Entries are verified here, by whoever has just read them from the network, and not by a worker some time later: the bytes are still
 // in the processor's cache, and the groups' turns stay short.
 func (h *Host) Deliver(msgs []raft.Message) {
+	now := h.now()
 	for i := range msgs {
 		m := &msgs[i]
 		h.stats.msgsIn.Add(1)
@@ -178,7 +179,7 @@ func (h *Host) Deliver(msgs []raft.Message) {
 				continue
 			}
 		}
-		if !g.in.pushMessage(h, g, m) {
+		if !g.in.pushMessage(h, g, m, now) {
 			h.stats.msgsDropped.Add(1)
 		}
 	}
@@ -302,12 +303,18 @@ func (q *runQueue) pushLocked(g *Group, now raft.Time) {
 }
 
 // schedule puts g into the run queue unless it is there.
-func (h *Host) schedule(g *Group) {
+func (h *Host) schedule(g *Group) { h.scheduleAt(g, 0) }
+
+// scheduleAt is schedule for who has just read the clock: that is a system call.
+func (h *Host) scheduleAt(g *Group, now raft.Time) {
 	q := &h.runq
 	q.mu.Lock()
 	switch g.sched {
 	case schedIdle:
-		q.pushLocked(g, h.now())
+		if now == 0 {
+			now = h.now()
+		}
+		q.pushLocked(g, now)
 		q.cond.Signal()
 	case schedRunning:
 		g.sched = schedAgain

@@ -135,7 +135,7 @@ func (in *inbox) batchLocked() *batch {
 }
 
 // pushMessage copies m; false if it does not fit.
-func (in *inbox) pushMessage(h *Host, g *Group, m *raft.Message) bool {
+func (in *inbox) pushMessage(h *Host, g *Group, m *raft.Message, now raft.Time) bool {
 	var size int64
 	for i := range m.Entries {
 		size += int64(m.Entries[i].Size())
@@ -151,7 +151,7 @@ func (in *inbox) pushMessage(h *Host, g *Group, m *raft.Message) bool {
 	wait := in.lateLocked(m)
 	in.mu.Unlock()
 	if !wait {
-		h.schedule(g)
+		h.scheduleAt(g, now)
 	}
 	return true
 }
@@ -204,7 +204,10 @@ func (in *inbox) pushRead(h *Host, g *Group, round bool, done func(raft.Index, e
 }
 
 // pushEvent never refuses for want of room, only after the group has stopped.
-func (in *inbox) pushEvent(h *Host, g *Group, e event) error {
+func (in *inbox) pushEvent(h *Host, g *Group, e event) error { return in.pushEventAt(h, g, e, 0) }
+
+// pushEventAt is pushEvent for who has just read the clock.
+func (in *inbox) pushEventAt(h *Host, g *Group, e event, now raft.Time) error {
 	in.mu.Lock()
 	if in.stop != nil {
 		err := in.stop
@@ -216,7 +219,7 @@ func (in *inbox) pushEvent(h *Host, g *Group, e event) error {
 	wait := e.kind == evSynced && e.err == nil && in.progressLocked()
 	in.mu.Unlock()
 	if !wait {
-		h.schedule(g)
+		h.scheduleAt(g, now)
 	}
 	return nil
 }

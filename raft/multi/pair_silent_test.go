@@ -137,7 +137,7 @@ func TestLongQueueOfSyncsIsNoHangingDisk(t *testing.T) {
 	s.clock.now += raft.Time(10 * simET)
 	n.slow = true
 	for _, id := range s.ids {
-		h.requestSync(h.Group(id))
+		h.requestSync(h.Group(id), h.now())
 	}
 	const each = simET / 4
 	for range 20 { // five election timeouts for the last one of them
@@ -171,6 +171,6 @@ func TestLongQueueOfSyncsIsNoHangingDisk(t *testing.T) {
 		t.Fatal("a sync that hangs beside others that do not counts as working")
 	}
 	f.mu.Lock()
-	f.finishLocked(g, &s.clock)
+	f.finishLocked(g, s.clock.now)
 	f.mu.Unlock()
 }

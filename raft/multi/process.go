@@ -122,10 +122,10 @@ func (g *Group) process(w *worker) (more bool) {
 func (g *Group) tick(now raft.Time) {
 	if g.retryAt != 0 && now >= g.retryAt {
 		g.retryAt = 0
-		g.h.requestSync(g)
+		g.h.requestSync(g, now)
 	}
 	if g.syncAt != 0 && now >= g.syncAt {
-		g.syncNow()
+		g.syncNow(now)
 	}
 	if g.markAt != 0 && now >= g.markAt {
 		switch {
@@ -135,7 +135,7 @@ func (g *Group) tick(now raft.Time) {
 			g.markAt = min(now+raft.Time(markDelay), g.markBy)
 		default:
 			g.markAt = 0
-			g.h.requestSync(g)
+			g.h.requestSync(g, now)
 		}
 	}
 	if g.heirUntil != 0 && now >= g.heirUntil {

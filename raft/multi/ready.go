@@ -96,15 +96,15 @@ func (g *Group) syncAppended(now raft.Time, bytes int) {
 	g.lazy += bytes
 	switch {
 	case g.lazy >= behindSyncBytes || !g.r.Behind():
-		g.syncNow()
+		g.syncNow(now)
 	case g.syncAt == 0:
 		g.syncAt = now + behindSyncDelay
 	}
 }
 
-func (g *Group) syncNow() {
+func (g *Group) syncNow(now raft.Time) {
 	g.lazy, g.syncAt = 0, 0
-	g.h.requestSync(g)
+	g.h.requestSync(g, now)
 }
 
 // apply folds committed entries into the state machine, and completes what waited for them.

@@ -162,7 +162,7 @@ func (h *Host) fireTimers(now raft.Time) (slept raft.Time) {
 		h.stats.timerFires.Add(1)
 		switch {
 		case it.group != nil:
-			h.schedule(it.group)
+			h.scheduleAt(it.group, now)
 		case it.pacer:
 			h.paceNext(now)
 		default:
