@@ -18,8 +18,9 @@ const (
 	gatherProposals = maxStageBatch
 	// gatherPatience bounds the wait for a round: a commit that takes longer may take for ever.
 	gatherPatience = raft.Time(250 * time.Millisecond)
-	// roundRest bounds the rest between two rounds. One that is shorter than gatherTick is not worth a timer.
-	roundRest  = raft.Time(50 * time.Millisecond)
+	// roundRest bounds the rest between two rounds: below what a broker has for CommitDelay, so that the news of a commit ride on the next round.
+	// One that is shorter than gatherTick is not worth a timer.
+	roundRest  = raft.Time(40 * time.Millisecond)
 	gatherTick = raft.Time(4 * time.Millisecond)
 )
 

@@ -413,11 +413,11 @@ func (w *worker) turn(g *Group) {
 	w.h.runq.done(g, more, w.h.o.Clock)
 }
 
-// send collects m for its destination. Entries and their answers leave at the end of the turn, all else when this worker has
-// nothing more to do, or has taken maxTurnsPerFlush turns.
+// send collects m for its destination. Entries and their answers leave at the end of the turn, all else, and these where many groups wait
+// and a few turns more make no difference, when this worker has nothing more to do, or has taken maxTurnsPerFlush turns.
 func (w *worker) send(m *raft.Message) {
 	w.h.stats.msgsOut.Add(1)
-	if len(m.Entries) > 0 || m.Type == raft.MsgAppResp {
+	if (len(m.Entries) > 0 || m.Type == raft.MsgAppResp) && !w.h.crowded() {
 		w.turns = maxTurnsPerFlush // somebody waits for these
 	}
 	for i := range w.out {
