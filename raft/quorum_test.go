@@ -98,3 +98,72 @@ func TestTally(t *testing.T) {
 		}
 	}
 }
+
+// Lacks counts the reports that a commit takes, whoever they come from, also while a configuration is joint; and none of fewer commits.
+func TestLacks(t *testing.T) {
+	for _, c := range []struct {
+		conf  ConfState
+		lacks int
+	}{
+		{ConfState{Voters: members(1)}, 1},
+		{ConfState{Voters: members(1, 2, 3)}, 2},
+		{ConfState{Voters: members(1, 2, 3, 4, 5)}, 3},
+		{ConfState{Voters: members(1, 2, 3), Outgoing: members(1, 2, 3, 4, 5)}, 3},
+		{ConfState{Voters: members(1, 2, 3), Learners: members(4)}, 0}, // whoever catches up is sent more at each answer
+	} {
+		w := newCluster(1)
+		var ids []NodeID
+		for _, ms := range [][]Member{c.conf.Voters, c.conf.Outgoing, c.conf.Learners} {
+			for _, m := range ms {
+				if w.node(m.ID) == nil {
+					w.add(m.ID, c.conf, true)
+					ids = append(ids, m.ID)
+				}
+			}
+		}
+		if !w.run(testET*10, func() bool { l := w.leader(); return l != nil && l.r.applied >= l.r.termStart }) {
+			t.Fatalf("%v: no leader", ids)
+		}
+		l := w.leader()
+		if c.conf.Joint() { // left by itself as soon as something of the term is committed
+			l.r.confs = append(l.r.confs, confAt{l.r.last, c.conf})
+			l.r.confChanged()
+			for _, p := range l.r.peers {
+				p.Match = l.r.last
+				p.becomeReplicate()
+			}
+		}
+		if n := l.r.Lacks(); n != 0 {
+			t.Fatalf("%v: lacks %d with all committed", ids, n)
+		}
+		if err := l.propose("x"); err != nil {
+			t.Fatal(err)
+		}
+		l.process()
+		if n := l.r.Lacks(); n != c.lacks {
+			t.Fatalf("%v: lacks %d, want %d", ids, n, c.lacks)
+		}
+		if c.lacks == 0 {
+			continue
+		}
+		before := l.r.commit
+		for reports := 1; l.r.commit == before; reports++ {
+			lacked := l.r.Lacks()
+			if reports == 1 {
+				l.syncLog()
+			} else if reports <= len(ids) {
+				p := l.r.peers[reports-2]
+				ack := Message{Type: MsgAppResp, Group: l.r.cfg.Group, From: p.Member.ID, FromIncarnation: p.Member.Incarnation, FromBoot: p.boot,
+					To: l.id, ToIncarnation: l.inc, Term: l.r.term, Index: l.r.last, SentAt: l.r.now, Epoch: l.r.epoch}
+				if err := l.r.Step(l.now(), &ack); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				t.Fatalf("%v: nothing committed by all reports", ids)
+			}
+			if l.r.commit != before && lacked > 1 {
+				t.Fatalf("%v: report %d committed, and %d were lacking", ids, reports, lacked)
+			}
+		}
+	}
+}
