@@ -124,7 +124,7 @@ func newThreadCluster(t *testing.T, groups int, loss float64, et time.Duration) 
 		id := raft.NodeID(i + 1)
 		st := newAsyncStates()
 		h, err := NewHost(Options{Self: conf.Voters[i], Boot: 1, Workers: 3, Flushers: 4, ElectionTimeout: et,
-			Transport: threadPort{c.net, id}, HardStates: st, Seed: uint64(i)})
+			Transport: threadPort{c.net, id}, HardStates: st, Seed: uint64(i), Crowd: []int{1, 3, 0}[i]}) // two of three gather proposals, with few groups
 		if err != nil {
 			t.Fatal(err)
 		}
