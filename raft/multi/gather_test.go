@@ -13,7 +13,7 @@ import (
 
 // gatherSim is a cluster of three whose leader of group 1 has a round on its way: its own sync, which stays undone, makes a crowd of one.
 func gatherSim(t *testing.T, crowd int) (s *sim, g *Group, first *result) {
-	s = newSim(t, 5, 3, 1, func(o *Options, _ *GroupConfig) { o.Crowd = crowd })
+	s = newSim(t, 5, 3, 1, func(o *Options, _ *GroupConfig) { o.Crowd, o.HandOverAfter = crowd, 10*simET })
 	l := s.waitLeader(1)
 	s.run(simET, nil)
 	g = s.group(l, 1)
