@@ -190,14 +190,14 @@ func TestDirect(t *testing.T) {
 			if got, _ := read(t, f, x); got != string(want) {
 				t.Error("another handle reads other bytes")
 			}
-			in := Aligned(4 * DirectUnit)
-			if n, err := file.ReadAt(in, DirectUnit); n != 2*DirectUnit || !errors.Is(err, io.EOF) || !bytes.Equal(in[:n], b) {
+			in, end := Aligned(4*DirectUnit), int64(len(want))
+			if n, err := file.ReadAt(in, end-2*DirectUnit); n != 2*DirectUnit || !errors.Is(err, io.EOF) || !bytes.Equal(in[:n], want[end-2*DirectUnit:]) {
 				t.Errorf("the last units are read as %d bytes, %v", n, err)
 			}
-			if n, err := file.ReadAt(in[:DirectUnit], 2*DirectUnit); n != DirectUnit || err != nil || !bytes.Equal(in[:n], b[DirectUnit:]) {
+			if n, err := file.ReadAt(in[:DirectUnit], end-DirectUnit); n != DirectUnit || err != nil || !bytes.Equal(in[:n], want[end-DirectUnit:]) {
 				t.Errorf("the last unit is read as %d bytes, %v", n, err)
 			}
-			if n, err := file.ReadAt(in, 3*DirectUnit); n != 0 || !errors.Is(err, io.EOF) {
+			if n, err := file.ReadAt(in, end); n != 0 || !errors.Is(err, io.EOF) {
 				t.Errorf("behind the end there are %d bytes, %v", n, err)
 			}
 			must(t, file.Truncate(DirectUnit+100))
