@@ -97,7 +97,7 @@ func (c *crowd) flush() *Group {
 	}
 	g, sync, jobs := f.popLocked(0, c.h.now())
 	f.mu.Unlock()
-	c.h.flushOne(g, sync, jobs)
+	c.h.flushOne(nil, g, sync, jobs)
 	return g
 }
 

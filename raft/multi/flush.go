@@ -176,6 +176,7 @@ func (f *flusher) finishLocked(g *Group, now raft.Time) {
 func (h *Host) flushLoop() {
 	f := &h.flusher
 	b := batcher{h: h, off: h.o.NewSyncBatch == nil}
+	w := &worker{h: h}
 	defer b.close()
 	f.mu.Lock()
 	for {
@@ -203,23 +204,34 @@ func (h *Host) flushLoop() {
 		if many {
 			b.flush()
 		} else {
-			h.flushOne(g, sync, jobs)
+			h.flushOne(w, g, sync, jobs)
 		}
 		f.mu.Lock()
 	}
 }
 
-func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
+// flushOne does what is to be done for a group that was popped. w, if it is not nil, is for the group's turn when it has been synced.
+func (h *Host) flushOne(w *worker, g *Group, sync bool, jobs []job) {
 	if sync {
 		began, bytes := h.now(), g.log.Unsynced()
 		ticket, err := g.log.Sync()
 		if g.log.Behind() > 0 {
 			bytes = 0 // written, and settle will say when they are durable
 		}
-		h.synced(g, began, h.now(), bytes, ticket, err)
-		if err == nil {
+		turn := h.synced(g, began, h.now(), bytes, ticket, err)
+		settles := err == nil && h.settles(g)
+		if turn && (w == nil || settles || len(jobs) > 0) {
+			h.schedule(g)
+			turn = false
+		}
+		if !turn {
+			w = nil
+		}
+		if settles {
 			h.settle(g)
 		}
+	} else {
+		w = nil
 	}
 	for _, j := range jobs {
 		h.startJob(g)
@@ -229,14 +241,19 @@ func (h *Host) flushOne(g *Group, sync bool, jobs []job) {
 	g.fl.working = false
 	h.flusher.finishLocked(g, h.now())
 	closing := g.closing.Load()
+	idle := len(h.flusher.queue) == 0
 	h.flusher.mu.Unlock()
-	if closing {
+	switch {
+	case w != nil && idle && h.calm():
+		h.take(w, g)
+	case w != nil || closing:
 		h.schedule(g) // its shutdown waits for the log to be let go
 	}
 }
 
-// synced tells the group, and whoever counts, how its Sync ended that took from then until now and was to write so much.
-func (h *Host) synced(g *Group, began, now raft.Time, bytes int64, ticket raft.Ticket, err error) {
+// synced tells the group, and whoever counts, how its Sync ended that took from then until now and was to write so much. The caller sees to it that the
+// group has the turn that it may need for that.
+func (h *Host) synced(g *Group, began, now raft.Time, bytes int64, ticket raft.Ticket, err error) (turn bool) {
 	h.stats.syncs.Add(1)
 	if h.o.Observer != nil {
 		h.o.Observer.Synced(g.id, time.Duration(now-began), bytes, err)
@@ -253,7 +270,8 @@ func (h *Host) synced(g *Group, began, now raft.Time, bytes int64, ticket raft.T
 	h.flusher.moved = now
 	h.flusher.typical += (now - g.fl.began - h.flusher.typical) / 8
 	h.flusher.mu.Unlock()
-	_ = g.in.pushEventAt(h, g, event{kind: evSynced, ticket: ticket, err: err}, now) // refused: the group has stopped
+	turn, _ = g.in.addEvent(event{kind: evSynced, ticket: ticket, err: err}) // refused: the group has stopped
+	return turn
 }
 
 const (
@@ -264,19 +282,22 @@ const (
 	relaxedBytes = 8 << 20
 )
 
-// settle syncs a log with relaxed durability that is far behind. What it has written has been reported; what is appended meanwhile waits.
-func (h *Host) settle(g *Group) {
+// settles reports whether a log with relaxed durability, which has been written to, is so far behind that it is to be synced.
+func (h *Host) settles(g *Group) bool {
 	bytes, now := g.log.Behind(), h.now()
 	switch {
 	case bytes == 0:
 		g.fl.behind = 0
-		return
+		return false
 	case g.fl.behind == 0:
 		g.fl.behind = now
 	}
-	if bytes < relaxedBytes && now-g.fl.behind < raft.Time(RelaxedDelay) {
-		return
-	}
+	return bytes >= relaxedBytes || now-g.fl.behind >= raft.Time(RelaxedDelay)
+}
+
+// settle does so. What it has written has been reported; what is appended meanwhile waits.
+func (h *Host) settle(g *Group) {
+	bytes, now := g.log.Behind(), h.now()
 	h.flusher.mu.Lock()
 	g.fl.working, g.fl.began = true, now // it may hang like any sync
 	if g.fl.want && g.fl.since == 0 {
@@ -418,7 +439,7 @@ func (h *Host) flushGroup(id raft.GroupID) bool {
 		if g.id == id {
 			_, sync, jobs := f.popLocked(i, h.now())
 			f.mu.Unlock()
-			h.flushOne(g, sync, jobs)
+			h.flushOne(nil, g, sync, jobs)
 			return true
 		}
 	}

@@ -138,7 +138,9 @@ func (b *batcher) flush() {
 		for _, i := range at {
 			s := &b.syncs[i]
 			ticket, err := s.log.EndSync(b.writes[i].Err)
-			h.synced(s.g, began, now, s.bytes, ticket, err)
+			if h.synced(s.g, began, now, s.bytes, ticket, err) {
+				h.scheduleAt(s.g, now)
+			}
 		}
 		b.letGo(at, now)
 	})

@@ -196,7 +196,9 @@ func TestLateLogsAreSettled(t *testing.T) {
 	} {
 		l.set(c.behind, nil)
 		clock.now += raft.Time(c.after)
-		h.settle(g)
+		if h.settles(g) {
+			h.settle(g)
+		}
 		if l.settled != c.want {
 			t.Fatalf("%s: settled %d times, want %d", c.what, l.settled, c.want)
 		}
@@ -224,4 +226,90 @@ func TestFailedSettleStopsTheGroup(t *testing.T) {
 	l.set(relaxedBytes, bad)
 	g.Propose(&Proposal{Type: raft.EntryRecords, Payload: []byte("x"), Done: func(Outcome) {}})
 	poll(t, "the group stops", func() bool { return errors.Is(g.Status().Err, bad) })
+}
+
+// Where groups do not wait for workers, whoever has synced a log has the group's turn. This host has no goroutine of its own.
+func TestTurnWhereTheLogWasSynced(t *testing.T) {
+	net := newThreadNet(1, 0)
+	self := raft.Member{ID: 1, Incarnation: 1}
+	h, err := NewHost(Options{Self: self, Boot: 1, Workers: 1, Flushers: 1, ElectionTimeout: 100 * time.Millisecond, Transport: threadPort{net, 1}, HardStates: newAsyncStates()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sm := &memSM{group: 1}
+	g, err := h.CreateGroup(GroupConfig{ID: 1, Log: newMemLog(1), Stager: sm, StateMachine: sm, Bootstrap: raft.ConfState{Voters: []raft.Member{self}}, Fresh: true, Campaign: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{h: h}
+	turns := func() {
+		for g := h.runq.pop(false); g != nil; g = h.runq.pop(false) {
+			w.turn(g)
+		}
+	}
+	flush := func() {
+		f := &h.flusher
+		f.mu.Lock()
+		if len(f.queue) == 0 {
+			f.mu.Unlock()
+			return
+		}
+		g, sync, jobs := f.popLocked(0, h.now())
+		f.mu.Unlock()
+		h.flushOne(w, g, sync, jobs)
+	}
+	poll(t, "a leader", func() bool {
+		turns()
+		flush()
+		return g.Status().Ready
+	})
+	for _, c := range []struct {
+		what  string
+		wait  raft.Time
+		other bool // group waits for a worker
+		here  bool
+	}{
+		{"it is calm", 0, false, true},
+		{"groups wait for processors", 2 * calmBelow, false, false},
+		{"calm again", calmBelow / 2, false, true},
+		{"another group waits", 0, true, false},
+	} {
+		done := make(chan error, 1)
+		g.Propose(&Proposal{Type: raft.EntryRecords, Payload: []byte("x"), Done: func(o Outcome) { done <- o.Err }})
+		turns()
+		if c.other {
+			h.schedule(&Group{h: h, stopped: true})
+		}
+		h.wait.Store(int64(c.wait))
+		flush()
+		if here := len(done) == 1; here != c.here {
+			t.Errorf("%s: the turn was here %v, want %v", c.what, here, c.here)
+		}
+		turns()
+		if err := <-done; err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+	}
+}
+
+func TestCalm(t *testing.T) {
+	h := &Host{}
+	for range 100 {
+		h.waited(calmBelow / 2)
+	}
+	if !h.calm() {
+		t.Fatal("groups wait for as long as a processor takes to wake, and it is not calm")
+	}
+	for range 10 {
+		h.waited(10 * calmBelow)
+	}
+	if h.calm() {
+		t.Fatal("groups wait for a processor, and it is calm")
+	}
+	for range 100 {
+		h.waited(0)
+	}
+	if !h.calm() {
+		t.Fatal("it is not calm again")
+	}
 }

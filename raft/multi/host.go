@@ -36,9 +36,10 @@ type Host struct {
 	pairs     pairs
 	elections elections
 	wg        sync.WaitGroup
-	manualW   *worker       // manual mode: the one worker
-	started   atomic.Bool   // not in manual mode: there are goroutines
-	lives     atomic.Uint64 // groups created, below 1<<32: see CreateGroup
+	manualW   *worker         // manual mode: the one worker
+	prompt    PromptTransport // o.Transport, if it is one
+	started   atomic.Bool     // not in manual mode: there are goroutines
+	lives     atomic.Uint64   // groups created, below 1<<32: see CreateGroup
 
 	pacer    pacer
 	throttle *throttle // nil: none
@@ -46,6 +47,7 @@ type Host struct {
 	replication *replicationRates
 
 	wake   wakeWatch    // of whoever fires timers
+	wait   atomic.Int64 // how long groups have waited for their turns of late, on average, in raft.Time
 	wokeAt atomic.Int64 // raft.Time at which this process was last seen to wake: no lease rests on a round from before
 
 	snapshotSends int // guarded by flusher.mu: sends that have a place
@@ -82,6 +84,7 @@ func NewHost(o Options) (*Host, error) {
 	h.pairs.init(h)
 	h.pacer.init()
 	h.manualW = &worker{h: h}
+	h.prompt, _ = o.Transport.(PromptTransport)
 	h.replication = newReplicationRates(raft.Time(o.HeartbeatInterval))
 	if o.LearnerRate > 0 {
 		h.throttle = newThrottle(o.LearnerRate, raft.Time(o.HeartbeatInterval))
@@ -322,6 +325,21 @@ func (h *Host) scheduleAt(g *Group, now raft.Time) {
 	q.mu.Unlock()
 }
 
+// take has g's turn on this goroutine, which has news for it and nothing else to do, if no other group waits for one; else a worker has it.
+func (h *Host) take(w *worker, g *Group) {
+	q := &h.runq
+	q.mu.Lock()
+	if h.manual || q.n > 0 || q.closed || g.sched != schedIdle {
+		q.mu.Unlock()
+		h.schedule(g)
+		return
+	}
+	g.sched, g.queued = schedRunning, 0
+	q.mu.Unlock()
+	w.turn(g)
+	w.flushOut()
+}
+
 // pop takes the next group; nil if there is none (manual mode) or the queue is closed.
 func (q *runQueue) pop(wait bool) *Group {
 	q.mu.Lock()
@@ -358,6 +376,19 @@ func (q *runQueue) empty() bool {
 	defer q.mu.Unlock()
 	return q.n == 0
 }
+
+// calmBelow is how long groups wait for their turn at most, on average, where processors are idle: what it takes to wake one.
+const calmBelow = raft.Time(100 * time.Microsecond)
+
+// waited takes note of how long a group has waited for a worker.
+func (h *Host) waited(d raft.Time) {
+	was := h.wait.Load() // two that do so at once: one is not counted
+	h.wait.Store(was + (int64(d)-was)/8)
+}
+
+// calm reports whether a goroutine that has news had better act on it than wake another one. Where processors have a lot to do it costs nothing
+// to leave it to others, who then do much at once.
+func (h *Host) calm() bool { return raft.Time(h.wait.Load()) < calmBelow }
 
 // oldest is when the group at the head was queued; 0 if there is none.
 func (q *runQueue) oldest() raft.Time {
@@ -444,7 +475,11 @@ func (w *worker) flushOut() {
 
 // hand gives one destination's messages to the transport. Their memory, of at most maxOutMessages, is used for the next ones.
 func (w *worker) hand(o *outbox) {
-	w.h.o.Transport.Send(o.to, o.msgs)
+	if h := w.h; h.prompt != nil && h.calm() {
+		h.prompt.SendNow(o.to, o.msgs)
+	} else {
+		h.o.Transport.Send(o.to, o.msgs)
+	}
 	clear(o.msgs)
 	o.msgs = o.msgs[:0]
 }

@@ -204,24 +204,24 @@ func (in *inbox) pushRead(h *Host, g *Group, round bool, done func(raft.Index, e
 }
 
 // pushEvent never refuses for want of room, only after the group has stopped.
-func (in *inbox) pushEvent(h *Host, g *Group, e event) error { return in.pushEventAt(h, g, e, 0) }
+func (in *inbox) pushEvent(h *Host, g *Group, e event) error {
+	turn, err := in.addEvent(e)
+	if turn {
+		h.schedule(g)
+	}
+	return err
+}
 
-// pushEventAt is pushEvent for who has just read the clock.
-func (in *inbox) pushEventAt(h *Host, g *Group, e event, now raft.Time) error {
+// addEvent is pushEvent by a caller who sees to it that the group has the turn that it needs for it.
+func (in *inbox) addEvent(e event) (turn bool, err error) {
 	in.mu.Lock()
+	defer in.mu.Unlock()
 	if in.stop != nil {
-		err := in.stop
-		in.mu.Unlock()
-		return err
+		return false, in.stop
 	}
 	b := in.batchLocked()
 	b.events = append(b.events, e)
-	wait := e.kind == evSynced && e.err == nil && in.progressLocked()
-	in.mu.Unlock()
-	if !wait {
-		h.scheduleAt(g, now)
-	}
-	return nil
+	return e.kind != evSynced || e.err != nil || !in.progressLocked(), nil
 }
 
 // pushChunk drops what does not fit: whoever waits for it asks again.

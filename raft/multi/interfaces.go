@@ -158,6 +158,12 @@ type Transport interface {
 	SendChunk(to raft.NodeID, m *ChunkMessage)
 }
 
+// PromptTransport is a Transport that can do without another goroutine.
+type PromptTransport interface {
+	// SendNow is Send by a caller who has nothing else to do. It does not wait for the network.
+	SendNow(to raft.NodeID, msgs []raft.Message)
+}
+
 // ChunkMessage is a request for a piece of an offered snapshot, or its answer, between the runtimes of two brokers. The core
 // does not see them.
 type ChunkMessage struct {

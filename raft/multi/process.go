@@ -34,6 +34,9 @@ func (g *Group) process(w *worker) (more bool) {
 		return false
 	}
 	now := g.h.now()
+	if g.queued != 0 {
+		g.h.waited(now - g.queued)
+	}
 	if b != nil {
 		g.peersMoved = len(b.msgs) > 0
 		for i := range b.events {

@@ -185,7 +185,10 @@ func (g *Group) stageBatch(w *worker, now raft.Time, term raft.Term, index raft.
 		} else {
 			g.proposedAt(now)
 			g.h.pacer.proposed.Add(int64(size))
-			g.waited = max(0, now-g.queued)
+			g.waited = 0
+			if g.queued != 0 {
+				g.waited = max(0, now-g.queued)
+			}
 			for i, p := range w.staged {
 				q := &g.waiting
 				if p.AckLocal {

@@ -71,6 +71,9 @@ func (n *threadNet) close() {
 	n.wg.Wait()
 }
 
+// SendNow implements PromptTransport.
+func (p threadPort) SendNow(to raft.NodeID, msgs []raft.Message) { p.Send(to, msgs) }
+
 func (p threadPort) Send(to raft.NodeID, msgs []raft.Message) {
 	msgs = slices.Clone(msgs)
 	p.n.put(p.from, to, func(h *Host) { h.Deliver(msgs) })

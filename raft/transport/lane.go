@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/balsamq/balsa/raft"
@@ -64,13 +65,18 @@ type lane struct {
 	bytes  int
 	down   bool // run waits before it dials again: nothing is queued meanwhile
 	kicked bool // the connection is to be closed
+	// raw is the connection where others may write to it (prompt.go), writing says that somebody does, and rest is what they could not.
+	raw     syscall.RawConn
+	writing bool
+	rest    []byte
 
-	// The rest belongs to run.
+	// The rest belongs to who has set writing.
 	arena  []byte
 	bufs   [][]byte
 	frames [][]byte // those of one message
 	batch  []item
 	small  []raft.Message
+	joined []byte // what is written promptly
 
 	version byte // of the protocol, on this connection
 }
@@ -110,14 +116,19 @@ func (l *lane) push(msgs []raft.Message) {
 	l.mu.Lock()
 	for i := range msgs {
 		m := &msgs[i]
-		size := messageOverhead
-		for k := range m.Entries {
-			size += len(m.Entries[k].Frame)
-		}
-		l.add(item{msg: *m, size: size})
+		l.add(item{msg: *m, size: itemSize(m)})
 	}
 	l.mu.Unlock()
 	l.poke()
+}
+
+// itemSize is what a message counts for in the queues' byte bounds.
+func itemSize(m *raft.Message) int {
+	size := messageOverhead
+	for k := range m.Entries {
+		size += len(m.Entries[k].Frame)
+	}
+	return size
 }
 
 func (l *lane) pushFrame(f, tail []byte) {
@@ -171,11 +182,18 @@ func (l *lane) add(it item) bool {
 	return true
 }
 
-// take moves the next items for one write into l.batch.
-func (l *lane) take() (kicked bool) {
+// take moves the next items for one write into l.batch, if there are any: some. While somebody else writes, there are none: that one pokes.
+func (l *lane) take() (some, kicked bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.kicked || l.writing {
+		return false, l.kicked
+	}
 	bytes := 0
+	if len(l.rest) > 0 {
+		l.batch = append(l.batch, item{frame: l.rest})
+		l.rest = nil
+	}
 	l.batch = append(l.batch, l.urgent...)
 	clear(l.urgent)
 	l.urgent = l.urgent[:0]
@@ -196,14 +214,33 @@ func (l *lane) take() (kicked bool) {
 			l.items = nil // a burst is over
 		}
 	}
-	return l.kicked
+	l.writing = len(l.batch) > 0
+	return l.writing, false
+}
+
+// claim makes the caller the one who writes, if nobody is and nothing has to go first.
+func (l *lane) claim() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.writing || len(l.rest) > 0 {
+		return false
+	}
+	l.writing = true
+	return true
+}
+
+// release is the end of that.
+func (l *lane) release() {
+	l.mu.Lock()
+	l.writing = false
+	l.mu.Unlock()
 }
 
 // drop empties the queue; down says whether it stays shut.
 func (l *lane) drop(down bool) {
 	l.mu.Lock()
 	n := len(l.items) - l.head + len(l.urgent)
-	l.items, l.head, l.bytes, l.urgent = nil, 0, 0, nil
+	l.items, l.head, l.bytes, l.urgent, l.rest = nil, 0, 0, nil, nil
 	l.down, l.kicked = down, false
 	l.mu.Unlock()
 	l.stats.droppedUnreachable.Add(uint64(n))
@@ -291,7 +328,9 @@ func (l *lane) session() error {
 			}
 		}
 	})
+	l.open(c)
 	err = l.pump(c, pongs, dead)
+	l.shut()
 	l.t.log.Debug("lane closed", "node", l.node, "lane", l.kind, "err", err)
 	return err
 }
@@ -311,45 +350,43 @@ func (l *lane) pump(c net.Conn, pongs <-chan struct{}, dead <-chan error) error 
 	var unanswered time.Time // when the oldest unanswered ping went out
 	used := time.Now()
 	for {
-		if l.take() {
-			clear(l.batch)
-			l.batch = l.batch[:0]
+		some, kicked := l.take()
+		if kicked {
 			return errRetired
 		}
-		if len(l.batch) > 0 {
+		if some {
 			used = time.Now()
-		} else {
-			select {
-			case <-l.wake:
+			if err := l.write(c, writeTimeout); err != nil {
+				return err
+			}
+			select { // busy: look after the connection without waiting
 			case err := <-dead:
 				return err
 			case <-pongs:
 				unanswered = time.Time{}
 			case <-ticker.C:
-				if l.kind == laneChunk && time.Since(used) > l.t.o.CallIdle {
-					return errRetired // snapshots are rare
-				}
 				if err := l.ping(c, ping, &unanswered, pingTimeout, writeTimeout); err != nil {
 					return err
 				}
-			case <-l.ctx.Done():
-				return l.ctx.Err()
+			default:
 			}
 			continue
 		}
-		select { // busy: look after the connection without waiting
+		select {
+		case <-l.wake:
 		case err := <-dead:
 			return err
 		case <-pongs:
 			unanswered = time.Time{}
 		case <-ticker.C:
+			if l.kind == laneChunk && time.Since(used) > l.t.o.CallIdle {
+				return errRetired // snapshots are rare
+			}
 			if err := l.ping(c, ping, &unanswered, pingTimeout, writeTimeout); err != nil {
 				return err
 			}
-		default:
-		}
-		if err := l.write(c, writeTimeout); err != nil {
-			return err
+		case <-l.ctx.Done():
+			return l.ctx.Err()
 		}
 	}
 }
@@ -361,16 +398,37 @@ func (l *lane) ping(c net.Conn, frame []byte, unanswered *time.Time, pingTimeout
 	case time.Since(*unanswered) > pingTimeout:
 		return errPingUnsaid
 	}
+	if !l.claim() {
+		return nil // somebody else writes; what is unanswered by the next tick is this
+	}
+	defer l.release()
 	return writeBuffers(c, net.Buffers{frame}, writeTimeout)
 }
 
-// write encodes the batch and writes it all at once. Entries' frames and chunks are written from where they lie.
+// write encodes the batch and writes it all at once.
 func (l *lane) write(c net.Conn, timeout time.Duration) error {
+	defer l.release()
+	messages, n := l.encode()
+	bufs := net.Buffers(l.bufs)
+	err := writeBuffers(c, bufs, timeout)
+	clear(l.bufs)
+	if err == nil {
+		l.count(messages, n)
+	}
+	return err
+}
+
+func (l *lane) count(messages, bytes int) {
+	l.stats.sentMessages.Add(uint64(messages))
+	l.stats.sentBytes.Add(uint64(bytes))
+}
+
+// encode makes l.bufs, of n bytes, from the batch. Entries' frames and chunks stay where they lie.
+func (l *lane) encode() (messages, n int) {
 	if cap(l.arena) > keepArena {
 		l.arena = nil
 	}
 	l.arena, l.bufs = l.arena[:0], l.bufs[:0]
-	messages := 0
 	for i := range l.batch {
 		it := &l.batch[i]
 		messages++
@@ -391,19 +449,10 @@ func (l *lane) write(c net.Conn, timeout time.Duration) error {
 	l.flushSmall()
 	clear(l.batch)
 	l.batch = l.batch[:0]
-	var n int
 	for _, b := range l.bufs {
 		n += len(b)
 	}
-	bufs := net.Buffers(l.bufs)
-	err := writeBuffers(c, bufs, timeout)
-	clear(l.bufs)
-	if err != nil {
-		return err
-	}
-	l.stats.sentMessages.Add(uint64(messages))
-	l.stats.sentBytes.Add(uint64(n))
-	return nil
+	return messages, n
 }
 
 // finish completes the frame that begins at start of the arena and queues it, with what follows it in place. The arena

@@ -344,7 +344,12 @@ func (t *Transport) Stats() Stats {
 
 // Send queues messages for a node, in order within a lane. msgs is the caller's again afterwards; the entries of the messages must not
 // change any more.
-func (t *Transport) Send(to raft.NodeID, msgs []raft.Message) {
+func (t *Transport) Send(to raft.NodeID, msgs []raft.Message) { t.send(to, msgs, false) }
+
+// SendNow is Send by a caller who has nothing else to do: it writes what is small itself, if the connection is idle.
+func (t *Transport) SendNow(to raft.NodeID, msgs []raft.Message) { t.send(to, msgs, true) }
+
+func (t *Transport) send(to raft.NodeID, msgs []raft.Message, now bool) {
 	p := t.peer(to)
 	if p == nil {
 		t.stats.droppedInvalid.Add(uint64(len(msgs)))
@@ -360,7 +365,11 @@ func (t *Transport) Send(to raft.NodeID, msgs []raft.Message) {
 		if bulk {
 			l = p.bulk
 		}
-		l.push(msgs[:n])
+		if now {
+			l.pushNow(msgs[:n])
+		} else {
+			l.push(msgs[:n])
+		}
 		msgs = msgs[n:]
 	}
 }
