@@ -80,7 +80,7 @@ func (w *writer) putDirect(bufs [][]byte, length int64, alone bool) error {
 	pooled := directBuffers.Get().(*[]byte)
 	defer directBuffers.Put(pooled)
 	g := w.gather(*pooled, w.pos+length)
-	defer func() { clear(w.pieces) }()
+	defer w.forgetPieces()
 	at := w.base
 	add := func(b []byte) error {
 		for b = g.add(b); g.full(); b = g.add(b) {

@@ -24,6 +24,9 @@ import (
 // inPlaceFrom is from how many bytes on what happens to lie as it must is written from there.
 const inPlaceFrom = 2 * vfs.DirectUnit
 
+// maxKeptPieces bounds the pieces whose memory a log keeps for the next write.
+const maxKeptPieces = 64
+
 // gather makes the pieces of one direct write, each of whole units.
 type gather struct {
 	buf    []byte
@@ -37,6 +40,15 @@ type gather struct {
 // gather is for a write from base on, after which the log ends at end.
 func (w *writer) gather(buf []byte, end int64) gather {
 	return gather{buf: buf, at: w.base, last: unitBelow(end), pieces: w.pieces[:0]}
+}
+
+// forgetPieces lets go of the frames of a write that is over, those of its earlier parts included: the log may write nothing more for long. What a
+// large one has made large is not kept.
+func (w *writer) forgetPieces() {
+	if w.pieces = w.pieces[:cap(w.pieces)]; len(w.pieces) > maxKeptPieces {
+		w.pieces = nil
+	}
+	clear(w.pieces)
 }
 
 func (g *gather) full() bool { return g.n == len(g.buf) }

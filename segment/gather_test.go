@@ -210,6 +210,29 @@ func TestRunsAreWrittenFromWhereTheyLie(t *testing.T) {
 	}
 }
 
+// A log that has written keeps none of the frames alive that it has written from where they lay, and no more than a little memory for the next write.
+func TestPiecesAreForgotten(t *testing.T) {
+	l := mustOpen(t, vfs.NewMem(1), Options{Direct: true, Pads: always, PadShare: 1, SegmentBytes: 32 << 20})
+	defer l.Close()
+	for _, n := range []int{1, 40, 400} { // one write, several buffers full of ends
+		var es []raft.Entry
+		for i := range n {
+			es = append(es, records(l, 1, l.LastIndex()+1, 1, 16<<10)...)
+			sideBySide(es[i:], 1+i%(vfs.DirectUnit-1))
+			mustAppend(t, l, 1, es[i:])
+		}
+		mustSync(t, l)
+		if k := cap(l.w.pieces); k > 64 {
+			t.Errorf("after %d frames there is memory for %d pieces", n, k)
+		}
+		for _, p := range l.w.pieces[:cap(l.w.pieces)] {
+			if p != nil {
+				t.Fatalf("after %d frames a piece of %d bytes is kept", n, len(p))
+			}
+		}
+	}
+}
+
 // A segment without padding goes on without, one that has some goes on with it, and what is begun is as the owner says.
 func TestPaddedFromTheNextSegmentOn(t *testing.T) {
 	m := vfs.NewMem(1)

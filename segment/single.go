@@ -120,7 +120,7 @@ func (l *Log) encodeSingle(s *single, buf []byte) (vfs.SyncWrite, int) {
 func (l *Log) endSingle(s *single, err error) (raft.Ticket, error) {
 	w := &l.w
 	defer func() {
-		clear(w.pieces)
+		w.forgetPieces()
 		*s = single{} // it may wait long for the next Sync
 		singles.Put(s)
 	}()
