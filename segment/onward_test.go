@@ -5,6 +5,7 @@ package segment
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"path"
 	"sync"
 	"sync/atomic"
@@ -237,6 +238,27 @@ func TestOnwardIsOvertaken(t *testing.T) {
 		}
 		loan.Return()
 	})
+	t.Run("other places", func(t *testing.T) {
+		l, at := ready(t)
+		// What the piece is for is in an entry before it now.
+		from := l.onward.next.index - 3
+		base, err := l.OffsetAfter(from - 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng, n := rand.New(rand.NewPCG(1, 1)), uint32(at-base)+2
+		for i := range raft.Index(8) {
+			e := raft.Entry{Term: 2, Index: from + i, Type: raft.EntryRecords}
+			e.Payload = testBatch(rng, base, n, 1, onwardSize)
+			AppendFrame(nil, l.group, &e, base, n)
+			base += Offset(n)
+			mustAppend(t, l, 2, []raft.Entry{e})
+		}
+		mustSync(t, l)
+		if next := reads(t, l, at); next <= at {
+			t.Fatal(next)
+		}
+	})
 	t.Run("retention", func(t *testing.T) {
 		l, at := ready(t)
 		cut := l.LastIndex() - 10
@@ -261,7 +283,8 @@ func TestOnwardIsOvertaken(t *testing.T) {
 // slowDisk has reads wait until they may go on.
 type slowDisk struct {
 	vfs.FS
-	gate atomic.Pointer[sync.RWMutex]
+	gate    atomic.Pointer[sync.RWMutex]
+	waiting atomic.Int32
 }
 
 type slowFile struct {
@@ -279,6 +302,7 @@ func (d *slowDisk) Open(name string) (vfs.File, error) {
 
 func (f slowFile) ReadAt(p []byte, off int64) (int, error) {
 	if g := f.d.gate.Load(); g != nil {
+		f.d.waiting.Add(1)
 		g.RLock()
 		defer g.RUnlock()
 	}
@@ -308,6 +332,7 @@ func TestCloseWaitsForOnward(t *testing.T) {
 		t.Fatal(err)
 	}
 	loan.Return()
+	becomes(t, "the next piece is being read", func() bool { return d.waiting.Load() > 0 }) // one that nobody has begun to read is not read at all
 	closed := make(chan error)
 	go func() { closed <- l.Close() }()
 	becomes(t, "the piece is given up", func() bool {

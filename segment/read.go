@@ -485,7 +485,7 @@ func (l *Log) ReadLent(from Offset, upTo raft.Index, maxBytes int, loan *Loan) (
 	want := reading{hint: l.readHint(maxBytes), loan: loan, full: c.full}
 	at = max(at, 1)
 	if loan != nil {
-		if want.next = l.onward.take(from); want.next != nil {
+		if want.next = l.onward.take(from); want.next != nil && l.holds(&want.next.place) {
 			at = want.next.index
 		}
 	}
@@ -513,6 +513,17 @@ func (l *Log) ReadLent(from Offset, upTo raft.Index, maxBytes int, loan *Loan) (
 		return l.ReadLent(from, upTo, maxBytes, loan)
 	}
 	return c.batches, err
+}
+
+// holds reports whether the entry at p is still the one that a reader has stopped at: else the offset that it was to go on with may be in another.
+func (l *Log) holds(p *place) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if p.index < l.first || l.inTail(p.index) {
+		return false
+	}
+	v, err := l.locate(p.index)
+	return err == nil && v.seg == p.seg
 }
 
 // collector takes batches from offset from on, none above index upTo: one, and then as many as there is room for.
