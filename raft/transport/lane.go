@@ -229,10 +229,12 @@ func (l *lane) claim() bool {
 	return true
 }
 
-// release is the end of that.
-func (l *lane) release() {
+// release is the end of that. After a write that failed nobody writes any more: perhaps a part of it has left, and what follows would be taken for the rest.
+func (l *lane) release(err error) {
 	l.mu.Lock()
-	l.writing = false
+	if l.writing = false; err != nil {
+		l.raw = nil
+	}
 	l.mu.Unlock()
 }
 
@@ -392,26 +394,27 @@ func (l *lane) pump(c net.Conn, pongs <-chan struct{}, dead <-chan error) error 
 }
 
 func (l *lane) ping(c net.Conn, frame []byte, unanswered *time.Time, pingTimeout, writeTimeout time.Duration) error {
-	switch {
-	case unanswered.IsZero():
-		*unanswered = time.Now()
-	case time.Since(*unanswered) > pingTimeout:
+	if !unanswered.IsZero() && time.Since(*unanswered) > pingTimeout {
 		return errPingUnsaid
 	}
 	if !l.claim() {
-		return nil // somebody else writes; what is unanswered by the next tick is this
+		return nil // somebody else writes: at the next tick, then
 	}
-	defer l.release()
-	return writeBuffers(c, net.Buffers{frame}, writeTimeout)
+	if unanswered.IsZero() {
+		*unanswered = time.Now()
+	}
+	err := writeBuffers(c, net.Buffers{frame}, writeTimeout)
+	l.release(err)
+	return err
 }
 
 // write encodes the batch and writes it all at once.
 func (l *lane) write(c net.Conn, timeout time.Duration) error {
-	defer l.release()
 	messages, n := l.encode()
 	bufs := net.Buffers(l.bufs)
 	err := writeBuffers(c, bufs, timeout)
 	clear(l.bufs)
+	l.release(err)
 	if err == nil {
 		l.count(messages, n)
 	}

@@ -3,7 +3,9 @@
 package transport
 
 import (
+	"net"
 	"testing"
+	"time"
 
 	"github.com/balsamq/balsa/raft"
 )
@@ -128,5 +130,49 @@ func TestSendNowWhileThePeerRestarts(t *testing.T) {
 			}
 		}
 		n2.mu.Unlock()
+	}
+}
+
+// What a write that failed has left on the connection may be a part of a message. Nobody writes behind that, as the other side would take it for the rest.
+func TestNothingFollowsAFailedWrite(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	other, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close() // and reads nothing
+	l := start(t, newBook(), 1, nil).newLane(2, laneBulk)
+	l.version = protocolEntries
+	l.open(c)
+	for err = nil; err == nil; err = l.write(c, 10*time.Millisecond) {
+		l.push([]raft.Message{app(1, 2, 1, 4<<20)})
+		if some, _ := l.take(); !some {
+			t.Fatal("nothing to write")
+		}
+	}
+	l.pushNow([]raft.Message{app(1, 2, 2, 10)})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.items) - l.head; n != 1 || len(l.rest) > 0 {
+		t.Fatalf("%d messages are queued after a write that failed, want 1; %d bytes are left of what was written behind it", n, len(l.rest))
+	}
+}
+
+// A ping that was not written is not unanswered.
+func TestPingWhileSomebodyWrites(t *testing.T) {
+	l := start(t, newBook(), 1, nil).newLane(2, laneBulk)
+	l.claim()
+	var unanswered time.Time
+	if err := l.ping(nil, nil, &unanswered, time.Second, time.Second); err != nil || !unanswered.IsZero() {
+		t.Fatalf("%v, waited for since %v", err, unanswered)
 	}
 }
