@@ -335,16 +335,21 @@ func (r *Raft) uncoverAll() {
 // Commit is the commit index.
 func (r *Raft) Commit() Index { return r.commit }
 
+// SentAll: every member has been sent all that there is, so that none is to be sent more, or to be ordered to campaign, when it answers.
+func (r *Raft) SentAll() bool {
+	for _, p := range r.peers {
+		if p.State != Replicate || p.Learner || p.Next <= r.last {
+			return false
+		}
+	}
+	return r.transferee == 0
+}
+
 // Lacks is how many members have to report more, by their answers or, this one, by its sync, before anything can be committed that is not;
 // 0: any report may make a difference.
 func (r *Raft) Lacks() int {
-	if r.role != Leader || r.commit == r.last || r.commit < r.termStart || r.transferee != 0 || len(r.reads) > 0 {
+	if r.role != Leader || r.commit == r.last || r.commit < r.termStart || len(r.reads) > 0 || !r.SentAll() {
 		return 0
-	}
-	for _, p := range r.peers {
-		if p.State != Replicate || p.Learner || p.Next <= r.last {
-			return 0 // more is to be sent when it answers
-		}
 	}
 	lack := func(members []Member) int {
 		n := len(members)/2 + 1

@@ -33,9 +33,8 @@ type gathering struct {
 
 // lazy is what a turn leaves in the inbox of a leader that gathers: what is no reason for the next one.
 type lazy struct {
-	on     bool
 	spare  int        // so many reports of progress, answers and own syncs, cannot commit anything yet
-	commit raft.Index // answers up to here are late
+	commit raft.Index // answers up to here are late; 0: none are
 }
 
 // gathers decides whether the proposals in the inbox wait for others.
@@ -83,9 +82,11 @@ func (g *Group) beLazy(now raft.Time) {
 	if p == nil && g.gather.until == 0 || g.local.first() != nil || g.heldBack || g.full || g.retryAt != 0 || !g.h.crowded() {
 		return
 	}
-	l := lazy{on: true}
-	if l.commit = g.r.Commit(); g.applied == l.commit {
-		l.spare = max(0, g.r.Lacks()-1)
+	var l lazy
+	if commit := g.r.Commit(); g.r.SentAll() { // else a late answer, too, makes room for more
+		if l.commit = commit; g.applied == commit {
+			l.spare = max(0, g.r.Lacks()-1)
+		}
 	}
 	if p != nil && p.staged != 0 && g.gather.until == 0 && now < p.staged+gatherPatience {
 		g.gather.until = p.staged + gatherPatience
@@ -111,7 +112,7 @@ func (in *inbox) progressLocked() bool {
 
 // lateLocked: an answer is no reason for a turn.
 func (in *inbox) lateLocked(m *raft.Message) bool {
-	if !in.lazy.on || m.Type != raft.MsgAppResp || m.Reject {
+	if in.lazy.commit == 0 || m.Type != raft.MsgAppResp || m.Reject {
 		return false
 	}
 	return m.Index <= in.lazy.commit || in.progressLocked()

@@ -168,3 +168,27 @@ func TestGatheredOnDeposedLeader(t *testing.T) {
 		t.Fatalf("proposals that nobody but a deposed leader has seen ended with %+v and %+v", first.o, gathered.o)
 	}
 }
+
+// A member that is behind is sent more with each of its answers, though what it answers for is committed: the others may need it.
+func TestAnswersOfWhoIsBehindAreNotLate(t *testing.T) {
+	s := newSim(t, 5, 3, 1, func(o *Options, _ *GroupConfig) {
+		o.Crowd, o.HandOverAfter, o.MaxInflightMsgs, o.MaxMessageBytes = 1, 10*simET, 1, 1
+	})
+	l := s.waitLeader(1)
+	s.run(simET, nil)
+	g, behind := s.group(l, 1), s.nodes[(l+1)%3]
+	s.message = func(m *raft.Message) bool { return m.To != behind.id || len(m.Entries) == 0 }
+	for i := range 50 {
+		r := s.propose(g, fmt.Sprint("missed ", i))
+		s.until("a commit without the one that is behind", r.ended)
+	}
+	s.message = nil
+	s.until("entries go there again", func() bool { return behind.host.Group(1).r.Status().Last > g.r.Status().Last-50 })
+	s.nodes[l].slow = true
+	s.propose(g, "needs it")
+	began := s.clock.now
+	s.until("a commit without the leader's disk", func() bool { return g.r.Commit() == g.r.Status().Last })
+	if took := s.clock.now - began; took > raft.Time(simET) { // 50 answers
+		t.Fatalf("it took %v", time.Duration(took))
+	}
+}
