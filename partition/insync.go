@@ -128,6 +128,7 @@ func (m *machine) settle(req *AppendRequest) (done bool, err error) {
 	case len(l.inSync()) < req.minInsync:
 		return true, ErrNotEnoughReplicasAfterAppend
 	}
+	g.WatchPeers()
 	return false, nil
 }
 

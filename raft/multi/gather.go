@@ -22,6 +22,8 @@ const (
 	// One that is shorter than gatherTick is not worth a timer.
 	roundRest  = raft.Time(40 * time.Millisecond)
 	gatherTick = raft.Time(4 * time.Millisecond)
+	// watchFor: see Group.WatchPeers. Whoever waits looks more often.
+	watchFor = raft.Time(100 * time.Millisecond)
 )
 
 // gathering is what a group knows of its rounds.
@@ -83,7 +85,8 @@ func (g *Group) beLazy(now raft.Time) {
 		return
 	}
 	var l lazy
-	if commit := g.r.Commit(); g.r.SentAll() { // else a late answer, too, makes room for more
+	at := raft.Time(g.watched.Load())
+	if commit := g.r.Commit(); g.r.SentAll() && (at == 0 || now-at >= watchFor) { // else a late answer, too, makes room for more, or is waited for
 		if l.commit = commit; g.applied == commit {
 			l.spare = max(0, g.r.Lacks()-1)
 		}

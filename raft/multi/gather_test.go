@@ -192,3 +192,59 @@ func TestAnswersOfWhoIsBehindAreNotLate(t *testing.T) {
 		t.Fatalf("it took %v", time.Duration(took))
 	}
 }
+
+// An answer that commits nothing takes a turn where somebody waits to see it.
+func TestWatchedPeers(t *testing.T) {
+	s, g, first := gatherSim(t, 1)
+	n, index := s.nodes[g.h.o.Self.ID-1], g.log.LastIndex()
+	var sooner raft.NodeID
+	var late *raft.Message
+	s.message = func(m *raft.Message) bool {
+		switch {
+		case len(m.Entries) > 0: // the second round gets nowhere
+			return m.Entries[0].Index <= index
+		case m.Type != raft.MsgAppResp || m.Index != index:
+		case sooner == 0:
+			sooner = m.From
+		case m.From != sooner:
+			c := *m
+			late = &c
+			return false
+		}
+		return true
+	}
+	n.host.Flush()
+	s.propose(g, "second")
+	s.until("the first commit", func() bool { return first.ended() && late != nil })
+	match := func() raft.Index {
+		for _, p := range g.Peers() {
+			if p.Member.ID == late.From {
+				return p.Match
+			}
+		}
+		return 0
+	}
+	g.h.Deliver([]raft.Message{*late})
+	if turns := g.h.Run(); turns != 0 || match() != index-1 {
+		t.Fatalf("%d turns for what nobody waits for; %d is seen to be there", turns, match())
+	}
+	g.WatchPeers()
+	if g.h.Run(); match() != index {
+		t.Fatalf("%d is seen to be there, want %d", match(), index)
+	}
+	g.WatchPeers()
+	if turns := g.h.Run(); turns != 0 {
+		t.Fatalf("%d turns by looking once more", turns)
+	}
+	g.h.Deliver([]raft.Message{*late})
+	if turns := g.h.Run(); turns == 0 {
+		t.Fatal("no turn for what somebody waits for")
+	}
+	s.clock.now += watchFor
+	g.h.schedule(g)
+	g.h.Run()
+	g.h.Deliver([]raft.Message{*late})
+	if turns := g.h.Run(); turns != 0 {
+		t.Fatalf("%d turns for what nobody waits for any more", turns)
+	}
+}

@@ -30,6 +30,8 @@ type Group struct {
 	closing  atomic.Bool
 	// readElsewhere is when a follower last asked for a read index, until the worker has seen it; else 0.
 	readElsewhere atomic.Int64
+	// watched is when WatchPeers was last called; 0: never.
+	watched atomic.Int64
 	// snapshotEvery is GroupConfig.SnapshotEvery, changeable.
 	snapshotEvery atomic.Int64
 	throttle      groupThrottle
@@ -237,6 +239,15 @@ const tellFor = 5 * time.Second
 // ReadElsewhere says that the next Read or ReadIndex is for a follower, which waits until it has applied as much. It is told of what
 // is committed at once, now and for a while: see GroupConfig.CommitDelay.
 func (g *Group) ReadElsewhere() { g.readElsewhere.Store(int64(g.h.now())) }
+
+// WatchPeers says that somebody waits for what [Group.Peers] tells next: answers that are for nobody else, and would wait for another turn, take one now
+// and for watchFor.
+func (g *Group) WatchPeers() {
+	now := g.h.now()
+	if was := raft.Time(g.watched.Swap(int64(now))); was == 0 || now-was >= watchFor {
+		g.h.schedule(g) // there may be some already
+	}
+}
 
 // Prune lets the log drop what nobody wants any more; see Log.Prune.
 func (g *Group) Prune() { _ = g.in.pushEvent(g.h, g, event{kind: evPrune}) }
