@@ -248,3 +248,36 @@ func TestWatchedPeers(t *testing.T) {
 		t.Fatalf("%d turns for what nobody waits for any more", turns)
 	}
 }
+
+// Entries leave in the order of the turns, also where messages are collected over several turns, and the turns are those of several workers.
+func TestEntriesDoNotOvertake(t *testing.T) {
+	s, g, _ := gatherSim(t, 1)
+	s.run(simET/20, nil)
+	var workers []*worker
+	for i := range 3 {
+		w := &worker{h: g.h}
+		s.propose(g, strings.Repeat(fmt.Sprint(i), gatherBytes))
+		w.turn(g.h.runq.pop(false))
+		if last := g.r.Status().Last; last != g.r.Status().Commit+raft.Index(1+i) {
+			t.Fatalf("not staged: last %d", last)
+		}
+		workers = append(workers, w)
+	}
+	seen := make(map[raft.NodeID]raft.Index)
+	s.message = func(m *raft.Message) bool {
+		if len(m.Entries) > 0 {
+			if last := seen[m.To]; last != 0 && m.Entries[0].Index != last+1 {
+				t.Errorf("%d gets entries from %d on after %d", m.To, m.Entries[0].Index, last)
+			}
+			seen[m.To] = m.Entries[len(m.Entries)-1].Index
+		}
+		return true
+	}
+	for i := range workers {
+		workers[len(workers)-1-i].flushOut()
+	}
+	s.run(simET/50, nil)
+	if len(seen) != 2 {
+		t.Fatalf("entries came to %v", seen)
+	}
+}

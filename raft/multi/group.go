@@ -54,6 +54,8 @@ type Group struct {
 
 	// All below belongs to the worker that has the group.
 	r          *raft.Raft
+	unsent     *worker // entries may be in its outbox, unless it has flushed that since …
+	unsentAt   uint64  // … for the so many-th time; nil: they are not
 	failed     error
 	stopped    bool // shut down: everything is completed, the log is closed
 	blocked    bool // a snapshot is being installed: the core and the log are left alone

@@ -410,8 +410,11 @@ func (q *runQueue) close() {
 // worker is what one worker keeps between turns: messages that wait to be sent, and scratch space.
 type worker struct {
 	h       *Host
-	out     []outbox // per destination, few
-	turns   int      // since the last flush of out
+	mu      sync.Mutex    // protects out, which another worker may have to send: see turn
+	out     []outbox      // per destination, few
+	flushes atomic.Uint64 // of out
+	turns   int           // since the last one of its own
+	unsent  bool          // entries of this turn may be in out
 	entries []raft.Entry
 	staged  []*Proposal
 }
@@ -436,10 +439,16 @@ func (w *worker) loop() {
 
 func (w *worker) turn(g *Group) {
 	w.h.stats.turns.Add(1)
+	if o := g.unsent; o != nil && o != w && o.flushes.Load() == g.unsentAt {
+		o.sendOut() // entries that overtake others are refused, and all are sent again
+	}
+	g.unsent, w.unsent = nil, false
 	more := g.process(w)
 	w.turns++
 	if w.turns >= maxTurnsPerFlush {
 		w.flushOut()
+	} else if w.unsent {
+		g.unsent, g.unsentAt = w, w.flushes.Load()
 	}
 	w.h.runq.done(g, more, w.h.o.Clock)
 }
@@ -451,6 +460,9 @@ func (w *worker) send(m *raft.Message) {
 	if (len(m.Entries) > 0 || m.Type == raft.MsgAppResp) && !w.h.crowded() {
 		w.turns = maxTurnsPerFlush // somebody waits for these
 	}
+	w.unsent = w.unsent || len(m.Entries) > 0
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for i := range w.out {
 		if o := &w.out[i]; o.to == m.To {
 			o.msgs = append(o.msgs, *m)
@@ -466,6 +478,14 @@ func (w *worker) send(m *raft.Message) {
 // flushOut hands everything collected to the transport.
 func (w *worker) flushOut() {
 	w.turns = 0
+	w.sendOut()
+}
+
+// sendOut does so, for whichever worker.
+func (w *worker) sendOut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.flushes.Add(1)
 	for i := range w.out {
 		if o := &w.out[i]; len(o.msgs) > 0 {
 			w.hand(o)
@@ -473,7 +493,7 @@ func (w *worker) flushOut() {
 	}
 }
 
-// hand gives one destination's messages to the transport. Their memory, of at most maxOutMessages, is used for the next ones.
+// hand, under mu, gives one destination's messages to the transport. Their memory, of at most maxOutMessages, is used for the next ones.
 func (w *worker) hand(o *outbox) {
 	if h := w.h; h.prompt != nil && h.calm() {
 		h.prompt.SendNow(o.to, o.msgs)
