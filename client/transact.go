@@ -184,10 +184,19 @@ func (p *Producer) commit(ctx context.Context) error {
 	}
 }
 
-// takeOver makes the client the one that has its transactional id: what another has left open is aborted, and it is fenced.
+// takeOverAgain is how long to wait before a broker that could not be reached is asked again.
+const takeOverAgain = 100 * time.Millisecond
+
+// takeOver makes the client the one that has its transactional id: what another has left open is aborted, and it is fenced. A broker that
+// cannot be reached is asked again: another will have its place, or it comes back.
 func takeOver(ctx context.Context, cl *kgo.Client, id string) error {
+	const op = "take over the transactional id"
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	_, _, err := cl.ProducerID(ctx)
-	return wrap("take over the transactional id", id, err)
+	for {
+		_, _, err := cl.ProducerID(ctx)
+		if kindOf(err) != ErrUnreachable || wait(ctx, takeOverAgain, op, id) != nil {
+			return wrap(op, id, err)
+		}
+	}
 }

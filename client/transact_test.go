@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -313,5 +316,32 @@ func TestMarkersAreNoLoss(t *testing.T) {
 	}
 	if got := pollN(t, cons, 1); !slices.Equal(got, []string{"b"}) {
 		t.Fatal(got)
+	}
+}
+
+// A broker that is away for a moment holds up who takes a transactional id over, and is no error.
+func TestTakeOverWhileABrokerIsAway(t *testing.T) {
+	b := brokertest.Start(t, brokertest.Topic("t", 1))
+	cfg := b.Config()
+	var away atomic.Bool
+	var refused atomic.Int32
+	opts := []kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.TransactionalID("x"), kgo.RequestRetries(0), kgo.Dialer(func(ctx context.Context, network, host string) (net.Conn, error) {
+		if away.Load() {
+			if refused.Add(1) >= 5 {
+				away.Store(false)
+			}
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNRESET}
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, network, host)
+	})}
+	cl := must(kgo.NewClient(opts...))
+	defer cl.Close()
+	away.Store(true)
+	if err := client.TakeOver(ctx(t), cl, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if n := refused.Load(); n < 5 {
+		t.Fatalf("%d dials were refused", n)
 	}
 }
