@@ -405,7 +405,12 @@ var faults = []fault{
 	{name: "a bit of the hot tail, below the synced mark", says: saysDamaged,
 		stopped: func(r *repairs, n *node, d *sickDisk) {
 			files := r.segments(d)
-			d.flip(r.t, files[len(files)-1], 200)
+			tail := files[len(files)-1]
+			at := 200
+			for held := d.content(r.t, tail); held[at] == 0; { // padding, maybe
+				at++
+			}
+			d.flip(r.t, tail, int64(at))
 			for _, name := range d.files(r.t, r.dir(), ".tip") { // what it covers is left to reads, as in a closed segment
 				d.remove(r.t, name)
 			}
