@@ -1,4 +1,4 @@
-// A turn: everything that a group does on a worker.
+// A turn: everything that a group does on a worker (or where its log has been synced: Host.take).
 //
 // Order within a turn: reports of the disk and orders, then time, then messages, then proposals as one batch, then
 // reads; after each of these the core's Readys are carried out (ready.go). Work per turn is bounded: what the inbox held
