@@ -76,15 +76,20 @@ const maxReason = 256
 // ends the wait.
 func (c *Groups) Join(r *JoinRequest, reply func(JoinResult)) {
 	fail := func(err error) { reply(JoinResult{Err: err, MemberID: r.MemberID}) }
+	// In Kafka's order: who has no name for its group is told that, whatever else is wrong.
+	if r.Group == "" {
+		fail(ErrInvalidGroupID)
+		return
+	}
+	if r.Session < c.cfg.MinSession || r.Session > c.cfg.MaxSession {
+		fail(ErrInvalidSessionTimeout)
+		return
+	}
 	for i := range r.Protocols {
 		if slices.ContainsFunc(r.Protocols[:i], func(p GroupProtocol) bool { return p.Name == r.Protocols[i].Name }) || i >= maxProtocols {
 			fail(ErrInconsistentProtocol)
 			return
 		}
-	}
-	if r.Session < c.cfg.MinSession || r.Session > c.cfg.MaxSession {
-		fail(ErrInvalidSessionTimeout)
-		return
 	}
 	s, err := c.enter(r.Group)
 	if err != nil {

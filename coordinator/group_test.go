@@ -65,6 +65,7 @@ func TestGroupRefusals(t *testing.T) {
 		want   error
 	}{
 		{"no group", func(r *JoinRequest) { r.Group = "" }, ErrInvalidGroupID},
+		{"no group, nor a session", func(r *JoinRequest) { r.Group, r.Session = "", 0 }, ErrInvalidGroupID}, // which kafka-go's tests look at
 		{"long group", func(r *JoinRequest) { r.Group = strings.Repeat("g", maxGroupID+1) }, ErrInvalidGroupID},
 		{"short session", func(r *JoinRequest) { r.Session = 5999 * time.Millisecond }, ErrInvalidSessionTimeout},
 		{"long session", func(r *JoinRequest) { r.Session = 31 * time.Minute }, ErrInvalidSessionTimeout},
