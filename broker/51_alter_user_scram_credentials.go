@@ -112,14 +112,13 @@ func upsertedCredential(up *kmsg.AlterUserSCRAMCredentialsRequestUpsertion) (coo
 		return c, err
 	}
 	const lo, hi = coordinator.MinScramIterations, coordinator.MaxScramIterations
-	size := scramHash(c.Mechanism)().Size()
 	switch {
 	case c.Iterations < lo || c.Iterations > hi:
 		return c, refuse(kerr.UnacceptableCredential, fmt.Sprintf("%d iterations: allowed are %d to %d", c.Iterations, lo, hi))
 	case len(up.Salt) == 0 || len(up.Salt) > 256:
 		return c, refuse(kerr.UnacceptableCredential, fmt.Sprintf("a salt of %d bytes: allowed are 1 to 256", len(up.Salt)))
-	case len(up.SaltedPassword) != size:
-		return c, refuse(kerr.UnacceptableCredential, fmt.Sprintf("a salted password of %d bytes: %s makes %d", len(up.SaltedPassword), c.Mechanism, size))
+	case len(up.SaltedPassword) == 0: // of any other length keys are made, as Kafka does, though only one of the hash's length comes of a password
+		return c, refuse(kerr.UnacceptableCredential, "a salted password of 0 bytes")
 	}
 	c.StoredKey, c.ServerKey = scramKeys(c.Mechanism, up.SaltedPassword)
 	return c, nil

@@ -519,9 +519,9 @@ func TestScramCredentials(t *testing.T) {
 	}
 	if got, want := alter(&kmsg.AlterUserSCRAMCredentialsRequest{
 		Upsertions: []kmsg.AlterUserSCRAMCredentialsRequestUpsertion{up("a", 1, 4096, salted[:32]), up("a", 2, 8192, salted), up("b", 2, 4095, salted), up("c", 2, 16385, salted),
-			up("d", 3, 4096, salted), up("", 1, 4096, salted[:32]), up("e", 1, 4096, salted), up("f", 1, 4096, salted[:32]), up("f", 1, 4096, salted[:32])},
+			up("d", 3, 4096, salted), up("", 1, 4096, salted[:32]), up("e", 1, 4096, salted[:0]), up("h", 2, 15000, salted[:18]), up("f", 1, 4096, salted[:32]), up("f", 1, 4096, salted[:32])},
 		Deletions: []kmsg.AlterUserSCRAMCredentialsRequestDeletion{{Name: "g", Mechanism: 1}},
-	}), fmt.Sprintf("g:%d a:0 b:%[2]d c:%[2]d d:%[3]d :%[2]d e:%[2]d f:%[4]d", kerr.ResourceNotFound.Code, kerr.UnacceptableCredential.Code, kerr.UnsupportedSaslMechanism.Code, kerr.DuplicateResource.Code); got != want {
+	}), fmt.Sprintf("g:%d a:0 b:%[2]d c:%[2]d d:%[3]d :%[2]d e:%[2]d h:0 f:%[4]d", kerr.ResourceNotFound.Code, kerr.UnacceptableCredential.Code, kerr.UnsupportedSaslMechanism.Code, kerr.DuplicateResource.Code); got != want {
 		t.Errorf("altered: %s\nwant     %s", got, want)
 	}
 	describe := func(users ...string) string {
@@ -539,13 +539,13 @@ func TestScramCredentials(t *testing.T) {
 		}
 		return strings.TrimSpace(out)
 	}
-	if got, want := describe(), "a:0(1,4096)(2,8192)"; got != want {
+	if got, want := describe(), "a:0(1,4096)(2,8192) h:0(2,15000)"; got != want {
 		t.Errorf("described: %s, want %s", got, want)
 	}
 	if got, want := describe("a", "x", "y", "y"), fmt.Sprintf("a:0(1,4096)(2,8192) x:%d y:%d", kerr.ResourceNotFound.Code, kerr.DuplicateResource.Code); got != want {
 		t.Errorf("described: %s, want %s", got, want)
 	}
-	if got := alter(&kmsg.AlterUserSCRAMCredentialsRequest{Deletions: []kmsg.AlterUserSCRAMCredentialsRequestDeletion{{Name: "a", Mechanism: 1}}}); got != "a:0" {
+	if got := alter(&kmsg.AlterUserSCRAMCredentialsRequest{Deletions: []kmsg.AlterUserSCRAMCredentialsRequestDeletion{{Name: "a", Mechanism: 1}, {Name: "h", Mechanism: 2}}}); got != "a:0 h:0" {
 		t.Errorf("deleted: %s", got)
 	}
 	if got := describe(); got != "a:0(2,8192)" {
