@@ -1,6 +1,6 @@
 // UpdateFeatures (key 57), versions 0 to 2: finalizes other levels of features (KIP-584, KIP-1022), once every live broker
-// supports them. All or nothing: if one update is refused, none is carried out. v0 asks for a downgrade by a flag, v1 by a type and may only validate, v2
-// answers for all together.
+// supports them. All or nothing: if one update is refused, none is carried out. The answer's own error is that of
+// the first update that was refused; v0 and v1 have one for each as well. v0 asks for a downgrade by a flag, v1 by a type and may only validate.
 //
 // A safe downgrade is one after which nothing is there that the lower level could not hold. An unsafe one, which would drop
 // that, is not done.
@@ -68,8 +68,9 @@ func updatedFeatures(req *kmsg.UpdateFeaturesRequest, errs []error, err error) *
 			first = errs[i]
 		}
 	}
+	// Kafka, too, fails the whole request for one update in every version, and clients look there first.
+	resp.ErrorCode, resp.ErrorMessage = codeOf(first), messageOf(first)
 	if err != nil || req.Version >= 2 {
-		resp.ErrorCode, resp.ErrorMessage = codeOf(first), messageOf(first)
 		return resp
 	}
 	for i := range req.FeatureUpdates {
