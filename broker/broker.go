@@ -61,6 +61,7 @@ type Broker struct {
 	rec        *reconciler
 	mover      *mover
 	scrub      *scrubber
+	cleaner    *cleaner // nil: nothing is compacted
 	bridges    *bridges
 	reads      *readAsker
 	keys       *partition.KeyMemory
@@ -421,6 +422,9 @@ func (b *Broker) startRaft() (err error) {
 			return partition.Open(c)
 		},
 	}
+	if !b.cfg.DisableCleaner {
+		b.cleaner = b.newCleaner()
+	}
 	b.scrub = &scrubber{store: b.store, replicas: b.rec.replicas, meta: b.meta.segments.Load, rate: b.cfg.ScrubRate, interval: b.cfg.ScrubInterval, log: b.log}
 	b.bridges = newBridges(b)
 	b.rec.interval.Store(int64(b.cfg.RetentionCheck))
@@ -479,8 +483,8 @@ func (b *Broker) startRaft() (err error) {
 	b.spawn(b.balance)
 	b.spawn(func() { b.rec.housekeeping(b.ctx) })
 	b.spawn(func() { b.scrub.run(b.ctx) })
-	if !b.cfg.DisableCleaner {
-		b.spawn(func() { b.newCleaner().run(b.ctx) })
+	if b.cleaner != nil {
+		b.spawn(func() { b.cleaner.run(b.ctx) })
 	}
 	return nil
 }

@@ -55,7 +55,8 @@ func (m *cleanerMetrics) collectors() []prometheus.Collector {
 type cleaner struct {
 	replicas func() []*partition.Replica
 	ready    func() bool   // every broker can take in what has been compacted
-	pause    time.Duration // between two looks, when there was nothing left to do
+	pause    atomic.Int64  // between two looks, when there was nothing left to do
+	repaused chan struct{} // pause has changed
 	memory   int64
 	limit    *rate.Limiter // bytes a second, read and written together; nil: none
 	met      *cleanerMetrics
@@ -68,8 +69,9 @@ type cleaner struct {
 const cleanerRest = 5 * time.Minute
 
 func (b *Broker) newCleaner() *cleaner {
-	c := &cleaner{replicas: b.rec.replicas, ready: b.canCompact, pause: b.cfg.CleanerPause, memory: b.cfg.CleanerMemory, met: b.met.cleaner, log: b.log,
+	c := &cleaner{replicas: b.rec.replicas, ready: b.canCompact, repaused: make(chan struct{}, 1), memory: b.cfg.CleanerMemory, met: b.met.cleaner, log: b.log,
 		failed: make(map[*partition.Replica]time.Time)}
+	c.pause.Store(int64(b.cfg.CleanerPause))
 	if r := b.cfg.CleanerRate; r > 0 {
 		c.limit = rate.NewLimiter(rate.Limit(r), cleanerBurst)
 	}
@@ -88,18 +90,28 @@ func (b *Broker) mayPad() bool {
 
 // run cleans until ctx ends.
 func (c *cleaner) run(ctx context.Context) {
-	timer := time.NewTimer(c.pause)
+	timer := time.NewTimer(time.Duration(c.pause.Load()))
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-c.repaused:
 		case <-timer.C:
+			if c.ready() {
+				c.round(ctx)
+			}
 		}
-		if c.ready() {
-			c.round(ctx)
-		}
-		timer.Reset(c.pause)
+		timer.Reset(time.Duration(c.pause.Load()))
+	}
+}
+
+// setPause changes how long the cleaner rests, and begins the rest anew.
+func (c *cleaner) setPause(d time.Duration) {
+	c.pause.Store(int64(d))
+	select {
+	case c.repaused <- struct{}{}:
+	default:
 	}
 }
 

@@ -4,6 +4,7 @@
 package broker
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -380,4 +381,30 @@ func TestOffsetsAreCompacted(t *testing.T) {
 	c.stop(n)
 	c.start(n)
 	fetch(at)
+}
+
+// log.cleaner.backoff.ms, set while a broker runs, holds at once, however long the rest is that has begun.
+func TestCleanerPause(t *testing.T) {
+	if err := checkBrokerConfig("log.cleaner.backoff.ms", "15001"); err != nil { // sarama's own tests set it
+		t.Fatal(err)
+	}
+	if appliers["log.cleaner.backoff.ms"] == nil {
+		t.Fatal("nothing takes it")
+	}
+	looked := make(chan struct{}, 1)
+	c := &cleaner{repaused: make(chan struct{}, 1), ready: func() bool {
+		select {
+		case looked <- struct{}{}:
+		default:
+		}
+		return false
+	}}
+	c.pause.Store(int64(time.Hour))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { c.run(ctx); close(done) }()
+	c.setPause(time.Millisecond)
+	<-looked
+	cancel()
+	<-done
 }

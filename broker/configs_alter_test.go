@@ -258,6 +258,24 @@ func TestBrokerConfigRefusals(t *testing.T) {
 	}
 }
 
+// What has nothing to work on promises nothing, so any value may be set: librdkafka's own tests set the first at a broker, to see whether they can.
+func TestKerberosConfigs(t *testing.T) {
+	h := newHarness(t, serverOptions{})
+	c := h.dial()
+	for name, value := range map[string]string{"sasl.kerberos.min.time.before.relogin": "58000", "sasl.kerberos.ticket.renew.jitter": "0.1"} {
+		resp := ask[*kmsg.IncrementalAlterConfigsResponse](c, incrementalAlter(1, kmsg.ConfigResourceTypeBroker, "1", setTo(name, value)))
+		if r := resp.Resources[0]; r.ErrorCode != 0 {
+			t.Fatalf("%s: %d %s", name, r.ErrorCode, deref(r.ErrorMessage))
+		}
+		if got := describedConfigs(t, c, kmsg.ConfigResourceTypeBroker, "1")[name]; deref(got.Value) != value {
+			t.Errorf("%s is %s, want %s", name, deref(got.Value), value)
+		}
+	}
+	if err := checkBrokerConfig("sasl.kerberos.service.name", "kafka"); err == nil { // this would promise Kerberos
+		t.Error("sasl.kerberos.service.name is taken")
+	}
+}
+
 func deref(s *string) string {
 	if s == nil {
 		return "(null)"

@@ -30,6 +30,7 @@ var dynamicBrokerConfigs = map[string]configDef{
 	"group.consumer.heartbeat.interval.ms":           {least: 1, most: math.MaxInt32},
 	"group.consumer.session.timeout.ms":              {least: 1, most: math.MaxInt32},
 	"leader.replication.throttled.rate":              {most: math.MaxInt64},
+	"log.cleaner.backoff.ms":                         {least: 1, most: math.MaxInt64 / 1_000_000},
 	"log.retention.check.interval.ms":                {least: 1, most: math.MaxInt64 / 1_000_000},
 	"max.connection.creation.rate":                   {least: 1, most: math.MaxInt32},
 	"max.connections":                                {least: 1, most: math.MaxInt32},
@@ -38,6 +39,9 @@ var dynamicBrokerConfigs = map[string]configDef{
 	"num.partitions":                                 {least: 1, most: coordinator.MaxPartitionsPerTopic},
 	"producer.id.expiration.ms":                      {least: 1000, most: math.MaxInt32},
 	"replica.alter.log.dirs.io.max.bytes.per.second": {most: math.MaxInt64},
+	"sasl.kerberos.min.time.before.relogin":          {most: math.MaxInt64},
+	"sasl.kerberos.ticket.renew.jitter":              {most: 1},
+	"sasl.kerberos.ticket.renew.window.factor":       {most: 1},
 }
 
 // brokerConfigs are kafkaConfigs as definitions, with balsaConfigs, by name.

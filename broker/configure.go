@@ -98,7 +98,12 @@ var appliers = map[string]func(b *Broker, value string){
 	"connections.max.idle.ms": func(b *Broker, v string) {
 		b.server.limits.idle.Store(int64(time.Duration(number(v)) * time.Millisecond))
 	},
-	"fetch.max.bytes":                 func(b *Broker, v string) { b.server.limits.fetchMaxBytes.Store(number(v)) },
+	"fetch.max.bytes": func(b *Broker, v string) { b.server.limits.fetchMaxBytes.Store(number(v)) },
+	"log.cleaner.backoff.ms": func(b *Broker, v string) {
+		if b.cleaner != nil {
+			b.cleaner.setPause(time.Duration(number(v)) * time.Millisecond)
+		}
+	},
 	"log.retention.check.interval.ms": func(b *Broker, v string) { b.rec.setInterval(time.Duration(number(v)) * time.Millisecond) },
 	"producer.id.expiration.ms":       func(b *Broker, v string) { b.rec.setExpiry(time.Duration(number(v)) * time.Millisecond) },
 	"max.connection.creation.rate":    func(b *Broker, v string) { b.server.rates.setAll(float64(number(v))) },
