@@ -31,6 +31,7 @@ type startOptions struct {
 	direct    bool
 	async     bool
 	voters    int
+	groups    startGroups
 	security  startSecurity
 	bridges   bridge.Runner
 	bridgeVia *choice // SASL
@@ -100,6 +101,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.IntVar(&o.cfg.MovesParallel, "move-parallel", 10, "partitions whose new replicas a leader fills at once")
 	f.Int64Var(&o.cfg.MoveRate, "move-rate", 64<<20, "bytes a second that a broker sends to new replicas at most; below 0: no bound")
 	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
+	o.groups.flags(f)
 	o.security.flags(f, &o.cfg)
 	o.bridgeVia = bridgeFlags(f, &o.bridges)
 	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
@@ -121,6 +123,7 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 		o.bridges.Security.Mechanism = m
 	}
 	cfg.Bridges = &o.bridges
+	o.groups.apply(&cfg)
 	err := o.security.apply(&cfg)
 	if err != nil {
 		return startError(err)
