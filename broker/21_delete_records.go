@@ -6,16 +6,21 @@ package broker
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
+// deleteRecordsTimeout is how long the answer waits. Who gives it no time asks, in Kafka, for what the leader does itself before it looks at the
+// time, and that is all where there is one replica. Here a quorum's sync belongs to it, for which there must be time.
+func deleteRecordsTimeout(ms int32) time.Duration { return max(adminTimeout(ms), 5*time.Second) }
+
 func (s *server) deleteRecords(r *request) {
 	req := r.msg.(*kmsg.DeleteRecordsRequest)
 	resp := kmsg.NewPtrDeleteRecordsResponse()
 	resp.Topics = make([]kmsg.DeleteRecordsResponseTopic, len(req.Topics))
-	g := newGather(adminTimeout(req.TimeoutMillis), func() { r.respond(resp) })
+	g := newGather(deleteRecordsTimeout(req.TimeoutMillis), func() { r.respond(resp) })
 	im := s.b.Image()
 	for i := range req.Topics {
 		t, rt := &req.Topics[i], &resp.Topics[i]

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/balsamq/balsa/coordinator"
@@ -91,5 +92,29 @@ func TestDeleteRecordsRefusals(t *testing.T) {
 	r.mu.Unlock()
 	if code := one(deleteRecordsRequest(2, "t", 2)); code != kerr.NotLeaderForPartition.Code {
 		t.Errorf("no leader: %d", code)
+	}
+}
+
+// librdkafka's own tests give the deletion no time, and want it all the same.
+func TestDeleteRecordsInNoTime(t *testing.T) {
+	c := newCluster(t, 3, false)
+	c.start(c.nodes...)
+	n := c.nodes[0]
+	n.createWith(t, "t", 1, nil)
+	cl := newKafkaClient(t, n, kgo.DefaultProduceTopic("t"))
+	defer cl.Close()
+	for range 10 {
+		if err := cl.ProduceSync(t.Context(), kgo.StringRecord("v")).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		req := deleteRecordsRequest(2, "t", -1)
+		req.TimeoutMillis = 0
+		resp, err := req.RequestWith(t.Context(), cl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := resp.Topics[0].Partitions[0]; p.ErrorCode != 0 || p.LowWatermark <= 0 {
+			t.Fatalf("%+v", p)
+		}
 	}
 }
