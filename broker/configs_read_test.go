@@ -113,7 +113,7 @@ func TestNumbersHaveTheirEffect(t *testing.T) {
 	}
 	// Zeros of Settings that mean what the text says, though they are the defaults, too; and what no replica obeys.
 	same := map[string][]string{"min.compaction.lag.ms": {"0"}, "segment.jitter.ms": {"0"}, "retention.bytes": {"-1"}, "compression.zstd.level": {"0"}}
-	noEffect := []string{"flush.messages", "flush.ms", "preallocate"}
+	noEffect := []string{"file.delete.delay.ms", "flush.messages", "flush.ms", "index.interval.bytes", "preallocate", "segment.index.bytes"}
 	for i := range topicConfigDefs {
 		d := &topicConfigDefs[i]
 		if d.does == fixed || slices.Contains(noEffect, d.name) {
