@@ -44,7 +44,7 @@ type Broker struct {
 	store      *storage
 	endpoints  []coordinator.Endpoint
 	rpcAddr    string
-	known      []peerAddr // peers known before the Image is: from the cache, or from joining
+	known      []knownPeer // peers known before the Image is: from the cache, or from joining
 	kafka      []kafkaListener
 	certs      []*certStore // of all that speak TLS
 	rpcCerts   *certStore   // nil: brokers do not speak TLS to each other
@@ -81,6 +81,7 @@ type Broker struct {
 	ensuringBridges atomic.Bool
 	verifying       atomic.Int64 // questions to coordinators of transactions that are on their way
 	outliving       sync.Once    // see outlived
+	aged            sync.Once    // see askPast
 	balancer        balancer
 	logs            *loggers
 	configured      configured    // configure's own
@@ -396,6 +397,7 @@ func (b *Broker) startRaft() (err error) {
 		self: id, addr: b.rpcAddr, interval: b.cfg.HeartbeatInterval, timeout: b.cfg.ElectionTimeout, caller: b.tr,
 		setAddr: b.setAddr, image: b.Image, epochs: b.meta.epochs, outlived: b.outlived, log: b.log,
 		heard: func(n raft.NodeID, inc raft.Incarnation) { b.ctl.Heard(n, inc) },
+		ask:   b.askPast,
 	})
 	b.ctl = coordinator.NewController(coordinator.ControllerConfig{
 		Self: id.NodeID, Session: b.cfg.SessionTimeout, Doubt: b.cfg.ElectionTimeout / 2, Now: b.clock.Now, Seed: rand.Uint64(), Logger: b.logOf("coordinator"),
@@ -464,6 +466,7 @@ func (b *Broker) startRaft() (err error) {
 	b.onClose(b.txns.Close)
 	b.onClose(func() error { b.peers.close(); return nil })
 	for _, p := range b.known {
+		b.peers.remember(&p)
 		b.peers.learn(p.ID, p.Addr)
 	}
 	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodWriteMarkers, methodAddToTxn, methodTransfer,
@@ -522,7 +525,7 @@ func (b *Broker) poke() {
 func (b *Broker) control() {
 	ticker := time.NewTicker(b.cfg.controllerTick())
 	defer ticker.Stop()
-	var saved []peerAddr
+	var saved []knownPeer
 	for {
 		select {
 		case <-b.ctx.Done():
@@ -535,7 +538,7 @@ func (b *Broker) control() {
 			b.log.Warn("the controller could not do all it wanted; it will try again", "err", err)
 		}
 		cancel()
-		if now := b.peers.addresses(); !slices.Equal(now, saved) {
+		if now := b.peers.known(); !slices.Equal(now, saved) {
 			if err := b.store.savePeers(now); err != nil {
 				b.log.Warn("cannot write the cache of the other brokers' addresses", "err", err)
 				continue

@@ -120,7 +120,9 @@ func (b *Broker) join(ctx context.Context) error {
 				if err := b.store.join(reply.ClusterID, reply.Node, reply.Founder); err != nil {
 					return err
 				}
-				b.known = append(b.known, reply.Peers...)
+				for _, p := range reply.Peers {
+					b.known = append(b.known, knownPeer{peerAddr: p})
+				}
 				b.log.Info("joined the cluster", "cluster", reply.ClusterID, "node", reply.Node, "seed", seed)
 				return nil
 			}
@@ -168,7 +170,11 @@ func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error)
 	if cluster == "" {
 		cluster = b.cfg.ClusterID
 	}
-	body, err := encodeJSON(&joinRequest{ClusterID: cluster, Broker: b.registration(), Member: b.store.id.joined(), Supported: coordinator.SupportedFeatures()})
+	q := &joinRequest{ClusterID: cluster, Broker: b.registration(), Supported: coordinator.SupportedFeatures()}
+	if b.store.id.joined() {
+		q.Member, q.Boot, q.Life = true, b.store.id.Boots, b.store.id.Life
+	}
+	body, err := encodeJSON(q)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +186,33 @@ func (b *Broker) askToJoin(ctx context.Context, seed string) (*joinReply, error)
 	}
 	reply := new(joinReply)
 	return reply, decodeJSON(answer, reply)
+}
+
+// askPast asks a broker, before this start tells it anything, whether it has heard of a later start of this data directory: then the directory
+// is an older copy of itself. Votes and records that others count on are missing from it, so the broker stops. One that cannot be asked is asked
+// again; one that does not know the question says that there is none.
+func (b *Broker) askPast(ctx context.Context, peer raft.NodeID) error {
+	id := &b.store.id
+	body, err := encodeJSON(&joinRequest{ClusterID: id.ClusterID, Broker: b.registration(), Member: true, Boot: id.Boots, Life: id.Life})
+	if err != nil {
+		return err
+	}
+	answer, err := b.tr.Call(ctx, peer, methodJoin, body)
+	if err != nil {
+		return err
+	}
+	reply := new(joinReply)
+	if err := decodeJSON(answer, reply); err != nil {
+		return err
+	}
+	if reply.Past == 0 || reply.ClusterID != id.ClusterID {
+		return nil
+	}
+	b.aged.Do(func() {
+		b.log.Error("the data directory is an older copy of itself", "start", id.Boots, "known", reply.Past, "told by", peer)
+		b.onFatal(errors.Join(b.store.age(reply.Past), b.store.oldCopy()))
+	})
+	return nil
 }
 
 // serveJoin registers a broker that asks for it. One that belongs to the cluster already only asks for addresses, when it
@@ -195,6 +228,7 @@ func (b *Broker) serveJoin(ctx context.Context, q *joinRequest) *joinReply {
 		// cluster believe each other. Another incarnation is nobody's that we know.
 		if old := b.Image().Broker(q.Broker.Node); q.ClusterID == id.ClusterID && (old == nil || old.Incarnation == q.Broker.Incarnation) {
 			b.peers.learn(q.Broker.Node, q.Broker.RPC)
+			reply.Past = b.peers.past(q)
 		}
 		reply.Node = q.Broker.Node
 		return reply

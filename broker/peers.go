@@ -125,6 +125,7 @@ type peersConfig struct {
 	epochs   func() (own, settled raft.GroupEpoch)         // of our metadata group
 	outlived func(from raft.NodeID, epoch raft.GroupEpoch) // the cluster has gone on in a later one
 	heard    func(raft.NodeID, raft.Incarnation)           // tells the controller
+	ask      func(context.Context, raft.NodeID) error      // whether our directory is an older copy of itself: Broker.askPast
 	log      *slog.Logger
 }
 
@@ -142,6 +143,13 @@ type peers struct {
 	changed chan struct{}
 }
 
+// lifeStart is one start of a broker on its data directory.
+type lifeStart struct {
+	inc  raft.Incarnation
+	boot uint64
+	life uint64 // drawn at the start: tells two of one count apart
+}
+
 // peer is one other broker.
 type peer struct {
 	id      raft.NodeID
@@ -149,6 +157,7 @@ type peer struct {
 	epoch   int64            // of the registration that addr was last compared with
 	inc     raft.Incarnation // that it speaks with, and
 	boot    uint64           // the latest start of that
+	said    lifeStart        // the latest start that it has asked about: see past
 	image   raft.Index       // its Image's version
 	heardAt time.Time        // when it last spoke or answered
 	since   time.Time        // when it was first heard in this boot, and without a gap from then on
@@ -158,6 +167,7 @@ type peer struct {
 	news     map[raft.GroupID]struct{} // at most the groups that we lead
 	kick     chan struct{}             // capacity 1
 	silent   bool                      // was logged
+	asked    bool                      // has been asked whether our directory is an older copy
 }
 
 func newPeers(cfg peersConfig) *peers {
@@ -340,6 +350,24 @@ func (ps *peers) addresses() []peerAddr {
 	return out
 }
 
+// known is what peers.json shall say.
+func (ps *peers) known() (out []knownPeer) {
+	for _, a := range ps.addresses() {
+		out = append(out, knownPeer{peerAddr: a})
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for i := range out {
+		if p := ps.byID[out[i].ID]; p != nil {
+			out[i].Incarnation, out[i].Boot = p.inc, p.boot
+			if p.said.inc == p.inc && p.said.boot == p.boot {
+				out[i].Life = p.said.life
+			}
+		}
+	}
+	return out
+}
+
 // heard takes a heartbeat and returns the answer.
 func (ps *peers) heard(h *beat) *beat {
 	ps.took(h)
@@ -413,6 +441,40 @@ func (ps *peers) took(h *beat) {
 	ps.cfg.heard(h.node, h.incarnation)
 }
 
+// remember takes what peers.json says of a broker.
+func (ps *peers) remember(k *knownPeer) {
+	if k.ID == ps.cfg.self.NodeID || k.Boot == 0 {
+		return
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.ensureLocked(k.ID)
+	p.inc, p.boot = k.Incarnation, k.Boot
+	if k.Life != 0 {
+		p.said = lifeStart{k.Incarnation, k.Boot, k.Life}
+	}
+}
+
+// past answers a member that asks whether another start of its directory has been heard of, at or after the one that asks: by the number of it, or 0.
+// Starts are counted on the disk before anything is said, so a count that comes a second time, or a lower one than before, is a copy's.
+func (ps *peers) past(q *joinRequest) uint64 {
+	if q.Boot == 0 || q.Broker.Node == ps.cfg.self.NodeID {
+		return 0
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.ensureLocked(q.Broker.Node)
+	this := lifeStart{q.Broker.Incarnation, q.Boot, q.Life}
+	if p.inc == this.inc && this.boot < p.boot {
+		return p.boot
+	}
+	if p.said.inc == this.inc && p.said != this && this.boot <= p.said.boot {
+		return p.said.boot
+	}
+	p.said = this
+	return 0
+}
+
 // loop sends heartbeats to one peer until the broker closes.
 func (ps *peers) loop(p *peer) {
 	timer := time.NewTimer(0)
@@ -451,6 +513,15 @@ func (ps *peers) send(p *peer) (more bool) {
 		ps.mu.Unlock()
 		return false
 	}
+	asked := p.asked
+	ps.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ps.ctx, ps.cfg.timeout)
+	defer cancel()
+	if !asked {
+		asked = ps.cfg.ask(ctx, p.id) == nil
+	}
+	ps.mu.Lock()
+	p.asked = asked
 	news := len(p.news)
 	if !ps.presentLocked(p) {
 		news = 0 // it is asked whether it is there, and told the rest when it has answered
@@ -475,8 +546,6 @@ func (ps *peers) send(p *peer) (more bool) {
 			leaders = append(leaders, leaderEntry{g, l.leader, l.epoch})
 		}
 	}
-	ctx, cancel := context.WithTimeout(ps.ctx, ps.cfg.timeout)
-	defer cancel()
 	b, err := ps.cfg.caller.Call(ctx, p.id, methodHeartbeat, ps.beat(leaders).encode())
 	var h *beat
 	if err == nil {

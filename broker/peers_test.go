@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/raft"
 )
@@ -92,7 +95,7 @@ func (w *wire) start(t *testing.T, id raft.NodeID, boot uint64) *peers {
 	md := coordinator.NewMetadata()
 	ps := newPeers(peersConfig{self: &identity{ClusterID: "c", NodeID: id, Incarnation: raft.Incarnation(id), Boots: boot}, addr: "addr",
 		interval: 5 * time.Millisecond, timeout: 50 * time.Millisecond, caller: wireCaller{w, id}, setAddr: func(raft.NodeID, string) {},
-		image: md.Image, epochs: func() (own, settled raft.GroupEpoch) { return 0, 0 }, heard: func(raft.NodeID, raft.Incarnation) {}, log: slog.New(slog.DiscardHandler)})
+		image: md.Image, epochs: func() (own, settled raft.GroupEpoch) { return 0, 0 }, heard: func(raft.NodeID, raft.Incarnation) {}, ask: func(context.Context, raft.NodeID) error { return nil }, log: slog.New(slog.DiscardHandler)})
 	w.mu.Lock()
 	w.all[id] = ps
 	w.mu.Unlock()
@@ -176,4 +179,83 @@ func TestAwaitLeaderThatWasSucceeded(t *testing.T) {
 	if err := b.awaitLeader(ctx, 5, 2, 7); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A directory that was put back as it had been two starts, or one start, ago is noticed, and stays noticed; its owner's later starts are not refused.
+func TestOldCopy(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, true)
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	n := c.node(3)
+	if n.cfg.Join == nil {
+		n = c.node(2)
+	}
+	again := func(fs vfs.FS) error {
+		t.Helper()
+		cfg := n.cfg
+		cfg.FS = fs
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		b, err := Start(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		select { // it may be up before anybody has answered
+		case err = <-b.Fatal():
+		case <-ctx.Done():
+		}
+		return err
+	}
+	copied := func() *vfs.Mem { return n.cfg.FS.(*vfs.Mem).CrashClone(rand.New(rand.NewPCG(1, 1))) }
+	c.stop(n)
+	two := copied()
+	c.start(n)
+	c.stop(n)
+	one := copied()
+	c.start(n)
+	boots := n.store.id.Boots
+	heard := func(others ...*node) {
+		t.Helper()
+		for _, o := range others {
+			soon(t, "the start is known", func() bool {
+				return slices.ContainsFunc(o.peers.known(), func(k knownPeer) bool { return k.ID == n.NodeID() && k.Boot == boots && k.Life != 0 })
+			})
+		}
+	}
+	var others []*node
+	for _, o := range c.nodes {
+		if o != n {
+			others = append(others, o)
+		}
+	}
+	heard(others...)
+	c.stop(n)
+	for i, fs := range []*vfs.Mem{two, one, one} {
+		if err := again(fs); !errors.Is(err, ErrDataDir) || !strings.Contains(err.Error(), "older copy") {
+			t.Fatalf("copy %d was taken: %v", i, err)
+		}
+	}
+	c.start(n)
+	boots++
+	heard(others...)
+	c.stop(n)
+	// Those who know it remember over their own starts.
+	old := copied()
+	c.start(n)
+	boots++
+	heard(others...)
+	for _, o := range others {
+		soon(t, "it is written down", func() bool {
+			return slices.ContainsFunc(o.store.loadPeers(), func(k knownPeer) bool { return k.ID == n.NodeID() && k.Boot == boots && k.Life != 0 })
+		})
+	}
+	c.stop(c.nodes...)
+	c.start(others...)
+	if err := again(old); !errors.Is(err, ErrDataDir) || !strings.Contains(err.Error(), "older copy") {
+		t.Fatalf("the copy was taken by brokers that had started anew: %v", err)
+	}
+	c.start(n)
+	c.awaitVoters(3)
 }

@@ -63,6 +63,9 @@ type joinRequest struct {
 	Broker    coordinator.RegisterBroker `json:"broker"`
 	// Member: the asker belongs to the cluster, and only exchanges addresses.
 	Member bool `json:"member,omitempty"`
+	// Boot and Life are this start of a member: see peers.past.
+	Boot uint64 `json:"boot,omitempty"`
+	Life uint64 `json:"life,omitempty"`
 	// Supported: see coordinator.Intent.
 	Supported []coordinator.FeatureRange `json:"supported,omitempty"`
 }
@@ -74,6 +77,7 @@ type joinReply struct {
 	Founder   raft.Member         `json:"founder"`
 	Peers     []peerAddr          `json:"peers,omitempty"`
 	Retry     bool                `json:"retry,omitempty"` // not now: no leader; ask again
+	Past      uint64              `json:"past,omitempty"`  // another start of the asker's directory, at or after the asker's, was heard of: this one
 	Failure   coordinator.Failure `json:"failure"`
 }
 

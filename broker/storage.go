@@ -3,7 +3,7 @@
 //	DataDir/
 //	    lock                     held while a broker runs on it
 //	    meta.json                who this is: cluster, node, incarnation, starts. Written atomically, with a checksum
-//	    peers.json               cache: where the others were last seen. May be lost
+//	    peers.json               cache: where the others were last seen, and in which start. May be lost
 //	    scrub.json               how far scrubbing has come. May be lost
 //	    reserve                  room for the next meta.json: a full disk must not keep a broker from starting
 //	    journal/                 terms and votes of all groups (raft/multi/journal)
@@ -68,17 +68,28 @@ type identity struct {
 	NodeID      raft.NodeID      `json:"node_id,omitempty"`    // 0 until joined
 	Incarnation raft.Incarnation `json:"incarnation"`          // drawn when the directory was formatted
 	Boots       uint64           `json:"boots"`                // starts so far, this one included
+	Life        uint64           `json:"-"`                    // drawn at each start: tells two with one count apart
 	Founder     raft.Member      `json:"founder"`              // the membership that the metadata log starts from
 	// MetadataEpoch is the metadata group's epoch that others told this broker of: a metadata log of an earlier one is set aside.
 	MetadataEpoch raft.GroupEpoch `json:"metadata_epoch,omitempty"`
+	// Past is the start of this directory that others had heard of when this one, from a copy that is older, told of itself.
+	Past uint64 `json:"past,omitempty"`
 }
 
 func (id *identity) joined() bool { return id.ClusterID != "" }
 
-// peerAddr is one line of peers.json.
+// peerAddr is where a broker listens for others.
 type peerAddr struct {
 	ID   raft.NodeID `json:"id"`
 	Addr string      `json:"addr"`
+}
+
+// knownPeer is one line of peers.json: where a broker was, and the latest start of its directory that was heard of.
+type knownPeer struct {
+	peerAddr
+	Incarnation raft.Incarnation `json:"incarnation,omitempty"`
+	Boot        uint64           `json:"boot,omitempty"`
+	Life        uint64           `json:"life,omitempty"`
 }
 
 // storage is an open, locked data directory.
@@ -123,6 +134,7 @@ func openStorage(fsys vfs.FS, dir string) (_ *storage, err error) {
 		return nil, fmt.Errorf("%w: %s is not what a broker writes: restore it from a backup, or move the directory away and join as a new broker", ErrDataDir, name)
 	}
 	s.id.Boots++
+	s.id.Life = uint64(newIncarnation())
 	if err := s.save(); err != nil {
 		return nil, err
 	}
@@ -213,7 +225,23 @@ func (s *storage) check(cfg *Config) error {
 	if cfg.NodeID != 0 && cfg.nodeID() != s.id.NodeID {
 		return fmt.Errorf("%w: %s belongs to broker %d, not %d: use another directory, or leave the node id unset", ErrDataDir, s.dir, s.id.NodeID, cfg.NodeID)
 	}
-	return nil
+	return s.oldCopy()
+}
+
+// age notes that the directory is an older copy, of which others know start past: each further start counts, and would come to that.
+func (s *storage) age(past uint64) error {
+	s.id.Past = past
+	return s.save()
+}
+
+// oldCopy refuses such a copy. Votes and records that others count on are missing from it.
+func (s *storage) oldCopy() error {
+	if s.id.Past == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s is an older copy: the other brokers know start %d of this directory, which came after the copy was made, and count on what it had written. "+
+		"Put the directory back as it was when the broker last stopped, or move it away and start on an empty one with --node-id %d --replace-disk %016x: "+
+		"everything is then copied from the other brokers", ErrDataDir, s.dir, s.id.Past, s.id.NodeID, uint64(s.id.Incarnation))
 }
 
 // checkJournal refuses logs whose journal is gone: their replicas have forgotten whom they voted for, and a second vote in one term
@@ -270,15 +298,15 @@ func (s *storage) groupDirs() ([]raft.GroupID, error) {
 }
 
 // loadPeers is best effort: a lost or damaged cache costs a detour through the seeds.
-func (s *storage) loadPeers() []peerAddr {
-	var peers []peerAddr
+func (s *storage) loadPeers() []knownPeer {
+	var peers []knownPeer
 	if err := readChecked(s.fs, path.Join(s.dir, "peers.json"), &peers); err != nil {
 		return nil
 	}
 	return peers
 }
 
-func (s *storage) savePeers(peers []peerAddr) error {
+func (s *storage) savePeers(peers []knownPeer) error {
 	return writeChecked(s.fs, s.dir, "peers.json", peers)
 }
 

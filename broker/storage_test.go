@@ -191,7 +191,7 @@ func TestPeersCache(t *testing.T) {
 	if got := s.loadPeers(); got != nil {
 		t.Fatalf("peers from nowhere: %v", got)
 	}
-	want := []peerAddr{{1, "a:1"}, {2, "b:2"}}
+	want := []knownPeer{{peerAddr: peerAddr{1, "a:1"}}, {peerAddr{2, "b:2"}, 1<<63 + 7, 3, 1<<64 - 1}}
 	for range 2 {
 		if err := s.savePeers(want); err != nil {
 			t.Fatal(err)
