@@ -372,7 +372,7 @@ func (a *Admin) OffsetAt(ctx context.Context, topic string, partition int32, t t
 	subject := partitionName(topic, partition)
 	offsets, err := a.offsetsOf(ctx, topic, func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
 		return a.raw.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topics...)
-	})
+	}, partition)
 	if err != nil {
 		return 0, err
 	}
@@ -384,16 +384,16 @@ func (a *Admin) OffsetAt(ctx context.Context, topic string, partition int32, t t
 }
 
 // bounds returns the first offset and the end of every partition of a topic: the end that a reader sees who waits for
-// transactions to be committed, or the high watermark.
-func (a *Admin) bounds(ctx context.Context, topic string, committed bool) (begins, ends map[int32]int64, err error) {
+// transactions to be committed, or the high watermark. With partitions named those of others may be missing.
+func (a *Admin) bounds(ctx context.Context, topic string, committed bool, only ...int32) (begins, ends map[int32]int64, err error) {
 	list := a.raw.ListEndOffsets
 	if committed {
 		list = a.raw.ListCommittedOffsets
 	}
-	if begins, err = a.offsetsOf(ctx, topic, a.raw.ListStartOffsets); err != nil {
+	if begins, err = a.offsetsOf(ctx, topic, a.raw.ListStartOffsets, only...); err != nil {
 		return nil, nil, err
 	}
-	ends, err = a.offsetsOf(ctx, topic, list)
+	ends, err = a.offsetsOf(ctx, topic, list, only...)
 	return begins, ends, err
 }
 
@@ -401,8 +401,9 @@ func (a *Admin) bounds(ctx context.Context, topic string, committed bool) (begin
 // seconds; what takes longer is not going away by itself.
 const settleTime = 20 * time.Second
 
-// offsetsOf lists one offset of each partition. kadm does not repeat a question that a partition without a leader could not answer.
-func (a *Admin) offsetsOf(ctx context.Context, topic string, list func(context.Context, ...string) (kadm.ListedOffsets, error)) (map[int32]int64, error) {
+// offsetsOf lists one offset of each partition. kadm does not repeat a question that a partition without a leader could not answer. Where only some
+// partitions are wanted, others need no leader.
+func (a *Admin) offsetsOf(ctx context.Context, topic string, list func(context.Context, ...string) (kadm.ListedOffsets, error), only ...int32) (map[int32]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for {
@@ -410,11 +411,14 @@ func (a *Admin) offsetsOf(ctx context.Context, topic string, list func(context.C
 		if err == nil {
 			err = listed.Error()
 		}
-		if err == nil {
-			out := make(map[int32]int64)
-			for p, o := range listed[topic] {
+		out := make(map[int32]int64)
+		for p, o := range listed[topic] {
+			if o.Err == nil {
 				out[p] = o.Offset
 			}
+		}
+		missing := func(p int32) bool { _, ok := out[p]; return !ok }
+		if err == nil || len(only) > 0 && !slices.ContainsFunc(only, missing) {
 			return out, nil
 		}
 		if a.closed.Load() || !settling(err) {

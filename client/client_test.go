@@ -283,6 +283,41 @@ func TestProducerCloseLosesNothing(t *testing.T) {
 	}
 }
 
+// Who reads one partition to its end needs no leader of the others.
+func TestConsumePartitionBesideOneWithoutLeader(t *testing.T) {
+	k, cfg := fake(t, kfake.SeedTopics(2, "t"))
+	fill(t, cfg, "t", 0, 10)
+	k.ControlKey(int16(kmsg.ListOffsets), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		req := kreq.(*kmsg.ListOffsetsRequest)
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, rt := range req.Topics {
+			topic := kmsg.NewListOffsetsResponseTopic()
+			topic.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				p := kmsg.NewListOffsetsResponseTopicPartition()
+				p.Partition, p.Timestamp = rp.Partition, -1
+				switch {
+				case rp.Partition == 1:
+					p.ErrorCode, p.Offset = kerr.LeaderNotAvailable.Code, -1
+				case rp.Timestamp == -2:
+					p.Offset = 0
+				default:
+					p.Offset = 10
+				}
+				topic.Partitions = append(topic.Partitions, p)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, true
+	})
+	c, err := client.NewConsumer(ctx(t), client.ConsumerConfig{Config: cfg, Partitions: map[string]map[int32]client.Start{"t": {0: client.FromOffset(0)}}, StopAtEnd: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close(context.Background())
+}
+
 // A failure that no callback sees is not lost: Flush reports it, once.
 func TestFlushReportsFailures(t *testing.T) {
 	c, cfg := fake(t, kfake.SeedTopics(1, "t"))

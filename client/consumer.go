@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -224,7 +225,7 @@ func (c *Consumer) options(ctx context.Context, cfg *ConsumerConfig) ([]kgo.Opt,
 		for p, start := range ps {
 			if !slices.Contains(partitions[t], p) {
 				return nil, &Error{Op: "consume", Subject: partitionName(t, p), Kind: ErrNotFound,
-					Err: fmt.Errorf("the topic has %d partitions, 0 to %d", len(partitions[t]), len(partitions[t])-1)}
+					Err: &NoPartitionError{Topic: t, Partitions: len(partitions[t])}}
 			}
 			direct[t][p] = start.offset()
 		}
@@ -284,7 +285,7 @@ func (c *Consumer) reads(direct map[string]map[int32]kgo.Offset) {
 func (c *Consumer) resolve(ctx context.Context, starts map[string]map[int32]Start, committed bool) (map[string]map[int32]kgo.Offset, error) {
 	out := make(map[string]map[int32]kgo.Offset)
 	for topic, ps := range starts {
-		begins, ends, err := c.admin.bounds(ctx, topic, committed)
+		begins, ends, err := c.admin.bounds(ctx, topic, committed, slices.Collect(maps.Keys(ps))...)
 		if err != nil {
 			return nil, err
 		}

@@ -130,7 +130,7 @@ func (a *Admin) position(ctx context.Context, tp topicPartition, start Start, be
 		at = end
 	case startOffset:
 		if at = start.n; at > end { // behind what is committed there may be more
-			last, err := a.offsetsOf(ctx, tp.topic, a.raw.ListEndOffsets)
+			last, err := a.offsetsOf(ctx, tp.topic, a.raw.ListEndOffsets, tp.partition)
 			if err != nil {
 				return 0, err
 			}
