@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -71,6 +72,13 @@ func TestAddLookRemove(t *testing.T) {
 	}
 	if err := Change(t.Context(), ctl, "none", &dead); !errors.Is(err, client.ErrNotFound) {
 		t.Errorf("a bridge that is not there is changed: %v", err)
+	}
+	stale := map[string]any{"spec": dead, "was": map[string]any{"fromStream": "ANOTHER"}, "noProbe": true}
+	if _, err := order(t, cl, "/v1/bridges/keyed/set", stale); err == nil || !strings.Contains(err.Error(), "meanwhile") {
+		t.Errorf("it is changed from what it was not: %v", err)
+	}
+	if _, err := order(t, cl, "/v1/bridges/keyed/set", map[string]any{"spec": dead, "was": keyed, "dryRun": true}); err != nil {
+		t.Errorf("it cannot be changed from what it is: %v", err)
 	}
 	if err := Change(t.Context(), ctl, "keyed", &dead); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 
@@ -55,6 +56,8 @@ type bridgeOrder struct {
 	Begin  string          `json:"begin,omitempty"`
 	Paused bool            `json:"paused,omitempty"`
 	To     string          `json:"to,omitempty"`
+	// Was is the definition that another one is to take the place of; empty: whichever there is.
+	Was json.RawMessage `json:"was,omitempty"`
 	// DryRun asks whether it could be done, and does nothing. NoProbe does not ask the other side first.
 	DryRun  bool `json:"dryRun,omitempty"`
 	NoProbe bool `json:"noProbe,omitempty"`
@@ -185,6 +188,9 @@ func (b *Broker) adminAddBridge(ctx context.Context, q *adminRequest) (any, erro
 	if b.Image().Bridge(o.Name) != nil {
 		return nil, adminErrorf(adminConflict, "choose another name, or remove it first: 'broker bridge nats remove "+o.Name+"'", "there is a bridge %q", o.Name)
 	}
+	if err := bridgeLevel(b.Image(), cmd); err != nil {
+		return nil, err
+	}
 	if err := b.probeBridge(ctx, &o); err != nil {
 		return nil, err
 	}
@@ -203,6 +209,26 @@ func (b *Broker) probeBridge(ctx context.Context, o *bridgeOrder) error {
 	defer cancel()
 	if err := b.cfg.Bridges.Probe(one, b.bridgeHost(), o.Spec); err != nil {
 		return adminErrorf(adminInvalid, "what it takes must be there for all brokers; --no-probe does it all the same, and the bridge begins once it can", "broker %d tried it, and it does not work: %v", b.NodeID(), err)
+	}
+	return nil
+}
+
+// bridgeLevel refuses what the cluster's level does not have, before anything is tried, and where nothing is to be done.
+func bridgeLevel(im *coordinator.Image, cmd *coordinator.Command) error {
+	if err := im.CheckLevel(cmd); err != nil {
+		return adminErrorf(adminConflict, "'broker cluster features' shows what the cluster can do", "%v", err)
+	}
+	return nil
+}
+
+// standsOn refuses a definition that was made from another one than the bridge has by now: what somebody else has changed meanwhile would be lost.
+func (o *bridgeOrder) standsOn(br *coordinator.Bridge) error {
+	if len(o.Was) == 0 {
+		return nil
+	}
+	var was, is any
+	if err := errors.Join(json.Unmarshal(o.Was, &was), json.Unmarshal(br.Spec, &is)); err != nil || !reflect.DeepEqual(was, is) {
+		return adminErrorf(adminConflict, "give the command again", "bridge %q was changed by somebody else meanwhile", br.Name)
 	}
 	return nil
 }
@@ -228,7 +254,19 @@ func (b *Broker) adminSetBridge(ctx context.Context, q *adminRequest) (any, erro
 	if err := b.cfg.Bridges.CheckChange(br.Spec, o.Spec); err != nil {
 		return nil, adminErrorf(adminInvalid, mend, "%v", err)
 	}
+	if err := bridgeLevel(b.Image(), cmd); err != nil {
+		return nil, err
+	}
+	if err := o.standsOn(br); err != nil {
+		return nil, err
+	}
 	if err := b.probeBridge(ctx, &o); err != nil {
+		return nil, err
+	}
+	if br, err = b.bridgeNamed(ctx, q); err != nil { // to look at NATS has taken its time
+		return nil, err
+	}
+	if err := o.standsOn(br); err != nil {
 		return nil, err
 	}
 	if o.DryRun {

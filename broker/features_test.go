@@ -119,8 +119,8 @@ func TestClusterIsUpgraded(t *testing.T) {
 		after int16
 	}{
 		{coordinator.LevelMoves, featureUpgrade, kerr.InvalidUpdateVersion, coordinator.LevelLatest},
-		{coordinator.LevelMoves, featureSafeDowngrade, nil, coordinator.LevelMoves},
-		{coordinator.LevelLatest + 1, featureUpgrade, kerr.InvalidUpdateVersion, coordinator.LevelMoves},
+		{coordinator.LevelMoves, featureSafeDowngrade, kerr.InvalidUpdateVersion, coordinator.LevelLatest}, // for the log of the metadata, though there are no topics
+		{coordinator.LevelLatest + 1, featureUpgrade, kerr.InvalidUpdateVersion, coordinator.LevelLatest},
 		{coordinator.LevelLatest, featureUpgrade, nil, coordinator.LevelLatest},
 	} {
 		seed := clients[i%len(clients)].SeedBrokers()[0]
@@ -136,7 +136,7 @@ func TestClusterIsUpgraded(t *testing.T) {
 		}
 		level(step.after)
 	}
-	// What the lowering left behind is a state to start from.
+	// What has been switched off is a state to start from.
 	c.stop(c.nodes...)
 	c.start(c.nodes...)
 	level(coordinator.LevelLatest)

@@ -255,7 +255,7 @@ func (c *Controller) propose(ctx context.Context, cmd *Command) (*Result, error)
 	// Brokers of an older version would stop at a command that they do not know: it must not even get into the log. A cluster
 	// that is not founded refuses it on applying.
 	if im := c.md.Image(); im.clusterID != "" {
-		if err := im.checkLevel(cmd); err != nil {
+		if err := im.CheckLevel(cmd); err != nil {
 			return &Result{Index: im.version, Failure: FailureOf(err)}, nil
 		}
 	}

@@ -114,8 +114,8 @@ func (c *Command) level() int16 {
 	return 0
 }
 
-// checkLevel refuses a command that the finalized level does not have.
-func (im *Image) checkLevel(c *Command) error {
+// CheckLevel refuses a command that the finalized level does not have.
+func (im *Image) CheckLevel(c *Command) error {
 	if have, need := im.Feature(MetadataVersion), c.level(); have < need {
 		return fmt.Errorf("%w: it is finalized at %d, this needs %d: 'broker cluster upgrade', once all brokers run this version", ErrFeatureLevel, have, need)
 	}
@@ -294,6 +294,11 @@ func (im *Image) checkFeature(ups []FeatureUpdate, i int, after map[string]int16
 		if o := &features[i]; after[o.Name] > 0 && u.Level < o.needs {
 			return bad("%s is on at level %d and needs %s %d: switch it off first", o.Name, after[o.Name], MetadataVersion, o.needs)
 		}
+	}
+	// The state machine looks at topics only, as it did when the first clusters had this level. But the metadata has a log as well, and so had topics that
+	// are gone: a segment that was begun at LevelPadded cannot be opened by a program that does not know it.
+	if have >= LevelPadded && u.Level < LevelPadded {
+		return bad("%s is finalized at %d: since then logs are written, those of the metadata among them, that a program of a lower level cannot open", u.Name, have)
 	}
 	return im.checkLowered(u.Level)
 }

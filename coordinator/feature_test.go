@@ -92,6 +92,12 @@ func TestFeatureUpdatesThatAreRefused(t *testing.T) {
 			t.Errorf("%+v: %v", tc.up, err)
 		}
 	}
+	// The log of the metadata may have what a lower level cannot open, whether or not there are topics.
+	c.do(&Command{SetFeature: &SetFeature{Name: MetadataVersion, Level: LevelPadded}})
+	if err := askFeatures(t, ctl, true, FeatureUpdate{Name: MetadataVersion, Level: LevelRelaxed, Lower: true})[0]; !errors.Is(err, ErrFeatureUpdate) || !strings.Contains(err.Error(), "cannot open") {
+		t.Errorf("lowered without a topic: %v", err)
+	}
+	c.do(&Command{SetFeature: &SetFeature{Name: MetadataVersion, Level: LevelAdmin}})
 	// All or nothing.
 	errs := askFeatures(t, ctl, false, FeatureUpdate{Name: MetadataVersion, Level: LevelMoves, Lower: true}, FeatureUpdate{Name: "nonsense", Level: 1})
 	if errs[0] != nil || errs[1] == nil || c.md.Image().Feature(MetadataVersion) != LevelAdmin {

@@ -174,7 +174,7 @@ func (d *draft) apply(c *Command, index raft.Index) *Result {
 	case d.clusterID == "":
 		return &Result{Failure: FailureOf(ErrNotFounded)}
 	}
-	if err := d.checkLevel(c); err != nil {
+	if err := d.CheckLevel(c); err != nil {
 		return &Result{Failure: FailureOf(err)}
 	}
 	switch {

@@ -78,14 +78,16 @@ func (s bridgeSpec) parsed() *bridge.Spec {
 
 // bridgeOrder is what the routes take.
 type bridgeOrder struct {
-	Name    string       `json:"name,omitempty"`
-	Kind    string       `json:"kind,omitempty"`
-	Spec    *bridge.Spec `json:"spec,omitempty"`
-	Begin   string       `json:"begin,omitempty"`
-	Paused  bool         `json:"paused,omitempty"`
-	To      string       `json:"to,omitempty"`
-	DryRun  bool         `json:"dryRun,omitempty"`
-	NoProbe bool         `json:"noProbe,omitempty"`
+	Name   string       `json:"name,omitempty"`
+	Kind   string       `json:"kind,omitempty"`
+	Spec   *bridge.Spec `json:"spec,omitempty"`
+	Begin  string       `json:"begin,omitempty"`
+	Paused bool         `json:"paused,omitempty"`
+	To     string       `json:"to,omitempty"`
+	// Was is the definition that Spec was made from.
+	Was     json.RawMessage `json:"was,omitempty"`
+	DryRun  bool            `json:"dryRun,omitempty"`
+	NoProbe bool            `json:"noProbe,omitempty"`
 }
 
 func bridgePath(name string) string { return "/v1/bridges/" + url.PathEscape(name) }
@@ -390,6 +392,7 @@ keys, subjects or filters, make another bridge. Before that the broker that is a
 				if err := o.Spec.Check(); err != nil {
 					return bridgeUsage(err)
 				}
+				o.Was = raw
 				b = natsBridge{} // what the answer leaves out is not as it was
 				if err := ctl.Post(ctx, bridgePath(args[0])+"/set", &o, &b); err != nil {
 					return err
