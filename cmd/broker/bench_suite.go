@@ -177,6 +177,9 @@ func (o *suiteOptions) pieces() ([]bench.Piece, error) {
 			return nil, usageError("'broker bench suite --help' lists them", "there is no part %q", name)
 		}
 	}
+	all = slices.DeleteFunc(all, func(p bench.Piece) bool {
+		return p.Beside && len(o.only) == 0 && !slices.ContainsFunc(p.Peers, func(name string) bool { return slices.Contains(o.peers, name) })
+	})
 	all = slices.DeleteFunc(all, func(p bench.Piece) bool { return len(o.only) > 0 && !slices.Contains(o.only, p.Name) })
 	for i := range all {
 		if o.takes > 0 {

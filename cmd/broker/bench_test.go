@@ -85,3 +85,29 @@ func TestBenchFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Without a peer there is nothing to be measured beside one, unless somebody asks for such a part by its name.
+func TestSuiteWithoutPeers(t *testing.T) {
+	beside := func(o *suiteOptions) (names []string) {
+		o.within = time.Hour
+		pieces, err := o.pieces()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pieces {
+			if p.Beside {
+				names = append(names, p.Name)
+			}
+		}
+		return names
+	}
+	for _, tc := range []struct{ peers, only, want []string }{
+		{nil, nil, nil},
+		{[]string{"kafka"}, nil, []string{"backlog-peers", "m1-wide-peers"}},
+		{nil, []string{"backlog-peers"}, []string{"backlog-peers"}},
+	} {
+		if got := beside(&suiteOptions{peers: tc.peers, only: tc.only}); !slices.Equal(got, tc.want) {
+			t.Errorf("with peers %q and only %q: %q, want %q", tc.peers, tc.only, got, tc.want)
+		}
+	}
+}
