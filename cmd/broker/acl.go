@@ -21,6 +21,9 @@ func newACLCommand(a *app) *cobra.Command {
 	return group("acl", "Create, list and delete ACLs: who may do what", newACLCreate(a), newACLList(a), newACLDelete(a))
 }
 
+// aclOperations are what an ACL can be about.
+var aclOperations = []string{"read", "write", "create", "delete", "alter", "describe", "cluster_action", "describe_configs", "alter_configs", "idempotent_write", "all"}
+
 // aclFlags name resources.
 type aclFlags struct {
 	topics, groups, txns []string
@@ -35,7 +38,7 @@ func (o *aclFlags) resources(cmd *cobra.Command) {
 	f.StringSliceVar(&o.txns, "transactional-id", nil, "transactional ids `NAME,...`; *: all")
 	f.BoolVar(&o.cluster, "cluster", false, "the cluster itself")
 	f.BoolVar(&o.prefixed, "prefixed", false, "the names are what the resources' names begin with")
-	f.StringSliceVar(&o.operations, "operation", nil, "`NAME,...`: read, write, create, delete, alter, describe, cluster_action, describe_configs, alter_configs, idempotent_write, all")
+	f.StringSliceVar(&o.operations, "operation", nil, "`NAME,...`: "+strings.Join(aclOperations, ", "))
 }
 
 // clusterResource is the name of the one resource of its type.

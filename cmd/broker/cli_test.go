@@ -5,8 +5,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -16,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.yaml.in/yaml/v3"
@@ -174,6 +178,74 @@ func TestConfigFileChoice(t *testing.T) {
 	}
 }
 
+// The brokers say which config they do not know; which one may have been meant is found here. A way to say who one is gives way to one that is nearer.
+func TestNearest(t *testing.T) {
+	refused := &client.Error{Op: "change the configs of", Subject: "topic/orders", Kind: client.ErrInvalid, Err: kerr.InvalidConfig}
+	a := &app{ran: true}
+	for name, want := range map[string]string{
+		"retention.mss":   "did you mean retention.ms? 'broker help topic-configs' lists what a topic can be given",
+		"no.such.setting": "'broker help topic-configs' lists what a topic can be given",
+		"retention.ms":    "'broker help topic-configs' lists what a topic can be given", // it is the value that was refused
+	} {
+		err := configMistake(refused, client.TopicConfigs, []string{name})
+		e, ok := err.(*cliError)
+		if !ok {
+			e = a.explain(err, "broker topic alter")
+		}
+		if e.mend != want || e.code != exitUsage {
+			t.Errorf("%s: %q, exit code %d", name, e.mend, e.code)
+		}
+	}
+	for _, tc := range []struct {
+		key  string
+		rank map[string]int
+		want bool
+	}{
+		{"password-file", map[string]int{"password-file": 1, "password": 4}, true},
+		{"password-file", map[string]int{"password-file": 4, "password": 4}, false},
+		{"password", map[string]int{"password-file": 3, "password": 1}, true},
+		{"user", map[string]int{"user": 1, "token-file": 3}, true},
+		{"user", map[string]int{"user": 4, "token-file": 3}, false},
+		{"token-file", map[string]int{"password-file": 4, "token-file": 3}, true},
+		{"tls-ca", map[string]int{"tls-ca": 1, "password": 4}, false},
+	} {
+		if got := overruled(tc.key, func(key string) int { return tc.rank[key] }); got != tc.want {
+			t.Errorf("%s with %v: %v", tc.key, tc.rank, got)
+		}
+	}
+}
+
+// What can be done about TLS that fails is said by the kind of failure.
+func TestTLSMends(t *testing.T) {
+	for want, err := range map[string]error{
+		"--tls-ca":             x509.UnknownAuthorityError{},
+		"--tls-server-name":    x509.HostnameError{Certificate: &x509.Certificate{}, Host: "a"},
+		"that is valid":        x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired},
+		"no TLS":               tls.RecordHeaderError{Msg: "x"},
+		"--tls-client-cert":    tls.AlertError(42),
+		"broker start":         io.ErrUnexpectedEOF,
+		"takes addresses for ": io.EOF,
+	} {
+		e := (&app{ran: true}).explain(&client.Error{Op: "connect", Subject: "a:1", Kind: client.ErrUnreachable, Err: fmt.Errorf("dial: %w", err)}, "broker topic list")
+		if !strings.Contains(e.mend, want) || e.code != exitUnreachable {
+			t.Errorf("%v: %q, exit code %d", err, e.mend, e.code)
+		}
+	}
+}
+
+// A password on the command line wins over the file with one that balsa.yaml names.
+func TestPasswordOverFile(t *testing.T) {
+	c := newCLI(t)
+	c.file("balsa.yaml", "user: alice\npassword-file: "+c.file("pw", "wrong\n")+"\nbrokers: "+testport.Addr(t)+"\n")
+	if code, _, err := c.run("topic", "list", "--password", "right", "--timeout", "5s"); code != exitUnreachable {
+		t.Errorf("exit code %d: %s", code, err)
+	}
+	c.env["BALSA_PASSWORD"] = "right"
+	if code, _, err := c.run("topic", "list", "--timeout", "5s"); code != exitUnreachable {
+		t.Errorf("from the environment: exit code %d: %s", code, err)
+	}
+}
+
 // Each mistake gives its exit code and an error that says what, where and how to mend: the golden file is the interface.
 func TestMistakes(t *testing.T) {
 	c, _ := fakeCluster(t, kfake.SeedTopics(2, "orders"))
@@ -199,11 +271,22 @@ func TestMistakes(t *testing.T) {
 	try(exitUsage, "topic", "create")
 	try(exitUsage, "topic", "create", "a", "b")
 	try(exitUsage, "topic", "create", "a", "--partition", "3")
+	try(exitUsage, "topic", "create", "a", "--replication-factor", "3")
+	try(exitUsage, "topic", "create", "a", "--replicas", "99999999999")
+	try(exitUsage, "topic", "list", "--bootstrap-server", "a:9092")
+	try(exitUsage, "help", "topik")
+	try(exitUsage, "help", "topic", "crate")
+	try(exitUsage, "completion", "tcsh")
+	try(exitUsage, "completion")
+	try(exitUsage, "--version")
+	try(exitUsage, "foo")
 	try(exitUsage, "topic", "create", "a", "--partitions", "many")
 	try(exitUsage, "topic", "create", "a", "--set", "retention.ms")
 	try(exitUsage, "topic", "list", "-o", "xml")
 	try(exitUsage, "topic", "list", "--timeout", "5")
 	try(exitUsage, "topic", "list", "-b", "localhost:99999")
+	try(exitUsage, "topic", "list", "-b", "::1:9092")
+	try(exitUsage, "topic", "list", "--user", "alice")
 	try(exitUnreachable, "topic", "list", "-b", closed, "--timeout", "5s")
 	try(exitNotFound, "topic", "describe", "nowhere")
 	try(exitNotFound, "topic", "delete", "nowhere")
@@ -219,6 +302,8 @@ func TestMistakes(t *testing.T) {
 	try(exitUsage, "consume", "orders", "--from", "@yesterday")
 	try(exitUsage, "consume", "orders", "--format", "%z")
 	try(exitUsage, "consume", "orders", "--format", `\xg0`)
+	try(exitUsage, "consume", "orders", "--format", "%s", "-o", "json")
+	try(exitUsage, "consume", "orders", "--partition", "x")
 	try(exitUsage, "consume", "orders", "--group", "g", "--partition", "0")
 	try(exitUsage, "config", "get", "broker/x")
 	try(exitNotFound, "config", "get", "broker/9")
@@ -232,6 +317,10 @@ func TestMistakes(t *testing.T) {
 	try(exitUsage, "txn", "list", "--older-than", "-5s")
 	try(exitUsage, "dev", "--nodes", "10")
 	try(exitUsage, "dev", "extra")
+	try(exitUsage, "start", "--segment-bytes", "5")
+	try(exitUsage, "start", "--segment-bytes", "1K")
+	try(exitUsage, "start", "--kafka-listen", "0.0.0.0:9092")
+	try(exitUsage, "start", "--clock-drift", "3s")
 	try(exitUsage, "dev", "--kafka-port", "65535")
 	try(exitUsage, "version", "--config", "/no/such/balsa.yaml")
 	golden(t, "mistakes.txt", b.String())

@@ -289,12 +289,12 @@ type completion struct {
 func completions() map[string]completion {
 	one := func(s source) completion { return completion{args: []source{s}} }
 	noTopic := func(*asked) string { return "" }
-	quotas := words("producer_byte_rate", "consumer_byte_rate", "request_percentage", "controller_mutation_rate", "connection_creation_rate")
+	quotas := words(quotaNames...)
 	limits := words("producer_byte_rate=", "consumer_byte_rate=", "request_percentage=", "controller_mutation_rate=", "connection_creation_rate=")
 	who := map[string]source{"for-user": users}
 	aclFlags := func(more map[string]source) completion {
 		f := map[string]source{"topic": topics, "group": groups, "transactional-id": transactionalIDs,
-			"operation": words("read", "write", "create", "delete", "alter", "describe", "cluster_action", "describe_configs", "alter_configs", "idempotent_write", "all")}
+			"operation": words(aclOperations...)}
 		for name, s := range more {
 			f[name] = s
 		}

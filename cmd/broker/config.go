@@ -221,7 +221,7 @@ func (a *app) alterConfigs(cmd *cobra.Command, r client.ConfigResource, changes 
 			}
 		}
 		if err := adm.AlterConfigs(ctx, r, changes, dry); err != nil {
-			return noBroker(err, r)
+			return configMistake(noBroker(err, r), r.Kind, names)
 		}
 		values, err := adm.Configs(ctx, r, names...)
 		if err != nil {

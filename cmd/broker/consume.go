@@ -66,11 +66,17 @@ const commitTimeout = 5 * time.Second
 func (a *app) consume(cmd *cobra.Command, topic string, o *consumeOptions) error {
 	at, err := parseStart(o.from, time.Now())
 	if err != nil {
-		return usageError("write beginning, end, an offset, -N for the last N, or @TIME: 'broker consume --help'", "--from: %v", err)
+		return usageError("write beginning, end, an offset, -N for the last N, or a time as in @2026-03-01T12:00:00Z or @15m: 'broker consume --help'", "--from: %v", err)
 	}
 	format, err := compileFormat(o.format)
 	if err != nil {
 		return usageError("'broker consume --help' lists what a format can contain", "--format: %v", err)
+	}
+	if a.typed["format"] && flagString(cmd, "output") != "table" {
+		if a.typed["output"] {
+			return usageError("leave one of them out", "--format and -o %s exclude each other", flagString(cmd, "output"))
+		}
+		_ = cmd.Flags().Set("output", "table") // a flag wins over what environment or file say
 	}
 	if o.count < 0 {
 		return usageError("leave it out for no limit", "--count %d is negative", o.count)

@@ -18,7 +18,7 @@ import (
 )
 
 // readOnly are the commands that change nothing in a cluster.
-var readOnly = []string{"dev", "start", "consume", "version", "settings", "exit-codes", "log dump", "raft describe", "cluster status", "cluster features", "partition status",
+var readOnly = []string{"dev", "start", "consume", "version", "settings", "topic-configs", "exit-codes", "log dump", "raft describe", "cluster status", "cluster features", "partition status",
 	"bench run", "bench suite", "bench report", "bench check", "bench limits", "bridge nats status", "txn describe", "topic describe", "group describe", "config get",
 	"profile add", "profile use", "profile remove", "profile show"}
 

@@ -94,13 +94,17 @@ func (a *app) explain(err error, commandPath string) *cliError {
 			break
 		}
 		e.mend = "start one with 'broker start' or 'broker dev', or name others with -b HOST:PORT or BALSA_BROKERS"
+		if mend := tlsMend(err); mend != "" {
+			e.mend = mend
+			break
+		}
 		if errors.Is(err, io.EOF) {
 			e.what = "no broker answered: the other side hung up"
-			e.mend = "-b takes addresses for Kafka clients (--kafka-listen of 'broker start'), not those for other brokers; a listener with TLS wants --tls or --tls-ca, one with users --user"
+			e.mend = "-b takes addresses for Kafka clients (--kafka-listen of 'broker start'), not those for other brokers; a listener with TLS wants --tls or --tls-ca, one without neither, one with users --user"
 		}
 	case errors.Is(err, client.ErrDenied):
 		e.code, e.where = exitDenied, subject
-		e.mend = "--user and --password-file, --token-file, or --tls-client-cert say who you are; 'broker acl list' shows who may do what"
+		e.mend = deniedMend(err)
 	case errors.Is(err, client.ErrNotFound):
 		e.code = exitNotFound
 		if np, ok := errors.AsType[*client.NoPartitionError](err); ok {
@@ -125,7 +129,7 @@ func (a *app) explain(err error, commandPath string) *cliError {
 		e.mend = "'broker cluster status' shows whether brokers or leaders are missing; --timeout waits longer"
 	case errors.Is(err, client.ErrInvalid):
 		e.code = exitUsage
-		e.mend = fmt.Sprintf("'%s --help' shows what is understood", commandPath)
+		e.mend = invalidMend(err, commandPath)
 	case errors.Is(err, kerr.NonEmptyGroup), errors.Is(err, kerr.GroupSubscribedToTopic):
 		e.mend = "stop its members first: 'broker group describe NAME' shows them"
 	case errors.Is(err, context.Canceled):

@@ -372,10 +372,10 @@ func (w *recordSink) close() error {
 
 func (w *recordSink) show(out io.Writer, dry bool) {
 	if dry {
-		fmt.Fprintf(out, "%s would be written to %s, %d bytes\n", counted(int(w.res.Written), "record"), w.res.Topic, w.res.Bytes)
+		fmt.Fprintf(out, "%s would be written to %s, %s\n", counted(int(w.res.Written), "record"), w.res.Topic, counted(int(w.res.Bytes), "byte"))
 		return
 	}
-	fmt.Fprintf(out, "%d records written to %s, %d bytes in %d partitions, %.3f s\n", w.res.Written, w.res.Topic, w.res.Bytes, len(w.res.Partitions), w.res.Seconds)
+	fmt.Fprintf(out, "%s written to %s, %s in %s, %.3f s\n", counted(int(w.res.Written), "record"), w.res.Topic, counted(int(w.res.Bytes), "byte"), counted(len(w.res.Partitions), "partition"), w.res.Seconds)
 }
 
 func parseHeaders(args []string) ([]kgo.RecordHeader, error) {

@@ -16,6 +16,9 @@ import (
 	"github.com/balsamq/balsa/client"
 )
 
+// quotaNames are those that there are; the last is for addresses.
+var quotaNames = []string{"producer_byte_rate", "consumer_byte_rate", "request_percentage", "controller_mutation_rate", "connection_creation_rate"}
+
 const quotaHelp = `For users and client ids: producer_byte_rate and consumer_byte_rate (bytes a second), request_percentage (of one core's time), and
 controller_mutation_rate (partitions created or deleted a second). For addresses: connection_creation_rate (a second). Each broker
 counts by itself.`

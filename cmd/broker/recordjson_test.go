@@ -148,7 +148,7 @@ func TestBadRecordLines(t *testing.T) {
 	} {
 		c.in = strings.NewReader(`{"value":"before","partition":1}` + "\n\n" + line + "\n" + `{"value":"behind","partition":1}` + "\n")
 		code, out, errText := c.run("produce", "t", "-i", "json", "--keep-partition")
-		if written++; code != exitFailure || !strings.HasPrefix(out, "1 records written") {
+		if written++; code != exitFailure || !strings.HasPrefix(out, "1 record written") {
 			t.Errorf("%s: exit code %d\n%s%s", line, code, out, errText)
 		}
 		b.WriteString(fmt.Sprintf("%q\n", line) + errText + "\n")

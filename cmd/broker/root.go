@@ -45,7 +45,8 @@ machine; 'broker start' runs one broker; the other commands work with a running 
 Every setting can come from a flag, from the environment, or from balsa.yaml in the current directory (or the file named
 by --config or BALSA_CONFIG); a flag wins over the environment, and the environment over the file. The environment
 variable of a setting is its name in the file in capitals with BALSA_ in front: kafka-listen is BALSA_KAFKA_LISTEN, and
-nodes in the section dev is BALSA_DEV_NODES. 'broker help settings' lists them all, 'broker help exit-codes' the exit codes.
+nodes in the section dev is BALSA_DEV_NODES. 'broker help settings' lists them all, 'broker help topic-configs' the settings
+of a topic, 'broker help exit-codes' the exit codes.
 
 Where there are several clusters, 'broker profile' keeps how to reach each of them.`
 
@@ -56,6 +57,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
+	strict(root)
 	cmd, err := root.ExecuteContextC(ctx)
 	return a.show(err, cmd.CommandPath())
 }
@@ -70,6 +72,7 @@ func (a *app) root() *cobra.Command {
 		Args:          subcommands,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetFlagErrorFunc(flagMistake)
 	pf := root.PersistentFlags()
 	pf.StringSliceP("brokers", "b", []string{client.DefaultBroker}, "addresses `HOST:PORT,...` of brokers of the cluster")
 	pf.VarP(newChoice("table", "table", "json", "yaml"), "output", "o", "how to print: `table|json|yaml`")
@@ -87,6 +90,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.AddCommand(
 		&cobra.Command{Use: "settings", Short: "The settings: names, environment variables, types, defaults", Long: settingsHelp(root)},
+		&cobra.Command{Use: "topic-configs", Short: "The settings of a topic: names, defaults, what they do", Long: topicConfigsHelp()},
 		&cobra.Command{Use: "exit-codes", Short: "The exit codes", Long: exitCodesHelp},
 	)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -121,15 +125,18 @@ func markRun(a *app, cmd *cobra.Command) {
 
 // group is a command that only has children.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: subcommands, RunE: func(cmd *cobra.Command, _ []string) error {
-		var names []string
-		for _, c := range cmd.Commands() {
-			names = append(names, c.Name())
-		}
-		return usageError(fmt.Sprintf("'%s --help' says what each does", cmd.CommandPath()), "'%s' needs one of: %s", cmd.CommandPath(), strings.Join(names, ", "))
-	}}
+	cmd := &cobra.Command{Use: use, Short: short, Args: subcommands, RunE: needsSubcommand}
 	cmd.AddCommand(children...)
 	return cmd
+}
+
+// needsSubcommand is what a command that only has children does.
+func needsSubcommand(cmd *cobra.Command, _ []string) error {
+	var names []string
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+	}
+	return usageError(fmt.Sprintf("'%s --help' says what each does", cmd.CommandPath()), "'%s' needs one of: %s", cmd.CommandPath(), strings.Join(names, ", "))
 }
 
 // subcommands refuses an argument where only the name of a subcommand can stand.
@@ -138,7 +145,7 @@ func subcommands(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	mend := fmt.Sprintf("'%s --help' lists the commands", cmd.CommandPath())
-	cmd.SuggestionsMinimumDistance = 2
+	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/2) // of a short word two letters are nearly all
 	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 		mend = fmt.Sprintf("did you mean '%s %s'?", cmd.CommandPath(), s[0])
 	}

@@ -142,6 +142,21 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	rank := func(key string) int { // from how near a value comes; 0: from nowhere
+		_, env := inEnv(key)
+		_, inProfile := fromProfile[key]
+		switch {
+		case a.typed[key]:
+			return 4
+		case env:
+			return 3
+		case inProfile:
+			return 2
+		case !named && v.IsSet(key):
+			return 1
+		}
+		return 0
+	}
 	var errs []error
 	if brokers, err := cmd.Flags().GetStringSlice("brokers"); err == nil && a.typed["brokers"] && len(brokers) == 0 {
 		// As an unset variable of a script makes it: what was meant for a cluster must not go to the default one.
@@ -150,6 +165,9 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		key := keyOf(f)
 		if key == "" || f.Changed {
+			return
+		}
+		if overruled(key, rank) {
 			return
 		}
 		env := envName(key)
@@ -170,11 +188,30 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			return
 		}
 		if err := cmd.Flags().Set(f.Name, value); err != nil {
-			errs = append(errs, &cliError{code: exitUsage, what: fmt.Sprintf("%q is no value for %s: %s", value, key, plainFlagError(err)),
+			what := fmt.Sprintf("%q is no value for %s", value, key)
+			if valueKind(f, err) == "" {
+				what += ": " + plainFlagError(err)
+			}
+			errs = append(errs, &cliError{code: exitUsage, what: what,
 				where: where, mend: "give it " + kindName(f), err: err})
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// overruled says that a way to prove who one is gives way to another one that is given nearer: a password on the command line to the file with one that
+// balsa.yaml names. Two that come from the same place are the user's to choose between.
+func overruled(key string, rank func(key string) int) bool {
+	var others []string
+	switch key {
+	case "password", "password-file":
+		others = []string{"password", "password-file", "token-file"}
+	case "token-file":
+		others = []string{"password", "password-file"}
+	case "user":
+		others = []string{"token-file"}
+	}
+	return slices.ContainsFunc(others, func(other string) bool { return rank(other) > rank(key) })
 }
 
 // plainFlagError is the end of pflag's error, which repeats value and flag before it.
@@ -361,6 +398,8 @@ func kindName(f *pflag.Flag) string {
 		return "true or false"
 	case "duration":
 		return "a duration such as 500ms, 2s or 5m"
+	case "int32Slice", "intSlice":
+		return "whole numbers: 0,1,2"
 	case "stringSlice":
 		return "a list: [a, b], or \"a,b\""
 	case "choice":

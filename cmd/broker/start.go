@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/balsamq/balsa/bridge"
 	"github.com/balsamq/balsa/broker"
@@ -126,14 +130,14 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 	o.groups.apply(&cfg)
 	err := o.security.apply(&cfg)
 	if err != nil {
-		return startError(err)
+		return o.startError(cmd, err)
 	}
 	b, err := broker.Start(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // interrupted before it was ready
 		}
-		return startError(err)
+		return o.startError(cmd, err)
 	}
 	fmt.Fprintf(a.out, "%s: %s\n", readyLine, b.KafkaAddr())
 	if o.voters > 0 {
@@ -190,14 +194,41 @@ const (
 	votersLine = "metadata voters"
 )
 
+// exportedName is a word that may be a field of broker.Config: not what a user has given, which stands in quotation marks.
+var exportedName = regexp.MustCompile(`"[^"]*"|\b[A-Z][A-Za-z]+\b`)
+
+// fieldFlags are the flags behind the fields of a broker's configuration, which its own errors name: those that write to a field's place, and those
+// that pflag or the command keeps in between.
+func fieldFlags(cfg *broker.Config, flags *pflag.FlagSet) map[string]string {
+	at := make(map[uintptr]string)
+	flags.VisitAll(func(f *pflag.Flag) {
+		if v := reflect.ValueOf(f.Value); v.Kind() == reflect.Pointer {
+			at[v.Pointer()] = "--" + f.Name
+		}
+	})
+	out := map[string]string{"Join": "--join", "ReadConsistency": "--read-consistency"}
+	v := reflect.ValueOf(cfg).Elem()
+	for i := range v.NumField() {
+		if name, ok := at[v.Field(i).Addr().Pointer()]; ok {
+			out[v.Type().Field(i).Name] = name
+		}
+	}
+	return out
+}
+
 // startError words what a broker said when it did not start. Its own errors name the place and the mending already.
-func startError(err error) error {
-	e := &cliError{code: exitFailure, what: err.Error(), err: err}
+func (o *startOptions) startError(cmd *cobra.Command, err error) error {
+	flags := fieldFlags(&o.cfg, cmd.Flags())
+	what := exportedName.ReplaceAllStringFunc(err.Error(), func(name string) string { return cmp.Or(flags[name], name) })
+	e := &cliError{code: exitFailure, what: what, err: err}
 	switch {
 	case errors.Is(err, broker.ErrConfig):
 		e.code = exitUsage
-		e.what = strings.ReplaceAll(err.Error(), "\n", "; ")
-		e.mend = "'broker start --help' lists the flags: DataDir is --data-dir, Listen --kafka-listen, ListenRPC --rpc-listen, AdminListen --admin-listen, Join --join, ClockDrift --clock-drift, NodeID --node-id, ReplaceDisk --replace-disk"
+		e.what = strings.ReplaceAll(e.what, "\n", "; ")
+		e.mend = "'broker start --help' lists the flags"
+		if strings.Contains(e.what, "advertised") {
+			e.mend = "what others are told is --kafka-advertise, --rpc-advertise or, for --listeners, --advertised-listeners"
+		}
 	case errors.Is(err, syscall.EADDRINUSE):
 		e.mend = "stop the program that listens there, or choose another --kafka-listen, --rpc-listen or --admin-listen (port 0: a free one)"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):

@@ -42,7 +42,7 @@ func newTopicCreate(a *app) *cobra.Command {
 		Short: "Create a topic",
 		Long: `Create a topic, and return when each of its partitions has a leader. Without --partitions and --replicas the brokers
 decide: one partition, and three replicas or as many as there are brokers. With thousands of partitions it says how far it is, and
-waits for longer than --timeout as long as there come more leaders.`,
+waits for longer than --timeout as long as there come more leaders. 'broker help topic-configs' lists what --set takes.`,
 		Example: `  broker topic create orders --partitions 6 --replicas 3
   broker topic create logs --set retention.ms=86400000 --set cleanup.policy=delete`,
 		Args: exactly("NAME"),
@@ -78,7 +78,11 @@ waits for longer than --timeout as long as there come more leaders.`,
 					t, err = adm.Topic(ctx, spec.Name)
 				}
 				if err != nil {
-					return err
+					return configMistake(err, client.TopicConfigs, slices.Sorted(maps.Keys(spec.Configs)))
+				}
+				already := ""
+				if there {
+					already = " was there already"
 				}
 				return a.print(cmd, topicMade{t, dry}, func(w io.Writer) {
 					if dry && !there {
@@ -92,7 +96,7 @@ waits for longer than --timeout as long as there come more leaders.`,
 						}
 						return
 					}
-					fmt.Fprintf(w, "topic %s: %s, %s\n", t.Name, counted(len(t.Partitions), "partition"), counted(t.Replicas(), "replica"))
+					fmt.Fprintf(w, "topic %s%s: %s, %s\n", t.Name, already, counted(len(t.Partitions), "partition"), counted(t.Replicas(), "replica"))
 				})
 			})
 		},

@@ -1,0 +1,49 @@
+// What configs there are, for those who have no broker to ask: the command line's help, and its guess at what a mistyped name meant.
+
+package broker
+
+import (
+	"slices"
+	"strings"
+)
+
+// ConfigDoc is one config.
+type ConfigDoc struct {
+	Name string
+	// Default is Kafka's; of a topic config, brokers may have another.
+	Default string
+	Doc     string
+	// Fixed: it is known, and can only have its default.
+	Fixed bool
+}
+
+// Configs are the configs of topics, groups or brokers, as kind says: "topic", "group", "broker". Of brokers they are those that can be set while
+// one runs. By name.
+func Configs(kind string) []ConfigDoc {
+	var out []ConfigDoc
+	add := func(d *configDef) {
+		def := d.def
+		if def == unset {
+			def = ""
+		}
+		out = append(out, ConfigDoc{Name: d.name, Default: def, Doc: d.doc, Fixed: d.does == fixed})
+	}
+	switch kind {
+	case "topic":
+		for i := range topicConfigDefs {
+			add(&topicConfigDefs[i])
+		}
+	case "group":
+		for i := range groupConfigDefs {
+			add(&groupConfigDefs[i])
+		}
+	case "broker":
+		for _, d := range brokerConfigs() {
+			if d.dynamic {
+				add(d)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b ConfigDoc) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
