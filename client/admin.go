@@ -266,11 +266,19 @@ func (a *Admin) DescribeTopic(ctx context.Context, name string) (Topic, error) {
 	if err := a.fillOffsets(ctx, &t); err != nil {
 		for i := range t.Partitions {
 			if p := &t.Partitions[i]; p.Error == "" {
-				p.Error = err.Error()
+				p.Error = shardText(err)
 			}
 		}
 	}
 	return t, nil
+}
+
+// shardText is what went wrong, without how a question was parted: it is shown for one partition.
+func shardText(err error) string {
+	if se, ok := errors.AsType[*kadm.ShardErrors](err); ok && len(se.Errs) > 0 {
+		return se.Errs[0].Err.Error()
+	}
+	return err.Error()
 }
 
 // Offsets returns a topic's partitions with the first offset that each keeps and its end.

@@ -188,6 +188,12 @@ func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse
 		own bool // its leader's
 	}
 	words, topics := make(map[key]word), make(map[string]bool)
+	// quit are brokers that say of a partition that nobody leads it: one that has lost its majority tells no other so.
+	type quitter struct {
+		key
+		broker int32
+	}
+	quit := make(map[quitter]bool)
 	for i, m := range looks {
 		if m == nil {
 			continue
@@ -200,6 +206,9 @@ func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse
 			for k := range t.Partitions {
 				p := &t.Partitions[k]
 				w, at := word{p, p.Leader == all.Brokers[i].NodeID}, key{*t.Topic, p.Partition}
+				if p.Leader < 0 {
+					quit[quitter{at, all.Brokers[i].NodeID}] = true
+				}
 				old, ok := words[at]
 				if !ok || p.LeaderEpoch > old.LeaderEpoch || p.LeaderEpoch == old.LeaderEpoch && w.own && !old.own {
 					words[at] = w
@@ -212,9 +221,9 @@ func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse
 			c.Topics++
 		}
 	}
-	for _, p := range words {
+	for at, p := range words {
 		c.Partitions++
-		if live(p.Leader) {
+		if live(p.Leader) && !quit[quitter{at, p.Leader}] {
 			byID[p.Leader].Leaders++
 		} else {
 			c.Leaderless++
