@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,7 @@ It waits as long as copying takes ('broker partition status' shows it). Interrup
 			if dry {
 				return a.planRemoval(cmd, adm, int32(id), shrink)
 			}
+			a.warnOfStuck(cmd, adm, int32(id), shrink)
 			last := -1
 			started, now := time.Now(), new(atomic.Int64)
 			stop := a.progress(cmd, func() string {
@@ -98,5 +100,60 @@ func (a *app) planRemoval(cmd *cobra.Command, adm *client.Admin, id int32, shrin
 	if runs {
 		return &cliError{code: exitFailure, what: fmt.Sprintf("broker %d would be emptied, and still runs", id), mend: fmt.Sprintf("stop broker %d after that, then repeat the command: it is forgotten then", id)}
 	}
+	c, err := adm.ClusterStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if stuck := withoutMajority(plan, &c); len(stuck) > 0 {
+		return &cliError{code: exitFailure, what: stuckText(stuck), mend: stuckMend}
+	}
 	return nil
+}
+
+// withoutMajority are the partitions of a plan that have no majority of their replicas on live brokers: nobody can lead them, and so nobody can move them.
+func withoutMajority(plan []client.Placement, c *client.Cluster) (names []string) {
+	live := make(map[int32]bool)
+	for _, b := range c.Brokers {
+		live[b.ID] = b.State == client.BrokerLive
+	}
+	for _, p := range plan {
+		n := 0
+		for _, id := range p.Before {
+			if live[id] {
+				n++
+			}
+		}
+		if 2*n <= len(p.Before) {
+			names = append(names, partitionName(p.Topic, p.Partition))
+		}
+	}
+	return names
+}
+
+const stuckMend = "start brokers that hold them again; where they are gone for good, 'broker partition reset-peers' lets a partition go on with what is left"
+
+func stuckText(names []string) string {
+	const most = 5
+	text := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		text += ", …"
+	}
+	return fmt.Sprintf("%s no majority on live brokers, and cannot move: %s", counted(len(names), "partition", "has", "have"), text)
+}
+
+// warnOfStuck says what the removal of a dead broker will wait for in vain.
+func (a *app) warnOfStuck(cmd *cobra.Command, adm *client.Admin, id int32, shrink bool) {
+	ctx, cancel := within(cmd)
+	defer cancel()
+	plan, runs, err := adm.PlanRemoval(ctx, id, shrink)
+	if err != nil || runs {
+		return // the removal itself says so
+	}
+	c, err := adm.ClusterStatus(ctx)
+	if err != nil {
+		return
+	}
+	if stuck := withoutMajority(plan, &c); len(stuck) > 0 {
+		fmt.Fprintf(a.err, "warning: %s\n  mend:  %s\n", stuckText(stuck), stuckMend)
+	}
 }

@@ -94,12 +94,20 @@ A config that was not set for a topic has what holds for the broker, that what h
 					}
 				}
 				return a.print(cmd, shown, func(w io.Writer) {
+					if len(shown) == 0 {
+						fmt.Fprintf(w, "nothing is set for %s\n", r)
+						return
+					}
+					if docs {
+						fmt.Fprintln(w, "CONFIG\tVALUE\tSOURCE\tMEANING")
+						for _, v := range shown {
+							fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, configText(&v), v.Source, v.Doc)
+						}
+						return
+					}
 					fmt.Fprintln(w, "CONFIG\tVALUE\tSOURCE")
 					for _, v := range shown {
 						fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, configText(&v), v.Source)
-						if docs {
-							fmt.Fprintf(w, "  %s\t\t\n", v.Doc)
-						}
 					}
 				})
 			})

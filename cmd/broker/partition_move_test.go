@@ -33,3 +33,16 @@ func TestMoveUsage(t *testing.T) {
 		}
 	}
 }
+
+// A partition that has no majority left stays where it is, however long the removal of a dead broker waits: that is said beforehand.
+func TestRemovalThatCannotEnd(t *testing.T) {
+	c := &client.Cluster{Brokers: []client.Broker{{ID: 1, State: client.BrokerLive}, {ID: 2, State: client.BrokerFenced}, {ID: 3, State: client.BrokerSilent}}}
+	plan := []client.Placement{{Topic: "t", Partition: 0, Before: []int32{1, 2}}, {Topic: "t", Partition: 1, Before: []int32{1}}, {Topic: "t", Partition: 2, Before: []int32{1, 2, 3}}}
+	if got := stuckText(withoutMajority(plan, c)); got != "2 partitions have no majority on live brokers, and cannot move: t/0, t/2" {
+		t.Error(got)
+	}
+	c.Brokers[2].State = client.BrokerLive
+	if got := stuckText(withoutMajority(plan, c)); got != "1 partition has no majority on live brokers, and cannot move: t/0" {
+		t.Error(got)
+	}
+}
