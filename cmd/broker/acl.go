@@ -306,6 +306,10 @@ func once(list []client.ACL) []client.ACL {
 
 func (a *app) printACLs(cmd *cobra.Command, acls []client.ACL) error {
 	return a.print(cmd, acls, func(w io.Writer) {
+		if len(acls) == 0 {
+			fmt.Fprintln(w, "no ACLs")
+			return
+		}
 		fmt.Fprintln(w, "PRINCIPAL\tPERMISSION\tOPERATION\tRESOURCE\tNAME\tPATTERN\tHOST")
 		for _, x := range acls {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Principal, x.Permission, x.Operation, x.Resource, x.Name, x.Pattern, x.Host)

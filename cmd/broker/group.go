@@ -51,6 +51,10 @@ func newGroupList(a *app) *cobra.Command {
 					return err
 				}
 				return a.print(cmd, groups, func(w io.Writer) {
+					if len(groups) == 0 {
+						fmt.Fprintln(w, "no groups")
+						return
+					}
 					fmt.Fprintln(w, "NAME\tTYPE\tSTATE\tPROTOCOL\tCOORDINATOR")
 					for _, g := range groups {
 						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", orDash(g.Name), g.Type, g.State, orDash(g.ProtocolType), g.Coordinator)

@@ -97,6 +97,10 @@ func newQuotaList(a *app) *cobra.Command {
 }
 
 func printQuotas(w io.Writer, list []client.Quota) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "no quotas")
+		return
+	}
 	fmt.Fprintln(w, "FOR\tQUOTA\tVALUE")
 	for _, q := range list {
 		for _, name := range slices.Sorted(maps.Keys(q.Limits)) {

@@ -165,6 +165,10 @@ func newTopicList(a *app) *cobra.Command {
 					return err
 				}
 				return a.print(cmd, topics, func(w io.Writer) {
+					if len(topics) == 0 {
+						fmt.Fprintln(w, "no topics")
+						return
+					}
 					fmt.Fprintln(w, "NAME\tPARTITIONS\tREPLICAS\tLEADERLESS")
 					for _, t := range topics {
 						fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", t.Name, len(t.Partitions), t.Replicas(), leaderless(t))

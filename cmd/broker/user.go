@@ -129,6 +129,10 @@ func newUserList(a *app) *cobra.Command {
 					return err
 				}
 				return a.print(cmd, users, func(w io.Writer) {
+					if len(users) == 0 {
+						fmt.Fprintln(w, "no users")
+						return
+					}
 					fmt.Fprintln(w, "NAME\tMECHANISMS")
 					for _, u := range users {
 						fmt.Fprintf(w, "%s\t%s\n", u.Name, strings.Join(u.Mechanisms, ","))
