@@ -2,7 +2,7 @@
 //
 // Everything that one request can show to be wrong is refused here, by name and with the reason; what depends on the rest
 // of the cluster is decided by the metadata group. The answer comes when the topics have leaders and every live broker
-// knows them, or at the request's time-out. v1 may only validate, v4 lets counts default (-1), v5 answers with counts and
+// knows them, or at the request's time-out. v1 may only validate, counts may default (-1), v5 answers with counts and
 // configs, v7 with the id.
 
 package broker
@@ -33,7 +33,7 @@ func (s *server) createTopics(r *request) {
 		t, place := &req.Topics[i], &resp.Topics[i]
 		place.Default()
 		place.Topic, place.NumPartitions, place.ReplicationFactor = t.Topic, -1, -1
-		spec, err := s.newTopicOf(im, req.Version, t)
+		spec, err := s.newTopicOf(im, t)
 		if err == nil && count[t.Topic] > 1 {
 			err = refuse(kerr.InvalidRequest, "the request names the topic more than once")
 		}
@@ -72,7 +72,7 @@ func (s *server) createTopics(r *request) {
 }
 
 // newTopicOf checks one topic of a request.
-func (s *server) newTopicOf(im *coordinator.Image, version int16, t *kmsg.CreateTopicsRequestTopic) (newTopic, error) {
+func (s *server) newTopicOf(im *coordinator.Image, t *kmsg.CreateTopicsRequestTopic) (newTopic, error) {
 	spec := newTopic{Name: t.Topic}
 	if err := im.CheckNewTopic(t.Topic); err != nil {
 		return spec, err
@@ -95,11 +95,12 @@ func (s *server) newTopicOf(im *coordinator.Image, version int16, t *kmsg.Create
 		spec.Partitions, spec.ReplicationFactor = len(assignment), len(assignment[0])
 	} else {
 		spec.Partitions, spec.ReplicationFactor = int(t.NumPartitions), int(t.ReplicationFactor)
-		// -1 has meant "the broker's default" since v4 (KIP-464); a request of an earlier version never holds it in earnest.
-		if spec.Partitions == -1 && version >= 4 {
+		// -1 means the broker's default. By KIP-464 it does so since v4, but Kafka looks at the version in its own client only, and kafkajs, which
+		// knows no later one than v3, sends it for whoever names no number.
+		if spec.Partitions == -1 {
 			spec.Partitions = s.configInt("num.partitions")
 		}
-		if spec.ReplicationFactor == -1 && version >= 4 {
+		if spec.ReplicationFactor == -1 {
 			spec.ReplicationFactor = s.defaultReplication(im)
 		}
 		if spec.Partitions < 1 || spec.Partitions > coordinator.MaxPartitionsPerTopic {
