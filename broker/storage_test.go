@@ -44,8 +44,8 @@ func TestDataDirectoryRemembers(t *testing.T) {
 			}
 			s = mustOpenStorage(t, fsys, dir)
 			defer s.close()
-			want := identity{Format: metaFormat, ClusterID: "c", NodeID: 7, Incarnation: first.Incarnation, Boots: 2, Founder: raft.Member{ID: 1, Incarnation: 2}}
-			if s.id != want {
+			want := identity{Format: metaFormat, ClusterID: "c", NodeID: 7, Incarnation: first.Incarnation, Boots: 2, Life: s.id.Life, Founder: raft.Member{ID: 1, Incarnation: 2}}
+			if s.id != want || s.id.Life == 0 || s.id.Life == first.Life {
 				t.Fatalf("remembers %+v, want %+v", s.id, want)
 			}
 			for i, cfg := range []Config{{}, {ClusterID: "c", NodeID: 7}, {ClusterID: "other"}, {NodeID: 8}} {
