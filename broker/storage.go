@@ -24,6 +24,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/vfs"
@@ -98,6 +99,8 @@ type storage struct {
 	dir    string
 	unlock func() error
 	id     identity
+
+	mu sync.Mutex // held while a broker that runs changes id, and writes it: see age, outlive
 }
 
 // openStorage locks and reads the directory, formats it if it is new, and counts this start: the count is on the disk
@@ -230,6 +233,8 @@ func (s *storage) check(cfg *Config) error {
 
 // age notes that the directory is an older copy, of which others know start past: each further start counts, and would come to that.
 func (s *storage) age(past uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.id.Past = past
 	return s.save()
 }
@@ -261,6 +266,8 @@ func (s *storage) checkJournal() error {
 
 // outlive notes the metadata group's epoch, of which this directory's metadata log is not.
 func (s *storage) outlive(epoch raft.GroupEpoch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.id.MetadataEpoch = epoch
 	return s.save()
 }

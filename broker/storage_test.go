@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
 )
@@ -243,4 +245,27 @@ func FuzzDecodeChecked(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A directory that is an older copy, of a time before the metadata group was reset, hears of both from two brokers at once.
+func TestIdentityIsWrittenByOneAtATime(t *testing.T) {
+	mem := vfs.NewMem(1)
+	s := mustOpenStorage(t, mem, "/data")
+	for i := range uint64(200) {
+		var g errgroup.Group
+		g.Go(func() error { return s.age(i + 1) })
+		g.Go(func() error { return s.outlive(raft.GroupEpoch(i + 1)) })
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		mem = mem.CrashClone(nil)
+		var id identity
+		if err := readChecked(mem, "/data/meta.json", &id); err != nil {
+			t.Fatal(err)
+		}
+		if id.Past != i+1 || id.MetadataEpoch != raft.GroupEpoch(i+1) {
+			t.Fatalf("round %d: %+v", i, id)
+		}
+		s.fs = mem
+	}
 }
