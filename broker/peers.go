@@ -458,7 +458,7 @@ func (ps *peers) remember(k *knownPeer) {
 // past answers a member that asks whether another start of its directory has been heard of, at or after the one that asks: by the number of it, or 0.
 // Starts are counted on the disk before anything is said, so a count that comes a second time, or a lower one than before, is a copy's.
 func (ps *peers) past(q *joinRequest) uint64 {
-	if q.Boot == 0 || q.Broker.Node == ps.cfg.self.NodeID {
+	if q.Boot == 0 || q.Broker.Node == 0 || q.Broker.Node == ps.cfg.self.NodeID {
 		return 0
 	}
 	ps.mu.Lock()

@@ -259,3 +259,52 @@ func TestOldCopy(t *testing.T) {
 	c.start(n)
 	c.awaitVoters(3)
 }
+
+// Who asks about a start of its directory is told of another one at or after it, and of no other.
+func TestPast(t *testing.T) {
+	t.Parallel()
+	const inc = 7
+	start := func(boot, life uint64) *joinRequest {
+		return &joinRequest{Broker: coordinator.RegisterBroker{Node: 2, Incarnation: inc}, Member: true, Boot: boot, Life: life}
+	}
+	type question struct {
+		q    *joinRequest
+		want uint64
+	}
+	for name, tc := range map[string]struct {
+		known []knownPeer
+		heard []*beat
+		asked []question
+	}{
+		"a question that is asked again":                {asked: []question{{start(3, 1), 0}, {start(3, 1), 0}}},
+		"starts that tell nobody else of themselves":    {asked: []question{{start(3, 1), 0}, {start(7, 2), 0}}},
+		"the question of an earlier start comes late":   {asked: []question{{start(4, 2), 0}, {start(3, 1), 4}, {start(4, 2), 0}, {start(5, 3), 0}}},
+		"the count comes again":                         {asked: []question{{start(4, 1), 0}, {start(4, 2), 4}, {start(5, 3), 0}}},
+		"a heartbeat was heard before":                  {heard: []*beat{{node: 2, incarnation: inc, boot: 4}}, asked: []question{{start(4, 1), 0}, {start(3, 2), 4}}},
+		"a heartbeat of an earlier start":               {heard: []*beat{{node: 2, incarnation: inc, boot: 3}}, asked: []question{{start(4, 1), 0}}},
+		"of another disk":                               {heard: []*beat{{node: 2, incarnation: 8, boot: 9}}, asked: []question{{start(1, 1), 0}}},
+		"remembered":                                    {known: []knownPeer{{peerAddr{2, "b"}, inc, 4, 1}}, asked: []question{{start(3, 2), 4}, {start(4, 2), 4}, {start(5, 3), 0}}},
+		"remembered by a version that knew no question": {known: []knownPeer{{peerAddr: peerAddr{2, "b"}}}, asked: []question{{start(1, 1), 0}}},
+		"remembered of a start that did not ask":        {known: []knownPeer{{peerAddr{2, "b"}, inc, 4, 0}}, asked: []question{{start(4, 1), 0}, {start(3, 1), 4}}},
+		"who does not say which start it is":            {known: []knownPeer{{peerAddr{2, "b"}, inc, 4, 1}}, asked: []question{{start(0, 0), 0}}},
+		"nobody":                                        {asked: []question{{&joinRequest{Member: true, Boot: 1, Life: 1}, 0}}},
+	} {
+		ps := (&wire{all: make(map[raft.NodeID]*peers), cut: make(map[raft.NodeID]bool)}).start(t, 1, 1)
+		for i := range tc.known {
+			ps.remember(&tc.known[i])
+		}
+		for _, h := range tc.heard {
+			ps.took(h)
+		}
+		for i, a := range tc.asked {
+			if got := ps.past(a.q); got != a.want {
+				t.Errorf("%s: question %d: start %d is known, want %d", name, i, got, a.want)
+			}
+		}
+		ps.mu.Lock()
+		if ps.byID[0] != nil {
+			t.Errorf("%s: there is a broker without a number", name)
+		}
+		ps.mu.Unlock()
+	}
+}
