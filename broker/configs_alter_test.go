@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -273,6 +274,15 @@ func TestKerberosConfigs(t *testing.T) {
 	}
 	if err := checkBrokerConfig("sasl.kerberos.service.name", "kafka"); err == nil { // this would promise Kerberos
 		t.Error("sasl.kerberos.service.name is taken")
+	}
+}
+
+// What a newer broker let in is no negative time here: a ticker would panic of that, and the cleaner never rest.
+func TestTimesOfConfigs(t *testing.T) {
+	for v, want := range map[string]time.Duration{"15": 15 * time.Millisecond, "0": time.Millisecond, "-1": time.Millisecond, "9223372036854775807": math.MaxInt64, "1e3": math.MaxInt64} {
+		if got := millis(v); got != want.Truncate(time.Millisecond) {
+			t.Errorf("%s is %v, want %v", v, got, want)
+		}
 	}
 }
 

@@ -96,16 +96,16 @@ func (b *Broker) configsChanged() {
 var appliers = map[string]func(b *Broker, value string){
 	"auto.leader.rebalance.enable": func(b *Broker, v string) { b.balancer.off.Store(v != "true") },
 	"connections.max.idle.ms": func(b *Broker, v string) {
-		b.server.limits.idle.Store(int64(time.Duration(number(v)) * time.Millisecond))
+		b.server.limits.idle.Store(int64(millis(v)))
 	},
 	"fetch.max.bytes": func(b *Broker, v string) { b.server.limits.fetchMaxBytes.Store(number(v)) },
 	"log.cleaner.backoff.ms": func(b *Broker, v string) {
 		if b.cleaner != nil {
-			b.cleaner.setPause(time.Duration(number(v)) * time.Millisecond)
+			b.cleaner.setPause(millis(v))
 		}
 	},
-	"log.retention.check.interval.ms": func(b *Broker, v string) { b.rec.setInterval(time.Duration(number(v)) * time.Millisecond) },
-	"producer.id.expiration.ms":       func(b *Broker, v string) { b.rec.setExpiry(time.Duration(number(v)) * time.Millisecond) },
+	"log.retention.check.interval.ms": func(b *Broker, v string) { b.rec.setInterval(millis(v)) },
+	"producer.id.expiration.ms":       func(b *Broker, v string) { b.rec.setExpiry(millis(v)) },
 	"max.connection.creation.rate":    func(b *Broker, v string) { b.server.rates.setAll(float64(number(v))) },
 	"max.connections":                 func(b *Broker, v string) { b.server.limits.connections.Store(number(v)) },
 	"max.connections.per.ip":          func(b *Broker, v string) { b.server.limits.perIP.Store(number(v)) },
@@ -122,6 +122,12 @@ func number(v string) int64 {
 		return math.MaxInt64 // a newer broker let in what this one cannot read: no bound of ours
 	}
 	return n
+}
+
+// millis is such a value as a time, which is never 0: a broker that was started with less than a millisecond says 0, and who waits for it would never rest.
+func millis(v string) time.Duration {
+	const most = math.MaxInt64 / time.Millisecond
+	return min(max(time.Duration(number(v)), 1), most) * time.Millisecond
 }
 
 // configure tells what has changed. It is called by one goroutine at a time.
