@@ -166,8 +166,11 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 			}
 			return a.start(ctx, cmd, o)
 		}
-		return &cliError{code: exitFailure, what: "the broker had to stop: " + errors.Join(fatal, b.Close()).Error(), where: cfg.DataDir,
-			mend: "see to the disk, then start it again", err: fatal}
+		mend := "see to the disk, then start it again"
+		if errors.Is(fatal, broker.ErrDataDir) { // which says what to do
+			mend = "started again as it is, it is refused again"
+		}
+		return &cliError{code: exitFailure, what: "the broker had to stop: " + errors.Join(fatal, b.Close()).Error(), where: cfg.DataDir, mend: mend, err: fatal}
 	}
 }
 
