@@ -421,7 +421,8 @@ func (a *Admin) offsetsOf(ctx context.Context, topic string, list func(context.C
 		}
 		out := make(map[int32]int64)
 		for p, o := range listed[topic] {
-			if o.Err == nil {
+			// Without an error -1 is an answer. With one it may be half of kadm's, who asks twice about a time.
+			if o.Err == nil && (err == nil || o.Offset >= 0) {
 				out[p] = o.Offset
 			}
 		}
