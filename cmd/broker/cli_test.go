@@ -196,6 +196,10 @@ func TestNearest(t *testing.T) {
 			t.Errorf("%s: %q, exit code %d", name, e.mend, e.code)
 		}
 	}
+	still := &client.Error{Op: "change the configs of", Subject: "brokers", Kind: client.ErrInvalid, Err: kerr.InvalidConfig}
+	if err := configMistake(still, client.BrokerConfigs, []string{"group.min.session.timeout.ms"}); err != error(still) {
+		t.Errorf("another config is meant than one that there is, though it cannot be set while a broker runs: %v", err)
+	}
 	for _, tc := range []struct {
 		key  string
 		rank map[string]int
@@ -321,6 +325,12 @@ func TestMistakes(t *testing.T) {
 	try(exitUsage, "start", "--segment-bytes", "1K")
 	try(exitUsage, "start", "--kafka-listen", "0.0.0.0:9092")
 	try(exitUsage, "start", "--clock-drift", "3s")
+	try(exitUsage, "start", "--group-min-session-timeout", "1h")
+	try(exitUsage, "start", "--offsets-retention", "0", "--txn-partitions", "0") // not taken for the default
+	try(exitUsage, "start", "--group-initial-rebalance-delay", "-1s")
+	try(exitUsage, "start", "--group-max-size", "99999999999999999999")
+	try(exitUsage, "consume", "orders", "--partition", "99999999999")
+	try(exitUsage, "help", "topic", "create", "x")
 	try(exitUsage, "dev", "--kafka-port", "65535")
 	try(exitUsage, "version", "--config", "/no/such/balsa.yaml")
 	golden(t, "mistakes.txt", b.String())

@@ -67,8 +67,15 @@ func valueKind(f *pflag.Flag, err error) string {
 	if _, ok := errors.AsType[*strconv.NumError](err); !ok && f.Value.Type() != "duration" {
 		return ""
 	}
-	if errors.Is(err, strconv.ErrRange) {
-		return kindName(f) + " that fits into " + strings.TrimLeft(f.Value.Type(), "uint") + " bits"
+	if kind := f.Value.Type(); errors.Is(err, strconv.ErrRange) {
+		switch bits := strings.TrimSuffix(strings.TrimPrefix(kind, "int"), "Slice"); {
+		case bits == "":
+			return fmt.Sprintf("%s that fits into %d bits", kindName(f), strconv.IntSize)
+		case strings.HasSuffix(kind, "Slice"):
+			return "whole numbers that fit into " + bits + " bits: 0,1,2"
+		case strings.HasPrefix(kind, "int"):
+			return kindName(f) + " that fits into " + bits + " bits"
+		}
 	}
 	return kindName(f)
 }

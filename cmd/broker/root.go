@@ -145,6 +145,9 @@ func subcommands(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	mend := fmt.Sprintf("'%s --help' lists the commands", cmd.CommandPath())
+	if !cmd.HasSubCommands() {
+		mend = fmt.Sprintf("'%s --help' shows what is understood", cmd.CommandPath())
+	}
 	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/2) // of a short word two letters are nearly all
 	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 		mend = fmt.Sprintf("did you mean '%s %s'?", cmd.CommandPath(), s[0])

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -188,12 +189,12 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			return
 		}
 		if err := cmd.Flags().Set(f.Name, value); err != nil {
-			what := fmt.Sprintf("%q is no value for %s", value, key)
-			if valueKind(f, err) == "" {
+			what, kind := fmt.Sprintf("%q is no value for %s", value, key), valueKind(f, err)
+			if kind == "" {
 				what += ": " + plainFlagError(err)
 			}
 			errs = append(errs, &cliError{code: exitUsage, what: what,
-				where: where, mend: "give it " + kindName(f), err: err})
+				where: where, mend: "give it " + cmp.Or(kind, kindName(f)), err: err})
 		}
 	})
 	return errors.Join(errs...)

@@ -35,7 +35,6 @@ type startOptions struct {
 	direct    bool
 	async     bool
 	voters    int
-	groups    startGroups
 	security  startSecurity
 	bridges   bridge.Runner
 	bridgeVia *choice // SASL
@@ -105,7 +104,7 @@ The log goes to the standard error. On the standard output it prints one line wh
 	f.IntVar(&o.cfg.MovesParallel, "move-parallel", 10, "partitions whose new replicas a leader fills at once")
 	f.Int64Var(&o.cfg.MoveRate, "move-rate", 64<<20, "bytes a second that a broker sends to new replicas at most; below 0: no bound")
 	f.Int64Var(&o.cfg.MaxMemory, "max-request-memory", 256<<20, "bound of the memory that requests in progress hold")
-	o.groups.flags(f)
+	groupFlags(f, &o.cfg)
 	o.security.flags(f, &o.cfg)
 	o.bridgeVia = bridgeFlags(f, &o.bridges)
 	f.Var(o.logLevel, "log-level", "`debug|info|warn|error`")
@@ -127,9 +126,7 @@ func (a *app) start(ctx context.Context, cmd *cobra.Command, o *startOptions) er
 		o.bridges.Security.Mechanism = m
 	}
 	cfg.Bridges = &o.bridges
-	o.groups.apply(&cfg)
-	err := o.security.apply(&cfg)
-	if err != nil {
+	if err := errors.Join(unusualGroups(&cfg), o.security.apply(&cfg)); err != nil {
 		return o.startError(cmd, err)
 	}
 	b, err := broker.Start(ctx, cfg)

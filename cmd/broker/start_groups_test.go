@@ -23,17 +23,15 @@ func TestStartGroups(t *testing.T) {
 			"--offsets-partitions=50", "--txn-partitions=4", "--txn-max-timeout=1m", "--txn-id-expiration=2h", "--producer-id-expiration=3h"},
 			broker.Config{GroupInitialRebalanceDelay: 100 * time.Millisecond, GroupMinSession: time.Second, GroupMaxSession: time.Hour, GroupMaxSize: 7, OffsetsRetention: time.Hour,
 				OffsetsPartitions: 50, TxnPartitions: 4, TxnMaxTimeout: time.Minute, TxnIDExpiration: 2 * time.Hour, ProducerIDExpiration: 3 * time.Hour}},
-		{[]string{"--offsets-retention=0", "--txn-partitions=0"}, broker.Config{OffsetsRetention: -1, TxnPartitions: -1}}, // refused, not taken for the default
 	} {
-		var g startGroups
 		var got broker.Config
 		f := pflag.NewFlagSet("", pflag.ContinueOnError)
-		g.flags(f)
+		groupFlags(f, &got)
 		if err := f.Parse(tc.args); err != nil {
 			t.Fatal(err)
 		}
-		if g.apply(&got); !reflect.DeepEqual(got, tc.want) {
-			t.Errorf("%q: %+v\nwant %+v", tc.args, got, tc.want)
+		if err := unusualGroups(&got); err != nil || !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%q: %v, %+v\nwant %+v", tc.args, err, got, tc.want)
 		}
 	}
 }
