@@ -3,8 +3,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -100,14 +102,38 @@ func (a *app) planRemoval(cmd *cobra.Command, adm *client.Admin, id int32, shrin
 	if runs {
 		return &cliError{code: exitFailure, what: fmt.Sprintf("broker %d would be emptied, and still runs", id), mend: fmt.Sprintf("stop broker %d after that, then repeat the command: it is forgotten then", id)}
 	}
-	c, err := adm.ClusterStatus(ctx)
+	stuck, err := stuckOn(ctx, adm, id, plan)
 	if err != nil {
 		return err
 	}
-	if stuck := withoutMajority(plan, &c); len(stuck) > 0 {
+	if len(stuck) > 0 {
 		return &cliError{code: exitFailure, what: stuckText(stuck), mend: stuckMend}
 	}
 	return nil
+}
+
+// stuckOn are the partitions that a plan for a broker's removal, or the moves that an earlier removal has begun, cannot move.
+func stuckOn(ctx context.Context, adm *client.Admin, id int32, plan []client.Placement) ([]string, error) {
+	c, err := adm.ClusterStatus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	moves, err := adm.Moves(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return withoutMajority(append(plan, begun(moves, id)...), &c), nil
+}
+
+// begun are the moves that have yet to take a partition from a broker, but for those that somebody leads who is at it.
+func begun(moves []client.Move, id int32) (plan []client.Placement) {
+	for _, m := range moves {
+		if slices.Contains(m.Removing, id) && (m.Leader < 0 || m.Leader == id || m.Phase == client.PhaseWaiting) {
+			before := slices.DeleteFunc(slices.Clone(m.Replicas), func(r int32) bool { return slices.Contains(m.Adding, r) })
+			plan = append(plan, client.Placement{Topic: m.Topic, Partition: m.Partition, Before: before})
+		}
+	}
+	return plan
 }
 
 // withoutMajority are the partitions of a plan that have no majority of their replicas on live brokers: nobody can lead them, and so nobody can move them.
@@ -141,19 +167,15 @@ func stuckText(names []string) string {
 	return fmt.Sprintf("%s no majority on live brokers, and cannot move: %s", counted(len(names), "partition", "has", "have"), text)
 }
 
-// warnOfStuck says what the removal of a dead broker will wait for in vain.
+// warnOfStuck says what the removal of a broker will wait for in vain.
 func (a *app) warnOfStuck(cmd *cobra.Command, adm *client.Admin, id int32, shrink bool) {
 	ctx, cancel := within(cmd)
 	defer cancel()
-	plan, runs, err := adm.PlanRemoval(ctx, id, shrink)
-	if err != nil || runs {
+	plan, _, err := adm.PlanRemoval(ctx, id, shrink)
+	if err != nil {
 		return // the removal itself says so
 	}
-	c, err := adm.ClusterStatus(ctx)
-	if err != nil {
-		return
-	}
-	if stuck := withoutMajority(plan, &c); len(stuck) > 0 {
+	if stuck, err := stuckOn(ctx, adm, id, plan); err == nil && len(stuck) > 0 {
 		fmt.Fprintf(a.err, "warning: %s\n  mend:  %s\n", stuckText(stuck), stuckMend)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,17 @@ func TestRemovalThatCannotEnd(t *testing.T) {
 	}
 	c.Brokers[2].State = client.BrokerLive
 	if got := stuckText(withoutMajority(plan, c)); got != "1 partition has no majority on live brokers, and cannot move: t/0" {
+		t.Error(got)
+	}
+	// A removal that is given again finds that its moves have begun.
+	c.Brokers[2].State = client.BrokerSilent
+	moves := []client.Move{
+		{Topic: "u", Partition: 0, Leader: -1, Replicas: []int32{1, 2}, Adding: []int32{1}, Removing: []int32{2}, Phase: client.PhaseWaiting},
+		{Topic: "u", Partition: 1, Leader: 1, Replicas: []int32{1, 2}, Adding: []int32{1}, Removing: []int32{2}, Phase: client.PhaseRemoving},   // 1 leads it alone by now
+		{Topic: "u", Partition: 2, Leader: 1, Replicas: []int32{1, 2, 3}, Adding: []int32{3}, Removing: []int32{2}, Phase: client.PhaseWaiting}, // 1 does not know that it has no majority
+		{Topic: "u", Partition: 3, Leader: -1, Replicas: []int32{1, 3}, Adding: []int32{1}, Removing: []int32{3}, Phase: client.PhaseWaiting},
+	}
+	if got := withoutMajority(begun(moves, 2), c); !slices.Equal(got, []string{"u/0", "u/2"}) {
 		t.Error(got)
 	}
 }
