@@ -308,6 +308,7 @@ func TestMistakes(t *testing.T) {
 	try(exitUsage, "consume", "orders", "--format", `\xg0`)
 	try(exitUsage, "consume", "orders", "--format", "%s", "-o", "json")
 	try(exitUsage, "consume", "orders", "--partition", "x")
+	try(exitUsage, "consume", "orders", "--partition", "-1")
 	try(exitUsage, "consume", "orders", "--group", "g", "--partition", "0")
 	try(exitUsage, "config", "get", "broker/x")
 	try(exitNotFound, "config", "get", "broker/9")

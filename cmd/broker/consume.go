@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -80,6 +81,9 @@ func (a *app) consume(cmd *cobra.Command, topic string, o *consumeOptions) error
 	}
 	if o.count < 0 {
 		return usageError("leave it out for no limit", "--count %d is negative", o.count)
+	}
+	if i := slices.IndexFunc(o.partitions, func(p int32) bool { return p < 0 }); i >= 0 {
+		return usageError("partitions count from 0: 'broker topic describe "+topic+"' shows them", "--partition %d is negative", o.partitions[i])
 	}
 	if o.group != "" && len(o.partitions) > 0 {
 		return usageError("leave one of them out", "--group and --partition exclude each other: a group assigns partitions itself")
