@@ -222,8 +222,7 @@ func TestRelaxedMajorityWaits(t *testing.T) {
 	r.setDurability(r.nodes[0], "relaxed")
 	r.load.more("relaxed", 50)
 	r.losePower(r.nodes...)
-	r.load.cancel()
-	r.load.wg.Wait()
+	r.load.abandon()
 	_ = r.metaLeader()
 	soon(t, "all say why they do not vote", func() bool {
 		for _, n := range r.nodes {
