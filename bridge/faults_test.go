@@ -459,7 +459,7 @@ func TestCoreHandOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := conn.Flush(); err != nil {
+	if err := conn.FlushTimeout(2 * time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	b.cancel() // as Close does, which waits

@@ -40,6 +40,7 @@ func start(t testing.TB, j Job) *Bridge {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(b.Close) // of a test that fails as well: its log ends with it
 	return b
 }
 
