@@ -108,6 +108,11 @@ func TestCampaign(t *testing.T) {
 	stop := w.start()
 	m.run(time.Duration(*minutes * float64(time.Minute)))
 	stop()
+	for what, n := range map[string]int64{"acknowledged": w.acks.Load(), "read": w.reads.Load(), "answered by single brokers": w.answers.Load(), "committed": w.commits.Load(), "done in transactions": w.transactions.Load()} {
+		if n == 0 {
+			rep.violation("nothing was %s: nothing is proved", what)
+		}
+	}
 	for _, n := range c.nodes {
 		if _, err := c.terminate(n); err != nil {
 			rep.violation("%v", err)

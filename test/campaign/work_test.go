@@ -317,7 +317,8 @@ func (w *work) askEnd(ctx context.Context, cl *kgo.Client, id int, topic string,
 	req := kmsg.NewPtrListOffsetsRequest()
 	rt, rp := kmsg.NewListOffsetsRequestTopic(), kmsg.NewListOffsetsRequestTopicPartition()
 	rt.Topic, rp.Partition, rp.Timestamp, rp.CurrentLeaderEpoch = topic, p, -1, -1
-	rt.Partitions, req.Topics = append(rt.Partitions, rp), append(req.Topics, rt)
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
 	resp, err := cl.SeedBrokers()[0].Request(ctx, req)
 	if err != nil {
 		return
@@ -340,7 +341,8 @@ func (w *work) askRecords(ctx context.Context, cl *kgo.Client, id int, topic str
 	req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.ReplicaID, req.SessionEpoch = 0, 1, 1<<20, -1, -1
 	rt, rp := kmsg.NewFetchRequestTopic(), kmsg.NewFetchRequestTopicPartition()
 	rt.Topic, rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes, rp.CurrentLeaderEpoch = topic, p, from, 1<<20, -1
-	rt.Partitions, req.Topics = append(rt.Partitions, rp), append(req.Topics, rt)
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
 	resp, err := cl.SeedBrokers()[0].Request(ctx, req)
 	if err != nil {
 		return
