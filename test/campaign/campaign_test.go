@@ -42,7 +42,7 @@ const (
 	parts = 8
 	// recovery bounds the time from the end of faults until all partitions have acknowledged something.
 	recovery = 2 * time.Minute
-	// whole bounds the time until all replicas are in sync.
+	// wholeAgain bounds the time until all replicas are in sync.
 	wholeAgain = 4 * time.Minute
 	// maxPrinted bounds the violations that are printed.
 	maxPrinted = 40
