@@ -434,7 +434,7 @@ func (j *JetStream) Opened(ctx context.Context, node int) (bool, string, error) 
 
 // dial connects to the cluster, and again for ever.
 func (j *JetStream) dial(name string, first ...string) (*nats.Conn, error) {
-	opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectWait(pollLeast), nats.ReconnectJitter(0, 0),
+	opts := []nats.Option{nats.SetCustomDialer(natsDialer{}), nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectWait(pollLeast), nats.ReconnectJitter(0, 0),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})} // the default prints; what fails is seen by what was asked for
 	if len(first) > 0 { // it keeps the order then
 		opts = append(opts, nats.DontRandomize())

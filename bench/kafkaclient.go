@@ -164,7 +164,7 @@ func (k *kafkaNodes) InSync(ctx context.Context, node int) (bool, error) {
 }
 
 func (k *kafkaNodes) options(more ...kgo.Opt) []kgo.Opt {
-	return append([]kgo.Opt{kgo.SeedBrokers(k.addrs...), kgo.DisableClientMetrics(), kgo.MetadataMinAge(metadataMinAge),
+	return append([]kgo.Opt{kgo.SeedBrokers(k.addrs...), kgo.Dialer(dial), kgo.DisableClientMetrics(), kgo.MetadataMinAge(metadataMinAge),
 		kgo.RetryBackoffFn(func(int) time.Duration { return retryBackoff })}, more...)
 }
 

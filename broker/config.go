@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/balsamq/balsa/coordinator"
+	"github.com/balsamq/balsa/internal/sock"
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/multi"
@@ -242,10 +243,20 @@ type Network interface {
 // tcp is the Network of everyday.
 type tcp struct{ net.Dialer }
 
-func (*tcp) Listen(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+func (*tcp) Listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return sock.Listener{Listener: ln}, nil
+}
 
 func (t *tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	return t.DialContext(ctx, "tcp", addr)
+	c, err := t.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return sock.Wrap(c), nil
 }
 
 // Values of Config.ReadConsistency.

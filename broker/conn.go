@@ -25,6 +25,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/balsamq/balsa/internal/sock"
 	"github.com/balsamq/balsa/protocol"
 )
 
@@ -530,7 +531,7 @@ func (c *conn) writeOut(batch []*request) error {
 // writePart writes buffers. For TLS, which knows no writev, they are copied together: a record for each small one would cost more.
 func (c *conn) writePart(part net.Buffers) (int64, error) {
 	if c.auth.tls == nil || len(part) == 1 {
-		return part.WriteTo(c.nc)
+		return sock.WriteBuffers(c.nc, &part)
 	}
 	w := bufio.NewWriterSize(c.nc, tlsJoin)
 	n := int64(0)

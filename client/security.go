@@ -19,6 +19,8 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/balsamq/balsa/internal/sock"
 )
 
 // SASL mechanisms, for Security.Mechanism.
@@ -169,8 +171,12 @@ func (c *connector) dial(ctx context.Context, network, addr string) (net.Conn, e
 		deadline = time.Now().Add(limit)
 	}
 	conn, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, network, addr)
-	if err != nil || c.config == nil {
-		return conn, err
+	if err != nil {
+		return nil, err
+	}
+	conn = sock.Wrap(conn)
+	if c.config == nil {
+		return conn, nil
 	}
 	config := c.config
 	if config.ServerName == "" {

@@ -25,6 +25,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/balsamq/balsa/internal/sock"
 )
 
 const (
@@ -302,8 +304,8 @@ func writeBuffers(c net.Conn, bufs net.Buffers, timeout time.Duration) error {
 	if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	if _, ok := c.(*net.TCPConn); ok {
-		_, err := bufs.WriteTo(c)
+	if sock.Gathers(c) {
+		_, err := sock.WriteBuffers(c, &bufs)
 		return err
 	}
 	w := bufio.NewWriterSize(c, joinBelow)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"syscall"
 
+	"github.com/balsamq/balsa/internal/sock"
 	"github.com/balsamq/balsa/raft"
 )
 
@@ -19,8 +20,8 @@ const promptBytes = 16 << 10
 
 // open: a connection stands, and may be written to. Not every kind can be: one with TLS has to be written through it.
 func (l *lane) open(c net.Conn) {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok || l.kind == laneChunk {
+	tcp, ok := c.(syscall.Conn)
+	if !ok || !sock.Gathers(c) || l.kind == laneChunk {
 		return
 	}
 	raw, err := tcp.SyscallConn()
@@ -69,7 +70,7 @@ func (l *lane) pushNow(msgs []raft.Message) {
 	}
 	clear(l.bufs)
 	l.joined = joined
-	wrote := writeNow(raw, joined)
+	wrote := sock.TryWrite(raw, joined)
 
 	l.mu.Lock()
 	l.writing = false
@@ -84,14 +85,4 @@ func (l *lane) pushNow(msgs []raft.Message) {
 	if wake {
 		l.poke()
 	}
-}
-
-// writeNow writes what fits into the socket.
-func writeNow(raw syscall.RawConn, b []byte) (n int) {
-	_ = raw.Control(func(fd uintptr) { // Write would look at deadlines, which are those of writes that wait
-		if k, err := syscall.Write(int(fd), b); err == nil {
-			n = k
-		}
-	})
-	return n
 }
