@@ -32,6 +32,8 @@ type Group struct {
 	readElsewhere atomic.Int64
 	// watched is when WatchPeers was last called; 0: never.
 	watched atomic.Int64
+	// moved: it is among Host.moves.
+	moved atomic.Bool
 	// snapshotEvery is GroupConfig.SnapshotEvery, changeable.
 	snapshotEvery atomic.Int64
 	throttle      groupThrottle
@@ -434,6 +436,9 @@ func (g *Group) publish() {
 	*old = s
 	g.statusMu.Unlock()
 	g.peersMoved = false
+	if s.Role == raft.Leader {
+		g.h.noteMove(g)
+	}
 }
 
 // sameStatus compares what moves; Conf moves with ConfIndex or Applied.

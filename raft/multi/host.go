@@ -34,6 +34,7 @@ type Host struct {
 	timers    timers
 	flusher   flusher
 	pairs     pairs
+	moves     moves
 	elections elections
 	wg        sync.WaitGroup
 	manualW   *worker         // manual mode: the one worker

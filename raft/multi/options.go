@@ -105,6 +105,9 @@ type Options struct {
 	Seed       uint64         // of every random choice
 	// OnFatal is called once when the hard-state store fails: no group of this host votes or leads from then on.
 	OnFatal func(error)
+	// OnPeersMoved is called, by a worker, when there is something for [Host.TakeMoved] after it had been emptied. It must not block. nil: nothing
+	// is noted.
+	OnPeersMoved func()
 	// Observer is told how long things take; nil: nobody is.
 	Observer Observer
 
