@@ -1,4 +1,4 @@
-// Who is in sync: the ISR that Metadata shows, and min.insync.replicas above a quorum.
+// Who is in sync: the ISR that Metadata shows (broker/insync.go has other brokers know it), and min.insync.replicas above a quorum.
 //
 // Raft commits on a quorum, which is the floor of acks=all. A topic may ask for more: then the batch is refused while
 // fewer voters are in sync (NOT_ENOUGH_REPLICAS), and after the commit its answer waits until that many voters have it
@@ -8,6 +8,7 @@
 package partition
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -31,7 +32,10 @@ type look struct {
 	peers []multi.PeerStatus
 }
 
-func lookAt(g *multi.Group) look { return look{g.Status(), g.Peers()} }
+func lookAt(g *multi.Group) look {
+	s, ps := g.Look(nil)
+	return look{s, ps}
+}
 
 // inSync are the voters in sync as this leader sees them, itself included, in order of their ids; nil on a follower.
 func (l *look) inSync() []raft.NodeID {
@@ -80,6 +84,31 @@ func (r *Replica) ISR() []raft.NodeID {
 	}
 	l := lookAt(g)
 	return l.inSync()
+}
+
+// InSync appends to dst, on a leader that serves, the members of [Replica.ISR], and says in which epoch it leads; ok is false on another replica. passing: some
+// of them may drop out with time alone, without a turn of the group (multi.Host.TakeMoved) that tells so.
+func (r *Replica) InSync(dst []raft.Member) (members []raft.Member, epoch raft.Term, passing, ok bool) {
+	_, g := r.current()
+	if g == nil {
+		return dst, 0, false, false
+	}
+	var room [4]multi.PeerStatus
+	var l look
+	if l.Status, l.peers = g.Look(room[:0]); l.Role != raft.Leader || !l.Ready {
+		return dst, 0, false, false
+	}
+	from := len(dst)
+	dst = append(dst, l.Self)
+	for i := range l.peers {
+		p := &l.peers[i]
+		passing = passing || p.Active && !p.Covered
+		if l.isInSync(p) {
+			dst = append(dst, p.Member)
+		}
+	}
+	slices.SortFunc(dst[from:], func(a, b raft.Member) int { return cmp.Compare(a.ID, b.ID) })
+	return dst, l.Term, passing, true
 }
 
 // parking holds answers that wait for more replicas than the quorum. Guarded by Replica.mu.

@@ -642,6 +642,14 @@ func TestMinInsync(t *testing.T) {
 	if isr := slow.rep.ISR(); isr != nil {
 		t.Errorf("a follower's ISR: %v", isr)
 	}
+	if _, _, _, ok := slow.rep.InSync(nil); ok {
+		t.Error("a follower says who is in sync")
+	}
+	_, epoch, _ := l.rep.Leader()
+	ms, term, _, ok := l.rep.InSync([]raft.Member{{ID: 9}})
+	if !ok || term != raft.Term(epoch) || len(ms) != 3 || ms[0].ID != 9 || !slices.Equal(raft.NodeIDs(ms[1:]), l.rep.ISR()) {
+		t.Errorf("in sync in %d: %v %v, want %v in %d", term, ms, ok, l.rep.ISR(), epoch)
+	}
 	c.heal()
 	c.until("it comes back", func() bool { return len(l.rep.ISR()) == 3 })
 }
