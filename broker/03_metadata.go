@@ -217,26 +217,18 @@ func alive(im *coordinator.Image, id raft.NodeID) bool {
 	return b != nil && !b.Fenced
 }
 
-// replicasOf lists a partition's replicas: all (while it moves those that it has and those that it gets, as Kafka does), those in sync, those whose broker is not alive. Only the leader knows who
-// is in sync; anyone else shows the live ones, and that there is a quorum is all that a client can conclude either way.
+// replicasOf lists a partition's replicas: all (while it moves those that it has and those that it gets, as Kafka does), those in sync, by the leader's word, and those
+// whose broker is not alive.
 func (s *server) replicasOf(im *coordinator.Image, t *coordinator.Topic, p int32) (all, isr, offline []int32) {
 	all, isr, offline = []int32{}, []int32{}, []int32{}
 	for _, id := range t.Partitions[p].Nodes() {
 		all = append(all, int32(id))
-		switch {
-		case id != s.b.NodeID() && !alive(im, id):
+		if id != s.b.NodeID() && !alive(im, id) {
 			offline = append(offline, int32(id))
-		case t.Partitions[p].HasReplica(id): // what is being added is not in sync yet
-			isr = append(isr, int32(id))
 		}
 	}
-	if rep := s.b.Replica(t.ID, p); rep != nil {
-		if known := rep.ISR(); known != nil {
-			isr = isr[:0]
-			for _, id := range known {
-				isr = append(isr, int32(id))
-			}
-		}
+	for _, id := range s.b.InSync(t.ID, p) {
+		isr = append(isr, int32(id))
 	}
 	return all, isr, offline
 }

@@ -23,6 +23,8 @@ type backend interface {
 	Replica(topic coordinator.TopicID, partition int32) replica
 	// Leader is who leads, by the highest epoch that any broker has told of; ok is false if nobody is known to.
 	Leader(topic coordinator.TopicID, partition int32) (node raft.NodeID, epoch int32, ok bool)
+	// InSync is who is in sync, by node, as the leader sees it or has last told: never more than is known. nil: nothing is.
+	InSync(topic coordinator.TopicID, partition int32) []raft.NodeID
 	// HasLeader reports whether a leader is known and heard from.
 	HasLeader(topic coordinator.TopicID, partition int32) bool
 	// CreateTopics creates topics, or with validateOnly only says what would come of it. It is done when every topic has

@@ -158,6 +158,18 @@ func (b *fakeBackend) Leader(topic coordinator.TopicID, p int32) (raft.NodeID, i
 	return selfNode, r.currentEpoch(), true
 }
 
+func (b *fakeBackend) InSync(topic coordinator.TopicID, p int32) []raft.NodeID {
+	if r := b.replica(topic, p); r != nil {
+		if isr := r.ISR(); isr != nil {
+			return isr
+		}
+	}
+	if id, _, ok := b.Leader(topic, p); ok {
+		return []raft.NodeID{id}
+	}
+	return nil
+}
+
 func (b *fakeBackend) CreateTopics(ctx context.Context, topics []newTopic, validateOnly bool, done func([]topicResult)) {
 	go func() {
 		if b.hang.Load() {

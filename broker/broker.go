@@ -60,6 +60,7 @@ type Broker struct {
 	peers      *peers
 	rec        *reconciler
 	mover      *mover
+	teller     *teller
 	scrub      *scrubber
 	cleaner    *cleaner // nil: nothing is compacted
 	bridges    *bridges
@@ -361,11 +362,13 @@ func (b *Broker) startRaft() (err error) {
 	if b.clock = b.cfg.Clock; b.clock == nil {
 		b.clock = multi.BootClock{}
 	}
+	b.teller = &teller{kick: make(chan struct{}, 1), again: make(map[raft.GroupID]struct{}), interval: b.cfg.HeartbeatInterval}
 	b.host, err = multi.NewHost(multi.Options{
 		Self: b.self(), Boot: id.Boots, Workers: b.cfg.Workers,
 		ElectionTimeout: b.cfg.ElectionTimeout, HeartbeatInterval: b.cfg.HeartbeatInterval, ClockDrift: b.cfg.ClockDrift,
 		Clock: b.clock, Transport: b.tr, HardStates: timedStore{b.hardStates, b.met}, Observer: observer{b.met, b.flight}, Logger: b.logOf("raft"), Seed: rand.Uint64(), OnFatal: b.onFatal,
-		LearnerRate: max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate, MaxSnapshotBytes: maxCleanedSnapshot, NewSyncBatch: b.syncBatches(),
+		OnPeersMoved: func() { b.teller.poke() },
+		LearnerRate:  max(b.cfg.MoveRate, 0), SnapshotRate: b.cfg.SnapshotRate, MaxSnapshotBytes: maxCleanedSnapshot, NewSyncBatch: b.syncBatches(),
 	})
 	if err != nil {
 		return err
@@ -470,7 +473,7 @@ func (b *Broker) startRaft() (err error) {
 		b.peers.learn(p.ID, p.Addr)
 	}
 	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodWriteMarkers, methodAddToTxn, methodTransfer,
-		methodFeatures, methodBridges} {
+		methodFeatures, methodBridges, methodInSync} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})
@@ -483,6 +486,8 @@ func (b *Broker) startRaft() (err error) {
 	b.tr.Start()
 	b.spawn(b.control)
 	b.spawn(func() { b.mover.run(b.ctx) })
+	b.teller.host, b.teller.replica, b.teller.tell = b.host, b.rec.replica, b.peers.inSync
+	b.spawn(func() { b.teller.run(b.ctx) })
 	b.spawn(b.balance)
 	b.spawn(func() { b.rec.housekeeping(b.ctx) })
 	b.spawn(func() { b.scrub.run(b.ctx) })

@@ -77,6 +77,17 @@ func (t *leaderTable) observed(g raft.GroupID, l partition.Leadership) (ready, n
 	return false, false
 }
 
+// lost takes it that a broker leads nothing: it has another disk, with which it may have been heard of as a leader already, and says so again.
+func (t *leaderTable) lost(id raft.NodeID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for g, l := range t.m {
+		if l.leader == id {
+			t.m[g] = leading{0, l.epoch, false}
+		}
+	}
+}
+
 // forget drops groups that are gone for good.
 func (t *leaderTable) forget(gone func(raft.GroupID) bool) {
 	t.mu.Lock()
@@ -133,12 +144,14 @@ type peersConfig struct {
 type peers struct {
 	cfg    peersConfig
 	table  *leaderTable
+	words  *wordTable
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
 	mu   sync.Mutex // guards what follows and every peer; never held across a call
 	byID map[raft.NodeID]*peer
+	seq  uint64 // of the last call that told words
 	// changed is closed and replaced when an image version, a leader or a peer's presence changed.
 	changed chan struct{}
 }
@@ -165,6 +178,9 @@ type peer struct {
 	// toldBoot is the boot that has been, or is being, told everything; news are groups that it has not been told.
 	toldBoot uint64
 	news     map[raft.GroupID]struct{} // at most the groups that we lead
+	words    map[raft.GroupID]struct{} // of insync.go, that it has not been told: at most the groups that we had the last word on
+	hearing  hearing                   // whether it is to be told any
+	wordSeq  uint64                    // of its last call that told us words
 	kick     chan struct{}             // capacity 1
 	silent   bool                      // was logged
 	asked    bool                      // has been asked whether our directory is an older copy
@@ -173,7 +189,7 @@ type peer struct {
 func newPeers(cfg peersConfig) *peers {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &peers{cfg: cfg, ctx: ctx, cancel: cancel, byID: make(map[raft.NodeID]*peer), changed: make(chan struct{}),
-		table: &leaderTable{self: cfg.self.NodeID, m: make(map[raft.GroupID]leading)}}
+		table: &leaderTable{self: cfg.self.NodeID, m: make(map[raft.GroupID]leading)}, words: &wordTable{m: make(map[raft.GroupID]word)}}
 }
 
 func (ps *peers) close() {
@@ -200,7 +216,7 @@ func (ps *peers) broadcastLocked() {
 func (ps *peers) ensureLocked(id raft.NodeID) *peer {
 	p := ps.byID[id]
 	if p == nil {
-		p = &peer{id: id, news: make(map[raft.GroupID]struct{}), kick: make(chan struct{}, 1)}
+		p = &peer{id: id, news: make(map[raft.GroupID]struct{}), words: make(map[raft.GroupID]struct{}), kick: make(chan struct{}, 1)}
 		ps.byID[id] = p
 		if ps.ctx.Err() == nil {
 			ps.wg.Go(func() { ps.loop(p) })
@@ -233,10 +249,12 @@ func (ps *peers) setAddrLocked(p *peer, addr string) {
 func (ps *peers) imageChanged(old, now *coordinator.Image) {
 	// Each partition that was made took one id from the counter: whatever is missing in the count was deleted.
 	if made := int(now.NextGroup() - old.NextGroup()); now.PartitionCount() != old.PartitionCount()+made {
-		ps.table.forget(func(g raft.GroupID) bool {
+		gone := func(g raft.GroupID) bool {
 			_, _, ok := now.Group(g)
 			return !ok && g < now.NextGroup()
-		})
+		}
+		ps.table.forget(gone)
+		ps.words.forget(gone)
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -395,13 +413,16 @@ func (ps *peers) took(h *beat) {
 		return
 	}
 	news := false
+	ps.mu.Lock()
+	p := ps.ensureLocked(h.node)
+	if p.inc != 0 && h.incarnation != p.inc {
+		ps.table.lost(h.node) // before the new disk's own news
+	}
 	for _, e := range h.leaders {
 		if e.leader == h.node { // each speaks for itself
 			news = ps.table.told(e) || news
 		}
 	}
-	ps.mu.Lock()
-	p := ps.ensureLocked(h.node)
 	if h.incarnation != p.inc {
 		p.inc, p.boot, p.image, p.toldBoot = h.incarnation, 0, 0, 0 // another disk, which has forgotten whatever the last one knew
 	}
@@ -432,6 +453,7 @@ func (ps *peers) took(h *beat) {
 		for _, g := range ps.table.led() {
 			p.news[g] = struct{}{}
 		}
+		ps.everythingLocked(p)
 		p.poke()
 	}
 	if news {
@@ -553,6 +575,7 @@ func (ps *peers) send(p *peer) (more bool) {
 	}
 	if err == nil && h.node == p.id && h.cluster == ps.cfg.self.ClusterID {
 		ps.took(h)
+		more = ps.tell(ctx, p) || more
 		return more || news == 0 && ps.hasNews(p)
 	}
 	ps.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/partition"
 	"github.com/balsamq/balsa/raft"
+	"github.com/balsamq/balsa/raft/transport"
 )
 
 func TestLeaderTableHighestEpochWins(t *testing.T) {
@@ -69,6 +70,7 @@ type wire struct {
 	mu  sync.Mutex
 	all map[raft.NodeID]*peers
 	cut map[raft.NodeID]bool
+	old map[raft.NodeID]bool // they know of heartbeats only
 }
 
 type wireCaller struct {
@@ -76,13 +78,25 @@ type wireCaller struct {
 	from raft.NodeID
 }
 
-func (c wireCaller) Call(_ context.Context, to raft.NodeID, _ uint16, body []byte) ([]byte, error) {
+func (c wireCaller) Call(_ context.Context, to raft.NodeID, method uint16, body []byte) ([]byte, error) {
 	c.w.mu.Lock()
-	p := c.w.all[to]
+	p, self := c.w.all[to], c.w.all[c.from]
 	lost := c.w.cut[to] || c.w.cut[c.from] || p == nil
+	old := c.w.old[to]
 	c.w.mu.Unlock()
 	if lost {
 		return nil, errors.New("lost")
+	}
+	if method == methodInSync {
+		if old {
+			return nil, &transport.RPCError{Code: transport.CodeUnknownMethod, Msg: "method 11"}
+		}
+		ws, err := decodeWords(body)
+		if err != nil {
+			return nil, err
+		}
+		id := self.cfg.self
+		return []byte{rpcVersion}, p.heardWords(transport.Caller{Node: id.NodeID, Incarnation: id.Incarnation, Boot: id.Boots}, ws)
 	}
 	h, err := decodeBeat(body)
 	if err != nil {

@@ -38,6 +38,7 @@ const (
 	methodResetMetadata uint16 = 8  // resetOrder → resetReply
 	methodReadIndexes   uint16 = 9  // groups → read points: see readindex.go
 	methodProgress      uint16 = 10 // progressRequest → progressReply
+	methodInSync        uint16 = 11 // words → nothing: see insync.go
 	methodWriteMarkers  uint16 = 20 // markers → codes: see txn_rpc.go
 	methodAddToTxn      uint16 = 21 // txnQuestion → codes
 	methodFeatures      uint16 = 35 // nothing → featuresReply
@@ -239,6 +240,15 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 			return nil, fmt.Errorf("heartbeat of broker %d in cluster %s: this is cluster %s", h.node, h.cluster, b.store.id.ClusterID)
 		}
 		return b.peers.heard(h).encode(), nil
+	case methodInSync:
+		w, err := decodeWords(body)
+		if err == nil {
+			err = b.peers.heardWords(from, w)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return []byte{rpcVersion}, nil
 	case methodForward:
 		var in coordinator.Intent
 		if err := decodeJSON(body, &in); err != nil {

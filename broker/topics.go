@@ -86,6 +86,22 @@ func (b *Broker) Leader(topic coordinator.TopicID, partition int32) (raft.NodeID
 	return l.leader, int32(l.epoch), true
 }
 
+// InSync implements backend.
+func (b *Broker) InSync(topic coordinator.TopicID, partition int32) []raft.NodeID {
+	im := b.Image()
+	t := im.TopicByID(topic)
+	if t == nil || partition < 0 || int(partition) >= len(t.Partitions) {
+		return nil
+	}
+	p := &t.Partitions[partition]
+	if rep := b.rec.replica(p.Group); rep != nil {
+		if isr := rep.ISR(); isr != nil {
+			return isr
+		}
+	}
+	return b.peers.inSyncOf(im, p)
+}
+
 // Config implements backend: what was set explicitly, by Kafka's names.
 func (b *Broker) Config(name string) (string, bool) {
 	c, d := &b.given, Config{}

@@ -22,7 +22,8 @@ func newClusterCommand(a *app) *cobra.Command {
 	status := &cobra.Command{
 		Use:   "status",
 		Short: "Show the brokers and what is not as it should be",
-		Long: `Show the brokers and what is not as it should be. Every broker is asked, as only a partition's leader knows which replicas are in sync.
+		Long: `Show the brokers and what is not as it should be. Every broker is asked: each speaks for what it leads, and a broker that has just
+died is missed by nobody yet.
 
 States: live (it answers), silent (it does not, and the cluster has not given it up yet), fenced (the cluster has given it up until it comes
 back).`,
