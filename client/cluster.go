@@ -102,7 +102,7 @@ func (a *Admin) look(ctx context.Context, id int32) *kmsg.MetadataResponse {
 	return resp
 }
 
-// ClusterStatus asks every broker, as only a partition's leader knows who is in sync, and one that has just died is missed by
+// ClusterStatus asks every broker, as a partition's leader is the first to know who is in sync, and one that has just died is missed by
 // nobody yet. That takes some seconds where brokers do not answer.
 func (a *Admin) ClusterStatus(ctx context.Context) (Cluster, error) {
 	all, err := a.members(ctx)
@@ -158,7 +158,8 @@ func (a *Admin) controller(ctx context.Context, otherwise int32) int32 {
 	return otherwise
 }
 
-// clusterOf puts together what the brokers say: of each partition that which has the latest term, the leader's own word before all.
+// clusterOf puts together what the brokers say: of each partition that which has the latest term, the leader's own word before all. Where there is none, who
+// shows the fewest in sync: others may not have heard yet what has become of the rest.
 func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse) Cluster {
 	c := Cluster{Controller: -1, Brokers: make([]Broker, len(all.Brokers))}
 	byID := make(map[int32]*Broker)
@@ -210,7 +211,10 @@ func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse
 					quit[quitter{at, all.Brokers[i].NodeID}] = true
 				}
 				old, ok := words[at]
-				if !ok || p.LeaderEpoch > old.LeaderEpoch || p.LeaderEpoch == old.LeaderEpoch && w.own && !old.own {
+				switch {
+				case !ok, p.LeaderEpoch > old.LeaderEpoch:
+					words[at] = w
+				case p.LeaderEpoch == old.LeaderEpoch && !old.own && (w.own || len(p.ISR) < len(old.ISR)):
 					words[at] = w
 				}
 			}

@@ -50,6 +50,8 @@ func TestClusterOf(t *testing.T) {
 			state3: BrokerLive, leaders2: 1, r3: 1},
 		{name: "one is fenced", fenced: 3, looks: []*kmsg.MetadataResponse{look(part{1, 6, all, two}), look(part{1, 6, all, two}), nil},
 			state3: BrokerFenced, under: 1, leaders1: 1, r3: 1},
+		{name: "nobody leads, and one has not heard who was in sync", looks: []*kmsg.MetadataResponse{look(part{-1, 6, all, all}), look(part{-1, 6, all, two[:1]}), look(part{-1, 6, all, all})},
+			state3: BrokerLive, leaderless: 1, under: 1, r3: 1},
 		{name: "two partitions", looks: []*kmsg.MetadataResponse{look(part{1, 6, two, two}, part{2, 1, two, two[:1]}), look(part{1, 6, two, two}, part{2, 1, two, two}), look()},
 			state3: BrokerLive, leaders1: 1, leaders2: 1},
 	} {

@@ -396,10 +396,10 @@ func metadata(ctx context.Context, cl *kgo.Client) (*kmsg.MetadataResponse, erro
 	return req.RequestWith(ctx, cl)
 }
 
-// lacking says what keeps the replicas from being all in sync, as the leader of each partition says: only it knows. "": nothing does.
+// lacking says what keeps the replicas from being all in sync, as each broker says of each partition, whoever leads. "": nothing does.
 func (w *work) lacking() string {
-	led, all := make(map[string]bool), make(map[string]bool)
-	for _, n := range w.c.nodes {
+	known := 0
+	for i, n := range w.c.nodes {
 		cl := w.single(n.id)
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		resp, err := metadata(ctx, cl)
@@ -408,22 +408,18 @@ func (w *work) lacking() string {
 		if err != nil {
 			return err.Error()
 		}
+		here := 0
 		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
-				name := fmt.Sprintf("%s/%d", *t.Topic, p.Partition)
-				all[name] = true
-				if p.Leader != int32(n.id) {
-					continue
+				if here++; p.Leader < 0 || len(p.ISR) != len(p.Replicas) {
+					return fmt.Sprintf("broker %d says that %s/%d has leader %d and replicas %v, in sync %v", n.id, *t.Topic, p.Partition, p.Leader, p.Replicas, p.ISR)
 				}
-				if len(p.ISR) != len(p.Replicas) {
-					return fmt.Sprintf("%s has replicas %v, in sync %v", name, p.Replicas, p.ISR)
-				}
-				led[name] = true
 			}
 		}
-	}
-	if len(led) < len(all) {
-		return fmt.Sprintf("%d of %d partitions have a leader that says so", len(led), len(all))
+		if i > 0 && here != known {
+			return fmt.Sprintf("broker %d knows %d partitions, others %d", n.id, here, known)
+		}
+		known = here
 	}
 	return ""
 }
