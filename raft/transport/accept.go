@@ -50,6 +50,9 @@ func (t *Transport) accept() {
 	}
 }
 
+// errUnanswered: who has said hello is gone, or has a newer connection. A process that was stopped for a while has many of those before it.
+var errUnanswered = errors.New("the hello could not be answered")
+
 // serve is an accepted connection's life.
 func (t *Transport) serve(c net.Conn) {
 	defer c.Close()
@@ -61,7 +64,7 @@ func (t *Transport) serve(c net.Conn) {
 		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
 		if h, ok := errors.AsType[*HandshakeError](err); ok {
 			t.logOnce(fmt.Sprint("refused ", host, h.Code), slog.LevelWarn, "refused a connection", "from", c.RemoteAddr(), "reason", h.Reason)
-		} else if t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
+		} else if t.ctx.Err() == nil && !errors.Is(err, io.EOF) && !errors.Is(err, errUnanswered) {
 			t.logOnce("stranger "+host, slog.LevelInfo, "closed a connection that is not a broker's; Kafka clients have an address of their own", "from", c.RemoteAddr(), "err", err)
 		}
 		return
@@ -104,7 +107,7 @@ func (t *Transport) welcome(c net.Conn) (*inbound, *frameReader, error) {
 	}
 	if err := answer(c, id, h.max, code, reason); err != nil {
 		t.unregister(in)
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	if code != accepted {
 		return nil, nil, &HandshakeError{Addr: c.RemoteAddr().String(), Code: code, Reason: reason}

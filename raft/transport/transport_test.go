@@ -603,6 +603,28 @@ func TestStrangers(t *testing.T) {
 	})
 }
 
+// A broker that is gone before its hello is answered, as when this process was stopped meanwhile, is not called a stranger.
+func TestUnansweredHello(t *testing.T) {
+	n := start(t, newBook(), 1, nil)
+	ours, theirs := net.Pipe()
+	n.handshakes.Add(1) // as accept does
+	served := make(chan struct{})
+	go func() {
+		n.serve(ours)
+		close(served)
+	}()
+	hello := appendHello(beginFrame(nil, frameHello), &hello{min: minProtocol, max: maxProtocol, lane: laneControl, identity: identity{cluster: testCluster, self: raft.Member{ID: 2, Incarnation: 22}, boot: 1}, expect: 1})
+	endFrame(hello, 0)
+	if _, err := theirs.Write(hello); err != nil {
+		t.Fatal(err)
+	}
+	_ = theirs.Close()
+	<-served
+	if logs := n.logs.String(); strings.Contains(logs, "not a broker's") {
+		t.Error(logs)
+	}
+}
+
 // A member that turns mad after its handshake loses the connection, no more: 2 GB claims, lies about who it is, frames
 // that do not belong.
 func TestMadMember(t *testing.T) {
