@@ -91,7 +91,13 @@ func retry(ctx context.Context, first, limit time.Duration, try func() (done boo
 // gaveUp is the end of a retry: why it was given up, and what the last try had failed of.
 type gaveUp struct{ why, last error }
 
-func (e *gaveUp) Error() string   { return fmt.Sprintf("%v: %v", e.why, e.last) }
+func (e *gaveUp) Error() string {
+	if errors.Is(e.last, e.why) { // the only try has failed of that alone
+		return e.last.Error()
+	}
+	return fmt.Sprintf("%v: %v", e.why, e.last)
+}
+
 func (e *gaveUp) Unwrap() []error { return []error{e.why, e.last} }
 
 // join makes this data directory a broker of the seeds' cluster. It returns once that is on the disk.

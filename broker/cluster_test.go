@@ -723,3 +723,14 @@ func TestFailedLogIsReopened(t *testing.T) {
 	}
 	n.mustCreate(t, "c", 1, 1)
 }
+
+// What a retry was given up for is said once, also where the only try has failed of that.
+func TestGaveUpSaysWhyOnce(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for want, failure := range map[string]error{"context canceled": ctx.Err(), "context canceled: no leader": errors.New("no leader")} {
+		if err := retry(ctx, time.Millisecond, time.Millisecond, func() (bool, error) { return false, failure }); err == nil || err.Error() != want || !errors.Is(err, context.Canceled) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
