@@ -4,6 +4,7 @@
 //
 // That is begun for a reader that has come back for what follows its last piece, never for a first one, and ends with the file. What nobody asks
 // for is given back after onwardKept, or when somebody else reads on in the same log; all logs of a cache hold no more than onwardBytes.
+// What the last answer had no room for begins the next piece: it is copied there rather than read again.
 // Nothing in it is believed before it is handed out: it is checked like any other read, and damage in it is the file's. A file that has been
 // replaced, or cut, is not the one that the next reader is led to, or is found to be shorter.
 
@@ -48,7 +49,7 @@ type nextPiece struct {
 	place
 	offset Offset // who asks for it is who it is for
 	piece  piece
-	buf    []byte        // what there is from pos on, in piece; nobody's but the goroutine's that reads until done is closed
+	raw    []byte        // what there is from the unit on that pos is in, in piece; nobody's but the goroutine's that reads until done is closed
 	done   chan struct{} // closed when it has been read
 
 	// Guarded by onward.mu.
@@ -68,8 +69,8 @@ type onward struct {
 }
 
 // readOn takes note that a reader which had begun at offset from has stopped at p, and will go on at offset next. One that has come back has the
-// next n bytes read for it.
-func (l *Log) readOn(from, next Offset, p place, n int) {
+// next n bytes read for it. rest is what it has read of them, see reading.
+func (l *Log) readOn(from, next Offset, p place, rest []byte, n int) {
 	a := &l.onward
 	size := min(int64(n), p.size-p.pos, mostLent-2*vfs.DirectUnit)
 	a.mu.Lock()
@@ -88,6 +89,7 @@ func (l *Log) readOn(from, next Offset, p place, n int) {
 		return
 	}
 	x := &nextPiece{place: p, offset: next, piece: piece, done: make(chan struct{})}
+	x.raw = (*piece.mem)[:copy((*piece.mem)[:end-begin], rest)] // now: they are in memory that the reader gives back
 	a.next = x
 	a.wg.Go(func() {
 		l.opt.Cache.reading <- struct{}{}
@@ -95,7 +97,7 @@ func (l *Log) readOn(from, next Offset, p place, n int) {
 		wanted := !x.dropped
 		a.mu.Unlock()
 		if wanted {
-			l.readPiece(x, begin, end, p.pos+size)
+			l.readPiece(x, end, p.pos+size)
 		}
 		<-l.opt.Cache.reading
 		a.mu.Lock()
@@ -115,20 +117,23 @@ func (l *Log) readOn(from, next Offset, p place, n int) {
 	})
 }
 
-// readPiece reads whole units, of which what lies in [x.pos, upTo) counts. What cannot be read is read again by who asks for it, and is told why not.
-func (l *Log) readPiece(x *nextPiece, begin, end, upTo int64) {
-	f, err := l.fs.Open(path.Join(l.dir, x.seg.name))
-	if err != nil {
-		return
+// readPiece reads whole units up to end, but for those that are there, of which what lies below upTo counts. What cannot be read is read again by
+// who asks for it, and is told why not.
+func (l *Log) readPiece(x *nextPiece, end, upTo int64) {
+	begin := unitBelow(x.pos)
+	if at := begin + int64(len(x.raw)); at < end {
+		f, err := l.fs.Open(path.Join(l.dir, x.seg.name))
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		if !f.SetDirect() {
+			return
+		}
+		n, _ := readDirect(f, (*x.piece.mem)[at-begin:end-begin], at)
+		x.raw = (*x.piece.mem)[:at-begin+int64(n)]
 	}
-	defer f.Close()
-	if !f.SetDirect() {
-		return
-	}
-	n, _ := readDirect(f, (*x.piece.mem)[:end-begin], begin)
-	if got := min(int64(n), upTo-begin); got > x.pos-begin {
-		x.buf = (*x.piece.mem)[x.pos-begin : got]
-	}
+	x.raw = x.raw[:min(int64(len(x.raw)), upTo-begin)]
 }
 
 // take is what has been read for who reads from offset from on, once it has been read; nil if there is nothing. It is the caller's.

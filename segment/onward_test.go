@@ -353,3 +353,68 @@ func TestCloseWaitsForOnward(t *testing.T) {
 		t.Fatalf("%d bytes are left", size)
 	}
 }
+
+// tallied counts the bytes that are read from files.
+type tallied struct {
+	vfs.FS
+	bytes atomic.Int64
+}
+
+type talliedFile struct {
+	vfs.File
+	fs *tallied
+}
+
+func (c *tallied) Open(name string) (vfs.File, error) {
+	f, err := c.FS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return talliedFile{f, c}, nil
+}
+
+func (f talliedFile) ReadAt(p []byte, off int64) (int, error) {
+	f.fs.bytes.Add(int64(len(p)))
+	return f.File.ReadAt(p, off)
+}
+
+// What a reader has of a frame that it had no room for is not read again: the disk gives each byte once.
+func TestOnwardReadsOnce(t *testing.T) {
+	keepOnward(t, time.Hour)
+	for _, size := range []int{700, onwardSize, 45_000} {
+		f := &tallied{FS: vfs.NewMem(1)}
+		l := mustOpen(t, f, Options{SegmentBytes: 64 << 20, IndexBytes: 4 << 10, Cache: NewCache(0), Direct: true})
+		const all = 8 << 20
+		for i := range raft.Index(all / size) {
+			mustAppend(t, l, 1, records(l, 1, i+1, 1, size))
+			if i%3 == 0 || size > 1000 {
+				mustSync(t, l)
+			}
+		}
+		mustSync(t, l)
+		size0 := l.segs[len(l.segs)-1].size
+		var loan Loan
+		f.bytes.Store(0)
+		for at := Offset(0); at < l.NextOffset(); {
+			got, err := l.ReadLent(at, l.LastIndex(), onwardStep, &loan)
+			if err != nil || len(got) == 0 {
+				t.Fatal(len(got), err)
+			}
+			for _, b := range got {
+				if first := Offset(protocol.Batch(b).BaseOffset()); first != at {
+					t.Fatalf("a batch from %d on where %d was wanted", first, at)
+				}
+				at = Offset(protocol.Batch(b).NextOffset())
+			}
+			loan.Return()
+			l.onward.wg.Wait()
+		}
+		// The first two reads are by a reader that nobody knows yet, and an answer may end behind what was read ahead for it.
+		if got := f.bytes.Load(); got > size0+size0/10 {
+			t.Errorf("batches of %d bytes: %d bytes were read of %d", size, got, size0)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

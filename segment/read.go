@@ -71,7 +71,8 @@ type reading struct {
 	done bool // it has said so
 	// next is what has been read already, from the entry on that the reader begins with; nil: nothing.
 	next *nextPiece
-	stop place // where it has stopped because of full
+	stop place  // where it has stopped because of full
+	rest []byte // what it has of the file from the unit on that stop is in: whole units, in memory that loan lends
 }
 
 // inTail says whether the entry at i is in memory.
@@ -196,13 +197,18 @@ func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 	}
 	var buf []byte
 	at := 0 // of the next unread byte in buf
+	// What was read directly last, from rawAt on, where a unit begins, without what is not published; buf is part of it.
+	var raw []byte
+	var rawAt int64
 	pos := v.pos
 	left := want.hint // of it, not read yet
 	if a := want.next; a != nil {
 		want.next = nil
 		want.loan.adopt(a.piece) // also if it is of no use: then the next piece takes its place
 		if a.seg == v.seg && a.index == v.index && a.pos == pos {
-			buf = a.buf[:min(int64(len(a.buf)), v.size-pos)]
+			raw, rawAt = a.raw, unitBelow(pos)
+			buf = raw[min(pos-rawAt, int64(len(raw))):]
+			buf = buf[:min(int64(len(buf)), v.size-pos)]
 			left -= len(buf)
 		}
 	}
@@ -251,6 +257,9 @@ func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 			read = func(p []byte, off int64) (int, error) { return readDirect(f, p, off) }
 		}
 		got, err := read(next[kept:], start+int64(kept))
+		if direct {
+			raw, rawAt = next[:min(int64(got), v.size-start)], start
+		}
 		if got += kept - int(pos-start); got < n {
 			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
@@ -293,6 +302,9 @@ func (l *Log) scan(v view, want *reading, yield func(*record) bool) error {
 			if want.done = frameType(buf[at:]) == raft.EntryRecords; want.done {
 				if direct {
 					want.stop = place{v.seg, v.index, pos, v.size}
+					if from, upTo := unitBelow(pos)-rawAt, unitBelow(rawAt+int64(len(raw)))-rawAt; from < upTo {
+						want.rest = raw[from:upTo]
+					}
 				}
 				break // without a look at the rest: it may lie in no buffer yet
 			}
@@ -504,7 +516,7 @@ func (l *Log) ReadLent(from Offset, upTo raft.Index, maxBytes int, loan *Loan) (
 		loan.adopt(want.next.piece)
 	}
 	if want.stop.seg != nil && err == nil {
-		l.readOn(from, c.next, want.stop, l.readHint(maxBytes))
+		l.readOn(from, c.next, want.stop, want.rest, l.readHint(maxBytes))
 	}
 	if errors.Is(err, raft.ErrCompacted) && from >= l.StartOffset() { // cleaned meanwhile, and so in another place
 		if len(c.batches) > 0 {
