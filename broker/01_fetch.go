@@ -29,6 +29,7 @@ import (
 
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/segment"
 )
 
@@ -260,6 +261,7 @@ func (op *fetchOp) end() {
 // called again): the answer must not be written, and no waiter be linked, before it has been seen.
 func (op *fetchOp) look() (ready, unsure bool) {
 	total, urgent := 0, len(op.parts) == 0
+	beyond := 0 // bytes that count for min_bytes, though a later answer has them
 	for i := range op.parts {
 		total += op.parts[i].res.Bytes
 	}
@@ -278,8 +280,12 @@ func (op *fetchOp) look() (ready, unsure bool) {
 			urgent = true
 		}
 		unsure = unsure || p.unsure
+		if n := len(p.res.Batches); n > 0 && protocol.Batch(p.res.Batches[n-1]).NextOffset() < op.logEnd(&p.res) {
+			// There is more than came: what was left out is no reason to wait, nor would it come.
+			beyond += max(int(p.maxBytes)-p.res.Bytes, 0)
+		}
 	}
-	return urgent || total >= max(int(op.req.MinBytes), 0), unsure
+	return urgent || total+beyond >= max(int(op.req.MinBytes), 0), unsure
 }
 
 // readPart reads one partition, when the answer has got total bytes from the others.

@@ -392,6 +392,15 @@ func TestFetchWaits(t *testing.T) {
 			t.Fatalf("%d bytes, want %d", len(fp.RecordBatches), 3*len(batch))
 		}
 	})
+	t.Run("not for min_bytes that lie behind its limit", func(t *testing.T) {
+		batch := testBatch("twelve bytes") // three of them are there
+		req := fetchRequest(12, "t", id, 0, 0, time.Hour)
+		req.Topics[0].Partitions[0].PartitionMaxBytes = int32(2*len(batch) - 1)
+		req.MinBytes = int32(2*len(batch) - 1)
+		if fp := onlyPartition(t, ask[*kmsg.FetchResponse](c, req)); len(fp.RecordBatches) != len(batch) {
+			t.Fatalf("%d bytes, want %d", len(fp.RecordBatches), len(batch))
+		}
+	})
 	t.Run("and stops with its connection", func(t *testing.T) {
 		gone := h.dial()
 		gone.send(fetchRequest(12, "t", id, 0, 3, time.Hour))
