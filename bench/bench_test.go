@@ -491,7 +491,7 @@ func TestLateForTheSeries(t *testing.T) {
 	l.next("measuring")
 	s := l.shards[0]
 	s.origin += time.Hour
-	reader.origin = reader.origin.Add(time.Hour)
+	reader.origin += time.Hour
 	r := l.take(0)
 	l.ack(r)
 	reader.consume(r.bytes)

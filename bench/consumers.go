@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ type consumers struct {
 	wg     sync.WaitGroup
 	once   sync.Once
 	all    []Consumer
+	after  func() // called once they have stopped; nil: nothing is to be done
 
 	first atomic.Pointer[time.Time] // when the first record came
 
@@ -31,7 +33,14 @@ func (t *turn) consumers(ctx context.Context) (*consumers, error) {
 
 // members makes the cell's consumers as members of one group. each is called with every record, from several goroutines.
 func (t *turn) members(ctx context.Context, each func(rec []byte)) (*consumers, error) {
-	return t.consumersOf(ctx, t.sys.Member, each)
+	before := debug.SetGCPercent(readersGC)
+	cs, err := t.consumersOf(ctx, t.sys.Member, each)
+	if err != nil {
+		debug.SetGCPercent(before)
+		return nil, err
+	}
+	cs.after = func() { debug.SetGCPercent(before) }
+	return cs, nil
 }
 
 func (t *turn) consumersOf(ctx context.Context, open func(context.Context, int) (Consumer, error), each func([]byte)) (*consumers, error) {
@@ -79,6 +88,9 @@ func (cs *consumers) stop() error {
 		cs.wg.Wait()
 		for _, c := range cs.all {
 			c.Close()
+		}
+		if cs.after != nil {
+			cs.after()
 		}
 	})
 	return cs.failure()

@@ -94,8 +94,9 @@ type shard struct {
 type reader struct {
 	l *load
 
-	mu       sync.Mutex // guards what follows; l.mu comes before it
-	origin   time.Time  // as l's
+	mu       sync.Mutex    // guards what follows; l.mu comes before it
+	begun    bool          // the series has, at origin
+	origin   time.Duration // as l's, since its epoch
 	endToEnd *hdrhistogram.Histogram
 	consumed []int64 // by step of the series
 	read     int64   // records consumed in this phase
@@ -306,24 +307,27 @@ func slotOf(c Cell, rec []byte) (slot int, seq uint64, ok bool) {
 func (l *load) reader() *reader {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := &reader{l: l, origin: l.origin, endToEnd: newHistogram()}
+	r := &reader{l: l, endToEnd: newHistogram()}
+	if !l.origin.IsZero() {
+		r.begun, r.origin = true, l.origin.Sub(l.epoch)
+	}
 	l.readers = append(l.readers, r)
 	return r
 }
 
 // consume takes a record that the consumer has read.
 func (r *reader) consume(rec []byte) {
-	now := time.Now()
+	now := r.l.now() // one clock: time.Now reads two
 	if len(rec) < recordHeader {
 		return // it is found when everything is read back
 	}
-	due := r.l.epoch.Add(time.Duration(binary.BigEndian.Uint64(rec[16:])))
+	took := now - time.Duration(binary.BigEndian.Uint64(rec[16:]))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_ = r.endToEnd.RecordValue(max(0, min(int64(now.Sub(due)), maxLatency))) // it is in range
+	_ = r.endToEnd.RecordValue(max(0, min(int64(took), maxLatency))) // it is in range
 	r.read++
-	if !r.origin.IsZero() {
-		if n := max(int(now.Sub(r.origin)/SeriesStep), 0); n < maxPoints { // as in ack
+	if r.begun {
+		if n := max(int((now-r.origin)/SeriesStep), 0); n < maxPoints { // as in ack
 			for len(r.consumed) <= n {
 				r.consumed = append(r.consumed, 0)
 			}
@@ -359,7 +363,7 @@ func (l *load) next(name string) (ended Phase, endToEnd *hdrhistogram.Histogram)
 		endToEnd.Merge(r.endToEnd)
 		r.endToEnd.Reset()
 		ended.Consumed += r.read
-		r.read, r.origin = 0, l.origin
+		r.read, r.begun, r.origin = 0, true, l.origin.Sub(l.epoch)
 		r.mu.Unlock()
 	}
 	ended.Name, ended.Seconds, ended.Latency = l.phase.name, now.Sub(l.phase.begin).Seconds(), latencyOf(hist)
@@ -378,7 +382,7 @@ func (l *load) again() {
 	l.origin, l.marks = time.Time{}, nil
 	for _, r := range l.readers {
 		r.mu.Lock()
-		r.origin, r.consumed = time.Time{}, nil
+		r.begun, r.consumed = false, nil
 		r.mu.Unlock()
 	}
 	for _, s := range l.shards {

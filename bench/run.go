@@ -28,6 +28,9 @@ const (
 	startEach  = 250 * time.Millisecond
 	// generatorGC is the load generator's GOGC: its memory counts for nobody, and the time that it takes to collect it comes off all.
 	generatorGC = 800
+	// readersGC is GOGC while a group reads as fast as it can. Each answer is megabytes of memory taken anew; until the heap is as large as GOGC lets
+	// it be, the system has to find and clear all of that first, which costs more than the collector does.
+	readersGC = 200
 )
 
 // turn is one system under one cell in one round, or under several that follow each other on the same data (together.go).
