@@ -3,8 +3,8 @@
 // Package campaign_test runs real brokers, each in a network namespace of its own, under faults that a seed draws, and checks what they promise
 // meanwhile: acknowledged records are there, once, in order, with one value at each offset whoever reads it; readers get no gap; no answer of any
 // broker is older than an acknowledgement before the question; committed offsets do not go back; transactions are seen whole or not at all; and
-// when the faults are over all partitions are written to again. `kill -9` keeps the page cache: power losses are package broker's and the
-// simulator's.
+// when the faults are over all partitions are written to again, replicas hold the same, and brokers have given back what the load took. `kill -9`
+// keeps the page cache: power losses are package broker's and the simulator's.
 //
 // It takes minutes, root, `ip` and /dev/net/tun, so it is run by hand: HACKING.md has the command.
 package campaign_test
@@ -35,6 +35,7 @@ var (
 	brokers  = flag.Int("brokers", 3, "how many brokers")
 	replicas = flag.Int("replicas", 3, "of each partition")
 	binary   = flag.String("binary", "", "run this broker; default: the one that is built from here")
+	keep     = flag.String("keep", "", "an empty directory for the brokers' logs and, of the time after the load, heap profiles; default: logs go with the test")
 )
 
 const (
@@ -44,21 +45,25 @@ const (
 	recovery = 2 * time.Minute
 	// wholeAgain bounds the time until all replicas are in sync.
 	wholeAgain = 4 * time.Minute
+	// slow is what is said of both.
+	slow = 5 * time.Second
 	// maxPrinted bounds the violations that are printed.
 	maxPrinted = 40
 )
 
 // campaign is one run.
 type campaign struct {
-	t       *testing.T
-	c       *cluster
-	w       *work
-	rng     *rand.Rand // the faults' alone
-	adm     *kadm.Client
-	counts  map[string]int // of faults
-	slowest time.Duration  // recovery
-	churned int            // topics
-	wg      sync.WaitGroup // faults that go on
+	t            *testing.T
+	c            *cluster
+	w            *work
+	rng          *rand.Rand // the faults' alone
+	adm          *kadm.Client
+	counts       map[string]int // of faults
+	slowest      time.Duration  // recovery
+	slowestWhole time.Duration  // until all replicas were in sync
+	churned      int            // topics
+	wg           sync.WaitGroup // faults that go on
+	stalled      atomic.Int64   // the longest that this process stood still lately, in nanoseconds: brokers are not better off
 }
 
 // report takes violations, and lines for who watches.
@@ -69,11 +74,13 @@ type report struct {
 
 func (r *report) violation(format string, args ...any) {
 	if n := r.n.Add(1); n <= maxPrinted {
-		r.t.Errorf("VIOLATION: "+format, args...)
+		r.t.Errorf("%s VIOLATION: "+format, append([]any{time.Now().UTC().Format("15:04:05.000")}, args...)...)
 	}
 }
 
-func (r *report) say(format string, args ...any) { r.t.Logf(format, args...) }
+func (r *report) say(format string, args ...any) {
+	r.t.Logf("%s "+format, append([]any{time.Now().UTC().Format("15:04:05.000")}, args...)...) // as in the brokers' logs
+}
 
 func TestCampaign(t *testing.T) {
 	if *minutes == 0 {
@@ -105,9 +112,14 @@ func TestCampaign(t *testing.T) {
 		}
 		m.create(topic, configs)
 	}
+	go m.watchStalls()
+	before := c.usage()
 	stop := w.start()
 	m.run(time.Duration(*minutes * float64(time.Minute)))
 	stop()
+	c.checkUsage(before)
+	m.whole() // also the topics that come and go
+	groups := m.describe()
 	for what, n := range map[string]int64{"acknowledged": w.acks.Load(), "read": w.reads.Load(), "answered by single brokers": w.answers.Load(), "committed": w.commits.Load(), "done in transactions": w.transactions.Load()} {
 		if n == 0 {
 			rep.violation("nothing was %s: nothing is proved", what)
@@ -119,8 +131,9 @@ func TestCampaign(t *testing.T) {
 		}
 		n.checkLog(rep)
 	}
-	t.Logf("acknowledged %d, read %d, answers of single brokers %d, commits %d, transactions %d; faults %v; slowest recovery %v; %d violations",
-		w.acks.Load(), w.reads.Load(), w.answers.Load(), w.commits.Load(), w.transactions.Load(), m.counts, m.slowest.Round(time.Millisecond), rep.n.Load())
+	m.compareReplicas(groups)
+	t.Logf("acknowledged %d, read %d, answers of single brokers %d, commits %d, transactions %d; faults %v; slowest recovery %v, all in sync %v; %d violations",
+		w.acks.Load(), w.reads.Load(), w.answers.Load(), w.commits.Load(), w.transactions.Load(), m.counts, m.slowest.Round(time.Millisecond), m.slowestWhole.Round(time.Millisecond), rep.n.Load())
 }
 
 // build makes the broker that is tested.
@@ -158,6 +171,21 @@ func (m *campaign) create(topic string, configs map[string]*string) {
 		}
 		m.pause(100 * time.Millisecond)
 	}
+}
+
+// watchStalls notices when this process does not run, as on a crowded machine.
+func (m *campaign) watchStalls() {
+	for last := time.Now(); m.t.Context().Err() == nil; {
+		m.pause(50 * time.Millisecond)
+		now := time.Now()
+		m.stalled.Store(max(m.stalled.Load(), int64(now.Sub(last))))
+		last = now
+	}
+}
+
+// since says how long something has taken, and what of that the machine may be to blame for.
+func (m *campaign) since(from time.Time) string {
+	return fmt.Sprintf("%v (this process stood still for up to %v)", time.Since(from).Round(time.Millisecond), time.Duration(m.stalled.Load()).Round(time.Millisecond))
 }
 
 func (m *campaign) pause(d time.Duration) { pause(m.t.Context(), d) }
@@ -249,29 +277,41 @@ func (m *campaign) revive() {
 // recovered waits until all partitions have acknowledged what was sent from now on.
 func (m *campaign) recovered() {
 	from := time.Now()
+	m.stalled.Store(0)
 	for {
 		missing := m.w.silentSince(from)
 		if len(missing) == 0 {
 			break
 		}
 		if time.Since(from) > recovery {
-			m.w.rep.violation("%v after the faults nothing new was acknowledged in %v\n%s", recovery, missing, m.cli("cluster", "status"))
+			m.w.rep.violation("%s after the faults nothing new was acknowledged in %v\n%s", m.since(from), missing, m.cli("cluster", "status"))
 			return
 		}
 		m.pause(20 * time.Millisecond)
 	}
-	m.slowest = max(m.slowest, time.Since(from))
+	took := time.Since(from)
+	if took > slow {
+		m.w.rep.say("all partitions are written to again after %s", m.since(from))
+	}
+	m.slowest = max(m.slowest, took)
 }
 
 // whole waits until all replicas are in sync, and says whether they are.
 func (m *campaign) whole() bool {
-	for deadline := time.Now().Add(wholeAgain); ; m.pause(100 * time.Millisecond) {
+	from := time.Now()
+	m.stalled.Store(0)
+	for deadline := from.Add(wholeAgain); ; m.pause(100 * time.Millisecond) {
 		lacks := m.w.lacking()
 		if lacks == "" {
+			took := time.Since(from)
+			if took > slow {
+				m.w.rep.say("all replicas are in sync after %s", m.since(from))
+			}
+			m.slowestWhole = max(m.slowestWhole, took)
 			return true
 		}
 		if time.Now().After(deadline) {
-			m.w.rep.violation("not all replicas are in sync after %v: %s", wholeAgain, lacks)
+			m.w.rep.violation("not all replicas are in sync after %s: %s", m.since(from), lacks)
 			return false
 		}
 	}

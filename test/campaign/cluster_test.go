@@ -7,11 +7,18 @@ package campaign_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,7 +30,13 @@ const (
 	inOrder = time.Minute
 	// small segments, so that files are begun and deleted while it runs.
 	segmentBytes = 4 << 20
+	adminPort    = 9292
+	// leftOver is how many goroutines more than before the load a broker may have behind it, and within what time it must have come down to that.
+	leftOver, comeDown = 60, time.Minute
 )
+
+// warned finds what a broker warns of.
+var warned = regexp.MustCompile(`(level=(?:WARN|ERROR) msg=(?:"(?:[^"\\]|\\.)*"|\S+))`)
 
 // cluster is all brokers.
 type cluster struct {
@@ -39,6 +52,8 @@ type node struct {
 	dir  string // its data
 	log  string // the file of what it writes to its standard error
 	args []string
+
+	flipped map[string]bool // directories of logs in which a bit was flipped
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd     // nil: it does not run, and need not
@@ -63,11 +78,15 @@ func newCluster(rep *report, binary string, n int) *cluster {
 			c.kill(n)
 		}
 	})
+	logs := root
+	if *keep != "" {
+		logs = *keep
+	}
 	for _, id := range ids {
 		ip := c.net.ip(id)
-		c.nodes = append(c.nodes, &node{id: id, dir: filepath.Join(root, fmt.Sprintf("node-%d", id)), log: filepath.Join(root, fmt.Sprintf("broker-%d.log", id)), args: []string{
+		c.nodes = append(c.nodes, &node{id: id, flipped: make(map[string]bool), dir: filepath.Join(root, fmt.Sprintf("node-%d", id)), log: filepath.Join(logs, fmt.Sprintf("broker-%d.log", id)), args: []string{
 			"netns", "exec", c.net.namespaces[id], binary, "start", "--config", "none", "--data-dir", filepath.Join(root, fmt.Sprintf("node-%d", id)), "--node-id", fmt.Sprint(id),
-			"--kafka-listen", ip + ":9092", "--rpc-listen", ip + ":9192", "--admin-listen", "none", "--segment-bytes", fmt.Sprint(segmentBytes), "--leader-balance-interval", "20s"}})
+			"--kafka-listen", ip + ":9092", "--rpc-listen", ip + ":9192", "--admin-listen", fmt.Sprint(ip, ":", adminPort), "--segment-bytes", fmt.Sprint(segmentBytes), "--leader-balance-interval", "20s"}})
 	}
 	for _, n := range c.nodes {
 		if err := <-c.start(n); err != nil {
@@ -221,6 +240,7 @@ func (n *node) loseDisk() error {
 	if err := json.Unmarshal(text, &meta); err != nil {
 		return err
 	}
+	clear(n.flipped)
 	n.mu.Lock()
 	n.lost = fmt.Sprintf("%016x", meta.Content.Incarnation)
 	n.mu.Unlock()
@@ -258,7 +278,85 @@ func (n *node) logEnd() string {
 	return string(text[max(0, len(text)-2000):])
 }
 
-// checkLog looks for what no broker may write.
+// used is what a broker takes of its machine.
+type used struct {
+	goroutines, files, resident, heap int64 // bytes
+}
+
+func (u used) String() string {
+	return fmt.Sprintf("%d goroutines, %d files, %d MiB, %d MiB of them heap", u.goroutines, u.files, u.resident>>20, u.heap>>20)
+}
+
+// usage asks all brokers, from the first one on.
+func (c *cluster) usage() (out []used) {
+	for _, n := range c.nodes {
+		u, err := c.usageOf(n)
+		if err != nil {
+			c.rep.violation("broker %d gives no metrics: %v", n.id, err)
+		}
+		out = append(out, u)
+	}
+	return out
+}
+
+func (c *cluster) usageOf(n *node) (u used, err error) {
+	profile, err := c.get(n, "/debug/pprof/heap?gc=1") // what is left when the garbage is gone
+	if err == nil && *keep != "" {
+		err = os.WriteFile(filepath.Join(*keep, fmt.Sprintf("heap-%d.pb.gz", n.id)), profile, 0o600)
+	}
+	if err != nil {
+		return u, err
+	}
+	text, err := c.get(n, "/metrics")
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		to := map[string]*int64{"go_goroutines": &u.goroutines, "process_open_fds": &u.files, "process_resident_memory_bytes": &u.resident, "go_memstats_heap_inuse_bytes": &u.heap}[name]
+		if to == nil {
+			continue
+		}
+		f, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return u, err
+		}
+		*to = int64(f)
+	}
+	if err == nil && u.goroutines == 0 {
+		err = fmt.Errorf("no go_goroutines in %.500s", text)
+	}
+	return u, err
+}
+
+// get asks a broker's admin listener.
+func (c *cluster) get(n *node, path string) ([]byte, error) {
+	cl := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := cl.Get(fmt.Sprintf("http://%s:%d%s", c.net.ip(n.id), adminPort, path))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
+// checkUsage looks for goroutines that the load has left behind, and says what the brokers take.
+func (c *cluster) checkUsage(before []used) {
+	deadline := time.Now().Add(comeDown)
+	for i, n := range c.nodes {
+		u, err := c.usageOf(n)
+		for (err != nil || u.goroutines > before[i].goroutines+leftOver) && time.Now().Before(deadline) {
+			pause(context.Background(), 100*time.Millisecond)
+			u, err = c.usageOf(n)
+		}
+		if err != nil {
+			c.rep.violation("broker %d gives no metrics: %v", n.id, err)
+		} else if u.goroutines > before[i].goroutines+leftOver {
+			profile, _ := c.get(n, "/debug/pprof/goroutine?debug=1")
+			c.rep.violation("broker %d had %v, and has %v:\n%.8000s", n.id, before[i], u, profile)
+		}
+		c.rep.say("broker %d: before the load %v, after it %v", n.id, before[i], u)
+	}
+}
+
+// checkLog looks for what no broker may write, and says what it has warned of.
 func (n *node) checkLog(rep *report) {
 	text, err := os.ReadFile(n.log)
 	if err != nil {
@@ -269,5 +367,12 @@ func (n *node) checkLog(rep *report) {
 		if at := bytes.Index(text, []byte(bad)); at >= 0 {
 			rep.violation("broker %d: %.2000s", n.id, text[at:])
 		}
+	}
+	times := make(map[string]int)
+	for _, m := range warned.FindAllSubmatch(text, -1) {
+		times[string(m[1])]++
+	}
+	for _, what := range slices.Sorted(maps.Keys(times)) {
+		rep.say("broker %d, %d times: %s", n.id, times[what], what)
 	}
 }

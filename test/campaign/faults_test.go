@@ -8,14 +8,18 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/balsamq/balsa/internal/vfs"
+	"github.com/balsamq/balsa/segment"
 )
 
 // victims are whom a fault is for: two brokers, a being a leader's half of the time, and a partition's leader.
@@ -187,12 +191,18 @@ func (m *campaign) flap(v *victims) {
 }
 
 func (m *campaign) killAll(*victims) {
+	var all []<-chan struct{}
 	for _, n := range m.c.nodes {
-		n.signal(syscall.SIGKILL) // all at once, or those that are left would elect
+		if cmd, ended := n.take(); cmd != nil {
+			_ = cmd.Process.Kill() // all at once, or those that are left would elect
+			all = append(all, ended)
+		}
+	}
+	for _, ended := range all {
+		<-ended
 	}
 	for _, i := range m.rng.Perm(len(m.c.nodes)) {
 		n := m.c.nodes[i]
-		m.c.kill(n)
 		m.after(m.duration(0, 3*time.Second), func() { m.c.start(n) })
 	}
 }
@@ -255,6 +265,22 @@ func (m *campaign) alone() bool {
 	return m.whole()
 }
 
+// damagedElsewhere says whether another broker may not have met yet what was flipped in its log of that group: two logs that lack something may need
+// each other's votes.
+func (m *campaign) damagedElsewhere(n *node, group string) bool {
+	for _, o := range m.c.nodes {
+		dir := filepath.Join(o.dir, "groups", group)
+		if o == n || !o.flipped[dir] {
+			continue
+		}
+		if err := segment.Dump(vfs.OS(), dir, io.Discard, segment.DumpOptions{}); err != nil {
+			return true
+		}
+		delete(o.flipped, dir)
+	}
+	return false
+}
+
 // corrupt flips bits in files of one broker while it is down.
 func (m *campaign) corrupt(v *victims) {
 	if !m.alone() {
@@ -263,6 +289,9 @@ func (m *campaign) corrupt(v *victims) {
 	m.c.kill(v.a)
 	var files []string
 	err := filepath.WalkDir(filepath.Join(v.a.dir, "groups"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "damaged-") {
+			return fs.SkipDir // set aside before
+		}
 		if err == nil && !d.IsDir() {
 			files = append(files, path)
 		}
@@ -278,7 +307,7 @@ func (m *campaign) corrupt(v *victims) {
 			m.t.Fatal(err)
 		}
 		written := len(bytes.TrimRight(text, "\x00")) // not what is only laid out
-		if written < 64 {
+		if written < 64 || m.damagedElsewhere(v.a, filepath.Base(filepath.Dir(file))) {
 			continue
 		}
 		at := m.rng.IntN(written)
@@ -290,6 +319,7 @@ func (m *campaign) corrupt(v *victims) {
 		if err != nil {
 			m.t.Fatal(err)
 		}
+		v.a.flipped[filepath.Dir(file)] = true
 		m.w.rep.say("a bit of %s is flipped at %d of %d", file, at, written)
 	}
 	m.revive()

@@ -7,6 +7,7 @@ package campaign_test
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -18,12 +19,18 @@ func (w *work) readAll(topic string) (out [parts][]*kgo.Record, err error) {
 	defer cancel()
 	cl := w.client(kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.KeepControlRecords())
 	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListCommittedOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return out, err
+	adm := kadm.NewClient(cl)
+	var ends kadm.ListedOffsets
+	for { // on a crowded machine leaders come and go without any fault
+		if ends, err = adm.ListCommittedOffsets(ctx, topic); err == nil {
+			err = ends.Error()
+		}
+		if err == nil {
+			break
+		}
+		if pause(ctx, 100*time.Millisecond); ctx.Err() != nil {
+			return out, fmt.Errorf("the ends of %s cannot be learnt: %w", topic, err)
+		}
 	}
 	next := make(map[int32]int64)
 	for {
