@@ -243,6 +243,8 @@ type Network interface {
 // tcp is the Network of everyday.
 type tcp struct{ net.Dialer }
 
+func newTCP() *tcp { return &tcp{net.Dialer{Control: resendPromptly}} }
+
 func (*tcp) Listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -322,7 +324,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.Default()
 	}
 	if c.Network == nil {
-		c.Network = new(tcp)
+		c.Network = newTCP()
 	}
 	return c
 }
