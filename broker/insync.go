@@ -263,7 +263,7 @@ func (ps *peers) tell(ctx context.Context, p *peer) (more bool) {
 		ps.mu.Unlock()
 		return false
 	}
-	boot := p.boot
+	inc, boot := p.inc, p.boot
 	taken := make([]raft.GroupID, 0, min(len(p.words), maxWords))
 	for g := range p.words {
 		if more = len(taken) == maxWords; more {
@@ -286,7 +286,7 @@ func (ps *peers) tell(ctx context.Context, p *peer) (more bool) {
 	defer ps.mu.Unlock()
 	unknown, isRPC := errors.AsType[*transport.RPCError](err)
 	switch {
-	case p.boot != boot: // another life, which is told everything
+	case p.inc != inc || p.boot != boot: // another life, which is told everything
 		return true
 	case err == nil:
 		p.hearing = hearingWords

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -207,6 +208,28 @@ func TestManyWordsTravelInPieces(t *testing.T) {
 	b := w.start(t, 2, 1)
 	soon(t, "all of them arrive", func() bool { return len(b.words.of(1)) == n })
 }
+
+// What an earlier disk of a broker answers says nothing of the one that it has now, whose starts are counted anew.
+func TestWordsForAnotherDisk(t *testing.T) {
+	ps := (&wire{all: make(map[raft.NodeID]*peers), cut: make(map[raft.NodeID]bool)}).start(t, 1, 1)
+	ps.close()
+	ps.took(&beat{cluster: "c", node: 2, incarnation: 2, boot: 1})
+	p := ps.byID[2]
+	p.heardAt = time.Now().Add(time.Hour)
+	ps.inSync(5, 1, []byte(setOf(1, 2)))
+	ps.cfg.caller = callerFunc(func() ([]byte, error) {
+		ps.took(&beat{cluster: "c", node: 2, incarnation: 22, boot: 1})
+		return nil, &transport.RPCError{Code: transport.CodeUnknownMethod, Msg: "method 11"}
+	})
+	if more := ps.tell(t.Context(), p); !more || p.hearing != hearingUnknown || len(p.words) != 1 {
+		t.Fatalf("more to tell: %v, hearing %d, %d words wait", more, p.hearing, len(p.words))
+	}
+}
+
+// callerFunc answers any call.
+type callerFunc func() ([]byte, error)
+
+func (f callerFunc) Call(context.Context, raft.NodeID, uint16, []byte) ([]byte, error) { return f() }
 
 // What a broker says of a partition that it does not lead: what it was told, and not more.
 func TestInSyncByHearsay(t *testing.T) {
