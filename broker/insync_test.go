@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"testing"
@@ -230,6 +231,39 @@ func TestWordsForAnotherDisk(t *testing.T) {
 type callerFunc func() ([]byte, error)
 
 func (f callerFunc) Call(context.Context, raft.NodeID, uint16, []byte) ([]byte, error) { return f() }
+
+// What nobody can be told any more does not wait for a broker that is gone for good.
+func TestWordsOfDeletedGroupsDoNotWait(t *testing.T) {
+	back := newFakeBackend(t)
+	ps := (&wire{all: make(map[raft.NodeID]*peers), cut: map[raft.NodeID]bool{1: true}}).start(t, 1, 1)
+	ps.close()
+	ps.cfg.image = back.Image
+	before := back.Image()
+	created := back.apply(&coordinator.Command{CreateTopics: &coordinator.CreateTopics{Brokers: []raft.Member{before.Brokers()[0].Member()},
+		Topics: []coordinator.NewTopic{{Name: "t", ID: coordinator.TopicID{1}, Replicas: [][]raft.NodeID{{1}}}, {Name: "kept", ID: coordinator.TopicID{2}, Replicas: [][]raft.NodeID{{1}}}}}})
+	for _, res := range created.Topics {
+		if err := res.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ps.imageChanged(before, back.Image())
+	before = back.Image()
+	kept := before.Topic("kept").Partitions[0].Group
+	for _, g := range []raft.GroupID{before.Topic("t").Partitions[0].Group, kept} {
+		ps.leadership(g, partition.Leadership{Leader: 1, Epoch: 1, Self: true, Ready: true})
+		ps.inSync(g, 1, []byte(setOf(1)))
+	}
+	p := ps.byID[2]
+	if len(p.news) != 2 || len(p.words) != 2 {
+		t.Fatalf("%d news and %d words wait", len(p.news), len(p.words))
+	}
+	back.apply(&coordinator.Command{DeleteTopics: &coordinator.DeleteTopics{IDs: []coordinator.TopicID{{1}}}})
+	ps.imageChanged(before, back.Image())
+	is := map[raft.GroupID]struct{}{kept: {}}
+	if !maps.Equal(p.news, is) || !maps.Equal(p.words, is) {
+		t.Fatalf("news of %v and words on %v wait, where only %d is left", p.news, p.words, kept)
+	}
+}
 
 // What a broker says of a partition that it does not lead: what it was told, and not more.
 func TestInSyncByHearsay(t *testing.T) {

@@ -9,6 +9,7 @@ package broker
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -248,16 +249,24 @@ func (ps *peers) setAddrLocked(p *peer, addr string) {
 // imageChanged takes new peers and addresses from the Image, forgets deleted groups, and tells everyone our version.
 func (ps *peers) imageChanged(old, now *coordinator.Image) {
 	// Each partition that was made took one id from the counter: whatever is missing in the count was deleted.
-	if made := int(now.NextGroup() - old.NextGroup()); now.PartitionCount() != old.PartitionCount()+made {
-		gone := func(g raft.GroupID) bool {
-			_, _, ok := now.Group(g)
-			return !ok && g < now.NextGroup()
-		}
+	made := int(now.NextGroup() - old.NextGroup())
+	deleted := now.PartitionCount() != old.PartitionCount()+made
+	gone := func(g raft.GroupID) bool {
+		_, _, ok := now.Group(g)
+		return !ok && g < now.NextGroup()
+	}
+	if deleted {
 		ps.table.forget(gone)
 		ps.words.forget(gone)
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
+	if deleted {
+		for _, p := range ps.byID { // one that never comes back is never told
+			maps.DeleteFunc(p.news, func(g raft.GroupID, _ struct{}) bool { return gone(g) })
+			maps.DeleteFunc(p.words, func(g raft.GroupID, _ struct{}) bool { return gone(g) })
+		}
+	}
 	for _, b := range now.Brokers() {
 		if b.ID == ps.cfg.self.NodeID {
 			continue
