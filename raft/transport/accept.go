@@ -112,9 +112,9 @@ func (t *Transport) welcome(c net.Conn) (*inbound, *frameReader, error) {
 	if code != accepted {
 		return nil, nil, &HandshakeError{Addr: c.RemoteAddr().String(), Code: code, Reason: reason}
 	}
-	if err := c.SetDeadline(time.Time{}); err != nil {
+	if err := c.SetDeadline(time.Time{}); err != nil { // a newer connection has closed it
 		t.unregister(in)
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	// From here on each read has its own deadline. What the handshake's reader holds already must not be lost.
 	rest := fr.ahead()

@@ -603,26 +603,44 @@ func TestStrangers(t *testing.T) {
 	})
 }
 
-// A broker that is gone before its hello is answered, as when this process was stopped meanwhile, is not called a stranger.
+// A broker that is gone before its hello is answered, as when this process was stopped meanwhile, is not called a stranger. Nor is one whose newer
+// connection closes this one right behind the answer.
 func TestUnansweredHello(t *testing.T) {
-	n := start(t, newBook(), 1, nil)
-	ours, theirs := net.Pipe()
-	n.handshakes.Add(1) // as accept does
-	served := make(chan struct{})
-	go func() {
-		n.serve(ours)
-		close(served)
-	}()
-	hello := appendHello(beginFrame(nil, frameHello), &hello{min: minProtocol, max: maxProtocol, lane: laneControl, identity: identity{cluster: testCluster, self: raft.Member{ID: 2, Incarnation: 22}, boot: 1}, expect: 1})
-	endFrame(hello, 0)
-	if _, err := theirs.Write(hello); err != nil {
-		t.Fatal(err)
+	for _, answered := range []bool{false, true} {
+		n := start(t, newBook(), 1, nil)
+		ours, theirs := net.Pipe()
+		n.handshakes.Add(1) // as accept does
+		served := make(chan struct{})
+		go func() {
+			n.serve(&closedBehind{ours})
+			close(served)
+		}()
+		hello := appendHello(beginFrame(nil, frameHello), &hello{min: minProtocol, max: maxProtocol, lane: laneControl, identity: identity{cluster: testCluster, self: raft.Member{ID: 2, Incarnation: 22}, boot: 1}, expect: 1})
+		endFrame(hello, 0)
+		if _, err := theirs.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		if answered {
+			if _, err := io.Copy(io.Discard, theirs); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = theirs.Close()
+		<-served
+		if logs := n.logs.String(); strings.Contains(logs, "not a broker's") {
+			t.Error(logs)
+		}
 	}
-	_ = theirs.Close()
-	<-served
-	if logs := n.logs.String(); strings.Contains(logs, "not a broker's") {
-		t.Error(logs)
+}
+
+// closedBehind is closed once it has been answered, and nothing has a deadline any more.
+type closedBehind struct{ net.Conn }
+
+func (c *closedBehind) SetDeadline(at time.Time) error {
+	if at.IsZero() {
+		_ = c.Close()
 	}
+	return c.Conn.SetDeadline(at)
 }
 
 // A member that turns mad after its handshake loses the connection, no more: 2 GB claims, lies about who it is, frames
