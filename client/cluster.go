@@ -189,6 +189,7 @@ func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse
 		own bool // its leader's
 	}
 	words, topics := make(map[key]word), make(map[string]bool)
+	fewest := make(map[key][]int32) // in sync, as anybody says: who knows of no leader names no term
 	// quit are brokers that say of a partition that nobody leads it: one that has lost its majority tells no other so.
 	type quitter struct {
 		key
@@ -210,6 +211,9 @@ func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse
 				if p.Leader < 0 {
 					quit[quitter{at, all.Brokers[i].NodeID}] = true
 				}
+				if isr, ok := fewest[at]; !ok || len(p.ISR) < len(isr) {
+					fewest[at] = p.ISR
+				}
 				old, ok := words[at]
 				switch {
 				case !ok, p.LeaderEpoch > old.LeaderEpoch:
@@ -227,12 +231,14 @@ func clusterOf(all *kmsg.DescribeClusterResponse, looks []*kmsg.MetadataResponse
 	}
 	for at, p := range words {
 		c.Partitions++
+		isr := p.ISR
 		if live(p.Leader) && !quit[quitter{at, p.Leader}] {
 			byID[p.Leader].Leaders++
 		} else {
 			c.Leaderless++
+			isr = fewest[at]
 		}
-		if slices.ContainsFunc(p.Replicas, func(id int32) bool { return !live(id) || !slices.Contains(p.ISR, id) }) {
+		if slices.ContainsFunc(p.Replicas, func(id int32) bool { return !live(id) || !slices.Contains(isr, id) }) {
 			c.UnderReplicated++
 		}
 		for _, id := range p.Replicas {

@@ -52,6 +52,8 @@ func TestClusterOf(t *testing.T) {
 			state3: BrokerFenced, under: 1, leaders1: 1, r3: 1},
 		{name: "nobody leads, and one has not heard who was in sync", looks: []*kmsg.MetadataResponse{look(part{-1, 6, all, all}), look(part{-1, 6, all, two[:1]}), look(part{-1, 6, all, all})},
 			state3: BrokerLive, leaderless: 1, under: 1, r3: 1},
+		{name: "nobody leads, and others have not heard yet", looks: []*kmsg.MetadataResponse{look(part{-1, -1, all, two[:1]}), look(part{1, 6, all, all}), look(part{1, 6, all, all})},
+			state3: BrokerLive, leaderless: 1, under: 1, r3: 1},
 		{name: "two partitions", looks: []*kmsg.MetadataResponse{look(part{1, 6, two, two}, part{2, 1, two, two[:1]}), look(part{1, 6, two, two}, part{2, 1, two, two}), look()},
 			state3: BrokerLive, leaders1: 1, leaders2: 1},
 	} {
