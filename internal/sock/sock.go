@@ -4,6 +4,7 @@
 // (sysmon) if all of the process was idle, and has it take the processor from whoever is in the kernel for longer than 20 µs. A socket
 // without blocking never blocks, it computes: there is nobody to take a processor from, and each of these is a futex, a timer and a switch of threads
 // for nothing (docs/design/0024-produce-speed.md). Waiting is the runtime's network poller's, as ever, and so are deadlines and Close.
+// So that sysmon, which has other work as well, does not sleep for long where there is some, a Read wakes it every 10 ms at most.
 package sock
 
 import "net"

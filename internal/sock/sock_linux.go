@@ -17,8 +17,12 @@ import (
 // maxPieces is how many buffers one sendmsg gets.
 const maxPieces = 128
 
-// flags: whoever has made the socket block (net.TCPConn.File and Fd do) has not made these calls block.
-const flags = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
+// flags: whoever has made the socket block (net.TCPConn.File and Fd do) has not made these calls block. Old kernels' MPTCP, which Go's listeners take, refuses
+// to read with a flag that is for writes.
+const (
+	readFlags  = syscall.MSG_DONTWAIT
+	writeFlags = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
+)
 
 // conn is a TCP connection. What it has besides Read and Write is the standard library's.
 type conn struct {
@@ -55,7 +59,7 @@ type reader struct {
 
 func (r *reader) receive(fd uintptr) bool {
 	for {
-		n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(r.p))), uintptr(len(r.p)), flags, 0, 0)
+		n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(r.p))), uintptr(len(r.p)), readFlags, 0, 0)
 		switch e {
 		case syscall.EINTR:
 			continue
@@ -82,6 +86,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, errno := r.n, r.errno
 	r.p = nil
 	r.mu.Unlock()
+	watched()
 	switch {
 	case err != nil:
 		return 0, c.waiting("read", err)
@@ -128,7 +133,7 @@ func (w *writer) send(fd uintptr) bool {
 // some writes what is left, as far as one call goes.
 func (w *writer) some(fd uintptr) (int, syscall.Errno) {
 	if first := w.bufs[0]; len(w.bufs) == 1 || len(first) >= maxCall {
-		n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(first))), uintptr(min(len(first), maxCall)), flags, 0, 0)
+		n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(first))), uintptr(min(len(first), maxCall)), writeFlags, 0, 0)
 		return int(n), e
 	}
 	w.pieces = w.pieces[:0]
@@ -141,7 +146,7 @@ func (w *writer) some(fd uintptr) (int, syscall.Errno) {
 		}
 	}
 	w.header.Iov, w.header.Iovlen = unsafe.SliceData(w.pieces), uint64(len(w.pieces))
-	n, _, e := syscall.RawSyscall(syscall.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&w.header)), flags)
+	n, _, e := syscall.RawSyscall(syscall.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&w.header)), writeFlags)
 	clear(w.pieces) // which keeps nothing that is long written
 	return int(n), e
 }
@@ -219,7 +224,7 @@ func TryWrite(raw syscall.RawConn, b []byte) (n int) {
 	}
 	written()
 	_ = raw.Control(func(fd uintptr) { // Write would look at deadlines, which are those of writes that wait
-		k, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(min(len(b), maxCall)), flags, 0, 0)
+		k, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(min(len(b), maxCall)), writeFlags, 0, 0)
 		if e == 0 {
 			n = int(k)
 		}
