@@ -1,5 +1,7 @@
 //go:build !windows && (!linux || !(amd64 || arm64))
 
+// Other systems but Windows: a plain write.
+
 package sock
 
 import "syscall"
