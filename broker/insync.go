@@ -169,15 +169,7 @@ func decodeWords(b []byte) (*words, error) {
 	}
 	b = b[1:]
 	bad := false
-	number := func(limit uint64) uint64 {
-		n, w := binary.Uvarint(b)
-		if w <= 0 || n > limit {
-			bad, b = true, nil
-			return 0
-		}
-		b = b[w:]
-		return n
-	}
+	number := uvarints(&b, &bad)
 	// count is a number of things that take so many bytes each, at least: no memory is taken for what cannot be there.
 	count := func(limit, least uint64) uint64 {
 		n := number(limit)

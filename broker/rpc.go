@@ -159,6 +159,19 @@ func (h *beat) encode() []byte {
 	return b
 }
 
+// uvarints takes numbers up to a limit off b. One that is not there, or larger, is 0, sets bad, and leaves nothing of b.
+func uvarints(b *[]byte, bad *bool) func(limit uint64) uint64 {
+	return func(limit uint64) uint64 {
+		n, w := binary.Uvarint(*b)
+		if w <= 0 || n > limit {
+			*bad, *b = true, nil
+			return 0
+		}
+		*b = (*b)[w:]
+		return n
+	}
+}
+
 func decodeBeat(b []byte) (*beat, error) {
 	if len(b) < 2 || len(b) > maxRPCBytes {
 		return nil, fmt.Errorf("%w: heartbeat of %d bytes", errRPC, len(b))
@@ -168,15 +181,7 @@ func decodeBeat(b []byte) (*beat, error) {
 	}
 	b = b[2:]
 	bad := false
-	number := func(limit uint64) uint64 {
-		n, w := binary.Uvarint(b)
-		if w <= 0 || n > limit {
-			bad, b = true, nil
-			return 0
-		}
-		b = b[w:]
-		return n
-	}
+	number := uvarints(&b, &bad)
 	text := func() string {
 		n := number(maxRPCText)
 		if n > uint64(len(b)) {

@@ -31,7 +31,7 @@ type buffersWriter interface {
 	writeBuffers(bufs *net.Buffers) (int64, error)
 }
 
-// WriteBuffers is bufs.WriteTo(c), which does not know what has been wrapped: with one system call for many of them, where c can. It consumes
+// WriteBuffers is bufs.WriteTo(c), whose calls would be announced: with one system call for many of them, where c can. It consumes
 // bufs, and returns how many bytes of it were written.
 func WriteBuffers(c net.Conn, bufs *net.Buffers) (int64, error) {
 	if w, ok := c.(buffersWriter); ok {
