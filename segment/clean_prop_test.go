@@ -674,7 +674,7 @@ func (w *cleanWorld) checkFiles() {
 }
 
 func TestCleanProperty(t *testing.T) {
-	from, to := uint64(1), uint64(max(*flagSeeds/8, 1)) // each takes several times what one of TestProperty does
+	from, to := uint64(1), max(seeds()/8, 1) // each takes several times what one of TestProperty does
 	if *flagSeed != 0 {
 		from, to = *flagSeed, *flagSeed
 	}

@@ -395,7 +395,7 @@ func mapValues(m map[string][]byte) [][]byte {
 func join(m map[string][]byte) []byte { return bytes.Join(mapValues(m), nil) }
 
 func TestDamage(t *testing.T) {
-	from, to := uint64(1), uint64(*flagSeeds/3)
+	from, to := uint64(1), seeds()/3
 	if *flagSeed != 0 {
 		from, to = *flagSeed, *flagSeed
 	}

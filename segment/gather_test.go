@@ -59,9 +59,7 @@ func TestGather(t *testing.T) {
 			if fits {
 				b = mem[pos&(vfs.DirectUnit-1):][:n]
 			}
-			for i := range b {
-				b[i] = byte(rng.Uint32())
-			}
+			fill(rng, b)
 			bufs, want, pos = append(bufs, b), append(want, b...), pos+int64(n)
 			if !fits || n < inPlaceFrom {
 				copied += n

@@ -30,6 +30,17 @@ var (
 	flagSteps = flag.Int("steps", 400, "steps per seed of the property test")
 )
 
+// seeds is how many of them the property tests take: with -short a third, if none are asked for. What is run once more with the race detector has
+// been run in full without, and is mostly one goroutine.
+func seeds() uint64 {
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "seeds" })
+	if testing.Short() && !asked {
+		return uint64(*flagSeeds / 3)
+	}
+	return uint64(*flagSeeds)
+}
+
 const testGroup raft.GroupID = 77
 
 var errKilled = errors.New("the process is dead")
@@ -250,10 +261,18 @@ func testBatch(rng *rand.Rand, base Offset, records uint32, ts int64, size int) 
 	binary.BigEndian.PutUint32(b[23:], records-1)
 	binary.BigEndian.PutUint64(b[27:], uint64(ts-3))
 	binary.BigEndian.PutUint64(b[35:], uint64(ts))
-	for i := protocol.BatchHeaderSize; i < len(b); i++ {
+	fill(rng, b[protocol.BatchHeaderSize:])
+	return b
+}
+
+// fill fills b with random bytes, of megabytes eight at a time: one by one takes seconds under the race detector.
+func fill(rng *rand.Rand, b []byte) {
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, rng.Uint64())
+	}
+	for i := range b {
 		b[i] = byte(rng.Uint32())
 	}
-	return b
 }
 
 // placeFrames moves frames to where those of a message are, one behind the other, or each to a place of its own. Where they lie decides how they are
@@ -834,7 +853,7 @@ func (w *world) run() (err error) {
 }
 
 func TestProperty(t *testing.T) {
-	from, to := uint64(1), uint64(*flagSeeds)
+	from, to := uint64(1), seeds()
 	if *flagSeed != 0 {
 		from, to = *flagSeed, *flagSeed
 	}

@@ -163,8 +163,7 @@ func (l *lateWorld) reopened(lost bool) {
 }
 
 func TestRelaxedProperty(t *testing.T) {
-	seeds := uint64(*flagSeeds)
-	from, to := uint64(1), seeds
+	from, to := uint64(1), seeds()
 	if *flagSeed != 0 {
 		from, to = *flagSeed, *flagSeed
 	}

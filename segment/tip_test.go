@@ -67,7 +67,7 @@ func removeAll(t *testing.T, m vfs.FS, suffix string) (n int) {
 // makes of it is the same with the tip as without.
 func TestTipEqualsScan(t *testing.T) {
 	tips, spared := 0, int64(0)
-	for seed := range uint64(60) {
+	for seed := range seeds() {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		m := vfs.NewMem(seed)
 		o := Options{SegmentBytes: 32 << 10, IndexBytes: int64(64 << rng.IntN(6)), ScanBytes: int64(64 << rng.IntN(7)), FirstExtent: 4096, MaxExtent: 16384, Direct: seed%2 == 1}
