@@ -332,14 +332,13 @@ func (g *group) record(assignments map[string][]byte) groupRecord {
 	return groupRecord{name: g.name, meta: &v}
 }
 
-// store writes the group's generation. then is called under the shard's mutex.
+// store writes the group's generation. then is called under the shard's mutex, also where the coordinator has ended meanwhile: somebody may
+// wait for it who is not parked in a member.
 func (g *group) store(r groupRecord, then func(error)) {
 	g.writing++
 	g.s.append([]groupRecord{r}, func(err error) {
 		g.writing--
-		if g.state != groupDead {
-			then(err)
-		}
+		then(err)
 		g.written()
 		if !g.s.closed {
 			g.s.tidy(g)

@@ -333,7 +333,7 @@ func (g *group) replace(m *member, id string, r *JoinRequest, reply func(JoinRes
 					m.protocols, m.session, m.rebalance = protocols, session, rebalance
 					g.tally(m, 1)
 				}
-				res = JoinResult{Err: err}
+				res = JoinResult{Err: err, MemberID: r.MemberID}
 			}
 			g.s.later(func() { reply(res) })
 		})
@@ -699,14 +699,14 @@ func (c *Groups) Leave(group string, members []LeavingMember, reply func([]error
 // leave removes members of a group of the classic protocol.
 func (g *group) leave(members []LeavingMember) []error {
 	errs := make([]error, len(members))
-	gone := false
+	gone, unpended := false, false
 	for i, l := range members {
 		id := l.ID
 		if id == "" && l.Instance != nil {
 			id = g.static[*l.Instance]
 		} else if g.pending[id] != nil && l.Instance == nil {
 			g.unpend(id)
-			gone = true
+			unpended = true
 			continue
 		}
 		m, err := g.validate(id, l.Instance)
@@ -723,6 +723,9 @@ func (g *group) leave(members []LeavingMember) []error {
 			g.initial = false // nobody is left who would wait for more
 		}
 		g.removed()
+	} else if unpended { // who was only told an id was no member: those who are go on
+		g.tryCompleteJoin()
+		g.s.tidy(g)
 	}
 	return errs
 }

@@ -543,3 +543,40 @@ func FuzzGroupRecord(f *testing.F) {
 		}
 	})
 }
+
+// A static member takes its place again, and the coordinator ends while that is on its way to the log: its JoinGroup is answered, else nothing
+// behind it on its connection would be.
+func TestGroupStaticReplacedAtTheEnd(t *testing.T) {
+	h := newGroupHarness(t, GroupConfig{})
+	a := h.join(static("A", "")).get()
+	h.sync(a.MemberID, a.Generation, nil).get()
+	h.log.waitForCommit()
+	b := h.join(static("A", ""))
+	if !b.waits() {
+		t.Fatalf("answered before it is stored: %+v", b.get())
+	}
+	log := h.log
+	h.move()
+	log.commit()
+	h.want(b.get().Err, ErrNotCoordinator)
+}
+
+// Somebody who was only given an id and leaves was no member: the others go on.
+func TestGroupPendingMemberLeaves(t *testing.T) {
+	h := newGroupHarness(t, GroupConfig{})
+	ids, gen := h.stable(1)
+	r := request("")
+	r.RequireID = true
+	id := h.join(r).get().MemberID
+	h.want(h.leave(id), nil)
+	h.wantState("Stable")
+	h.want(h.heartbeat(ids[0], gen), nil)
+	// A rebalance that waits for it goes on.
+	id = h.join(r).get().MemberID
+	a := h.join(request(ids[0]))
+	if !a.waits() {
+		t.Fatal("the rebalance did not wait for who was given an id")
+	}
+	h.want(h.leave(id), nil)
+	h.want(a.get().Err, nil)
+}
