@@ -486,7 +486,7 @@ func TestGroupsProperty(t *testing.T) {
 }
 
 // checkGroup holds a group's sums against its members.
-func checkGroup(t *rapid.T, g *group) {
+func checkGroup(t fataler, g *group) {
 	held, joined, support := 0, 0, map[string]int{}
 	for _, m := range g.order {
 		held += m.size()
