@@ -4,6 +4,9 @@
 // in v0, null after), an empty list none. v4 lets the client forbid the creation of topics, v10 names ids, v12 may ask by
 // id alone, v13 has an error for the whole answer.
 //
+// A partition without a leader keeps its last epoch, as in Kafka: -1 has clients forget the one that they know (Java's do), and take what a
+// broker tells that has not heard of the change yet; librdkafka takes -1 for old news, and goes on asking who leads no more.
+//
 // A topic that is asked for by name and does not exist is created, where the client and auto.create.topics.enable
 // allow it. The answer waits a little for its leaders, so that clients need not come again.
 
@@ -188,7 +191,7 @@ func (s *server) describeTopic(place *kmsg.MetadataResponseTopic, im *coordinato
 		p.Partition, p.Leader, p.LeaderEpoch = int32(i), -1, -1
 		p.Replicas, p.ISR, p.OfflineReplicas = s.replicasOf(im, t, int32(i))
 		leader, epoch, ok := s.b.Leader(t.ID, int32(i))
-		if ok {
+		if epoch > 0 {
 			p.LeaderEpoch = epoch
 		}
 		// A leader that is not alive, or cannot be reached by way of this listener, is none: the client could not find it in the list of brokers.

@@ -101,7 +101,7 @@ func (s *server) describedPartition(im *coordinator.Image, t *coordinator.Topic,
 	p.Replicas, p.ISR, p.OfflineReplicas = s.replicasOf(im, t, i)
 	p.EligibleLeaderReplicas, p.LastKnownELR = []int32{}, []int32{}
 	leader, epoch, ok := s.b.Leader(t.ID, i)
-	if ok {
+	if epoch > 0 { // also where nobody leads: as in Metadata
 		p.LeaderEpoch = epoch
 	}
 	if ok && (leader == s.b.NodeID() || alive(im, leader)) {

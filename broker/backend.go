@@ -21,7 +21,8 @@ type backend interface {
 	Controller() raft.NodeID
 	// Replica is this broker's replica, or nil (not a typed one) if it holds none or has not opened it yet.
 	Replica(topic coordinator.TopicID, partition int32) replica
-	// Leader is who leads, by the highest epoch that any broker has told of; ok is false if nobody is known to.
+	// Leader is who leads, by the highest epoch that any broker has told of; ok is false if nobody is known to. The epoch is known all the same
+	// where there was one: 0 is none.
 	Leader(topic coordinator.TopicID, partition int32) (node raft.NodeID, epoch int32, ok bool)
 	// InSync is who is in sync, by node, as the leader sees it or has last told: never more than is known. nil: nothing is.
 	InSync(topic coordinator.TopicID, partition int32) []raft.NodeID

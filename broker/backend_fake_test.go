@@ -134,6 +134,13 @@ func (b *fakeBackend) moveLeader(topic coordinator.TopicID, p int32) {
 	r.depose()
 }
 
+// loseLeader leaves a partition that the other broker led without a leader.
+func (b *fakeBackend) loseLeader(topic coordinator.TopicID, p int32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.leaders[replicaKey{topic, p}] = 0
+}
+
 func (b *fakeBackend) NodeID() raft.NodeID       { return selfNode }
 func (b *fakeBackend) Image() *coordinator.Image { return b.md.Image() }
 func (b *fakeBackend) Controller() raft.NodeID   { return otherNode }
@@ -153,7 +160,7 @@ func (b *fakeBackend) Leader(topic coordinator.TopicID, p int32) (raft.NodeID, i
 		return 0, 0, false
 	}
 	if id, ok := b.leaders[replicaKey{topic, p}]; ok {
-		return id, r.currentEpoch() + 1, true
+		return id, r.currentEpoch() + 1, id != 0
 	}
 	return selfNode, r.currentEpoch(), true
 }

@@ -9,6 +9,9 @@
 // The sequence rises with each call to a broker in this life of the sender: of two calls that overtake each other the earlier one is dropped. Its sender
 // has given it up, and tells the same again. Who answers "unknown method" runs a version of before, and is told nothing in this life; a leader of
 // such a version tells nothing either, and of what it leads only itself is known to be in sync. The answer is the version byte.
+//
+// A sender that stands in a set with the incarnation 0 leads no more in that epoch: its log has failed, or it has lost its quorum, and nobody else may
+// be able to win an election. A broker that does not know this form drops the entry: to it the sender is not in the set.
 
 package broker
 
@@ -226,12 +229,36 @@ const (
 // inSync takes whom this broker has in sync in a group that it leads, and lets the others know if that is news.
 func (ps *peers) inSync(g raft.GroupID, epoch raft.Term, set []byte) {
 	self := ps.cfg.self.NodeID
-	if old := ps.words.get(g); old.epoch == epoch && old.from == self && string(old.set.Value()) == string(set) {
-		return
-	}
-	ps.words.told(g, word{epoch, self, unique.Make(memberSet(set))})
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
+	if old := ps.words.get(g); old.epoch == epoch && old.from == self && (string(old.set.Value()) == string(set) || old.set.Value().has(raft.Member{ID: self})) {
+		return // as it was; or it has stopped leading since it was looked at
+	}
+	ps.words.told(g, word{epoch, self, unique.Make(memberSet(set))})
+	for _, p := range ps.byID {
+		if p.hearing != hearingNothing {
+			p.words[g] = struct{}{}
+			p.poke()
+		}
+	}
+}
+
+// leadsNoMoreLocked tells the others that this broker has stopped leading without a successor: they would send clients here, and show whom it
+// had in sync last, for as long as no other is elected. Whose epoch ends because there is a later one says nothing: its leader will.
+func (ps *peers) leadsNoMoreLocked(g raft.GroupID, epoch raft.Term) {
+	self := ps.cfg.self
+	var set []byte
+	if last := ps.words.get(g); last.from == self.NodeID && last.epoch == epoch {
+		for m := range last.set.Value().members {
+			if m.ID == self.NodeID {
+				m.Incarnation = 0
+			}
+			set = appendMember(set, m)
+		}
+	} else { // it has told nothing yet
+		set = appendMember(set, raft.Member{ID: self.NodeID})
+	}
+	ps.words.told(g, word{epoch, self.NodeID, unique.Make(memberSet(set))})
 	for _, p := range ps.byID {
 		if p.hearing != hearingNothing {
 			p.words[g] = struct{}{}
@@ -310,31 +337,45 @@ func (ps *peers) heardWords(from transport.Caller, w *words) error {
 	if w.seq <= p.wordSeq {
 		return nil
 	}
-	p.wordSeq = w.seq
+	p.wordSeq, p.spokeAt = w.seq, time.Now()
+	// Each speaks for itself: as one that is in sync, or as one that leads no more.
+	leads, ended := raft.Member{ID: from.Node, Incarnation: from.Incarnation}, raft.Member{ID: from.Node}
 	sets := make(map[memberSet]unique.Handle[memberSet])
+	news := false
 	for i := range w.entries {
 		e := &w.entries[i]
 		set, ok := sets[e.set]
-		if !ok && e.set.has(raft.Member{ID: from.Node, Incarnation: from.Incarnation}) { // each speaks for itself
+		if !ok && (e.set.has(leads) || e.set.has(ended)) {
 			set, ok = unique.Make(e.set), true
 			sets[e.set] = set
 		}
 		if ok && e.epoch >= ps.table.get(e.group).epoch && !im.Deleted(e.group) {
 			ps.words.told(e.group, word{e.epoch, from.Node, set})
+			if e.set.has(ended) {
+				news = ps.table.ended(e.group, from.Node, e.epoch) || news
+			}
 		}
+	}
+	if news {
+		ps.broadcastLocked()
 	}
 	return nil
 }
 
 // inSyncOf is who is in sync with a partition that this broker does not lead, by node, as far as it has been told: those in the last word whose brokers are
 // there, with the disks that they had then, and a leader that was elected since. It is never more than that: a tool that asks whether one more broker may be
-// taken down must not hear yes too early.
+// taken down must not hear yes too early. So the word of one that answers this broker and does not reach it does not count: it may have told others
+// another one since. And where neither a leader is there nor a majority of the replicas, this broker may be the one that is cut off: nobody is known to be
+// in sync, itself included.
 func (ps *peers) inSyncOf(im *coordinator.Image, part *coordinator.Partition) []raft.NodeID {
 	lead, last := ps.table.get(part.Group), ps.words.get(part.Group)
 	self := ps.cfg.self.NodeID
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if p := ps.byID[lead.leader]; p != nil && p.hearing == hearingNothing {
+		last = word{}
+	}
+	if p := ps.byID[last.from]; p != nil && ps.presentLocked(p) && time.Since(p.spokeAt) >= ps.cfg.timeout {
 		last = word{}
 	}
 	there := func(id raft.NodeID) bool {
@@ -344,6 +385,17 @@ func (ps *peers) inSyncOf(im *coordinator.Image, part *coordinator.Partition) []
 		p := ps.byID[id]
 		return p != nil && ps.presentLocked(p) && alive(im, id)
 	}
+	nodes := part.Nodes()
+	if n := len(nodes); lead.leader == 0 || !there(lead.leader) {
+		for _, id := range nodes {
+			if !there(id) {
+				n--
+			}
+		}
+		if n <= len(nodes)/2 {
+			return nil
+		}
+	}
 	var out []raft.NodeID
 	if last.epoch > 0 {
 		for m := range last.set.Value().members {
@@ -352,7 +404,7 @@ func (ps *peers) inSyncOf(im *coordinator.Image, part *coordinator.Partition) []
 			}
 		}
 	}
-	if lead.epoch > last.epoch && lead.leader != 0 && lead.leader != self && there(lead.leader) && slices.Contains(part.Nodes(), lead.leader) && !slices.Contains(out, lead.leader) {
+	if lead.epoch > last.epoch && lead.leader != 0 && lead.leader != self && there(lead.leader) && slices.Contains(nodes, lead.leader) && !slices.Contains(out, lead.leader) {
 		out = append(out, lead.leader)
 		slices.Sort(out)
 	}

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/balsamq/balsa/coordinator"
 	"github.com/balsamq/balsa/internal/vfs"
 	"github.com/balsamq/balsa/partition"
+	"github.com/balsamq/balsa/protocol"
 	"github.com/balsamq/balsa/raft"
 	"github.com/balsamq/balsa/raft/transport"
 )
@@ -152,6 +155,28 @@ func TestWordsTravel(t *testing.T) {
 		t.Fatalf("somebody told what was another's word: %+v", last)
 	}
 
+	// One that leads no more, where there may be no other, says so; what was looked at before that does not count.
+	soon(t, "both know who leads", func() bool {
+		a.leadership(9, partition.Leadership{Leader: 1, Epoch: 4, Self: true, Ready: true})
+		return b2.table.get(9).leader == 1 && c.table.get(9).leader == 1
+	})
+	tell(a, 9, 4, 1, 2, 3)
+	soon(t, "and who is in sync", func() bool { return knows(b2, 9, 4, 1, 2, 3)() && knows(c, 9, 4, 1, 2, 3)() })
+	a.leadership(9, partition.Leadership{Epoch: 4})
+	tell(a, 9, 4, 1, 2, 3)
+	for _, ps := range []*peers{a, b2, c} {
+		soon(t, "nobody leads, and it is not in sync", func() bool {
+			s := ps.words.get(9).set.Value()
+			return ps.table.get(9) == leading{0, 4, false} && !s.has(raft.Member{ID: 1, Incarnation: 1}) && s.has(raft.Member{ID: 2, Incarnation: 2})
+		})
+	}
+	d0 := w.start(t, 4, 1)
+	soon(t, "a newcomer hears it, too", func() bool { return d0.words.get(9).epoch == 4 && d0.words.get(9).set.Value().has(raft.Member{ID: 1}) })
+	if l := d0.table.get(9); l.leader != 0 {
+		t.Fatalf("a newcomer was told that %d leads", l.leader)
+	}
+	d0.close()
+
 	// What comes late, or is not the sender's to say.
 	from := transport.Caller{Node: 1, Incarnation: 1, Boot: 1}
 	c.mu.Lock()
@@ -176,7 +201,7 @@ func TestWordsTravel(t *testing.T) {
 
 	// A broker of the version before hears heartbeats and nothing else. Its next life is of this version.
 	set(w.old, 4, true)
-	d := w.start(t, 4, 1)
+	d := w.start(t, 4, 2)
 	a.learn(4, "addr")
 	hears := func() (h hearing, waiting int) {
 		a.mu.Lock()
@@ -195,7 +220,7 @@ func TestWordsTravel(t *testing.T) {
 	soon(t, "it hears who leads", func() bool { return d.table.get(8).leader == 1 })
 	d.close()
 	set(w.old, 4, false)
-	d = w.start(t, 4, 2)
+	d = w.start(t, 4, 3)
 	soon(t, "it is told everything when it listens", func() bool { return knows(d, 6, 3, 1, 3)() && knows(d, 7, 1, 1, 4)() })
 }
 
@@ -333,6 +358,33 @@ func TestInSyncByHearsay(t *testing.T) {
 			ps.byID[2].inc = 77
 			ps.took(&beat{node: 2, incarnation: 12, boot: 1})
 		}, nil},
+		{"the leader answers, and does not come through", func(ps *peers) {
+			ps.table.told(leaderEntry{g, 2, 5})
+			ps.hear(2, wordEntry{g, 5, memberSet(set(1, 2, 3))})
+			ps.byID[2].spokeAt = time.Now().Add(-time.Hour)
+		}, []raft.NodeID{2}},
+		{"this broker hears nobody", func(ps *peers) {
+			ps.table.told(leaderEntry{g, 2, 5})
+			ps.hear(2, wordEntry{g, 5, memberSet(set(1, 2, 3))})
+			for id := raft.NodeID(2); id <= 4; id++ {
+				ps.byID[id].heardAt = time.Now().Add(-time.Hour)
+			}
+		}, nil},
+		{"the leader is gone, and a majority is there", func(ps *peers) {
+			ps.table.told(leaderEntry{g, 2, 5})
+			ps.hear(2, wordEntry{g, 5, memberSet(set(1, 2, 3))})
+			ps.byID[2].heardAt = time.Now().Add(-time.Hour)
+		}, []raft.NodeID{1, 3}},
+		{"the leader has said that it leads no more", func(ps *peers) {
+			ps.table.told(leaderEntry{g, 2, 5})
+			ps.hear(2, wordEntry{g, 5, memberSet(set(1, 2))})
+			ps.hear(2, wordEntry{g, 5, memberSet(append(set(1), appendMember(nil, raft.Member{ID: 2})...))})
+		}, []raft.NodeID{1}},
+		{"and another one was elected", func(ps *peers) {
+			ps.table.told(leaderEntry{g, 2, 5})
+			ps.hear(2, wordEntry{g, 5, memberSet(append(set(1), appendMember(nil, raft.Member{ID: 2})...))})
+			ps.table.told(leaderEntry{g, 3, 6})
+		}, []raft.NodeID{1, 3}},
 	} {
 		ps := (&wire{all: make(map[raft.NodeID]*peers), cut: map[raft.NodeID]bool{1: true}}).start(t, 1, 1) // it hears what it is told here
 		ps.close()
@@ -368,6 +420,7 @@ func set1(back *fakeBackend, id raft.NodeID) []byte {
 // hear takes a word of a broker's first start.
 func (ps *peers) hear(from raft.NodeID, e wordEntry) {
 	inc := ps.byID[from].inc
+	defer func() { ps.byID[from].spokeAt = time.Now().Add(time.Hour) }()
 	if err := ps.heardWords(transport.Caller{Node: from, Incarnation: inc, Boot: 1}, &words{seq: ps.byID[from].wordSeq + 1, entries: []wordEntry{e}}); err != nil {
 		panic(err)
 	}
@@ -413,6 +466,49 @@ func (a *asked) inSync(n *node, topic string) []int32 {
 		return nil // it has changed in between
 	}
 	return one
+}
+
+// The only replica's log fails for good, and nobody else can lead: each broker says so, with the last epoch, where only the leader knew.
+func TestLeaderWhoseLogHasFailed(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, true)
+	var failing [3]atomic.Pointer[string] // the directory whose files do not sync
+	for i, n := range c.nodes {
+		n.cfg.FS = vfs.Inject(n.cfg.FS, func(op vfs.Op, name string) error {
+			if dir := failing[i].Load(); dir != nil && op == vfs.OpSync && strings.HasPrefix(name, *dir) {
+				return errors.New("the disk has failed")
+			}
+			return nil
+		})
+	}
+	c.start(c.nodes...)
+	c.awaitVoters(3)
+	id := c.nodes[0].mustCreate(t, "a", 1, 1)
+	everywhere := func(what string, is func(n *node, leader raft.NodeID, epoch int32, isr []raft.NodeID) bool) {
+		t.Helper()
+		for _, n := range c.nodes {
+			soon(t, what, func() bool {
+				leader, epoch, _ := n.Leader(id, 0)
+				return is(n, leader, epoch, n.InSync(id, 0))
+			})
+		}
+	}
+	lead := c.leaderOf("a", 0)
+	everywhere("each broker knows the leader", func(_ *node, leader raft.NodeID, _ int32, isr []raft.NodeID) bool {
+		return leader == lead.NodeID() && slices.Equal(isr, []raft.NodeID{leader})
+	})
+	g, _ := lead.group(id, 0)
+	dir := lead.store.groupDir(g)
+	failing[slices.Index(c.nodes, lead)].Store(&dir)
+	lead.rec.replica(g).Append(&partition.AppendRequest{Batch: protocol.BuildBatch([]protocol.Record{{Value: []byte("x")}}, protocol.NewBatchOptions()), Acks: -1,
+		Done: func(partition.AppendResult) {}})
+	everywhere("each broker says that nobody leads, nor is in sync", func(n *node, leader raft.NodeID, epoch int32, isr []raft.NodeID) bool {
+		return leader == 0 && epoch > 0 && (len(isr) == 0 || n == lead) // which leads for a moment each time it is opened
+	})
+	failing[slices.Index(c.nodes, lead)].Store(nil)
+	everywhere("it serves again", func(_ *node, leader raft.NodeID, _ int32, isr []raft.NodeID) bool {
+		return leader == lead.NodeID() && slices.Equal(isr, []raft.NodeID{leader})
+	})
 }
 
 // Each broker, whether it leads or not, says who is in sync: not a broker that is down, nor one with a new disk before it has everything, also

@@ -113,6 +113,24 @@ func TestMetadataOfADeadLeader(t *testing.T) {
 	if p := resp.Topics[0].Partitions[0]; len(resp.Brokers) != 1 || p.ErrorCode != kerr.LeaderNotAvailable.Code || p.Leader != -1 {
 		t.Fatalf("%+v", resp)
 	}
+	// The last epoch stays, as in Kafka: clients that were told -1 would forget theirs, and believe who has older news.
+	for _, nobody := range []bool{false, true} {
+		if nobody {
+			h.back.loseLeader(id, 0)
+		}
+		for v := int16(7); v <= 13; v++ {
+			if p := ask[*kmsg.MetadataResponse](c, metadataRequest(v, "a")).Topics[0].Partitions[0]; p.Leader != -1 || p.LeaderEpoch != 6 || p.ErrorCode != kerr.LeaderNotAvailable.Code {
+				t.Fatalf("v%d, nobody leads (%v): %+v", v, nobody, p)
+			}
+		}
+		dreq := kmsg.NewPtrDescribeTopicPartitionsRequest()
+		dt := kmsg.NewDescribeTopicPartitionsRequestTopic()
+		dt.Topic, dreq.ResponsePartitionLimit = "a", 10
+		dreq.Topics = append(dreq.Topics, dt)
+		if p := ask[*kmsg.DescribeTopicPartitionsResponse](c, dreq).Topics[0].Partitions[0]; p.LeaderID != -1 || p.LeaderEpoch != 6 {
+			t.Fatalf("nobody leads (%v): %+v", nobody, p)
+		}
+	}
 	req := kmsg.NewPtrDescribeClusterRequest()
 	req.Version, req.IncludeFencedBrokers = 2, true
 	if got := ask[*kmsg.DescribeClusterResponse](c, req); len(got.Brokers) != 2 || !got.Brokers[1].IsFenced || got.Brokers[0].IsFenced {

@@ -2,7 +2,7 @@
 //
 // Each broker sends every other one a heartbeat per interval, and at once when there is news. Leadership is told by the
 // leader itself, once it is ready, to everyone; the highest epoch wins, so that late news does no harm, and nobody
-// needs to say that it leads no more. A peer that started anew (its boot count rose) is told everything again.
+// needs to say that it leads no more, but where no later epoch may come (insync.go). A peer that started anew (its boot count rose) is told everything again.
 
 package broker
 
@@ -54,28 +54,29 @@ func (t *leaderTable) told(e leaderEntry) (news bool) {
 	return true
 }
 
-// observed takes what this broker's own replica knows. It reports whether this broker has just become the ready leader.
-func (t *leaderTable) observed(g raft.GroupID, l partition.Leadership) (ready, news bool) {
+// observed takes what this broker's own replica knows. It reports whether this broker has just become the ready leader, or has stopped being
+// the leader of this epoch, of which there will be no other.
+func (t *leaderTable) observed(g raft.GroupID, l partition.Leadership) (ready, ended, news bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.m[g]
 	epoch := raft.Term(l.Epoch)
 	switch {
 	case epoch < old.epoch:
-		return false, false
+		return false, false, false
 	case l.Serving():
 		now := leading{t.self, epoch, true}
 		t.m[g] = now
-		return true, now != old
+		return true, false, now != old
 	case old.leader == t.self:
 		// It led and does not any more, or its log has failed. Who does will say so.
 		t.m[g] = leading{0, epoch, false}
-		return false, true
+		return false, epoch == old.epoch, true
 	case l.Leader != 0 && !l.Self && (epoch > old.epoch || old.leader == 0):
 		t.m[g] = leading{l.Leader, epoch, false}
-		return false, true
+		return false, false, true
 	}
-	return false, false
+	return false, false, false
 }
 
 // lost takes it that a broker leads nothing: it has another disk, with which it may have been heard of as a leader already, and says so again.
@@ -87,6 +88,16 @@ func (t *leaderTable) lost(id raft.NodeID) {
 			t.m[g] = leading{0, l.epoch, false}
 		}
 	}
+}
+
+// ended takes it that a leader leads no more in an epoch, of which nobody else will.
+func (t *leaderTable) ended(g raft.GroupID, leader raft.NodeID, epoch raft.Term) (news bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if news = t.m[g].leader == leader && t.m[g].epoch <= epoch; news {
+		t.m[g] = leading{0, epoch, false}
+	}
+	return news
 }
 
 // forget drops groups that are gone for good.
@@ -174,6 +185,7 @@ type peer struct {
 	said    lifeStart        // the latest start that it has asked about: see past
 	image   raft.Index       // its Image's version
 	heardAt time.Time        // when it last spoke or answered
+	spokeAt time.Time        // when it last spoke: it reaches us, and so do its words
 	since   time.Time        // when it was first heard in this boot, and without a gap from then on
 
 	// toldBoot is the boot that has been, or is being, told everything; news are groups that it has not been told.
@@ -287,17 +299,20 @@ func (ps *peers) imageChanged(old, now *coordinator.Image) {
 
 // leadership takes what a replica of ours observed.
 func (ps *peers) leadership(g raft.GroupID, l partition.Leadership) {
-	ready, news := ps.table.observed(g, l)
+	ready, ended, news := ps.table.observed(g, l)
 	if !news {
 		return
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if ready {
+	switch {
+	case ready:
 		for _, p := range ps.byID {
 			p.news[g] = struct{}{}
 			p.poke()
 		}
+	case ended:
+		ps.leadsNoMoreLocked(g, raft.Term(l.Epoch))
 	}
 	ps.broadcastLocked()
 }
@@ -398,6 +413,11 @@ func (ps *peers) known() (out []knownPeer) {
 // heard takes a heartbeat and returns the answer.
 func (ps *peers) heard(h *beat) *beat {
 	ps.took(h)
+	ps.mu.Lock()
+	if p := ps.byID[h.node]; p != nil && p.inc == h.incarnation && p.boot == h.boot {
+		p.spokeAt = time.Now()
+	}
+	ps.mu.Unlock()
 	return ps.beat(nil)
 }
 

@@ -27,7 +27,8 @@ func TestLeaderTableHighestEpochWins(t *testing.T) {
 		}
 	}
 	observe := func(leader raft.NodeID, epoch int32, ready bool) (bool, bool) {
-		return tab.observed(5, partition.Leadership{Leader: leader, Epoch: epoch, Self: leader == 1, Ready: ready})
+		ready, _, news := tab.observed(5, partition.Leadership{Leader: leader, Epoch: epoch, Self: leader == 1, Ready: ready})
+		return ready, news
 	}
 	tab.told(leaderEntry{5, 2, 7})
 	is(2, 7, true)

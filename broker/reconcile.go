@@ -351,7 +351,10 @@ func (r *reconciler) openReplica(h *hosted, t *coordinator.Topic) error {
 		Settings: r.settingsOf(t, h.partition, h.defaults),
 		OnFailed: func(rep *partition.Replica, err error) {
 			_, epoch, _ := rep.Leader()
-			news.tell(func() { r.coordinates(t.Name, h.partition, rep, partition.Leadership{Epoch: epoch}) })
+			news.tell(func() {
+				r.leads(h.group, partition.Leadership{Epoch: epoch})
+				r.coordinates(t.Name, h.partition, rep, partition.Leadership{Epoch: epoch})
+			})
 			r.onFailed(h.group, err)
 		},
 		OnLeadership: func(rep *partition.Replica, l partition.Leadership) {

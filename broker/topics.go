@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,7 +79,12 @@ func (b *Broker) Leader(topic coordinator.TopicID, partition int32) (raft.NodeID
 	}
 	l := b.peers.table.get(g)
 	if l.leader == 0 {
-		return 0, int32(l.epoch), false
+		epoch := int32(l.epoch)
+		if rep := b.rec.replica(g); rep != nil { // it may know of later ones than anybody has told of: after a start, of all
+			_, own, _ := rep.Leader()
+			epoch = max(epoch, own)
+		}
+		return 0, epoch, false
 	}
 	if br := b.Image().Broker(l.leader); br == nil || br.Fenced {
 		return 0, int32(l.epoch), false
@@ -94,12 +100,15 @@ func (b *Broker) InSync(topic coordinator.TopicID, partition int32) []raft.NodeI
 		return nil
 	}
 	p := &t.Partitions[partition]
-	if rep := b.rec.replica(p.Group); rep != nil {
+	rep := b.rec.replica(p.Group)
+	if rep != nil {
 		if isr := rep.ISR(); isr != nil {
 			return isr
 		}
 	}
-	return b.peers.inSyncOf(im, p)
+	isr := b.peers.inSyncOf(im, p)
+	// Whatever was told when: what this broker has not open it does not have.
+	return slices.DeleteFunc(isr, func(id raft.NodeID) bool { return id == b.NodeID() && (rep == nil || rep.Raft() == nil) })
 }
 
 // Config implements backend: what was set explicitly, by Kafka's names.
