@@ -128,10 +128,12 @@ func (g *group) upgrade(then func(error)) {
 	slices.Sort(topics)
 	put(&consumerRecord{kind: keyTargetEpoch, epoch: epoch})
 	put(&consumerRecord{kind: keyConsumerGroup, epoch: epoch, hash: metadataHash(im, slices.Compact(topics))})
+	g.unpendAll() // not before: where it is refused, who was given an id shall find its place
 	g.converting = true
 	g.storeConsumer(records, func(err error) {
 		g.converting = false
 		if err != nil {
+			g.tryCompleteJoin()
 			then(err)
 			return
 		}

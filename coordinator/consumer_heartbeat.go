@@ -135,10 +135,9 @@ func (g *group) consumerHeartbeat(r *ConsumerHeartbeatRequest, reply func(Consum
 			reply(none, ErrGroupNotFound)
 			return
 		}
-		for id := range g.pending {
-			g.unpend(id)
-		}
-		if !g.empty() {
+		if g.empty() {
+			g.unpendAll()
+		} else {
 			g.upgrade(func(err error) {
 				if err != nil {
 					reply(none, err)

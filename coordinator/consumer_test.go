@@ -677,6 +677,14 @@ func TestConsumerMigrationPolicy(t *testing.T) {
 	q := h.consumer("b", "t")
 	q.group = "strange"
 	h.want(q.beat(), ErrGroupNotFound)
+	// Nor does one that was given an id lose it by somebody else's refused attempt.
+	r = request("")
+	r.Group, r.RequireID = "strange", true
+	r.MemberID = h.join(r).get().MemberID
+	h.want(q.beat(), ErrGroupNotFound)
+	if a := h.join(r); !a.waits() {
+		t.Fatalf("who was given an id is answered %+v", a.get())
+	}
 }
 
 // A static member moves from one protocol to the other and back under its instance id.

@@ -240,6 +240,12 @@ func (g *group) unpend(id string) {
 	}
 }
 
+func (g *group) unpendAll() {
+	for id := range g.pending {
+		g.unpend(id)
+	}
+}
+
 // welcome adds a member, and so begins a rebalance.
 func (g *group) welcome(id string, r *JoinRequest, reply func(JoinResult)) {
 	m := &member{id: id, instance: r.Instance, isNew: true, skips: r.Skips}

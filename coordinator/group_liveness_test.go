@@ -15,7 +15,6 @@ type parked struct {
 	what     string
 	since    time.Time
 	answered bool
-	done     func() bool
 }
 
 // livenessClient is one client of a group of the classic protocol, with what it was told.
