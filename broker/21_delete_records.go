@@ -30,7 +30,7 @@ func (s *server) deleteRecords(r *request) {
 		if topicErr == nil && topic.Internal() {
 			topicErr = refuse(kerr.InvalidTopicException, fmt.Sprintf("topic %s belongs to the brokers", topic.Name))
 		}
-		if topicErr == nil && !deletes(topicText(topic.Configs, "cleanup.policy")) {
+		if topicErr == nil && compacts(topic.Configs["cleanup.policy"]) && !deletes(topic.Configs) {
 			topicErr = refuse(kerr.PolicyViolation, fmt.Sprintf("topic %s is compacted, and its cleanup.policy does not let records be deleted", topic.Name))
 		}
 		for j := range t.Partitions {

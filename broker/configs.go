@@ -65,7 +65,7 @@ var topicConfigDefs = []configDef{
 	{name: readConsistency, typ: kmsg.ConfigTypeString, def: ReadLease, broker: readConsistency, does: obeyed, allowed: []string{ReadLease, ReadQuorum},
 		doc: "What confirms an answer that speaks of the log's end. lease: the leader's lease, and a quorum only without one. quorum: a quorum each time, so that no clock matters."},
 	{name: "cleanup.policy", typ: kmsg.ConfigTypeList, def: "delete", broker: "log.cleanup.policy", does: obeyed, allowed: []string{"delete", "compact"},
-		doc: "What becomes of old records: delete drops whole segments, compact keeps the newest record of each key; both may be given."},
+		doc: "What becomes of old records: delete drops whole segments, compact keeps the newest record of each key; both may be given. Neither, the empty list, keeps all."},
 	{name: "compression.gzip.level", typ: kmsg.ConfigTypeInt, def: "-1", broker: "compression.gzip.level", does: obeyed, least: -1, most: 9, valid: checkGzipLevel,
 		doc: "The level that compression.type=gzip compresses at, 1 to 9. -1: gzip's own."},
 	{name: "compression.lz4.level", typ: kmsg.ConfigTypeInt, def: "9", broker: "compression.lz4.level", does: obeyed, least: 1, most: 17,
@@ -254,7 +254,7 @@ func (d *configDef) check(value string) error {
 			return fmt.Errorf("it is a number from %d to %d", d.least, d.most)
 		}
 	case kmsg.ConfigTypeList:
-		if len(d.allowed) > 0 {
+		if len(d.allowed) > 0 && value != "" { // the empty list has no elements
 			for v := range strings.SplitSeq(value, ",") {
 				if !slices.Contains(d.allowed, strings.TrimSpace(v)) {
 					return fmt.Errorf("its elements are %s", strings.Join(d.allowed, ", "))

@@ -309,6 +309,9 @@ func TestAppendAndSubtract(t *testing.T) {
 		{subtractOp(key, "0:2,7:7"), "0:1,1:1"},
 		{subtractOp(key, "0:1,1:1"), ""},
 		{appendOp("cleanup.policy", "delete"), "delete"},
+		{subtractOp("cleanup.policy", "delete"), ""},
+		{appendOp("cleanup.policy", "compact"), "compact"},
+		{setTo("cleanup.policy", " "), " "},
 	} {
 		resp := ask[*kmsg.IncrementalAlterConfigsResponse](c, incrementalAlter(1, kmsg.ConfigResourceTypeTopic, "t", tc.op))
 		if resp.Resources[0].ErrorCode != 0 || h.back.Image().Topic("t").Configs[tc.op.name] != tc.want {
@@ -585,6 +588,15 @@ func TestSettingsOfJitterAndThrottle(t *testing.T) {
 	compacted := &coordinator.Topic{Configs: map[string]string{"cleanup.policy": "compact", "retention.bytes": "0", "retention.ms": "0"}, Partitions: make([]coordinator.Partition, 1)}
 	if s := r.settingsOf(compacted, 0, nil); s.RetentionBytes >= 0 || s.RetentionAge >= 0 {
 		t.Errorf("records of a topic that is compacted only go by age or size: %+v", s)
+	}
+	// The empty list of policies keeps all, which is not what the policy that nobody has set does.
+	kept := &coordinator.Topic{Configs: map[string]string{"cleanup.policy": "", "retention.bytes": "1", "retention.ms": "1"}, Partitions: make([]coordinator.Partition, 1)}
+	if s := r.settingsOf(kept, 0, nil); s.RetentionBytes >= 0 || s.RetentionAge >= 0 || s.Compact {
+		t.Errorf("records of a topic without a policy go: %+v", s)
+	}
+	delete(kept.Configs, "cleanup.policy")
+	if s := r.settingsOf(kept, 0, nil); s.RetentionBytes != 1 || s.RetentionAge != time.Millisecond || s.Compact {
+		t.Errorf("the default is to delete: %+v", s)
 	}
 	// No lag is none, not a very short one: that would hold back what bears a time yet to come.
 	for v, want := range map[string]time.Duration{"0": 0, "1": time.Millisecond, "9223372036854775807": -1} {

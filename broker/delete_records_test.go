@@ -74,6 +74,10 @@ func TestDeleteRecordsRefusals(t *testing.T) {
 	if code := one(deleteRecordsRequest(2, "table", 0)); code != kerr.PolicyViolation.Code {
 		t.Errorf("a compacted topic: %d", code)
 	}
+	h.back.addTopic("kept", 1, map[string]string{"cleanup.policy": ""})
+	if code := one(deleteRecordsRequest(2, "kept", 0)); code != 0 {
+		t.Errorf("a topic that keeps all until somebody asks: %d", code)
+	}
 	if code := one(deleteRecordsRequest(2, "nope", 0)); code != kerr.UnknownTopicOrPartition.Code {
 		t.Errorf("unknown topic: %d", code)
 	}

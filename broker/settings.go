@@ -76,7 +76,7 @@ func (r *reconciler) settingsOf(t *coordinator.Topic, i int32, defaults *map[str
 	s.SegmentAge, s.SegmentJitter = ms("segment.ms"), ms("segment.jitter.ms")
 	s.RetentionAge, s.RetentionBytes = ms("retention.ms"), number("retention.bytes", 1<<63-1)
 	switch {
-	case !deletes(text("cleanup.policy")):
+	case !deletes(configs):
 		s.RetentionAge, s.RetentionBytes = -1, -1
 	case text("retention.bytes") == "0":
 		s.RetentionBytes = 1 // a zero would stand for the default
@@ -106,8 +106,13 @@ func compressionOf(configs map[string]string) (c partition.Recompression) {
 	return c
 }
 
-// deletes reports that cleanup.policy lets old records be dropped, compacts that it keeps the newest of each key.
-func deletes(policy string) bool  { return policy == "" || hasPolicy(policy, "delete") }
+// deletes reports that cleanup.policy lets old records be dropped: it is not set, or says so. An empty list keeps all that there is.
+func deletes(configs map[string]string) bool {
+	policy, set := configs["cleanup.policy"]
+	return !set || hasPolicy(policy, "delete")
+}
+
+// compacts reports that it keeps the newest record of each key.
 func compacts(policy string) bool { return hasPolicy(policy, "compact") }
 
 func hasPolicy(policies, one string) bool {
