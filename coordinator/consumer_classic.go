@@ -441,7 +441,8 @@ func (g *group) consumerRejoinExpired(m *consumerMember) {
 	g.expel(m, "did not join or synchronise in time", &m.rejoin, true, func(o *consumerMember) bool { return !o.rejoinBy.IsZero() && !g.now().Before(o.rejoinBy) })
 }
 
-// leaveConsumer serves a LeaveGroup to a group of the new protocol.
+// leaveConsumer serves a LeaveGroup to a group of the new protocol: of members of the classic protocol, and of an operator who removes members of
+// either, static ones by instance. Who is removed and still there learns it at its next heartbeat.
 func (g *group) leaveConsumer(members []LeavingMember, answer func([]error, error)) {
 	errs := make([]error, len(members))
 	var gone []*consumerMember
@@ -454,8 +455,6 @@ func (g *group) leaveConsumer(members []LeavingMember, answer func([]error, erro
 		switch {
 		case err != nil:
 			errs[i] = err
-		case m.says.classic == nil:
-			errs[i] = ErrUnknownMember
 		case !slices.Contains(gone, m):
 			g.s.c.cfg.Logger.Info("a member left its consumer group", "group", g.name, "member", m.id, "reason", said(l.Reason))
 			gone = append(gone, m)

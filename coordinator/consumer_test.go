@@ -544,8 +544,8 @@ func TestConsumerUpgradeAndDowngrade(t *testing.T) {
 	h.want(h.commit(commitOf("g", id, 2, 8)).get(), nil)
 	if r := h.joinClassic("", nil, []string{"t"}, nil).get(); r.Err != nil || r.Generation != 3 {
 		t.Fatalf("another classic member: %+v", r)
-	} else if errs, err := h.leavesFrom("g", LeavingMember{ID: r.MemberID}, LeavingMember{ID: "b"}, LeavingMember{ID: "who"}); err != nil ||
-		!slices.Equal(errs, []error{nil, ErrUnknownMember, ErrUnknownMember}) {
+	} else if errs, err := h.leavesFrom("g", LeavingMember{ID: r.MemberID}, LeavingMember{ID: "who"}); err != nil ||
+		!slices.Equal(errs, []error{nil, ErrUnknownMember}) {
 		t.Fatal(errs, err)
 	}
 	other := request("")
@@ -684,6 +684,27 @@ func TestConsumerMigrationPolicy(t *testing.T) {
 	h.want(q.beat(), ErrGroupNotFound)
 	if a := h.join(r); !a.waits() {
 		t.Fatalf("who was given an id is answered %+v", a.get())
+	}
+}
+
+// Kafka's Admin.removeMembersFromConsumerGroup sends a LeaveGroup, whichever protocol the members are of.
+func TestOperatorRemovesMembersOfTheNewProtocol(t *testing.T) {
+	h, _ := newConsumerHarness(t, GroupConfig{}, "t")
+	inst, nobody := "i", "nobody"
+	a, b, c := h.consumer("a", "t"), h.consumer("b", "t"), h.consumer("c", "t")
+	a.instance = &inst
+	for _, m := range []*consumer{a, b, c} {
+		m.mustBeat()
+	}
+	if errs, err := h.leavesFrom("g", LeavingMember{Instance: &inst}, LeavingMember{ID: "b"}, LeavingMember{ID: "c", Instance: &inst}, LeavingMember{Instance: &nobody}); err != nil ||
+		!slices.Equal(errs, []error{nil, nil, ErrFencedInstance, ErrUnknownMember}) {
+		t.Fatal(errs, err)
+	}
+	h.want(a.beat(), ErrUnknownMember)
+	h.want(b.beat(), ErrUnknownMember)
+	h.settle(c)
+	if d := h.describe("g"); len(d.Members) != 1 || d.Members[0].ID != "c" {
+		t.Fatalf("%+v", d)
 	}
 }
 
