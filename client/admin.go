@@ -377,18 +377,24 @@ func (a *Admin) TrimPartition(ctx context.Context, topic string, partition int32
 
 // OffsetAt is the offset of the first record of a partition whose timestamp is t or later, or the end if there is none.
 func (a *Admin) OffsetAt(ctx context.Context, topic string, partition int32, t time.Time) (int64, error) {
-	subject := partitionName(topic, partition)
+	offsets, err := a.offsetsAt(ctx, topic, t, partition)
+	return offsets[partition], err
+}
+
+// offsetsAt are those of several partitions.
+func (a *Admin) offsetsAt(ctx context.Context, topic string, t time.Time, partitions ...int32) (map[int32]int64, error) {
 	offsets, err := a.offsetsOf(ctx, topic, func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
 		return a.raw.ListOffsetsAfterMilli(ctx, t.UnixMilli(), topics...)
-	}, partition)
+	}, partitions...)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	offset, ok := offsets[partition]
-	if !ok {
-		return 0, a.wrap("look up a time in", subject, kerr.UnknownTopicOrPartition)
+	for _, p := range partitions {
+		if _, ok := offsets[p]; !ok {
+			return nil, a.wrap("look up a time in", partitionName(topic, p), kerr.UnknownTopicOrPartition)
+		}
 	}
-	return offset, nil
+	return offsets, nil
 }
 
 // bounds returns the first offset and the end of every partition of a topic: the end that a reader sees who waits for

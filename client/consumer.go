@@ -285,13 +285,15 @@ func (c *Consumer) reads(direct map[string]map[int32]kgo.Offset) {
 func (c *Consumer) resolve(ctx context.Context, starts map[string]map[int32]Start, committed bool) (map[string]map[int32]kgo.Offset, error) {
 	out := make(map[string]map[int32]kgo.Offset)
 	for topic, ps := range starts {
-		begins, ends, err := c.admin.bounds(ctx, topic, committed, slices.Collect(maps.Keys(ps))...)
+		all := slices.Collect(maps.Keys(ps))
+		begins, ends, err := c.admin.bounds(ctx, topic, committed, all...)
 		if err != nil {
 			return nil, err
 		}
+		where := c.admin.locate(topic, all...)
 		for p, start := range ps {
 			end := ends[p]
-			at, err := c.admin.position(ctx, topicPartition{topic, p}, start, begins[p], end)
+			at, err := where.position(ctx, p, start, begins[p], end)
 			if err != nil {
 				return nil, err
 			}
@@ -380,8 +382,9 @@ func (c *Consumer) groupEnds(ctx context.Context, cfg *ConsumerConfig, parts map
 		if err != nil {
 			return nil, err
 		}
+		where := c.admin.locate(topic, ps...)
 		for _, p := range ps {
-			at, err := c.admin.position(ctx, topicPartition{topic, p}, cfg.From, begins[p], ends[p])
+			at, err := where.position(ctx, p, cfg.From, begins[p], ends[p])
 			if err != nil {
 				return nil, err
 			}

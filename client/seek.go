@@ -124,24 +124,46 @@ func (c *Consumer) mineLocked(tp topicPartition) bool {
 
 // position is the offset that start means in a partition.
 func (a *Admin) position(ctx context.Context, tp topicPartition, start Start, begin, end int64) (at int64, err error) {
+	return a.locate(tp.topic, tp.partition).position(ctx, tp.partition, start, begin, end)
+}
+
+// locator finds the positions of many partitions of a topic. What has to be asked for is asked of all of them at once, the first time that it is
+// needed: an answer has every partition, so that a question for each would be as much work as the square of their number.
+type locator struct {
+	a          *Admin
+	topic      string
+	partitions []int32
+	times      map[int64]map[int32]int64 // by milliseconds: the first offset from then on
+	ends       map[int32]int64           // high watermarks
+}
+
+func (a *Admin) locate(topic string, partitions ...int32) *locator {
+	return &locator{a: a, topic: topic, partitions: partitions, times: make(map[int64]map[int32]int64)}
+}
+
+func (l *locator) position(ctx context.Context, partition int32, start Start, begin, end int64) (at int64, err error) {
 	at = begin
 	switch start.kind {
 	case startEnd:
 		at = end
 	case startOffset:
 		if at = start.n; at > end { // behind what is committed there may be more
-			last, err := a.offsetsOf(ctx, tp.topic, a.raw.ListEndOffsets, tp.partition)
-			if err != nil {
-				return 0, err
+			if l.ends == nil {
+				if l.ends, err = l.a.offsetsOf(ctx, l.topic, l.a.raw.ListEndOffsets, l.partitions...); err != nil {
+					return 0, err
+				}
 			}
-			at = min(at, max(end, last[tp.partition]))
+			at = min(at, max(end, l.ends[partition]))
 		}
 	case startTail:
 		at = end - start.n
 	case startTime:
-		if at, err = a.OffsetAt(ctx, tp.topic, tp.partition, time.UnixMilli(start.n)); err != nil {
-			return 0, err
+		if l.times[start.n] == nil {
+			if l.times[start.n], err = l.a.offsetsAt(ctx, l.topic, time.UnixMilli(start.n), l.partitions...); err != nil {
+				return 0, err
+			}
 		}
+		at = l.times[start.n][partition]
 	}
 	return max(at, begin), nil
 }
@@ -265,10 +287,14 @@ func (a *Admin) resolveStarts(ctx context.Context, start Start, committed bool, 
 	unknown := start.offset()
 	for topic, ps := range offsets {
 		var begins, ends map[int32]int64
+		var new []int32
 		for p, o := range ps {
-			if o != unknown {
-				continue
+			if o == unknown {
+				new = append(new, p)
 			}
+		}
+		where := a.locate(topic, new...)
+		for _, p := range new {
 			if begins == nil {
 				var err error
 				if begins, ends, err = a.bounds(ctx, topic, committed); err != nil {
@@ -279,7 +305,7 @@ func (a *Admin) resolveStarts(ctx context.Context, start Start, committed bool, 
 			if !ok {
 				continue
 			}
-			at, err := a.position(ctx, topicPartition{topic, p}, start, begin, ends[p])
+			at, err := where.position(ctx, p, start, begin, ends[p])
 			if err != nil {
 				return err
 			}
