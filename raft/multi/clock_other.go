@@ -18,3 +18,6 @@ type BootClock struct{}
 
 // Now reads the clock.
 func (BootClock) Now() raft.Time { return raft.Time(time.Since(processStart)) + 1 }
+
+// Monotonic reads the same clock: what was slept is not told here.
+func (c BootClock) Monotonic() raft.Time { return c.Now() }
