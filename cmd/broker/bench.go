@@ -35,9 +35,9 @@ type benchOptions struct {
 	rate        int
 	backlog     float64
 	together    bool
-	batch       int
+	batch       int64
 	linger      time.Duration
-	inflight    int
+	inflight    int64
 	modes       []string
 	over        []string
 	kafkaWarmup time.Duration
@@ -92,9 +92,9 @@ processes are stopped, also after an error or an interrupt; what was measured un
 	f.IntSliceVar(&o.producers, "producers", nil, "with `N,...` producers")
 	f.IntSliceVar(&o.consumers, "consumers", nil, "with `N,...` consumers, where the scenario has any")
 	f.IntSliceVar(&o.replicas, "replicas", nil, "with `N,...` replicas, on as many brokers, three at least")
-	f.IntSliceVar(&o.record, "record-bytes", nil, "with records of `N,...` bytes")
-	f.IntVar(&o.inflight, "inflight-bytes", 0, "unacknowledged bytes of each producer; 0: as the scenario has it")
-	f.IntVar(&o.batch, "batch-bytes", 1<<20, "the most bytes of a batch, in clients that batch")
+	f.Var(&sizeListFlag{to: &o.record}, "record-bytes", "with records of `N,...` bytes")
+	sizeVar(f, &o.inflight, "inflight-bytes", 0, "unacknowledged bytes of each producer; 0: as the scenario has it")
+	sizeVar(f, &o.batch, "batch-bytes", 1<<20, "the most bytes of a batch, in clients that batch")
 	f.DurationVar(&o.linger, "linger", 0, "how long a batch waits for more records, likewise")
 	f.IntVar(&o.rate, "rate", 0, "L2, F1, F2, C1: records a second of all producers; 0: half of what the slowest system can do")
 	f.Float64Var(&o.backlog, "backlog", 0, "F2, C1, R1: `GB` of records that are missed, read, or on the disks of all brokers together (R1); 0: as the scenario has it")
@@ -104,7 +104,7 @@ processes are stopped, also after an error or an interrupt; what was measured un
 	f.StringSliceVar(&o.over, "over", nil, "G1: let only `NAME,...` grow: "+strings.Join(bench.Over(), ", "))
 	f.IntVar(&o.peerMax, "peer-partitions", 0, "M2: the most partitions of a peer; 0: as many as ours")
 	f.DurationVar(&o.limit, "limit", 10*time.Minute, "how long one step may take; what a system cannot do in it is said")
-	f.StringArrayVar(&o.args, "broker-arg", nil, "give each of our brokers this flag, as in --broker-arg=--cache-bytes=1000000; may be repeated")
+	f.StringArrayVar(&o.args, "broker-arg", nil, "give each of our brokers this flag, as in --broker-arg=--cache-bytes=16MiB; may be repeated")
 	return group("bench", "Measure Balsa beside its peers", run, newBenchSuiteCommand(a), newBenchLimitsCommand(a), newBenchReportCommand(a), newBenchCheckCommand(a))
 }
 
@@ -184,7 +184,7 @@ func (o *benchOptions) plan(names []string) (p benchPlan, err error) {
 			}
 		}
 		if s.Inflight > 0 && o.inflight > 0 {
-			s.Inflight = o.inflight
+			s.Inflight = int(o.inflight)
 		}
 		if s.Star && len(o.over) > 0 {
 			s = s.Only(o.over)
@@ -272,7 +272,7 @@ func (a *app) benchRun(cmd *cobra.Command, names []string, o *benchOptions) (err
 	}
 	progress := bench.NewProgress(a.err)
 	defer progress.Close()
-	client := bench.Client{BatchBytes: o.batch, Linger: o.linger}
+	client := bench.Client{BatchBytes: int(o.batch), Linger: o.linger}
 	peers, err := o.bringPeers(cmd.Context(), client, progress.Log)
 	if err != nil {
 		return err

@@ -116,6 +116,8 @@ func TestSettingsPrecedence(t *testing.T) {
 		{key: "timeout", command: "version", flag: "timeout", def: "30s", file: "1m", fileWant: "1m0s", env: "2m", arg: "3m", want: "3m0s"},
 		{key: "brokers", command: "version", flag: "brokers", def: "[localhost:9092]", file: "[a:1, b:2]", fileWant: "[a:1,b:2]", env: "c:3,d:4", arg: "e:5", want: "[e:5]"},
 		{key: "dev.nodes", command: "dev", flag: "nodes", def: "3", file: "5", fileWant: "5", env: "7", arg: "9", want: "9"},
+		{key: "cache-bytes", command: "start", flag: "cache-bytes", def: "64MiB", file: "1000000", fileWant: "1000000", env: "1536MiB", arg: "2KB", want: "2000"},
+		{key: "move-rate", command: "start", flag: "move-rate", def: "64MiB", file: "1MiB/s", fileWant: "1MiB", env: "2GiB", arg: "-1", want: "-1"},
 		{key: "produce.acks", command: "produce", flag: "acks", def: "all", file: "1", fileWant: "1", env: "0", arg: "all", want: "all"},
 	} {
 		t.Run(tc.key, func(t *testing.T) {
@@ -187,7 +189,7 @@ func TestNearest(t *testing.T) {
 		"no.such.setting": "'broker help topic-configs' lists what a topic can be given",
 		"retention.ms":    "'broker help topic-configs' lists what a topic can be given", // it is the value that was refused
 	} {
-		err := configMistake(refused, client.TopicConfigs, []string{name})
+		err := configMistake(refused, client.TopicConfigs, map[string]string{name: "1"})
 		e, ok := err.(*cliError)
 		if !ok {
 			e = a.explain(err, "broker topic alter")
@@ -196,8 +198,14 @@ func TestNearest(t *testing.T) {
 			t.Errorf("%s: %q, exit code %d", name, e.mend, e.code)
 		}
 	}
+	value := &client.Error{Op: "change the configs of", Subject: "topic/orders", Kind: client.ErrInvalid, Err: fmt.Errorf("retention.bytes, retention.ms: no number (%w)", kerr.InvalidConfig)}
+	for given, want := range map[[2]string]string{{"retention.bytes", "1GiB"}: "retention.bytes=1073741824", {"retention.ms", "2h"}: "retention.ms=7200000"} {
+		if e, ok := configMistake(value, client.TopicConfigs, map[string]string{given[0]: given[1]}).(*cliError); !ok || !strings.Contains(e.mend, want) {
+			t.Errorf("%v: %+v", given, e)
+		}
+	}
 	still := &client.Error{Op: "change the configs of", Subject: "brokers", Kind: client.ErrInvalid, Err: kerr.InvalidConfig}
-	if err := configMistake(still, client.BrokerConfigs, []string{"group.min.session.timeout.ms"}); err != error(still) {
+	if err := configMistake(still, client.BrokerConfigs, map[string]string{"group.min.session.timeout.ms": "1"}); err != error(still) {
 		t.Errorf("another config is meant than one that there is, though it cannot be set while a broker runs: %v", err)
 	}
 	for _, tc := range []struct {

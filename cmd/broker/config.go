@@ -214,7 +214,9 @@ func newConfigDelete(a *app) *cobra.Command {
 func (a *app) alterConfigs(cmd *cobra.Command, r client.ConfigResource, changes []client.ConfigChange, dry bool) error {
 	return withAdmin(cmd, func(ctx context.Context, adm *client.Admin) error {
 		var names, gone []string
+		given := make(map[string]string)
 		for _, c := range changes {
+			given[c.Name] = c.Value
 			if names = append(names, c.Name); c.Op == client.DeleteConfig {
 				gone = append(gone, c.Name)
 			}
@@ -229,7 +231,7 @@ func (a *app) alterConfigs(cmd *cobra.Command, r client.ConfigResource, changes 
 			}
 		}
 		if err := adm.AlterConfigs(ctx, r, changes, dry); err != nil {
-			return configMistake(noBroker(err, r), r.Kind, names)
+			return configMistake(noBroker(err, r), r.Kind, given)
 		}
 		values, err := adm.Configs(ctx, r, names...)
 		if err != nil {

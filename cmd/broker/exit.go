@@ -94,6 +94,10 @@ func (a *app) explain(err error, commandPath string) *cliError {
 			break
 		}
 		e.mend = "start one with 'broker start' or 'broker dev', or name others with -b HOST:PORT or BALSA_BROKERS"
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.what = "no broker answered in time"
+			e.mend = "what listens there, if anything does, may be no Kafka listener, or be slow (--timeout waits longer); " + e.mend
+		}
 		if mend := tlsMend(err); mend != "" {
 			e.mend = mend
 			break

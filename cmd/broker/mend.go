@@ -7,8 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -64,6 +67,12 @@ func flagMistake(cmd *cobra.Command, err error) error {
 
 // valueKind is what a flag takes, where it is Go's own parser that refused a value, whose words are for programmers; "" where the flag itself did.
 func valueKind(f *pflag.Flag, err error) string {
+	if sizes := sizeKind(f.Value.Type()); sizes != "" {
+		if errors.Is(err, strconv.ErrRange) {
+			sizes += ", and one that fits into 64 bits"
+		}
+		return sizes
+	}
 	if _, ok := errors.AsType[*strconv.NumError](err); !ok && f.Value.Type() != "duration" {
 		return ""
 	}
@@ -176,13 +185,14 @@ func invalidMend(err error, commandPath string) string {
 	return fmt.Sprintf("'%s --help' shows what is understood", commandPath)
 }
 
-// configMistake words the brokers' refusal of configs: a name that they do not know may be nearly another one.
-func configMistake(err error, kind string, names []string) error {
+// configMistake words the brokers' refusal of configs: a name that they do not know may be nearly another one, and a value that is none 1GiB, where they,
+// as Kafka's, have plain numbers: what is given is what everybody's tools show.
+func configMistake(err error, kind string, given map[string]string) error {
 	if !errors.Is(err, kerr.InvalidConfig) {
 		return err
 	}
 	known := broker.Configs(kind)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
 		near, there := "", false
 		distance := len(name)/3 + 1
 		for i := range known {
@@ -194,6 +204,15 @@ func configMistake(err error, kind string, names []string) error {
 		}
 		if near != "" && !there {
 			return &cliError{code: exitUsage, what: err.Error(), mend: fmt.Sprintf("did you mean %s? %s", near, invalidMend(err, "")), err: err}
+		}
+		value := given[name]
+		if _, notPlain := strconv.ParseInt(value, 10, 64); there && notPlain != nil && strings.Contains(err.Error(), name) {
+			if n, noSize := parseSize(strings.TrimSuffix(value, "/s")); noSize == nil {
+				return &cliError{code: exitUsage, what: err.Error(), mend: fmt.Sprintf("configs are plain numbers, as Kafka's: write %s=%d", name, n), err: err}
+			}
+			if d, noDuration := time.ParseDuration(value); noDuration == nil && strings.HasSuffix(name, ".ms") {
+				return &cliError{code: exitUsage, what: err.Error(), mend: fmt.Sprintf("configs are plain numbers, as Kafka's: write %s=%d", name, d.Milliseconds()), err: err}
+			}
 		}
 	}
 	return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,9 +132,9 @@ func newQuotaSet(a *app) *cobra.Command {
 			limits := make(map[string]*float64)
 			for _, s := range args {
 				name, value, ok := strings.Cut(s, "=")
-				v, err := strconv.ParseFloat(value, 64)
+				v, err := quotaValue(name, value)
 				if !ok || name == "" || err != nil {
-					return usageError("write producer_byte_rate=1048576", "%q is no QUOTA=VALUE", s)
+					return usageError("write producer_byte_rate=1048576, or 1MiB", "%q is no QUOTA=VALUE", s)
 				}
 				limits[name] = &v
 			}
@@ -143,6 +144,19 @@ func newQuotaSet(a *app) *cobra.Command {
 	e.add(cmd)
 	dryRunFlag(cmd, &dry)
 	return cmd
+}
+
+// quotaValue is a number, and for what is bytes a second one with a unit, too.
+func quotaValue(name, s string) (float64, error) {
+	v, err := strconv.ParseFloat(s, 64)
+	if err == nil && (math.IsNaN(v) || math.IsInf(v, 0)) {
+		return 0, strconv.ErrRange
+	}
+	if err != nil && strings.HasSuffix(name, "_byte_rate") {
+		n, notSize := parseSize(strings.TrimSuffix(s, "/s"))
+		return float64(n), notSize
+	}
+	return v, err
 }
 
 func newQuotaDelete(a *app) *cobra.Command {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -89,8 +90,8 @@ func (a *app) root() *cobra.Command {
 		root.AddCommand(newCommand(a))
 	}
 	root.AddCommand(
-		&cobra.Command{Use: "settings", Short: "The settings: names, environment variables, types, defaults", Long: settingsHelp(root)},
-		&cobra.Command{Use: "topic-configs", Short: "The settings of a topic: names, defaults, what they do", Long: topicConfigsHelp()},
+		helpTopic("settings", "The settings: names, environment variables, types, defaults", func() string { return settingsHelp(root) }),
+		helpTopic("topic-configs", "The settings of a topic: names, defaults, what they do", topicConfigsHelp),
 		&cobra.Command{Use: "exit-codes", Short: "The exit codes", Long: exitCodesHelp},
 	)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -105,9 +106,37 @@ func (a *app) root() *cobra.Command {
 		}
 		return nil
 	}
+	a.wrapHelp(root)
 	markRun(a, root)
 	a.complete(root)
 	return root
+}
+
+// helpTopic is a command that only has a help text, which is made when it is asked for.
+func helpTopic(use, short string, text func() string) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short}
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s\n\n", text()) // as with other help, there is nowhere to report a failure to
+	})
+	return cmd
+}
+
+// What help texts are wrapped to: the terminal's width within bounds, and where there is none what can be read anywhere.
+const (
+	helpWidth    = 100
+	minHelpWidth = 60
+	maxHelpWidth = 140
+)
+
+// wrapHelp keeps what is said of flags within the width of what it is written to.
+func (a *app) wrapHelp(root *cobra.Command) {
+	width := helpWidth
+	if f, ok := a.out.(*os.File); ok {
+		if w := terminalWidth(f); w > 0 {
+			width = min(max(w, minHelpWidth), maxHelpWidth)
+		}
+	}
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", fmt.Sprintf(".FlagUsagesWrapped %d ", width)))
 }
 
 // markRun makes each command note that its own code has begun: see app.explain.

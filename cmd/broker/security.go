@@ -88,7 +88,7 @@ func (s *startSecurity) flags(f *pflag.FlagSet, cfg *broker.Config) {
 	f.IntVar(&cfg.MaxConnectionsPerIP, "max-connections-per-ip", 0, "those of one address; 0: as many as there may be")
 	f.Float64Var(&cfg.ConnectionRate, "connection-rate", 0, "new connections a second, further ones wait; 0: no bound")
 	f.Float64Var(&cfg.ConnectionRatePerIP, "connection-rate-per-ip", 0, "those of one address, further ones are closed; 0: no bound")
-	f.Int64Var(&cfg.ConnectionMemory, "connection-memory", 0, "bytes that one connection's unanswered produce requests may hold; 0: an eighth of --max-request-memory")
+	sizeVar(f, &cfg.ConnectionMemory, "connection-memory", 0, "bytes that one connection's unanswered produce requests may hold; 0: an eighth of --max-request-memory")
 	f.DurationVar(&cfg.AuthTimeout, "auth-timeout", 10*time.Second, "how long a connection may take to prove who it is, with TLS")
 }
 

@@ -374,6 +374,8 @@ func checkValue(f *pflag.Flag, n *yaml.Node) string {
 		_, err = strconv.ParseBool(n.Value)
 	case "float64":
 		_, err = strconv.ParseFloat(n.Value, 64)
+	case sizeType, rateType, sizeListType:
+		err = checkSize(f.Value.Type(), n.Value)
 	case "duration":
 		_, err = time.ParseDuration(n.Value)
 	case "choice":
@@ -401,6 +403,8 @@ func kindName(f *pflag.Flag) string {
 		return "a duration such as 500ms, 2s or 5m"
 	case "int32Slice", "intSlice":
 		return "whole numbers: 0,1,2"
+	case sizeType, rateType, sizeListType:
+		return sizeKind(f.Value.Type())
 	case "stringSlice":
 		return "a list: [a, b], or \"a,b\""
 	case "choice":

@@ -78,7 +78,7 @@ waits for longer than --timeout as long as there come more leaders. 'broker help
 					t, err = adm.Topic(ctx, spec.Name)
 				}
 				if err != nil {
-					return configMistake(err, client.TopicConfigs, slices.Sorted(maps.Keys(spec.Configs)))
+					return configMistake(err, client.TopicConfigs, spec.Configs)
 				}
 				already := ""
 				if there {
