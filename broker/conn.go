@@ -57,6 +57,8 @@ type conn struct {
 	source  *source                // its address; nil before it is admitted
 	muted   atomic.Int64           // until when nothing is read, by its quotas, in nanoseconds; 0: it is
 
+	arrival arrival // of the request that is being read
+
 	mu      sync.Mutex // guards what follows; a leaf
 	queue   []*request // in order of arrival, not yet written
 	writing bool       // somebody is writing, or about to
@@ -124,7 +126,7 @@ func (c *conn) readRequests() error {
 			return err
 		}
 		if c.auth.bare && c.auth.exchange != nil {
-			if err := c.bareToken(stallReader{c, br}); err != nil {
+			if err := c.bareToken(stallReader{c: c, br: br}); err != nil {
 				return err
 			}
 			continue
@@ -238,10 +240,17 @@ func (c *conn) readRequest(br *bufio.Reader, a *api, n int) (*request, error) {
 	var frame []byte
 	var pooled *[]byte
 	var err error
+	in := stallReader{c: c, br: br}
+	if br.Buffered() < n {
+		in.arrival = c.s.arriving.begin(c, c.s.memoryOf(a), n)
+	}
 	if a.key == keyProduce {
-		frame, pooled, err = readPooled(stallReader{c, br}, n)
+		frame, pooled, err = readPooled(in, n)
 	} else {
-		frame, err = protocol.ReadFrameBody(stallReader{c, br}, n)
+		frame, err = protocol.ReadFrameBody(in, n)
+	}
+	if in.arrival != nil { // what follows is not the peer's to hurry
+		c.s.arriving.end(in.arrival)
 	}
 	if err != nil {
 		return nil, truncated(err)
@@ -294,8 +303,9 @@ func (c *conn) decode(a *api, msg kmsg.Request, body []byte) (err error) {
 
 // stallReader renews the read deadline while a large frame makes progress.
 type stallReader struct {
-	c  *conn
-	br *bufio.Reader
+	c       *conn
+	br      *bufio.Reader
+	arrival *arrival // what is counted, or nil
 }
 
 func (r stallReader) Read(p []byte) (int, error) {
@@ -304,7 +314,11 @@ func (r stallReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return r.br.Read(p)
+	n, err := r.br.Read(p)
+	if r.arrival != nil {
+		r.arrival.got.Add(int64(n))
+	}
+	return n, err
 }
 
 // serve queues r and runs its handler.

@@ -136,7 +136,7 @@ func (c *conn) releaseHello(n int64) {
 // shared takes memory of what all connections have together for a request of n bytes.
 func (c *conn) shared(a *api, n int64) error {
 	if m := c.s.memoryOf(a); m != c.s.hellos {
-		return m.Acquire(c.ctx, n)
+		return c.s.arriving.acquire(c.ctx, m, n)
 	}
 	return c.acquireHello(n)
 }

@@ -86,6 +86,44 @@ func TestConnectionMemory(t *testing.T) {
 	})
 }
 
+// Who announces large requests and sends a byte now and then keeps the memory for them only until others want it.
+func TestSlowArrivals(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, serverOptions{MaxRequestBytes: 1 << 20, RequestMemory: 2 << 20, ConnectionMemory: 2 << 20, StallTimeout: time.Hour})
+	id := h.back.addTopic("t", 1, nil)
+	var slow []*kafkaClient
+	for range 2 {
+		c := h.dial()
+		c.nc.Write(append(binary.BigEndian.AppendUint32(nil, 1<<20), 0, 0, 0, 9, 0, 0, 0, 1))
+		slow = append(slow, c)
+	}
+	becomes(t, "they hold all memory", func() bool { return h.memory.used.Load() == 2<<20 })
+	c := h.dial()
+	if p := ask[*kmsg.ProduceResponse](c, produceRequest(9, -1, "t", id, 0, testBatch(strings.Repeat("x", 100_000)))).Topics[0].Partitions[0]; p.ErrorCode != 0 {
+		t.Fatalf("%+v", p)
+	}
+	for _, c := range slow {
+		c.closed()
+	}
+	if !strings.Contains(h.logs.String(), errArrivesSlowly.Error()) {
+		t.Errorf("log: %s", h.logs)
+	}
+	becomes(t, "all memory is back", func() bool { return h.memory.used.Load() == 0 })
+
+	began := time.Unix(0, 0)
+	for _, x := range []struct {
+		after time.Duration
+		got   int64
+		late  bool
+	}{{arrivalGrace, 0, false}, {arrivalGrace + time.Millisecond, 0, true}, {arrivalGrace + arrivalTime/2, 499, true}, {arrivalGrace + arrivalTime/2, 500, false}} {
+		a := arrival{size: 1000, began: began}
+		a.got.Store(x.got)
+		if late := a.late(began.Add(x.after)); late != x.late {
+			t.Errorf("%d of 1000 bytes after %v: late is %v", x.got, x.after, late)
+		}
+	}
+}
+
 // Half-sent hellos of one address hold that address's share, and keep nobody else from logging in.
 func TestHellosOfOneAddress(t *testing.T) {
 	h := newSASLHarness(t, 0)

@@ -122,7 +122,8 @@ type server struct {
 	polls     *budget             // pollMemory
 	hellos    *budget             // helloMemory
 	decoding  *semaphore.Weighted // decodeMemory
-	fetchUsed atomic.Int64        // of FetchMemory
+	arriving  *arriving
+	fetchUsed atomic.Int64 // of FetchMemory
 	sessions  *sessionCache
 	limits    limits
 	quotas    *quotas
@@ -151,6 +152,7 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		polls:      newBudget(pollMemory),
 		hellos:     newBudget(helloMemory),
 		decoding:   semaphore.NewWeighted(decodeMemory),
+		arriving:   newArriving(),
 		sessions:   newSessionCache(o.FetchSessions),
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
 		listeners:  make(map[net.Listener]struct{}),
