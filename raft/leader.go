@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 )
 
 func (r *Raft) becomeLeader() {
@@ -95,7 +96,9 @@ func (r *Raft) appendOwn(es []Entry) {
 	}
 	r.uncommitted += bytes
 	r.uncommittedBy = append(r.uncommittedBy, sizedIndex{r.last, bytes})
-	r.uncoverAll()
+	if es[0].Type == EntryConfig || es[0].Type == EntryNoop { // alone, see appendInternal
+		r.uncoverAll()
+	}
 	r.sendAppends()
 }
 
@@ -186,8 +189,11 @@ func (r *Raft) leaderDeadline() Time {
 		d = min(d, r.newsDue)
 	}
 	for _, p := range r.peers {
-		if !p.covered {
+		switch {
+		case !p.covered:
 			return min(d, r.heartbeatDue, r.quorumUntil())
+		case r.owes(p) || r.stable < r.last: // the latter to have the runtime look after its own disk
+			d = min(d, r.heartbeatDue)
 		}
 	}
 	return d
@@ -211,8 +217,8 @@ func (r *Raft) tickLeader() {
 		r.tellNews()
 	}
 	if r.now >= r.heartbeatDue {
-		if until := r.busyUntil(); until > r.now && until < Forever && len(r.reads) == 0 {
-			r.heartbeatDue = until
+		if until := r.busyUntil(); until > r.now && len(r.reads) == 0 {
+			r.heartbeatDue = min(until, r.now.add(r.lookAgain()))
 			return
 		}
 		r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval)
@@ -223,25 +229,39 @@ func (r *Raft) tickLeader() {
 	}
 }
 
-// busyUntil is until when no member needs a heartbeat that does not hear of this leader by other means; Forever if all do.
+// lookAgain is how long a leader that need not send heartbeats waits before it asks itself again.
+func (r *Raft) lookAgain() time.Duration { return max(r.cfg.BusyFor, r.cfg.HeartbeatInterval) }
+
+// busyUntil is until when no member needs a heartbeat; Forever if all hear of this leader by other means, and owe it nothing.
 func (r *Raft) busyUntil() Time {
 	t := Forever
 	for _, p := range r.peers {
-		if !p.covered {
-			t = min(t, r.busyWith(p))
-		}
+		t = min(t, r.busyWith(p))
 	}
 	return t
 }
 
 // busyWith is until when a member needs no heartbeat, because entries go to it and answers come: they are as good a sign of life, for
 // either side. With thousands of busy groups heartbeats were more than half of all messages. As answered heartbeats are also the clock
-// of repair and of throttles, nobody does without them who is probed, throttled, or does not answer.
+// of repair and of throttles, nobody does without them who is probed, throttled, or does not answer. For a member that is covered they are
+// nothing else, so that it may owe an answer for as long as members wait for a leader.
 func (r *Raft) busyWith(p *Progress) Time {
-	if r.cfg.BusyFor == 0 || p.State != Replicate || p.lost != 0 || r.cfg.Throttle != nil && catchingUp(p) {
+	switch {
+	case p.covered && !r.owes(p):
+		return Forever
+	case p.State != Replicate || p.lost != 0 || r.cfg.Throttle != nil && catchingUp(p):
+		return math.MinInt64
+	case p.covered:
+		return p.movedAt.add(r.cfg.ElectionTimeout)
+	case r.cfg.BusyFor == 0:
 		return math.MinInt64
 	}
 	return min(p.entriesAt, p.heardAt).add(r.cfg.BusyFor)
+}
+
+// owes says whether something was sent to p, or is to be, that it has not answered.
+func (r *Raft) owes(p *Progress) bool {
+	return !p.parked && (p.Match < r.last || p.newsAt != 0 || p.State != Replicate || p.lost != 0)
 }
 
 // startRound sends heartbeats of a new round: to all members, or to those who hear of this leader by no other means.
@@ -255,7 +275,7 @@ func (r *Raft) startRound(all bool) {
 		r.assignReads()
 	}
 	for _, p := range r.peers {
-		if all || !p.covered && r.busyWith(p) <= r.now {
+		if all || r.busyWith(p) <= r.now {
 			r.send(Message{Type: MsgHeartbeat, To: p.Member.ID, ToIncarnation: p.Member.Incarnation,
 				Commit: min(p.Match, r.commit), Round: r.round, SentAt: r.now})
 		}
@@ -289,7 +309,7 @@ func (r *Raft) contact(p *Progress, sentAt, at Time) {
 	}
 }
 
-// Coverable says whether a follower needs no heartbeat of its own: its log is this log, and all of it is committed (and
+// Coverable says whether a follower may begin to do without heartbeats of its own: its log is this log, and all of it is committed (and
 // durable here, too: a leader whose disk lags is not at rest), at the returned index, of which it has been told.
 func (r *Raft) Coverable(to NodeID) (Index, bool) {
 	p := r.peer(to)
@@ -299,15 +319,22 @@ func (r *Raft) Coverable(to NodeID) (Index, bool) {
 	return r.commit, p.State == Replicate && p.lost == 0 && p.Match == r.last && r.commit == r.last && r.stable == r.last && r.commit >= r.termStart && p.sentCommit == r.commit
 }
 
-// SetCovered pauses this leader's own heartbeats to a follower, or resumes them. A new entry resumes all.
-func (r *Raft) SetCovered(now Time, to NodeID, covered bool) {
+// SetCovered pauses this leader's own heartbeats to a follower, or resumes them. Entries go to it as before; while it is covered, only one that
+// does not answer them is sent heartbeats, after an election timeout. A membership resumes all.
+func (r *Raft) SetCovered(now Time, to NodeID, covered bool) { r.setCovered(now, to, covered, false) }
+
+// Park is SetCovered for a follower that is dead: nothing is sent to remind it of what it lacks. The next entry goes to it all the same, and by then it
+// must not be parked any more.
+func (r *Raft) Park(now Time, to NodeID) { r.setCovered(now, to, true, true) }
+
+func (r *Raft) setCovered(now Time, to NodeID, covered, parked bool) {
 	r.setNow(now)
 	p := r.peer(to)
-	if r.role != Leader || p == nil || p.covered == covered {
+	if r.role != Leader || p == nil || p.covered == covered && p.parked == parked {
 		return
 	}
 	if covered {
-		p.covered = true
+		p.covered, p.parked = true, parked
 	} else {
 		r.uncover(p)
 	}
@@ -315,7 +342,7 @@ func (r *Raft) SetCovered(now Time, to NodeID, covered bool) {
 
 // uncover makes heartbeats to p due at once.
 func (r *Raft) uncover(p *Progress) {
-	p.covered = false
+	p.covered, p.parked = false, false
 	r.heartbeatDue = min(r.heartbeatDue, r.now)
 	r.quorumSince = r.now // reports of covered members come late
 }
@@ -323,7 +350,7 @@ func (r *Raft) uncover(p *Progress) {
 func (r *Raft) uncoverAll() {
 	for _, p := range r.peers {
 		if p.covered {
-			p.covered = false
+			p.covered, p.parked = false, false
 			if r.heartbeatDue < r.now {
 				r.heartbeatDue = r.now.add(r.cfg.HeartbeatInterval) // the entries that go out now are a sign of life
 			}

@@ -33,8 +33,11 @@ type Progress struct {
 	ackedAt    Time // sent time of the latest message of this term that it has answered; its promise runs from there
 	heardAt    Time // when its last answer that was news came here: check-quorum goes by that
 	entriesAt  Time // when entries were last sent to it
+	newsAt     Time // when a message without entries was last sent to it, if that has not been answered; 0: it has
+	movedAt    Time // when it last acknowledged something new, or was sent something while it owed nothing
 	ackedRound uint64
 	covered    bool
+	parked     bool  // covered, and owes nothing, as it is dead: see Raft.Park
 	roundEnd   Index // the round of catching up ends when Match is here: see Raft.caughtUp
 	roundSince Time
 	fastRound  bool      // the last one took less than an election timeout

@@ -229,9 +229,16 @@ func (r *Raft) throttled(p *Progress) bool {
 }
 
 func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {
-	p.sentCommit = r.commit
-	if len(es) > 0 {
+	if p.inflights.n == 0 && p.newsAt == 0 {
+		p.movedAt = r.now
+	}
+	if p.sentCommit = r.commit; len(es) > 0 {
 		p.entriesAt = r.now
+	} else {
+		p.newsAt = r.now
+	}
+	if p.covered && r.heartbeatDue <= r.now {
+		r.heartbeatDue = r.now.add(r.lookAgain())
 	}
 	m := Message{Type: MsgApp, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, Index: prev, LogTerm: prevTerm,
 		Entries: es, Commit: r.commit, SentAt: r.now}
@@ -286,6 +293,9 @@ func (r *Raft) stepToLeader(m *Message) error {
 		if m.Reject {
 			r.handleReject(p, m)
 		} else {
+			if m.SentAt >= p.newsAt {
+				p.newsAt = 0
+			}
 			r.handleAck(p, m.Index)
 		}
 	case MsgSnapResp:
@@ -300,7 +310,7 @@ func (r *Raft) stepToLeader(m *Message) error {
 
 func (r *Raft) handleAck(p *Progress, i Index) {
 	if i > p.Match {
-		p.Match = i
+		p.Match, p.movedAt = i, r.now
 		p.stalled = 0
 	}
 	if p.Learner && p.Match >= p.roundEnd {
@@ -444,5 +454,6 @@ func (r *Raft) Unreachable(now Time, id NodeID) {
 	if p := r.peer(id); p != nil && p.State == Replicate {
 		p.becomeProbe()
 		p.waiting = true
+		r.heartbeatDue = min(r.heartbeatDue, r.now.add(r.cfg.HeartbeatInterval))
 	}
 }

@@ -1,5 +1,5 @@
-// What a group does about pair heartbeats, on its worker: as a leader it proposes to be covered when it is idle and
-// takes itself out when it is not; as a follower it accepts, and takes itself out before it may break the promise.
+// What a group does about pair heartbeats, on its worker: as a leader it proposes to be covered when it is idle, and stays so when it is not;
+// as a follower it accepts, and takes itself out before it may break the promise.
 
 package multi
 
@@ -34,11 +34,7 @@ func (g *Group) cover(id raft.NodeID) *leaderCoverage {
 	return nil
 }
 
-// restEarly: a leader to whom nobody has proposed anything yet waits for this part of CoverAfter only. When a broker has died that
-// led thousands of groups, the heartbeats of their new leaders would be most of the work.
-const restEarly = 10
-
-// proposedAt: there is something to say again, and soon more of it.
+// proposedAt: there is something to say, and soon more of it.
 func (g *Group) proposedAt(now raft.Time) { g.restFrom = now + raft.Time(g.h.o.CoverAfter) }
 
 // coverIdle proposes coverage where a leader has had nothing to do for a while.
@@ -54,7 +50,13 @@ func (g *Group) coverIdle(now raft.Time) {
 				continue
 			}
 			c := g.cover(m.ID)
-			if c != nil && (c.state == coverOn || c.state == coverParked) {
+			if c != nil && c.state == coverOn {
+				if _, ok := g.r.Coverable(m.ID); ok { // it may have asked for votes, say: the core spoke to it again
+					g.r.SetCovered(now, m.ID, true)
+				}
+				continue
+			}
+			if c != nil && c.state == coverParked {
 				continue
 			}
 			if c == nil {
@@ -96,15 +98,10 @@ func (g *Group) leaderCoverageChanged(now raft.Time, id raft.NodeID) {
 	switch {
 	case !known && g.park(now, c): // the session was lost because nobody answers
 	case !known:
-		c.state, c.retryAt = coverOff, now+raft.Time(g.h.o.CoverAfter)
+		c.state, c.retryAt = coverOff, now+raft.Time(g.h.o.ElectionTimeout)
 		g.r.SetCovered(now, id, false)
 		g.unparkUnlessQuorum(now)
 	case on && c.state == coverProposed:
-		if _, ok := g.r.Coverable(id); !ok {
-			g.h.pairs.uncoverGroup(g, id)
-			c.state, c.retryAt = coverOff, now+raft.Time(g.h.o.CoverAfter)
-			return
-		}
 		c.state = coverOn
 		g.r.PeerAcked(max(now, sentAt), id, c.term, sentAt)
 		g.r.SetCovered(now, id, true)
@@ -123,7 +120,26 @@ func (g *Group) feedAcks(now raft.Time) {
 	}
 }
 
-// uncoverAll takes a led group out everywhere: it has something to say again, or leads no more.
+// coverEntries does what new entries of a leader ask for, before anybody can hear of them: who is covered stays so, as what he owes for is
+// the core's to watch, unless they change who is a member. Who is parked may be needed for them.
+func (g *Group) coverEntries(now raft.Time, entries []raft.Entry) {
+	if len(g.covers) == 0 {
+		return
+	}
+	for i := range entries {
+		if t := entries[i].Type; t == raft.EntryConfig || t == raft.EntryNoop {
+			g.uncoverAll(now)
+			return
+		}
+	}
+	for i := range g.covers {
+		if c := &g.covers[i]; c.state == coverParked {
+			g.unpark(now, c)
+		}
+	}
+}
+
+// uncoverAll takes a led group out everywhere: it leads no more, or its members change.
 func (g *Group) uncoverAll(now raft.Time) {
 	if len(g.covers) == 0 {
 		return
@@ -215,6 +231,9 @@ func (g *Group) afterStep(now raft.Time) {
 		return
 	}
 	s := g.r.Status()
+	if s.Role == raft.Follower && s.Term == g.restsIn && s.Leader == g.restsWith {
+		return
+	}
 	ps := &g.h.pairs
 	ps.mu.Lock()
 	e := g.follower.entry
@@ -242,6 +261,7 @@ func (g *Group) followerCoverageChanged(now raft.Time) {
 			e.state = inCovered
 			delete(e.in.excepted, e.id)
 			f.entry = e
+			g.restsIn, g.restsWith = e.term, e.leader
 		default:
 			e.state = inExcept
 		}

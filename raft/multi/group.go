@@ -49,8 +49,9 @@ type Group struct {
 	follower     followerCoverage
 	followerHint atomic.Bool
 
-	// statusMu guards status and members, which the worker alone changes, and so reads without it. A leaf.
+	// statusMu guards status, members and lease, which the worker alone changes, and so reads without it. A leaf.
 	statusMu sync.Mutex
+	lease    raft.Time         // of a ready leader, with this status; 0: none
 	status   Status            // what the last turn left
 	members  []raft.PeerStatus // leader: see Peers
 
@@ -86,6 +87,10 @@ type Group struct {
 	pace   groupPace
 	queued raft.Time // when this turn's place in the run queue was taken
 	waited raft.Time // how long the last turn that staged proposals stood in the run queue
+
+	// The term and leader for which this follower was last covered.
+	restsIn   raft.Term
+	restsWith raft.NodeID
 
 	covers   []leaderCoverage
 	ticked   bool      // since coverage was last considered
@@ -222,6 +227,12 @@ func (g *Group) ProposeConf(c raft.ConfChange, done func(Outcome)) {
 // the commit index of any proposal that had been completed when Read was called. The leader's lease answers it; without
 // one it is a ReadIndex.
 func (g *Group) Read(done func(raft.Index, error)) {
+	if at, ok := g.readByLease(); ok {
+		g.h.stats.reads.Add(1)
+		g.h.stats.leaseReads.Add(1)
+		done(at, nil)
+		return
+	}
 	if err := g.in.pushRead(g.h, g, false, done); err != nil {
 		g.h.countRefusal(err)
 		done(0, err)
@@ -362,6 +373,7 @@ func (g *Group) shutdown() {
 	g.statusMu.Lock()
 	s := &g.status
 	s.Role, s.Ready, s.Err, s.Leader = raft.Follower, false, ErrClosed, 0
+	g.lease = 0
 	g.statusMu.Unlock()
 	g.closeMu.Lock()
 	g.closeErr = err
@@ -423,10 +435,15 @@ func (g *Group) publish() {
 			g.markSoon(g.h.now())
 		}
 	}
-	if !first && !g.peersMoved && sameStatus(old, &s) {
+	lease := raft.Time(0)
+	if s.Ready {
+		lease = g.r.LeaseUntil()
+	}
+	if !first && !g.peersMoved && lease == g.lease && sameStatus(old, &s) {
 		return
 	}
 	g.statusMu.Lock()
+	g.lease = lease
 	switch {
 	case s.Role != raft.Leader:
 		g.members = nil

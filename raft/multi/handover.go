@@ -84,6 +84,7 @@ func (g *Group) resign() {
 	}
 	g.feedAcks(now)
 	g.r.Resign(now)
+	g.dropLease()
 	rd, _ := g.r.Ready() // the last one: of what is in it, only the order matters
 	for i := range rd.Messages {
 		if rd.Messages[i].Type == raft.MsgTimeoutNow {

@@ -85,8 +85,8 @@ type Options struct {
 	ElectionTimeout   time.Duration // default 1 s; the same on every broker of a cluster
 	HeartbeatInterval time.Duration // default ElectionTimeout/10; of groups and of broker pairs
 	ClockDrift        time.Duration // default ElectionTimeout/20; taken off every lease
-	// CoverAfter is how long a group must have had no proposal before its heartbeats move to the pair; a tenth of it is enough for
-	// one that has had none since its leader was elected. Default ElectionTimeout.
+	// CoverAfter is how long a group must have had no proposal, nor an election, before its heartbeats move to the pair, where they stay when
+	// something is proposed again. Default ElectionTimeout/10.
 	CoverAfter time.Duration
 	// StallBound: with the oldest waiting group or the oldest sync older than this, the process counts as dead to its
 	// peers and sends no pair heartbeat and no answer; default ElectionTimeout.
@@ -155,7 +155,7 @@ func (o *Options) setDefaults() error {
 	defaultTo(&o.ElectionTimeout, time.Second)
 	defaultTo(&o.HeartbeatInterval, o.ElectionTimeout/10)
 	defaultTo(&o.ClockDrift, o.ElectionTimeout/20)
-	defaultTo(&o.CoverAfter, o.ElectionTimeout)
+	defaultTo(&o.CoverAfter, o.ElectionTimeout/10)
 	defaultTo(&o.StallBound, o.ElectionTimeout)
 	defaultTo(&o.HandOverAfter, o.ElectionTimeout)
 	defaultTo(&o.HangBound, 10*o.ElectionTimeout)

@@ -396,13 +396,20 @@ func (ps *pairs) dropGroup(g *Group) {
 	g.followerHint.Store(false)
 }
 
+// sendsTo: a message of this leader to a member may have been on its way.
+func (g *Group) sendsTo(id raft.NodeID) bool {
+	g.statusMu.Lock()
+	defer g.statusMu.Unlock()
+	s := &g.status
+	return s.Role == raft.Leader && s.Err == nil && (s.CoveredPeers == 0 || slices.ContainsFunc(g.members, func(m raft.PeerStatus) bool {
+		return m.Member.ID == id && (!m.Covered || m.Match < s.Last)
+	}))
+}
+
 // PeerUnreachable says that messages to a broker were lost. Groups that are sending to it stop their pipelines until it
 // answers. Nothing else is concluded: sessions and terms end by silence, which is what the other side goes by too.
 func (h *Host) PeerUnreachable(id raft.NodeID) {
-	for _, g := range h.sorted(func(g *Group) bool {
-		s := g.Status()
-		return s.Role == raft.Leader && s.Err == nil && s.CoveredPeers == 0
-	}) {
+	for _, g := range h.sorted(func(g *Group) bool { return g.sendsTo(id) }) {
 		_ = g.in.pushEvent(h, g, event{kind: evUnreachable, peer: id}) // refused: the group has stopped
 	}
 }

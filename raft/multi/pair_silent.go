@@ -105,7 +105,7 @@ func (g *Group) park(now raft.Time, c *leaderCoverage) bool {
 	}
 	c.state = coverParked
 	g.peersMoved = true
-	g.r.SetCovered(now, c.peer, true)
+	g.r.Park(now, c.peer)
 	return true
 }
 
@@ -117,11 +117,11 @@ func (g *Group) unpark(now raft.Time, c *leaderCoverage) {
 	g.r.SetCovered(now, c.peer, false)
 }
 
-// restsWithoutParked: this leader and the followers that are covered now are a quorum. Whoever is covered has all that is in the log,
-// and it is committed; so there is nothing that a parked follower could be needed for.
+// restsWithoutParked: all that is in the log is committed, and this leader and the followers that are covered now are a quorum: so there is
+// nothing that a parked follower could be needed for.
 func (g *Group) restsWithoutParked() bool {
 	s := g.r.Status()
-	if s.Role != raft.Leader || s.Conf.Joint() {
+	if s.Role != raft.Leader || s.Conf.Joint() || s.Commit != s.Last {
 		return false
 	}
 	n := 0

@@ -1,6 +1,8 @@
 // Linearizable reads of a group: by the leader's lease, or by a round of ReadIndex that many of them share.
 //
-// All reads that a turn finds are one batch, with one lease check or one ReadIndex. The core has one round on its way at a time,
+// Where the lease that the last turn left still holds, and nothing is committed that is not applied, a read is answered where it is asked for. A consumer
+// asks for as many partitions at once as it likes, most of which have nothing new: a turn for each of them would be most of what it costs.
+// All other reads that a turn finds are one batch, with one lease check or one ReadIndex. The core has one round on its way at a time,
 // and what comes meanwhile shares the next: so the more reads there are, the more of them a round answers, and a round
 // never answers a read that came after it was sent.
 
@@ -20,12 +22,30 @@ type readBatch struct {
 	done  []func(raft.Index, error)
 }
 
-// leased reports whether the lease holds by a clock that is read now, and rests on a round sent since this machine was
+// leased reports whether a lease holds by a clock that is read now, and rests on a round sent since this machine was
 // last seen to wake: how long it slept is known no better than its clocks kept count of it.
-func (g *Group) leased() bool {
-	until := g.r.LeaseUntil()
+func (g *Group) leased(until raft.Time) bool {
 	sent := until - raft.Time(g.h.o.ElectionTimeout-g.h.o.ClockDrift)
 	return until != 0 && sent >= raft.Time(g.h.wokeAt.Load()) && g.h.now() < until
+}
+
+// readByLease is a read without a turn. What the last one left belongs together: whatever this leader has acknowledged is in it, as it is published before
+// (apply), and nobody else has acknowledged anything before that lease ends, which is looked at last.
+func (g *Group) readByLease() (raft.Index, bool) {
+	g.statusMu.Lock()
+	until, at, commit := g.lease, g.status.Applied, g.status.Commit
+	g.statusMu.Unlock()
+	return at, until != 0 && at >= commit && g.readElsewhere.Load() == 0 && g.leased(until) // who reads elsewhere is to be told of commits: by a turn
+}
+
+// dropLease is called before anybody can hear of what ends this leader's lease early: an order to campaign.
+func (g *Group) dropLease() {
+	if g.lease == 0 || g.r.LeaseUntil() != 0 {
+		return
+	}
+	g.statusMu.Lock()
+	g.lease = 0
+	g.statusMu.Unlock()
 }
 
 // read answers reads by lease where they allow it and there is one; all others share a round of confirmation.
@@ -52,7 +72,7 @@ func (g *Group) read(now raft.Time, b *batch) {
 	}
 	// The commit index is taken before the clock is read: had another leader committed something that this one does not
 	// know, then after the lease's end.
-	if commit := s.Commit; len(b.reads) > 0 && g.leased() {
+	if commit := s.Commit; len(b.reads) > 0 && g.leased(g.r.LeaseUntil()) {
 		g.h.stats.leaseReads.Add(uint64(len(b.reads)))
 		if g.applied >= commit {
 			for _, done := range b.reads {

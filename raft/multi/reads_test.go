@@ -2,6 +2,7 @@ package multi
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -357,4 +358,59 @@ func TestFollowersAreToldWhenSomebodyReadsThere(t *testing.T) {
 	if alone() > 0 {
 		t.Fatal("nobody reads elsewhere any more, and the news is in a hurry")
 	}
+}
+
+// A read by a lease that holds takes no turn, and one by a lease that has ended is not answered by it.
+func TestReadByLeaseTakesNoTurn(t *testing.T) {
+	s := newSim(t, 5, 3, 1, nil)
+	l := s.waitLeader(1)
+	s.until("a proposal's end", s.propose(s.group(l, 1), "a").ended)
+	g := s.group(l, 1)
+	s.until("a lease", func() bool { r := read(g); s.settle(); return r.calls == 1 && r.err == nil })
+	h := s.nodes[l].host
+	before := h.Stats()
+	for range 100 {
+		if r := read(g); r.calls != 1 || r.err != nil || r.at < g.Status().Commit {
+			t.Fatalf("%+v, committed %d", r, g.Status().Commit)
+		}
+	}
+	if after := h.Stats(); after.Turns != before.Turns || after.LeaseReads-before.LeaseReads != 100 || after.Reads-before.Reads != 100 {
+		t.Fatalf("%d turns, %d reads, %d by lease", after.Turns-before.Turns, after.Reads-before.Reads, after.LeaseReads-before.LeaseReads)
+	}
+	s.isolate(l, true)
+	s.clock.now += raft.Time(simET) // without a turn: what the last one left says that there is a lease
+	if r := read(g); r.calls != 0 {
+		t.Fatalf("answered by a lease that has ended: %+v", r)
+	}
+}
+
+// An order to campaign ends the lease before it is sent: whoever is elected by it waits for no lease.
+func TestOrderToCampaignEndsTheLease(t *testing.T) {
+	s := newSim(t, 6, 3, 1, nil)
+	l := s.waitLeader(1)
+	s.until("a proposal's end", s.propose(s.group(l, 1), "a").ended)
+	g := s.group(l, 1)
+	s.until("a lease", func() bool { r := read(g); s.settle(); return r.calls == 1 && r.err == nil })
+	ordered := false
+	s.nodes[l].host.o.Transport = watchOrders{s.nodes[l].host.o.Transport, func() {
+		ordered = true
+		if _, ok := g.readByLease(); ok {
+			t.Error("there is a lease still when the order goes out")
+		}
+	}}
+	g.Transfer(raft.NodeID((l+1)%3+1), func(error) {})
+	s.until("the order", func() bool { return ordered })
+}
+
+// watchOrders sees each order to campaign before it is sent.
+type watchOrders struct {
+	Transport
+	order func()
+}
+
+func (w watchOrders) Send(to raft.NodeID, msgs []raft.Message) {
+	if slices.ContainsFunc(msgs, func(m raft.Message) bool { return m.Type == raft.MsgTimeoutNow }) {
+		w.order()
+	}
+	w.Transport.Send(to, msgs)
 }

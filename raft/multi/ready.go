@@ -31,7 +31,7 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 		return
 	}
 	if len(rd.Entries) > 0 {
-		g.uncoverAll(now) // before anybody can hear of the entries; see pair-heartbeats.md
+		g.coverEntries(now, rd.Entries)
 		if _, err := g.log.Append(rd.Term, rd.Entries); err != nil {
 			g.fail(fmt.Errorf("append to log: %w", err))
 			return
@@ -57,6 +57,7 @@ func (g *Group) carryOut(w *worker, now raft.Time, rd *raft.Ready) {
 			_ = g.in.pushEvent(g.h, g, event{kind: evHardState, hs: hs}) // refused: the group has stopped
 		})
 	}
+	g.dropLease()
 	for i := range rd.Messages {
 		if g.mute && rd.Messages[i].Type != raft.MsgVoteResp && g.r.Status().Role == raft.Leader {
 			g.h.stats.muted.Add(1)
@@ -179,7 +180,7 @@ func (g *Group) roleChanged(now raft.Time) {
 		g.h.schedule(g)
 	}
 	if s.Role == raft.Leader {
-		g.restFrom = now + raft.Time(g.h.o.CoverAfter/restEarly)
+		g.restFrom = now + raft.Time(g.h.o.CoverAfter)
 	}
 	g.sm.LeadershipChanged(g.status)
 }

@@ -249,7 +249,7 @@ func TestSnapshotPace(t *testing.T) {
 
 // Many groups want a snapshot at once: no more than SnapshotSends are under way, and the metadata group is the next.
 func TestSnapshotPlaces(t *testing.T) {
-	s := newSim(t, 29, 3, 6, func(o *Options, c *GroupConfig) {
+	s := newSim(t, 28, 3, 6, func(o *Options, c *GroupConfig) {
 		o.SnapshotChunk, o.SnapshotRate, o.SnapshotSends, o.SnapshotFetches = 100, 3000, 1, 2
 		c.KeepEntries = 0
 	})
