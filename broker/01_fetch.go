@@ -300,7 +300,7 @@ func (op *fetchOp) readPart(p *fetchPart, total int) {
 			}
 		}
 		confirm, err := op.tryRead(p, total)
-		if confirmed && op.any && p.rep.ISR() == nil && errors.Is(err, partition.ErrOffsetOutOfRange) && p.fetchOffset > p.res.LogStart {
+		if confirmed && op.any && errors.Is(err, partition.ErrOffsetOutOfRange) && p.fetchOffset > p.res.LogStart && p.rep.ISR() == nil {
 			// Its log may have been opened anew since, and be shorter than it was when it was confirmed. The leader is to say it.
 			err = partition.ErrLagging
 		}
