@@ -473,7 +473,7 @@ func (b *Broker) startRaft() (err error) {
 		b.peers.learn(p.ID, p.Addr)
 	}
 	for _, method := range []uint16{methodJoin, methodHeartbeat, methodForward, methodReadIndex, methodDescribe, methodReportGroup, methodResetMetadata, methodReadIndexes, methodProgress, methodWriteMarkers, methodAddToTxn, methodTransfer,
-		methodFeatures, methodBridges, methodInSync} {
+		methodFeatures, methodBridges, methodInSync, methodNamed} {
 		b.tr.Handle(method, func(ctx context.Context, from transport.Caller, body []byte) ([]byte, error) {
 			return b.serveRPC(ctx, from, method, body)
 		})

@@ -39,6 +39,7 @@ const (
 	methodReadIndexes   uint16 = 9  // groups → read points: see readindex.go
 	methodProgress      uint16 = 10 // progressRequest → progressReply
 	methodInSync        uint16 = 11 // words → nothing: see insync.go
+	methodNamed         uint16 = 12 // groups → those of them without a known leader: see named.go
 	methodWriteMarkers  uint16 = 20 // markers → codes: see txn_rpc.go
 	methodAddToTxn      uint16 = 21 // txnQuestion → codes
 	methodFeatures      uint16 = 35 // nothing → featuresReply
@@ -343,6 +344,12 @@ func (b *Broker) serveRPC(ctx context.Context, from transport.Caller, method uin
 			return nil, err
 		}
 		return encodeReadPoints(serveReadIndexes(ctx, groups, b.rec.replica, b.cfg.ElectionTimeout/4)), nil
+	case methodNamed:
+		groups, err := decodeReadAsk(body)
+		if err != nil {
+			return nil, err
+		}
+		return encodeReadAsk(b.unnamed(ctx, groups)), nil
 	}
 	return nil, fmt.Errorf("%w: unknown method %d", errRPC, method)
 }

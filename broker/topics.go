@@ -345,7 +345,7 @@ func (b *Broker) ensureInternal(ctx context.Context, name string, partitions int
 }
 
 // awaitCluster waits until every broker that is there has the metadata up to v, and every partition of the topics a leader
-// that is ready.
+// that is ready and that those brokers know.
 func (b *Broker) awaitCluster(ctx context.Context, v raft.Index, created []coordinator.TopicID) error {
 	var waits []raft.GroupID // looked at with every piece of news: of ten thousand, only those before which all others have a leader
 	for n := 0; ; {
@@ -358,7 +358,7 @@ func (b *Broker) awaitCluster(ctx context.Context, v raft.Index, created []coord
 				n++
 			}
 			if n == len(waits) {
-				return nil
+				return b.awaitNamed(ctx, waits)
 			}
 		}
 		select {
