@@ -117,7 +117,7 @@ var topicConfigDefs = []configDef{
 		doc: "How large a partition may grow before its oldest segments are dropped, in bytes. -1: no limit."},
 	{name: "retention.ms", typ: kmsg.ConfigTypeLong, def: "604800000", broker: "log.retention.ms", does: obeyed, least: -1, most: math.MaxInt64,
 		doc: "How long records are kept, by the largest timestamp of their segment. -1: for ever."},
-	{name: "segment.bytes", typ: kmsg.ConfigTypeInt, def: "1073741824", broker: "log.segment.bytes", does: obeyed, least: 14, most: math.MaxInt32,
+	{name: "segment.bytes", typ: kmsg.ConfigTypeInt, def: "134217728", broker: "log.segment.bytes", does: obeyed, least: 14, most: math.MaxInt32,
 		doc: "The size at which a segment file is closed; at least 64 KiB, whatever the value. Records are dropped by whole segments."},
 	{name: "segment.index.bytes", typ: kmsg.ConfigTypeInt, def: "10485760", broker: "log.index.size.max.bytes", does: obeyed, least: 4, most: math.MaxInt32,
 		doc: "The size of a segment's index, which is as large as it must be here, whatever this says."},

@@ -1,5 +1,5 @@
 // Kafka's broker configs, as Apache Kafka 4 lists them: name, type, default. DescribeConfigs shows all of them, since tools look for
-// the names they know; what this broker obeys is in configs.go.
+// the names they know; what this broker obeys is in configs.go. Where its own default is another one, that stands here.
 
 package broker
 
@@ -97,7 +97,7 @@ var kafkaConfigs = []struct {
 	{"inter.broker.listener.name", kmsg.ConfigTypeString, unset},
 	{"kafka.metrics.polling.interval.secs", kmsg.ConfigTypeInt, "10"},
 	{"kafka.metrics.reporters", kmsg.ConfigTypeList, ""},
-	{"leader.imbalance.check.interval.seconds", kmsg.ConfigTypeLong, "300"},
+	{"leader.imbalance.check.interval.seconds", kmsg.ConfigTypeLong, "60"},
 	{"leader.imbalance.per.broker.percentage", kmsg.ConfigTypeInt, "10"},
 	{"leader.replication.throttled.rate", kmsg.ConfigTypeLong, "9223372036854775807"},
 	{"listener.security.protocol.map", kmsg.ConfigTypeString, "SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"},
@@ -108,7 +108,7 @@ var kafkaConfigs = []struct {
 	{"log.cleaner.enable", kmsg.ConfigTypeBoolean, "true"},
 	{"log.cleaner.io.buffer.load.factor", kmsg.ConfigTypeDouble, "0.9"},
 	{"log.cleaner.io.buffer.size", kmsg.ConfigTypeInt, "524288"},
-	{"log.cleaner.io.max.bytes.per.second", kmsg.ConfigTypeDouble, "1.7976931348623157E308"},
+	{"log.cleaner.io.max.bytes.per.second", kmsg.ConfigTypeDouble, "67108864"},
 	{"log.cleaner.max.compaction.lag.ms", kmsg.ConfigTypeLong, "9223372036854775807"},
 	{"log.cleaner.min.cleanable.ratio", kmsg.ConfigTypeDouble, "0.5"},
 	{"log.cleaner.min.compaction.lag.ms", kmsg.ConfigTypeLong, "0"},
@@ -140,10 +140,10 @@ var kafkaConfigs = []struct {
 	{"log.roll.jitter.hours", kmsg.ConfigTypeInt, "0"},
 	{"log.roll.jitter.ms", kmsg.ConfigTypeLong, unset},
 	{"log.roll.ms", kmsg.ConfigTypeLong, unset},
-	{"log.segment.bytes", kmsg.ConfigTypeInt, "1073741824"},
+	{"log.segment.bytes", kmsg.ConfigTypeInt, "134217728"},
 	{"log.segment.delete.delay.ms", kmsg.ConfigTypeLong, "60000"},
 	{"max.connection.creation.rate", kmsg.ConfigTypeInt, "2147483647"},
-	{"max.connections", kmsg.ConfigTypeInt, "2147483647"},
+	{"max.connections", kmsg.ConfigTypeInt, "10000"},
 	{"max.connections.per.ip", kmsg.ConfigTypeInt, "2147483647"},
 	{"max.connections.per.ip.overrides", kmsg.ConfigTypeString, ""},
 	{"max.incremental.fetch.session.cache.slots", kmsg.ConfigTypeInt, "1000"},
@@ -176,7 +176,7 @@ var kafkaConfigs = []struct {
 	{"offsets.retention.check.interval.ms", kmsg.ConfigTypeLong, "600000"},
 	{"offsets.retention.minutes", kmsg.ConfigTypeInt, "10080"},
 	{"offsets.topic.compression.codec", kmsg.ConfigTypeInt, "0"},
-	{"offsets.topic.num.partitions", kmsg.ConfigTypeInt, "50"},
+	{"offsets.topic.num.partitions", kmsg.ConfigTypeInt, "16"},
 	{"offsets.topic.replication.factor", kmsg.ConfigTypeShort, "3"},
 	{"offsets.topic.segment.bytes", kmsg.ConfigTypeInt, "104857600"},
 	{"principal.builder.class", kmsg.ConfigTypeClass, unset},
@@ -320,7 +320,7 @@ var kafkaConfigs = []struct {
 	{"transaction.remove.expired.transaction.cleanup.interval.ms", kmsg.ConfigTypeInt, "3600000"},
 	{"transaction.state.log.load.buffer.size", kmsg.ConfigTypeInt, "5242880"},
 	{"transaction.state.log.min.isr", kmsg.ConfigTypeInt, "2"},
-	{"transaction.state.log.num.partitions", kmsg.ConfigTypeInt, "50"},
+	{"transaction.state.log.num.partitions", kmsg.ConfigTypeInt, "16"},
 	{"transaction.state.log.replication.factor", kmsg.ConfigTypeShort, "3"},
 	{"transaction.state.log.segment.bytes", kmsg.ConfigTypeInt, "104857600"},
 	{"transactional.id.expiration.ms", kmsg.ConfigTypeInt, "604800000"},

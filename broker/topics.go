@@ -111,8 +111,17 @@ func (b *Broker) InSync(topic coordinator.TopicID, partition int32) []raft.NodeI
 	return slices.DeleteFunc(isr, func(id raft.NodeID) bool { return id == b.NodeID() && (rep == nil || rep.Raft() == nil) })
 }
 
-// Config implements backend: what was set explicitly, by Kafka's names.
+// Config implements backend: what was set explicitly, by Kafka's names. What is as it would be if nobody had set it counts as not set: a flag's default comes
+// here as a setting, and tools carry what is set over to other clusters.
 func (b *Broker) Config(name string) (string, bool) {
+	value, ok := b.setting(name)
+	if d := brokerConfigs()[name]; ok && d != nil && d.canonical(value) == d.canonical(d.def) {
+		return "", false
+	}
+	return value, ok
+}
+
+func (b *Broker) setting(name string) (string, bool) {
 	c, d := &b.given, Config{}
 	switch name {
 	case "balsa.admin.listener":
@@ -127,7 +136,7 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(c.ReplicationFactor), c.ReplicationFactor != d.ReplicationFactor
 	case "auto.create.topics.enable":
 		return fmt.Sprint(!c.DisableAutoCreate), c.DisableAutoCreate
-	case "offsets.topic.num.partitions": // our default is not Kafka's; so it is for the next two
+	case "offsets.topic.num.partitions":
 		return fmt.Sprint(b.cfg.OffsetsPartitions), true
 	case "transaction.state.log.num.partitions":
 		return fmt.Sprint(b.cfg.TxnPartitions), true
@@ -180,13 +189,13 @@ func (b *Broker) Config(name string) (string, bool) {
 		return fmt.Sprint(b.cfg.CleanerPause.Milliseconds()), c.CleanerPause != 0
 	case "log.cleaner.dedupe.buffer.size":
 		return fmt.Sprint(b.cfg.CleanerMemory), c.CleanerMemory != 0
-	case "log.cleaner.io.max.bytes.per.second": // our default is not Kafka's
+	case "log.cleaner.io.max.bytes.per.second":
 		return fmt.Sprint(b.cfg.CleanerRate), b.cfg.CleanerRate > 0
 	case "log.segment.bytes":
 		return fmt.Sprint(b.cfg.SegmentBytes), true
 	case "auto.leader.rebalance.enable":
 		return fmt.Sprint(!c.DisableLeaderBalance), c.DisableLeaderBalance
-	case "leader.imbalance.check.interval.seconds": // our default is not Kafka's
+	case "leader.imbalance.check.interval.seconds":
 		return fmt.Sprint(int64(b.cfg.LeaderBalanceInterval.Seconds())), true
 	case readConsistency:
 		return b.cfg.ReadConsistency, c.ReadConsistency != ""
