@@ -149,12 +149,13 @@ func (c *conn) readRequests() error {
 		if err != nil {
 			return err
 		}
-		if err := c.acquire(a, n); err != nil {
+		in, err := c.acquire(br, a, n)
+		if err != nil {
 			return err
 		}
-		r, err := c.readRequest(br, a, n)
+		r, err := c.readRequest(br, a, in, n)
 		if err != nil {
-			c.giveBack(a, int64(n))
+			c.abandon(a, in, n)
 			return err
 		}
 		if err := c.serve(r); err != nil {
@@ -235,22 +236,35 @@ func truncated(err error) error {
 	return fmt.Errorf("truncated request: %w", err)
 }
 
-// readRequest reads and decodes a frame of n bytes, for which memory has been acquired.
-func (c *conn) readRequest(br *bufio.Reader, a *api, n int) (*request, error) {
+// awaitEntry waits until a request of n bytes has so many of them here that it may ask for memory.
+func (c *conn) awaitEntry(br *bufio.Reader, n int) error {
+	for want := min(n, entryBytes); br.Buffered() < want; {
+		if err := c.nc.SetReadDeadline(time.Now().Add(c.s.o.StallTimeout)); err != nil {
+			return err
+		}
+		if _, err := br.Peek(br.Buffered() + 1); err != nil {
+			return truncated(err)
+		}
+	}
+	return nil
+}
+
+// readRequest reads and decodes a frame of n bytes, for which acquire has got memory, or the first of it; arrival is nil for what anybody may send.
+func (c *conn) readRequest(br *bufio.Reader, a *api, arrival *arrival, n int) (*request, error) {
 	var frame []byte
 	var pooled *[]byte
 	var err error
-	in := stallReader{c: c, br: br}
-	if br.Buffered() < n {
-		in.arrival = c.s.arriving.begin(c, c.s.memoryOf(a), n)
-	}
-	if a.key == keyProduce {
+	in := stallReader{c: c, br: br, arrival: arrival}
+	switch {
+	case arrival != nil && arrival.held < arrival.size:
+		frame, pooled, err = c.s.arriving[c.s.memoryOf(a)].readParts(c.ctx, in, arrival, a.key == keyProduce)
+	case a.key == keyProduce:
 		frame, pooled, err = readPooled(in, n)
-	} else {
+	default:
 		frame, err = protocol.ReadFrameBody(in, n)
 	}
-	if in.arrival != nil { // what follows is not the peer's to hurry
-		c.s.arriving.end(in.arrival)
+	if arrival != nil { // what follows is not the peer's to hurry
+		c.s.arriving[c.s.memoryOf(a)].end(arrival)
 	}
 	if err != nil {
 		return nil, truncated(err)

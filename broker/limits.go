@@ -4,6 +4,7 @@
 package broker
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"math"
@@ -133,29 +134,48 @@ func (c *conn) releaseHello(n int64) {
 	}
 }
 
-// shared takes memory of what all connections have together for a request of n bytes.
-func (c *conn) shared(a *api, n int64) error {
-	if m := c.s.memoryOf(a); m != c.s.hellos {
-		return c.s.arriving.acquire(c.ctx, m, n)
-	}
-	return c.acquireHello(n)
-}
-
-// acquire takes memory for a request of n bytes: the connection's own first, so that who has used up his does not hold up the others.
-func (c *conn) acquire(a *api, n int) error {
+// acquire takes memory for a request of n bytes, whose first are in br: the connection's own, so that who has used up his does not hold up the
+// others, and then of what all connections have together. For what arrives bit by bit that may be a part of it at first.
+func (c *conn) acquire(br *bufio.Reader, a *api, n int) (*arrival, error) {
 	own := c.ownBudget(a)
 	share := min(int64(n), own.size)
 	if err := own.Acquire(c.ctx, share); err != nil {
-		return err
+		return nil, err
 	}
-	if err := c.shared(a, int64(n)); err != nil {
+	r := c.s.arriving[c.s.memoryOf(a)]
+	if r == nil {
+		err := c.acquireHello(int64(n))
+		if err != nil {
+			own.Release(share)
+		}
+		return nil, err
+	}
+	err := c.awaitEntry(br, n)
+	if err != nil {
 		own.Release(share)
-		return err
+		return nil, err
 	}
-	return nil
+	in, err := r.begin(c, int64(n), int64(br.Buffered()))
+	if err != nil {
+		r.end(in)
+		c.abandon(a, in, n)
+		return nil, err
+	}
+	return in, nil
 }
 
-// giveBack is acquire's inverse.
+// abandon gives back what a request of n bytes holds that will not be served.
+func (c *conn) abandon(a *api, in *arrival, n int) {
+	if in == nil {
+		c.giveBack(a, int64(n))
+		return
+	}
+	c.s.memoryOf(a).Release(in.held)
+	own := c.ownBudget(a)
+	own.Release(min(int64(n), own.size))
+}
+
+// giveBack is acquire's inverse, for a request that was read.
 func (c *conn) giveBack(a *api, n int64) {
 	own := c.ownBudget(a)
 	if m := c.s.memoryOf(a); m != c.s.hellos {

@@ -86,40 +86,122 @@ func TestConnectionMemory(t *testing.T) {
 	})
 }
 
-// Who announces large requests and sends a byte now and then keeps the memory for them only until others want it.
+// announce opens a connection and sends the first bytes of a produce request of size bytes.
+func (h *kafkaHarness) announce(size, sent int) *kafkaClient {
+	c := h.dial()
+	b := append(binary.BigEndian.AppendUint32(nil, uint32(size)), 0, 0, 0, 9, 0, 0, 0, 1)
+	go c.nc.Write(append(b, make([]byte, sent-8)...)) // it may be closed meanwhile
+	return c
+}
+
+// produces says that a client who asks now gets an answer.
+func (h *kafkaHarness) produces(id [16]byte, size int) {
+	h.t.Helper()
+	if p := ask[*kmsg.ProduceResponse](h.dial(), produceRequest(9, -1, "t", id, 0, testBatch(strings.Repeat("x", size)))).Topics[0].Partitions[0]; p.ErrorCode != 0 {
+		h.t.Fatalf("%+v", p)
+	}
+}
+
+// Who announces large requests, of which little comes, holds next to nothing and stands before nobody, however many do it and whatever they send.
 func TestSlowArrivals(t *testing.T) {
 	t.Parallel()
-	h := newHarness(t, serverOptions{MaxRequestBytes: 1 << 20, RequestMemory: 2 << 20, ConnectionMemory: 2 << 20, StallTimeout: time.Hour})
+	const connections = 200
+	for _, x := range []struct {
+		name      string
+		announced int
+		sent      int
+	}{
+		{"a header", 100 << 20, 8},
+		{"the first step", 100 << 20, firstStep},
+		{"half a step beyond it", 100 << 20, firstStep * 3 / 2},
+		{"much, but not all", 1 << 20, 1<<20 - 100<<10},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t, serverOptions{StallTimeout: time.Hour})
+			id := h.back.addTopic("t", 1, nil)
+			for range connections {
+				h.announce(x.announced, x.sent)
+			}
+			becomes(t, "all are there", func() bool {
+				return h.connections() == connections || strings.Contains(h.logs.String(), errArrivesSlowly.Error())
+			})
+			for range 20 {
+				h.produces(id, 900<<10)
+			}
+		})
+	}
+}
+
+// Requests that came in half, and hold all that such ones may hold, all come to their end when their bytes come.
+func TestHalfArrivals(t *testing.T) {
+	t.Parallel()
+	const requests = 12
+	h := newHarness(t, serverOptions{MaxRequestBytes: 1 << 20, RequestMemory: 1 << 20, ConnectionMemory: 1 << 20, StallTimeout: time.Hour})
 	id := h.back.addTopic("t", 1, nil)
-	var slow []*kafkaClient
-	for range 2 {
+	var cs []*kafkaClient
+	var rest [][]byte
+	for range requests {
 		c := h.dial()
-		c.nc.Write(append(binary.BigEndian.AppendUint32(nil, 1<<20), 0, 0, 0, 9, 0, 0, 0, 1))
-		slow = append(slow, c)
+		b := c.f.AppendRequest(nil, produceRequest(9, -1, "t", id, 0, testBatch(strings.Repeat("x", 900<<10))), 1)
+		if _, err := c.nc.Write(b[:4+firstStep]); err != nil {
+			t.Fatal(err)
+		}
+		cs, rest = append(cs, c), append(rest, b[4+firstStep:])
 	}
-	becomes(t, "they hold all memory", func() bool { return h.memory.used.Load() == 2<<20 })
-	c := h.dial()
-	if p := ask[*kmsg.ProduceResponse](c, produceRequest(9, -1, "t", id, 0, testBatch(strings.Repeat("x", 100_000)))).Topics[0].Partitions[0]; p.ErrorCode != 0 {
-		t.Fatalf("%+v", p)
+	r := h.arriving[h.memory]
+	waiting := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.waiting
 	}
-	for _, c := range slow {
-		c.closed()
+	becomes(t, "some wait, and each has its parts", func() bool { return waiting() > 0 && h.connections() == requests })
+	for i, c := range cs {
+		go c.nc.Write(rest[i])
 	}
+	for _, c := range cs {
+		c.receive()
+	}
+	becomes(t, "all memory is back", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return h.memory.used.Load() == 0 && r.partial == 0 && len(r.all)+len(r.queue) == 0 && r.last == nil && r.waiting == 0
+	})
+}
+
+// A request that holds memory and does not get on costs its connection, but only where others wait.
+func TestLateArrival(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, serverOptions{MaxRequestBytes: 1 << 20, RequestMemory: 5 << 18, ConnectionMemory: 1 << 20, StallTimeout: time.Hour})
+	id := h.back.addTopic("t", 1, nil)
+	slow := []*kafkaClient{h.announce(1<<20, 128<<10), h.announce(1<<20, 640<<10)}
+	becomes(t, "one holds all that it lacks", func() bool { return h.memory.used.Load() > 1<<20 })
+	h.produces(id, 500<<10)
+	slow[1].closed()
 	if !strings.Contains(h.logs.String(), errArrivesSlowly.Error()) {
 		t.Errorf("log: %s", h.logs)
 	}
+	slow[0].nc.Close()
 	becomes(t, "all memory is back", func() bool { return h.memory.used.Load() == 0 })
 
 	began := time.Unix(0, 0)
+	still := arrival{size: 1000, began: began, seen: 900, seenAt: began.Add(time.Second)}
+	still.got.Store(900)
+	if still.late(began.Add(arrivalGrace)) || !still.late(began.Add(arrivalGrace+time.Second+1)) {
+		t.Error("who stands still is late after the grace, not before")
+	}
 	for _, x := range []struct {
 		after time.Duration
 		got   int64
 		late  bool
 	}{{arrivalGrace, 0, false}, {arrivalGrace + time.Millisecond, 0, true}, {arrivalGrace + arrivalTime/2, 499, true}, {arrivalGrace + arrivalTime/2, 500, false}} {
-		a := arrival{size: 1000, began: began}
+		a := arrival{size: 1000, began: began, seenAt: began}
 		a.got.Store(x.got)
 		if late := a.late(began.Add(x.after)); late != x.late {
 			t.Errorf("%d of 1000 bytes after %v: late is %v", x.got, x.after, late)
+		}
+		if a.waits = true; a.late(began.Add(time.Hour)) {
+			t.Error("who waits for memory is late")
 		}
 	}
 }

@@ -23,7 +23,7 @@ type serverOptions struct {
 	// MaxRequestBytes is socket.request.max.bytes: a larger frame closes its connection. Default 100 MiB.
 	MaxRequestBytes int
 	// RequestMemory bounds the bytes of all produce requests that have been read and not been answered yet; connections
-	// wait for it before they read on. At least MaxRequestBytes. Default 128 MiB.
+	// wait for it before they read on. At least MaxRequestBytes and a quarter. Default 128 MiB.
 	RequestMemory int64
 	// FetchMemory bounds the bytes of all fetch answers on their way out. When it is used up, fetches get one batch each.
 	// Default 128 MiB.
@@ -64,7 +64,7 @@ func (o serverOptions) withDefaults() serverOptions {
 	if o.RequestMemory <= 0 {
 		o.RequestMemory = 128 << 20
 	}
-	o.RequestMemory = max(o.RequestMemory, int64(o.MaxRequestBytes))
+	o.RequestMemory = max(o.RequestMemory, int64(o.MaxRequestBytes)*5/4)
 	if o.ConnectionMemory <= 0 {
 		o.ConnectionMemory = max(o.RequestMemory/4, minConnectionMemory)
 	}
@@ -122,7 +122,7 @@ type server struct {
 	polls     *budget             // pollMemory
 	hellos    *budget             // helloMemory
 	decoding  *semaphore.Weighted // decodeMemory
-	arriving  *arriving
+	arriving  map[*budget]*arriving
 	fetchUsed atomic.Int64 // of FetchMemory
 	sessions  *sessionCache
 	limits    limits
@@ -152,7 +152,6 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		polls:      newBudget(pollMemory),
 		hellos:     newBudget(helloMemory),
 		decoding:   semaphore.NewWeighted(decodeMemory),
-		arriving:   newArriving(),
 		sessions:   newSessionCache(o.FetchSessions),
 		complaints: rate.NewLimiter(maxComplaints, 4*maxComplaints),
 		listeners:  make(map[net.Listener]struct{}),
@@ -160,6 +159,11 @@ func newServer(b backend, o serverOptions, log *slog.Logger) *server {
 		perIP:      make(map[netip.Prefix]*source),
 		rates:      newConnectionRates(o.ConnectionRate, o.ConnectionRatePerIP),
 		quotas:     newQuotas(o.Metrics),
+	}
+	s.arriving = map[*budget]*arriving{
+		s.memory:  newArriving(s.memory, int64(o.MaxRequestBytes)),
+		s.control: newArriving(s.control, maxGroupRequest),
+		s.polls:   newArriving(s.polls, maxGroupRequest),
 	}
 	s.limits.connections.Store(int64(o.MaxConnections))
 	s.limits.perIP.Store(int64(o.MaxConnectionsPerIP))

@@ -504,28 +504,21 @@ func TestRequestMemoryIsGivenBack(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, serverOptions{MaxRequestBytes: 1 << 20, RequestMemory: 1 << 20, StallTimeout: 2 * time.Second}) // to be seen while it lasts
 	id := h.back.addTopic("t", 1, nil)
-	stalled := h.dial()
-	stalled.nc.Write(append(binary.BigEndian.AppendUint32(nil, 1<<20), 0, 0, 0, 9, 0, 0, 0, 1))
-	becomes(t, "the stalled frame has the memory", func() bool {
-		ok := h.memory.TryAcquire(1)
-		if ok {
-			h.memory.Release(1)
-		}
-		return !ok
-	})
+	h.announce(1<<20, 900<<10)
+	becomes(t, "the stalled frame has its memory", func() bool { return h.memory.used.Load() == 1<<20 })
 	c := h.dial()
 	// What carries no records does not wait for those who do.
 	if resp := ask[*kmsg.MetadataResponse](c, metadataRequest(9, "t")); resp.Topics[0].ErrorCode != 0 {
 		t.Fatalf("%+v", resp)
 	}
-	for i := range 50 { // more than fits at once
-		resp := ask[*kmsg.ProduceResponse](c, produceRequest(9, -1, "t", id, 0, testBatch(strings.Repeat("x", 100_000))))
+	for i := range 20 { // more than fits at once, and each more than fits beside the stalled one
+		resp := ask[*kmsg.ProduceResponse](c, produceRequest(9, -1, "t", id, 0, testBatch(strings.Repeat("x", 300_000))))
 		if p := resp.Topics[0].Partitions[0]; p.ErrorCode != 0 || p.BaseOffset != int64(i) {
 			t.Fatalf("%+v", p)
 		}
 	}
 	becomes(t, "all memory is back", func() bool {
-		return h.memory.TryAcquire(1<<20) && h.control.TryAcquire(controlMemory) && h.polls.TryAcquire(pollMemory)
+		return h.memory.TryAcquire(h.o.RequestMemory) && h.control.TryAcquire(controlMemory) && h.polls.TryAcquire(pollMemory)
 	})
 }
 
