@@ -711,3 +711,41 @@ func TestCoveredWhileWrittenTo(t *testing.T) {
 		}
 	}
 }
+
+// The news of a commit that is lost is told by a heartbeat, once nothing has been heard for an election timeout; then the group rests again.
+func TestLostNewsIsToldAgain(t *testing.T) {
+	s := newSim(t, 3, 3, 1, func(_ *Options, c *GroupConfig) { c.CommitDelay = simET / 20 })
+	l := s.waitLeader(1)
+	g := s.group(l, 1)
+	s.until("coverage", func() bool { return g.Status().CoveredPeers == 2 })
+	lost, beats := 0, 0
+	s.message = func(m *raft.Message) bool {
+		switch {
+		case m.Type == raft.MsgApp && len(m.Entries) == 0:
+			lost++
+			return false
+		case m.Type == raft.MsgHeartbeat:
+			beats++
+		}
+		return true
+	}
+	r := s.propose(g, "x")
+	s.until("the proposal's end", r.ended)
+	s.until("all to have it", func() bool {
+		for i := range 3 {
+			if len(s.nodes[i].sms[1].records()) != 1 {
+				return false
+			}
+		}
+		return true
+	})
+	if lost == 0 || beats == 0 {
+		t.Fatalf("%d messages of the commit were lost, and %d heartbeats told it", lost, beats)
+	}
+	s.run(simET/4, nil)
+	beats = 0
+	s.run(10*simET, nil)
+	if beats != 0 || g.Status().CoveredPeers != 2 {
+		t.Fatalf("%d heartbeats in ten election timeouts of rest, %d followers covered", beats, g.Status().CoveredPeers)
+	}
+}
