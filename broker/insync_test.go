@@ -167,7 +167,7 @@ func TestWordsTravel(t *testing.T) {
 	for _, ps := range []*peers{a, b2, c} {
 		soon(t, "nobody leads, and it is not in sync", func() bool {
 			s := ps.words.get(9).set.Value()
-			return ps.table.get(9) == leading{0, 4, false} && !s.has(raft.Member{ID: 1, Incarnation: 1}) && s.has(raft.Member{ID: 2, Incarnation: 2})
+			return ps.table.get(9) == leading{epoch: 4, over: true} && !s.has(raft.Member{ID: 1, Incarnation: 1}) && s.has(raft.Member{ID: 2, Incarnation: 2})
 		})
 	}
 	d0 := w.start(t, 4, 1)

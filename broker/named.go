@@ -21,19 +21,23 @@ import (
 const (
 	// namedPatience is how long a broker that is asked waits before it answers with what is left.
 	namedPatience = rpcTimeout / 2
-	// namedPause is between a call that failed and the next one.
+	// namedLimit is how long all of them are waited for: one that cannot hear of a leader, from which it is cut off, must not make a failure of what is done.
+	namedLimit = rpcTimeout
+	// namedPause is between a call that failed, or brought nothing, and the next one.
 	namedPause = 50 * time.Millisecond
 )
 
-// awaitNamed waits until each other broker that is there knows a leader of each group.
+// awaitNamed waits until each other broker that is there knows a leader of each group, for namedLimit at most.
 func (b *Broker) awaitNamed(ctx context.Context, groups []raft.GroupID) error {
 	if len(groups) == 0 {
 		return nil
 	}
+	limited, cancel := context.WithTimeout(ctx, namedLimit)
+	defer cancel()
 	var asks sync.WaitGroup
 	for _, br := range b.Image().LiveBrokers() {
 		if br.ID != b.NodeID() {
-			asks.Go(func() { b.askNamed(ctx, br.ID, groups) })
+			asks.Go(func() { b.askNamed(limited, br.ID, groups) })
 		}
 	}
 	asks.Wait()
@@ -50,7 +54,12 @@ func (b *Broker) askNamed(ctx context.Context, node raft.NodeID, groups []raft.G
 			if groups = groups[len(part):]; len(left) > 0 {
 				groups = append(left, groups...)
 			}
-			continue
+			if len(left) < len(part) {
+				continue
+			}
+			if !b.peers.present(node) { // it ends, say
+				return
+			}
 		case oldPeer(err), !b.peers.present(node), !alive(b.Image(), node):
 			return
 		}

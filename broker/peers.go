@@ -34,6 +34,7 @@ type leading struct {
 	leader raft.NodeID // 0: nobody known in this epoch
 	epoch  raft.Term
 	ready  bool // it said so itself
+	over   bool // who led in this epoch does not any more, and nobody else will: late news of it are not taken
 }
 
 func (t *leaderTable) get(g raft.GroupID) leading {
@@ -47,10 +48,10 @@ func (t *leaderTable) told(e leaderEntry) (news bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.m[e.group]
-	if e.epoch < old.epoch || (e.epoch == old.epoch && old.ready) || e.leader == 0 {
+	if e.epoch < old.epoch || (e.epoch == old.epoch && (old.ready || old.over)) || e.leader == 0 {
 		return false
 	}
-	t.m[e.group] = leading{e.leader, e.epoch, true}
+	t.m[e.group] = leading{leader: e.leader, epoch: e.epoch, ready: true}
 	return true
 }
 
@@ -65,15 +66,15 @@ func (t *leaderTable) observed(g raft.GroupID, l partition.Leadership) (ready, e
 	case epoch < old.epoch:
 		return false, false, false
 	case l.Serving():
-		now := leading{t.self, epoch, true}
+		now := leading{leader: t.self, epoch: epoch, ready: true}
 		t.m[g] = now
 		return true, false, now != old
 	case old.leader == t.self:
 		// It led and does not any more, or its log has failed. Who does will say so.
-		t.m[g] = leading{0, epoch, false}
+		t.m[g] = leading{epoch: epoch, over: epoch == old.epoch}
 		return false, epoch == old.epoch, true
-	case l.Leader != 0 && !l.Self && (epoch > old.epoch || old.leader == 0):
-		t.m[g] = leading{l.Leader, epoch, false}
+	case l.Leader != 0 && !l.Self && (epoch > old.epoch || old.leader == 0 && !old.over):
+		t.m[g] = leading{leader: l.Leader, epoch: epoch}
 		return false, false, true
 	}
 	return false, false, false
@@ -85,7 +86,7 @@ func (t *leaderTable) lost(id raft.NodeID) {
 	defer t.mu.Unlock()
 	for g, l := range t.m {
 		if l.leader == id {
-			t.m[g] = leading{0, l.epoch, false}
+			t.m[g] = leading{epoch: l.epoch}
 		}
 	}
 }
@@ -95,7 +96,7 @@ func (t *leaderTable) ended(g raft.GroupID, leader raft.NodeID, epoch raft.Term)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if news = t.m[g].leader == leader && t.m[g].epoch <= epoch; news {
-		t.m[g] = leading{0, epoch, false}
+		t.m[g] = leading{epoch: epoch, over: true}
 	}
 	return news
 }

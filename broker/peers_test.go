@@ -20,9 +20,10 @@ import (
 
 func TestLeaderTableHighestEpochWins(t *testing.T) {
 	tab := &leaderTable{self: 1, m: make(map[raft.GroupID]leading)}
+	over := false
 	is := func(leader raft.NodeID, epoch raft.Term, ready bool) {
 		t.Helper()
-		if got := tab.get(5); got != (leading{leader, epoch, ready}) {
+		if got := tab.get(5); got != (leading{leader: leader, epoch: epoch, ready: ready, over: over}) {
 			t.Fatalf("table says %+v, want %d in %d ready %v", got, leader, epoch, ready)
 		}
 	}
@@ -56,12 +57,24 @@ func TestLeaderTableHighestEpochWins(t *testing.T) {
 		t.Fatalf("led %v", tab.led())
 	}
 	observe(0, 9, false) // failed or deposed
+	over = true
 	is(0, 9, false)
 	if len(tab.led()) != 0 {
 		t.Fatal("leads what it does not lead")
 	}
+	over = false
 	tab.told(leaderEntry{5, 2, 10})
 	is(2, 10, true)
+	// Who leads no more is not believed in again in that epoch, whoever says so late.
+	if !tab.ended(5, 2, 10) || tab.told(leaderEntry{5, 2, 10}) {
+		t.Fatal("news of a leader that leads no more")
+	}
+	observe(2, 10, false)
+	over = true
+	is(0, 10, false)
+	over = false
+	observe(3, 11, false)
+	is(3, 11, false)
 	tab.forget(func(g raft.GroupID) bool { return g == 5 })
 	is(0, 0, false)
 }
@@ -144,7 +157,7 @@ func TestLeadershipTravels(t *testing.T) {
 		ps.leadership(g, partition.Leadership{Leader: ps.cfg.self.NodeID, Epoch: epoch, Self: true, Ready: true})
 	}
 	lead(a, 5, 1)
-	soon(t, "news reach a peer", func() bool { return b.table.get(5) == leading{1, 1, true} })
+	soon(t, "news reach a peer", func() bool { return b.table.get(5) == leading{leader: 1, epoch: 1, ready: true} })
 
 	w.mu.Lock()
 	w.cut[2] = true
@@ -154,7 +167,7 @@ func TestLeadershipTravels(t *testing.T) {
 	w.mu.Lock()
 	w.cut[2] = false
 	w.mu.Unlock()
-	soon(t, "news wait for a peer that was away", func() bool { return b.table.get(6) == leading{1, 3, true} })
+	soon(t, "news wait for a peer that was away", func() bool { return b.table.get(6) == leading{leader: 1, epoch: 3, ready: true} })
 	soon(t, "a peer that has answered is present", func() bool { return a.present(2) })
 
 	c := w.start(t, 3, 1)

@@ -45,10 +45,11 @@ func TestLostSyncsAreSeen(t *testing.T) {
 	// A replica whose snapshot is lost right after its installation is refilled by its peers, which is as it should be: only the
 	// log's own tests can see that sync.
 	delete(kinds, "file snapshot.part")
-	// Damaged files that were set aside are for people: that they stay is seen by segment.TestDamage. A snapshot that is not one of
-	// these is synced under the name that it has before it is whole.
+	// Damaged files that were set aside are for people: that they stay is seen by segment.TestDamage. A snapshot and a meta file that are not
+	// among these are synced under the names that they have before they are whole.
 	delete(kinds, "directory groups/N/damaged-N")
 	delete(kinds, "file snapshot")
+	delete(kinds, "file meta")
 	for kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			for s := uint64(1); s <= tries; s++ {
