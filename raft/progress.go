@@ -33,7 +33,7 @@ type Progress struct {
 	ackedAt    Time // sent time of the latest message of this term that it has answered; its promise runs from there
 	heardAt    Time // when its last answer that was news came here: check-quorum goes by that
 	entriesAt  Time // when entries were last sent to it
-	newsAt     Time // when a message without entries was last sent to it, if that has not been answered; 0: it has
+	newsAt     Time // when a message without entries was last sent to it, if that has not been answered; 0: it has. The moment after, if several were sent at once
 	movedAt    Time // when it last acknowledged something new, or was sent something while it owed nothing
 	ackedRound uint64
 	covered    bool

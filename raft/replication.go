@@ -234,6 +234,8 @@ func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {
 	}
 	if p.sentCommit = r.commit; len(es) > 0 {
 		p.entriesAt = r.now
+	} else if p.newsAt >= r.now {
+		p.newsAt = r.now + 1 // the answer to the one before, sent in this very instant, does not stand for this one
 	} else {
 		p.newsAt = r.now
 	}
@@ -378,9 +380,9 @@ func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 		if p.stalled++; p.Match == p.Next-1 {
 			p.stalled = 0
 		}
-		if p.lost != 0 {
+		if p.lost != 0 || p.covered && p.newsAt != 0 && p.newsAt < m.SentAt && p.Match == r.last {
 			if term, ok := r.termAt(p.Match); ok {
-				r.sendAppend(p, p.Match, term, nil) // to tell it: nothing else may be due for long
+				r.sendAppend(p, p.Match, term, nil) // to tell it, maybe once more: nothing else may be due for long
 			}
 		}
 		if p.stalled >= stallPatience {
