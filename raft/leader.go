@@ -89,6 +89,10 @@ func (r *Raft) appendInternal(e Entry) {
 }
 
 func (r *Raft) appendOwn(es []Entry) {
+	alone := es[0].Type == EntryConfig || es[0].Type == EntryNoop // see appendInternal
+	if !alone && r.heartbeatDue <= r.now && r.rests() {
+		r.heartbeatDue = r.now.add(r.lookAgain()) // nobody waited for it, nor does now
+	}
 	r.appendEntries(es)
 	bytes := int64(0)
 	for i := range es {
@@ -96,7 +100,7 @@ func (r *Raft) appendOwn(es []Entry) {
 	}
 	r.uncommitted += bytes
 	r.uncommittedBy = append(r.uncommittedBy, sizedIndex{r.last, bytes})
-	if es[0].Type == EntryConfig || es[0].Type == EntryNoop { // alone, see appendInternal
+	if alone {
 		r.uncoverAll()
 	}
 	r.sendAppends()
@@ -262,6 +266,16 @@ func (r *Raft) busyWith(p *Progress) Time {
 // owes says whether something was sent to p, or is to be, that it has not answered.
 func (r *Raft) owes(p *Progress) bool {
 	return !p.parked && (p.Match < r.last || p.newsAt != 0 || p.State != Replicate || p.lost != 0)
+}
+
+// rests: all members are covered, nobody owes anything, and this disk has the whole log.
+func (r *Raft) rests() bool {
+	for _, p := range r.peers {
+		if !p.covered || r.owes(p) {
+			return false
+		}
+	}
+	return r.stable == r.last
 }
 
 // startRound sends heartbeats of a new round: to all members, or to those who hear of this leader by no other means.

@@ -239,9 +239,6 @@ func (r *Raft) sendAppend(p *Progress, prev Index, prevTerm Term, es []Entry) {
 	} else {
 		p.newsAt = r.now
 	}
-	if p.covered && r.heartbeatDue <= r.now {
-		r.heartbeatDue = r.now.add(r.lookAgain())
-	}
 	m := Message{Type: MsgApp, To: p.Member.ID, ToIncarnation: p.Member.Incarnation, Index: prev, LogTerm: prevTerm,
 		Entries: es, Commit: r.commit, SentAt: r.now}
 	if r.commit >= r.termStart {
