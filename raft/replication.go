@@ -367,7 +367,7 @@ func (r *Raft) handleReject(p *Progress, m *Message) {
 
 func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 	p.ackedRound = max(p.ackedRound, m.Round)
-	if m.SentAt >= p.newsAt && m.SentAt >= p.movedAt && p.Match >= p.sentCommit {
+	if m.SentAt > p.newsAt && m.SentAt >= p.movedAt && p.Match >= p.sentCommit {
 		p.newsAt = 0 // the heartbeat told as much
 	}
 	switch p.State {
