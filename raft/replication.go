@@ -367,8 +367,8 @@ func (r *Raft) handleReject(p *Progress, m *Message) {
 
 func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 	p.ackedRound = max(p.ackedRound, m.Round)
-	if m.SentAt > p.newsAt && m.SentAt >= p.movedAt && p.Match >= p.sentCommit {
-		p.newsAt = 0 // the heartbeat told as much
+	if m.SentAt > p.newsAt && m.SentAt > p.movedAt && p.Match >= p.sentCommit {
+		p.newsAt = 0 // the heartbeat, which tells of no more than Match was then, told as much
 	}
 	switch p.State {
 	case Probe:
@@ -377,9 +377,9 @@ func (r *Raft) handleHeartbeatResp(p *Progress, m *Message) {
 		if p.stalled++; p.Match == p.Next-1 {
 			p.stalled = 0
 		}
-		if p.lost != 0 || p.covered && p.newsAt != 0 && p.newsAt < m.SentAt && p.Match == r.last {
+		if p.lost != 0 {
 			if term, ok := r.termAt(p.Match); ok {
-				r.sendAppend(p, p.Match, term, nil) // to tell it, maybe once more: nothing else may be due for long
+				r.sendAppend(p, p.Match, term, nil) // to tell it: nothing else may be due for long
 			}
 		}
 		if p.stalled >= stallPatience {
